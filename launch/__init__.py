@@ -1,0 +1,1 @@
+"""Scripts a person runs, and the configuration they share; joins models and runtime."""

@@ -1,0 +1,112 @@
+"""What a resolved config becomes: blocks, what crosses each edge, and each worker's plan.
+
+Joins models and runtime, and is the only place that knows both a network and a stream.
+"""
+
+from launch.resolve import Resolved
+from models.block import Feed, LocalBlock, Recipe
+from models.data import ImageData, batch_indices
+from models.network import count_costs
+from models.objectives import load_objective
+from models.views import two_views
+from runtime.core.plan import Stream, Window, WorkerPlan
+from runtime.step import Specs, TensorSpec, message_bytes
+
+
+def build_blocks(resolved: Resolved, data: ImageData) -> list[LocalBlock]:
+    """Build every block, lowest first."""
+    return [build_block(resolved, k, data) for k in range(resolved.partition.num_blocks)]
+
+
+def build_block(resolved: Resolved, k: int, data: ImageData | None) -> LocalBlock:
+    """Build block k; only block 0 needs the data."""
+    config, partition = resolved.config, resolved.partition
+    block = partition.blocks[k]
+    costs = count_costs(resolved.network, resolved.image_shape)
+    top = (*block.home, *block.guest)[-1]
+    recipe = Recipe(
+        tie=config.tie,
+        alpha=config.alpha,
+        optimizer=config.optimizer,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        schedule=config.schedule,
+        warmup_steps=config.warmup_steps,
+        num_steps=config.steps,
+        decoder_depth=config.decoder_depth[k],
+        seed=config.seed,
+        device=config.device,
+    )
+    return LocalBlock(
+        resolved.network,
+        home=block.home,
+        guest=block.guest,
+        lent=partition.blocks[k - 1].guest if k else range(0),
+        recipe=recipe,
+        objective=load_objective(
+            config.objective, temperature=config.temperature, num_classes=resolved.num_classes
+        ),
+        num_classes=resolved.num_classes,
+        output_shape=costs[top].output_shape,
+        home_shape=costs[block.home[-1]].output_shape,
+        feed=make_feed(resolved, data) if data is not None and k == 0 else None,
+    )
+
+
+def make_feed(resolved: Resolved, data: ImageData) -> Feed:
+    """Batches by step: two views (2B, C, H, W) and labels (B,), a function of (seed, step)."""
+    config = resolved.config
+
+    def feed(step: int) -> tuple:
+        chosen = batch_indices(len(data.train_labels), config.batch_size, step, seed=config.seed)
+        images_BCHW = data.train_images[chosen]
+        views_NCHW = two_views(images_BCHW, data.views, seed=config.seed, step=step)
+        return views_NCHW, data.train_labels[chosen]
+
+    return feed
+
+
+def edge_specs(resolved: Resolved, edge: int) -> Specs:
+    """What crosses the edge between blocks `edge` and `edge` + 1; a private guest sends no tie."""
+    config, block = resolved.config, resolved.partition.blocks[edge]
+    costs = count_costs(resolved.network, resolved.image_shape)
+    batch = config.batch_size
+    activation = TensorSpec(
+        shape=(2 * batch, *costs[block.home[-1]].output_shape), dtype="float32"
+    )
+    specs = {Stream.ACTIVATION: (activation, TensorSpec(shape=(batch,), dtype="int64"))}
+    shared = sum(costs[unit].num_parameters for unit in block.guest)
+    if shared and config.tie != "none":
+        flat = (TensorSpec(shape=(shared,), dtype="float32"),)
+        specs |= {Stream.TIE_UP: flat, Stream.TIE_DOWN: flat}
+    return specs
+
+
+def worker_plan(resolved: Resolved, k: int) -> WorkerPlan:
+    """Worker k's steps, streams and windows."""
+    below = edge_specs(resolved, k - 1) if k > 0 else {}
+    above = edge_specs(resolved, k) if k + 1 < resolved.partition.num_blocks else {}
+    up = (Stream.ACTIVATION, Stream.TIE_UP)
+    incoming = {s: specs for s, specs in below.items() if s in up}
+    outgoing = {s: specs for s, specs in above.items() if s in up}
+    if Stream.TIE_DOWN in above:
+        incoming[Stream.TIE_DOWN] = above[Stream.TIE_DOWN]
+    if Stream.TIE_DOWN in below:
+        outgoing[Stream.TIE_DOWN] = below[Stream.TIE_DOWN]
+    return WorkerPlan(
+        num_steps=resolved.config.steps,
+        lag=resolved.config.lag,
+        incoming={s: _window(resolved, s, specs) for s, specs in incoming.items()},
+        outgoing={s: _window(resolved, s, specs) for s, specs in outgoing.items()},
+    )
+
+
+def _window(resolved: Resolved, stream: Stream, specs: tuple[TensorSpec, ...]) -> Window:
+    config = resolved.config
+    sizes = {
+        Stream.ACTIVATION: config.window,
+        Stream.TIE_UP: config.window,
+        Stream.TIE_DOWN: max(2, config.lag + 1),
+    }
+    size = message_bytes(specs)
+    return Window(max_messages=sizes[stream], max_bytes=sizes[stream] * size, message_bytes=size)

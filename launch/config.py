@@ -1,0 +1,265 @@
+"""The configuration of a run: every flag, every key of the config file, and their checks.
+
+Owns what can be said about a run without loading anything. Must not import torch, zmq or
+scikit-learn: light processes read it. What needs the network, the data or the machine is
+checked in launch.resolve.
+"""
+
+import dataclasses
+import difflib
+import itertools
+import math
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import cyclopts
+import tomli_w
+from cyclopts import App, ArgumentCollection, Parameter, Token
+from cyclopts.exceptions import CycloptsError, UnusedCliTokensError
+
+Method = Literal["local", "e2e"]
+Tie = Literal["gradient", "elastic", "none"]
+Schedule = Literal["constant", "cosine"]
+Device = Literal["auto", "cpu", "cuda"]
+Link = Literal["auto", "zmq", "zmq-ipc", "zmq-tcp"]
+
+
+class ConfigError(ValueError):
+    """What a user asked for can't be done; the message says why and what to do instead."""
+
+
+def _convert(type_: type, tokens: Sequence[Token]) -> Any:
+    """Convert a flag's text; whole numbers strictly, for cyclopts would round 1.5 to 2."""
+    if type_ is int:
+        return _whole(tokens[0].value)
+    return cyclopts.convert(type_, tokens)
+
+
+def _convert_list(_: type, tokens: Sequence[Token]) -> tuple[int, ...]:
+    return tuple(_whole(part) for part in tokens[0].value.split(",") if part.strip())
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{text.strip()!r} is not a whole number") from None
+
+
+IntList = Annotated[tuple[int, ...], Parameter(converter=_convert_list, n_tokens=1, negative="")]
+OptionalIntList = Annotated[
+    tuple[int, ...] | None, Parameter(converter=_convert_list, n_tokens=1, negative="")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One run. Each field is a flag and a key of the config file, both written in kebab-case.
+
+    Two configs are equal where they give the same run: `run_dir` and `config` say only where it
+    is written and where it came from. None leaves a choice to launch.resolve.
+    """
+
+    method: Method = "local"
+    """Local blocks, or end-to-end training with one loss at the top as the baseline."""
+    model: str = "resnet-small"
+    """Network by name, or package.module:function of your own nn.Sequential."""
+    data: str = "digits"
+    """Data by name (digits, synthetic:CxHxW), or package.module:function of your own."""
+    split: int = 0
+    """Which fold of the digits is held out."""
+    workers: int | None = None
+    """Worker processes, one a block; without it torchrun's world size, else 4."""
+    cuts: OptionalIntList = None
+    """First unit of each home, such as 0,1,2,3; without it LoCo's cut or a balanced one."""
+    overlap: int = 1
+    """Units that each block shares with the next; 0 is Greedy InfoMax."""
+    tie: Tie = "elastic"
+    """How the two replicas of shared units are held together."""
+    lag: int = 1
+    """Age, in steps, of what comes down from the block above."""
+    alpha: float = 0.02
+    """Pull of the elastic tie, from 0 to 1."""
+    objective: str = "nt-xent"
+    """Local loss by name (nt-xent, cross-entropy), or package.module:factory of your own."""
+    temperature: float = 0.5
+    """Temperature of NT-Xent."""
+    decoder_depth: IntList = (1,)
+    """Residual conv blocks in a head: one figure for all blocks, or one a block (1,1,1,0)."""
+    optimizer: str = "adamw"
+    """Optimizer by name (sgd, adamw), or package.module:function of your own."""
+    lr: float = 2e-3
+    """Highest learning rate."""
+    weight_decay: float = 1e-4
+    """Weight decay of matrices and kernels."""
+    schedule: Schedule = "cosine"
+    """Learning rate after the warm-up."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises."""
+    epochs: int = 30
+    """Passes over the training images; ignored where steps is given."""
+    steps: int | None = None
+    """Training steps, instead of epochs."""
+    batch_size: int = 128
+    """Images a step, each in two views."""
+    seed: int = 0
+    """Seed of every random draw."""
+    threads: int | None = None
+    """Compute threads a worker; without it cores / workers."""
+    device: Device = "auto"
+    """Where workers compute; auto takes GPUs where there are any."""
+    link: Link = "auto"
+    """How workers talk; auto takes ipc on one host, tcp otherwise."""
+    window: int | None = None
+    """Activations in flight on an edge; without it max(2, lag + 1)."""
+    bind: str = "127.0.0.1"
+    """Address that sockets bind to."""
+    report_every_s: float = 0.5
+    """Seconds between a worker's reports."""
+    run_dir: Path | None = field(default=None, compare=False)
+    """Directory that receives the run; without it a new one under runs/."""
+    config: Path | None = field(default=None, compare=False)
+    """TOML file of these same keys; flags win over it."""
+
+    def __post_init__(self) -> None:
+        for name, holds, remedy in _RULES:
+            value = getattr(self, name)
+            if value is not None and not holds(value):
+                raise ConfigError(f"{_kebab(name)} {_show(value)} can't be; {remedy}")
+
+
+def _is_rising(cuts: tuple[int, ...]) -> bool:
+    return all(a < b for a, b in itertools.pairwise(cuts))
+
+
+# What each field must satisfy on its own, and what to do where it does not.
+_RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("split", lambda v: v >= 0, "give 0 or more"),
+    ("workers", lambda v: v >= 1, "give at least 1"),
+    ("cuts", lambda v: len(v) > 0 and v[0] == 0, "begin with 0, the first unit of the network"),
+    ("cuts", _is_rising, "give the first unit of each home in rising order, such as 0,1,2,3"),
+    ("overlap", lambda v: v >= 0, "give 0 or more units; 0 shares nothing"),
+    ("lag", lambda v: v >= 0, "give 0 or more steps; 0 ties neighbours step by step"),
+    ("alpha", lambda v: 0 <= v <= 1, "give a pull from 0 to 1, such as 0.02"),
+    ("temperature", lambda v: 0 < v < math.inf, "give a figure above 0, such as 0.5"),
+    ("decoder_depth", lambda v: len(v) > 0 and min(v) >= 0, "give 0 or more conv blocks, as in 1"),
+    ("lr", lambda v: 0 < v < math.inf, "give a rate above 0, such as 0.002"),
+    ("weight_decay", lambda v: 0 <= v < math.inf, "give 0 or more, such as 0.0001"),
+    ("warmup_steps", lambda v: v >= 0, "give 0 or more steps"),
+    ("epochs", lambda v: v >= 1, "give at least 1"),
+    ("steps", lambda v: v >= 1, "give at least 1"),
+    ("batch_size", lambda v: v >= 2, "give at least 2 images, for a loss contrasts them"),
+    ("seed", lambda v: v >= 0, "give 0 or more"),
+    ("threads", lambda v: v >= 1, "give at least 1"),
+    ("window", lambda v: v >= 2, "give at least 2, so that one moves while one is computed"),
+    ("report_every_s", lambda v: 0 < v < math.inf, "give seconds above 0, such as 0.5"),
+)
+
+_FIELDS = {field.name.replace("_", "-"): field for field in dataclasses.fields(RunConfig)}
+
+# Keys of a file that followed from another one when it was resolved: a flag for the latter
+# drops them, for otherwise `--config old.toml --epochs 60` would keep the old number of steps.
+_FOLLOWS = {
+    "method": ("workers", "cuts"),
+    "workers": ("cuts",),
+    "cuts": ("workers",),
+    "lag": ("window",),
+    "epochs": ("steps",),
+}
+
+
+def parse(argv: Sequence[str], *, prog: str) -> RunConfig:
+    """Read the flags, and the file that --config names; flags win.
+
+    `--help` prints the flags and exits with 0. Raises ConfigError for anything a user can get
+    wrong here; its message is one sentence or two, meant to be printed as it is.
+    """
+    app = App(
+        name=prog,
+        help="Train a network as overlapping local blocks (LoCo).",
+        help_flags=["--help"],
+        version_flags=[],
+        config=_read_file,
+        default_parameter=Parameter(converter=_convert, negative=""),
+        result_action="return_value",
+        exit_on_error=False,
+        print_error=False,
+    )
+    app.default(_identity)
+    try:
+        config = app(list(argv))
+    except CycloptsError as error:
+        raise ConfigError(_readable(error)) from error
+    if config is None:  # the help was printed
+        raise SystemExit(0)
+    assert isinstance(config, RunConfig)
+    return config
+
+
+def to_toml(config: RunConfig) -> str:
+    """Write a config as TOML that, given back by --config, parses to an equal one."""
+    values = {key: getattr(config, field.name) for key, field in _FIELDS.items() if field.compare}
+    given = {key: value for key, value in values.items() if value is not None}
+    return "# Give this file back by --config to repeat the run.\n" + tomli_w.dumps(given)
+
+
+_DEFAULTS = RunConfig()
+
+
+def _identity(config: Annotated[RunConfig, Parameter(name="*")] = _DEFAULTS) -> RunConfig:
+    return config
+
+
+def _read_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Fill in from the file of --config what the flags left open (a hook of cyclopts)."""
+    given = {argument.name.removeprefix("--") for argument in arguments if argument.tokens}
+    if "config" not in given:
+        return
+    path = Path(arguments["--config"].tokens[0].value)
+    values = _load(path)
+    for flag in given & _FOLLOWS.keys():
+        for key in _FOLLOWS[flag]:
+            values.pop(key, None)
+    cyclopts.config.Dict(values, source=str(path))(app, commands, arguments)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        reason = (error.strerror or "it can't be read").lower()
+        raise ConfigError(f"config file {str(path)!r}: {reason}; check the path") from error
+    except ValueError as error:  # not TOML, or not UTF-8
+        raise ConfigError(f"config file {str(path)!r} is not valid TOML: {error}") from error
+
+    keys = _FIELDS.keys() - {"config"}
+    for key, value in values.items():
+        if key not in keys:
+            near = difflib.get_close_matches(key.replace("_", "-"), keys, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "--help lists the keys"
+            raise ConfigError(f"config file {str(path)!r} has an unknown key {key!r}; {hint}")
+        if isinstance(value, list):
+            values[key] = ",".join(map(str, value))
+        elif not isinstance(value, str | int | float):
+            kind = "a table" if isinstance(value, dict) else type(value).__name__
+            raise ConfigError(f"config file {str(path)!r}: {key!r} is {kind}; give a plain value")
+    return values
+
+
+def _readable(error: CycloptsError) -> str:
+    if isinstance(error, UnusedCliTokensError):
+        tokens = " ".join(error.unused_tokens or ())
+        return f"{tokens!r} is not understood; flags begin with --, and --help lists them"
+    text = " ".join(str(error).split())
+    return text if text.endswith("?") else f"{text.rstrip('.')}; see --help"
+
+
+def _kebab(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _show(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

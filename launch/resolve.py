@@ -1,0 +1,225 @@
+"""What a configuration leaves open, decided for this network, this data and this machine.
+
+Owns the defaults that depend on them, and every check that needs torch to be made; whatever a
+user can get wrong is a ConfigError from here or from launch.config, before any worker starts.
+Must not start anything.
+"""
+
+import dataclasses
+import math
+import os
+import sys
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from launch.config import ConfigError, RunConfig
+from models.data import ImageData, load_data, steps_per_epoch
+from models.network import Network, count_costs
+from models.objectives import load_objective
+from models.optimizers import load_optimizer
+from models.registry import load_network
+from runtime.core.partition import Partition, balanced_cuts
+
+DEFAULT_WORKERS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """The machine and the launcher: `world_size` is torchrun's, None where there is none."""
+
+    world_size: int | None
+    local_world_size: int | None
+    cores: int
+    gpus: int
+
+    @classmethod
+    def from_process(cls) -> "Environment":
+        """Read this process's environment variables, its allowed cores and the GPUs it sees."""
+        world_size, local_world_size = (
+            int(os.environ[name]) if name in os.environ else None
+            for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")
+        )
+        return cls(
+            world_size=world_size,
+            local_world_size=local_world_size,
+            cores=len(os.sched_getaffinity(0)),
+            gpus=torch.cuda.device_count(),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConcreteConfig(RunConfig):
+    """A RunConfig in which nothing is left open; `decoder_depth` holds one figure a block."""
+
+    workers: int = field()
+    cuts: tuple[int, ...] = field()
+    steps: int = field()
+    threads: int = field()
+    window: int = field()
+    device: Literal["cpu", "cuda"] = field()
+    link: Literal["zmq-ipc", "zmq-tcp"] = field()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """A run that can start: its concrete config, and what that means for network and data."""
+
+    config: ConcreteConfig
+    partition: Partition
+    network: Network
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    num_train: int
+
+
+def resolve(config: RunConfig, *, environment: Environment) -> Resolved:
+    """Decide what is open and check the rest; resolving the result again changes nothing.
+
+    Loads the data and the network, the user's own modules from the current directory included.
+    Raises ConfigError.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        return _resolve(config, environment)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _resolve(config: RunConfig, environment: Environment) -> Resolved:
+    data = load_data(config.data, seed=config.seed, split=config.split)
+    network = load_network(config.model, data.image_shape, seed=config.seed)
+    _check_names(config, data)
+    num_train = len(data.train_labels)
+    epochs, steps = _length(config, num_train)
+    partition = _partition(config, environment, network, data.image_shape)
+    workers = partition.num_blocks
+    concrete = _with(
+        config,
+        workers=workers,
+        cuts=partition.cuts,
+        decoder_depth=_decoder_depth(config, workers),
+        epochs=epochs,
+        steps=steps,
+        threads=config.threads
+        or max(1, environment.cores // (environment.local_world_size or workers)),
+        device=_device(config, environment),
+        link=_link(config, environment),
+        window=config.window or max(2, config.lag + 1),
+    )
+    return Resolved(
+        config=concrete,
+        partition=partition,
+        network=network,
+        image_shape=data.image_shape,
+        num_classes=data.num_classes,
+        num_train=num_train,
+    )
+
+
+def _with(config: RunConfig, **decided: object) -> ConcreteConfig:
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return ConcreteConfig(**(values | decided))
+
+
+def _check_names(config: RunConfig, data: ImageData) -> None:
+    """Make the objective and an optimizer once, for what they say about names and figures."""
+    load_objective(config.objective, temperature=config.temperature, num_classes=data.num_classes)
+    weight = torch.nn.Parameter(torch.zeros(1, 1))
+    load_optimizer(config.optimizer, [weight], lr=config.lr, weight_decay=config.weight_decay)
+
+
+def _length(config: RunConfig, num_train: int) -> tuple[int, int]:
+    """Return (epochs, steps); steps, where given, decide."""
+    per_epoch = steps_per_epoch(num_train, config.batch_size)
+    if config.steps is None:
+        return config.epochs, config.epochs * per_epoch
+    return math.ceil(config.steps / per_epoch), config.steps
+
+
+def _partition(
+    config: RunConfig,
+    environment: Environment,
+    network: Network,
+    image_shape: tuple[int, int, int],
+) -> Partition:
+    num_units = len(network.units)
+    if config.method == "e2e":
+        if environment.world_size not in (None, 1):
+            raise ConfigError(
+                f"method e2e trains in one worker, not in torchrun's {environment.world_size}; "
+                "start it with --nproc_per_node=1 or with launch/sequential.py"
+            )
+        return Partition(num_units=num_units, cuts=(0,), overlap=config.overlap)
+
+    workers = _num_workers(config, environment, num_units)
+    cuts = config.cuts or _default_cuts(network, image_shape, workers, config.overlap)
+    if len(cuts) != workers:
+        raise ConfigError(
+            f"cuts {_show(cuts)} make {len(cuts)} blocks for {workers} workers; "
+            f"give {workers} cuts, or leave them out"
+        )
+    return Partition(num_units=num_units, cuts=cuts, overlap=config.overlap)
+
+
+def _num_workers(config: RunConfig, environment: Environment, num_units: int) -> int:
+    world_size = environment.world_size
+    if config.workers is not None and world_size not in (None, config.workers):
+        raise ConfigError(
+            f"workers {config.workers} is unlike torchrun's world size {world_size}; leave "
+            f"--workers out, give --workers {world_size}, or start torchrun with "
+            f"--nproc_per_node={config.workers}"
+        )
+    if config.workers is not None:
+        return config.workers
+    if world_size is not None:
+        return world_size
+    if config.cuts is not None:
+        return len(config.cuts)
+    most = 1 + (num_units - 1) // max(1, config.overlap)
+    return min(DEFAULT_WORKERS, most)
+
+
+def _default_cuts(
+    network: Network, image_shape: tuple[int, int, int], workers: int, overlap: int
+) -> tuple[int, ...]:
+    """Return the architecture's own stages where they serve, else cuts balanced by FLOPs."""
+    if len(network.stages) == workers:
+        by_stage = Partition(num_units=len(network.units), cuts=network.stages, overlap=0)
+        if overlap <= by_stage.max_overlap:
+            return network.stages
+    costs = [cost.flops for cost in count_costs(network, image_shape)]
+    return balanced_cuts(costs, workers, overlap)
+
+
+def _decoder_depth(config: RunConfig, num_blocks: int) -> tuple[int, ...]:
+    depth = config.decoder_depth
+    if config.method == "e2e":
+        return depth[-1:]  # the one head is the top block's
+    if len(depth) not in (1, num_blocks):
+        raise ConfigError(
+            f"decoder-depth {_show(depth)} has {len(depth)} figures for {num_blocks} blocks; "
+            f"give one for all, or {num_blocks}"
+        )
+    return depth if len(depth) == num_blocks else depth * num_blocks
+
+
+def _device(config: RunConfig, environment: Environment) -> Literal["cpu", "cuda"]:
+    if config.device == "auto":
+        return "cuda" if environment.gpus else "cpu"
+    if config.device == "cuda" and not environment.gpus:
+        raise ConfigError("device cuda is asked for, but no GPU is seen; use --device cpu or auto")
+    return config.device
+
+
+def _link(config: RunConfig, environment: Environment) -> Literal["zmq-ipc", "zmq-tcp"]:
+    one_host = environment.local_world_size in (None, environment.world_size)
+    if config.link == "zmq-ipc" and not one_host:
+        raise ConfigError("link zmq-ipc reaches one host only; use --link zmq-tcp or auto")
+    return "zmq-tcp" if config.link == "zmq-tcp" or not one_host else "zmq-ipc"
+
+
+def _show(values: tuple[int, ...]) -> str:
+    return ",".join(map(str, values))

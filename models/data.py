@@ -1,0 +1,188 @@
+"""Images with labels, by name, and the order in which training sees them.
+
+Owns the data sets that need no download, how a user's own joins them, and which images make up
+the batch of a step. Knows nothing of views' drawing or of blocks.
+
+Shapes: N images, C channels, H height, W width. A label of -1 means unlabelled.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from models import randomness
+from models.dotted import is_dotted, load_function, unknown_name
+from models.views import DIGITS, GENERIC, ViewRanges
+
+NUM_SPLITS = 5
+SYNTHETIC_CLASSES = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageData:
+    """Images (N, C, H, W) float32 in [0, 1] and labels (N,) int64, for training and held out."""
+
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    num_classes: int
+    views: ViewRanges = GENERIC
+
+    def __post_init__(self) -> None:
+        for part in ("train", "test"):
+            images, labels = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels")
+            if images.ndim != 4 or images.dtype != torch.float32:
+                raise ValueError(
+                    f"{part} images of shape {tuple(images.shape)}, {images.dtype}; give "
+                    "(N, C, H, W) float32 in [0, 1]"
+                )
+            if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
+                raise ValueError(
+                    f"{part} labels of shape {tuple(labels.shape)}, {labels.dtype} for "
+                    f"{len(images)} images; give one int64 label an image, -1 where unknown"
+                )
+            if len(labels) and not -1 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
+                raise ValueError(
+                    f"{part} labels from {int(labels.min())} to {int(labels.max())} for "
+                    f"{self.num_classes} classes; number the classes from 0, -1 where unknown"
+                )
+        if self.train_images.shape[1:] != self.test_images.shape[1:]:
+            raise ValueError(
+                f"train images of shape {self.image_shape}, test images of shape "
+                f"{tuple(self.test_images.shape[1:])}; give both the same"
+            )
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """One image's shape, (C, H, W)."""
+        _, num_channels, height, width = self.train_images.shape
+        return num_channels, height, width
+
+
+def load_data(name: str, *, seed: int, split: int = 0) -> ImageData:
+    """Load the data set of a name.
+
+    "digits": scikit-learn's 1,797 bundled digits at 16x16; over splits 0 to 4 each is held out
+    once. "synthetic:CxHxW" or "synthetic:CxHxWxN": N (1024) training images of 10 classes drawn
+    from the seed. package.module:function: called with no argument, returns ImageData or a tuple
+    (train_images, train_labels, test_images, test_labels). Raises ValueError for anything else.
+    """
+    if not 0 <= split < NUM_SPLITS:
+        raise ValueError(f"split {split}; choose one of 0 to {NUM_SPLITS - 1}")
+    if name == "digits":
+        return _digits(split)
+    if split:
+        raise ValueError(f"split {split} of data {name!r}, which has only one; leave split at 0")
+    if name.partition(":")[0] == "synthetic":
+        return _synthetic(name, seed)
+    if is_dotted(name):
+        return _users(name)
+    raise unknown_name(name, "data", ("digits", "synthetic:CxHxW"))
+
+
+def steps_per_epoch(num_train: int, batch_size: int) -> int:
+    """Return the number of full batches; the last partial one is dropped."""
+    if not 1 <= batch_size <= num_train:
+        raise ValueError(
+            f"batch size {batch_size} for {num_train} training images; choose from 1 to {num_train}"
+        )
+    return num_train // batch_size
+
+
+def batch_indices(num_train: int, batch_size: int, step: int, *, seed: int) -> np.ndarray:
+    """Return the indices (batch_size,) of a step's images; each epoch has its own order."""
+    epoch, position = divmod(step, steps_per_epoch(num_train, batch_size))
+    start = position * batch_size
+    return _shuffled(num_train, seed, epoch)[start : start + batch_size].copy()
+
+
+@lru_cache(maxsize=2)
+def _shuffled(num_train: int, seed: int, epoch: int) -> np.ndarray:
+    order: np.ndarray = randomness.generator(seed, "shuffle", step=epoch).permutation(num_train)
+    return order
+
+
+def _digits(split: int) -> ImageData:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import StratifiedKFold
+
+    digits = load_digits()
+    small_N1HW = torch.from_numpy((digits.images / 16).astype(np.float32))[:, None]
+    images = functional.interpolate(small_N1HW, size=(16, 16), mode="bilinear")
+    labels = torch.from_numpy(digits.target.astype(np.int64))
+    # The folds are part of the data set, so no run's seed moves them.
+    folds = StratifiedKFold(NUM_SPLITS, shuffle=True, random_state=0)
+    train, test = list(folds.split(digits.images, digits.target))[split]
+    return ImageData(
+        train_images=images[train],
+        train_labels=labels[train],
+        test_images=images[test],
+        test_labels=labels[test],
+        num_classes=10,
+        views=DIGITS,
+    )
+
+
+def _synthetic(name: str, seed: int) -> ImageData:
+    match = re.fullmatch(r"synthetic:(\d+)x(\d+)x(\d+)(?:x(\d+))?", name)
+    sizes = [int(group or 1024) for group in match.groups()] if match else [0]
+    if min(sizes) < 1:
+        raise ValueError(
+            f"data {name!r} is not understood; write synthetic:CxHxW or synthetic:CxHxWxN with "
+            "sizes of at least 1, such as synthetic:3x32x32x1024"
+        )
+    num_channels, height, width, num_train = sizes
+    num_test = max(1, num_train // 4)
+    rng = randomness.generator(seed, "synthetic")
+    templates_KCHW = _blobs(rng, num_channels, height, width)
+    labels_N = np.arange(num_train + num_test) % SYNTHETIC_CLASSES
+    images_NCHW = rng.standard_normal((len(labels_N), num_channels, height, width), np.float32)
+    images_NCHW *= 0.1
+    images_NCHW += templates_KCHW[labels_N]
+    images = torch.from_numpy(images_NCHW).clamp_(0, 1)
+    labels = torch.from_numpy(labels_N)
+    return ImageData(
+        train_images=images[:num_train],
+        train_labels=labels[:num_train],
+        test_images=images[num_train:],
+        test_labels=labels[num_train:],
+        num_classes=SYNTHETIC_CLASSES,
+    )
+
+
+def _blobs(rng: np.random.Generator, num_channels: int, height: int, width: int) -> np.ndarray:
+    """Draw each class's template (K, C, H, W): one Gaussian blob a channel."""
+    shape = (SYNTHETIC_CLASSES, num_channels, 1, 1)
+    centre_y, centre_x = rng.uniform(0.2, 0.8, (2, *shape))
+    spread = rng.uniform(0.1, 0.25, shape)
+    y_H1 = ((np.arange(height) + 0.5) / height)[:, None]
+    x_W = (np.arange(width) + 0.5) / width
+    squared = (y_H1 - centre_y) ** 2 + (x_W - centre_x) ** 2
+    return np.exp(-squared / (2 * spread**2)).astype(np.float32)
+
+
+def _users(name: str) -> ImageData:
+    data = load_function(name, "data")()
+    if isinstance(data, ImageData):
+        return data
+    if not (isinstance(data, tuple) and len(data) == 4):
+        kind = type(data).__name__
+        raise ValueError(
+            f"data {name!r} returned a {kind}; return ImageData, or a tuple (train_images, "
+            "train_labels, test_images, test_labels)"
+        )
+    train_images, train_labels, test_images, test_labels = map(torch.as_tensor, data)
+    highest = [int(labels.max()) for labels in (train_labels, test_labels) if labels.numel()]
+    return ImageData(
+        train_images=train_images,
+        train_labels=train_labels,
+        test_images=test_images,
+        test_labels=test_labels,
+        num_classes=max(highest, default=-1) + 1,
+    )

@@ -1,0 +1,138 @@
+"""How good frozen features are, after every unit: kNN and linear top-1 on held-out images.
+
+Owns the measure only: it builds its own network from the weights, so that nothing it does can
+reach the one that trains. Images without a label (-1) are left out.
+
+Shapes: N images, F features, K classes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from models.data import ImageData
+from models.heads import pool
+from models.network import Network, Plain, build_plain
+
+NUM_NEIGHBOURS = 20
+KNN_TEMPERATURE = 0.07
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitAccuracy:
+    """Top-1 (0 to 1) of the features after one unit."""
+
+    name: str
+    linear_top1: float
+    knn_top1: float
+
+
+def unit_features(
+    network: Network, state: dict[str, Tensor], images: Tensor, *, batch_size: int = 256
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield (unit name, pooled features (N, F) float32) for every unit, lowest first.
+
+    Runs where the images are. `state` is the plain network's state dict (a classifier `fc` is
+    left out); it is copied and stays as it is. Raises ValueError where it belongs to another
+    network.
+    """
+    plain = _restore(network, state).to(images.device)
+    per_unit: list[list[Tensor]] = [[] for _ in network.units]
+    with torch.inference_mode():
+        for x in torch.split(images, batch_size):
+            for module, batches in zip(plain.order, per_unit, strict=True):
+                x = module(x)  # noqa: PLW2901
+                batches.append(pool(x).float().flatten(1).cpu())
+    for unit, batches in zip(network.units, per_unit, strict=True):
+        yield unit.name, torch.cat(batches).numpy()
+
+
+def evaluate(network: Network, state: dict[str, Tensor], data: ImageData) -> list[UnitAccuracy]:
+    """Measure every unit's features: fitted on the training images, top-1 on the test images.
+
+    Deterministic. Raises ValueError where labels are missing or features are not finite.
+    """
+    train, test = data.train_labels >= 0, data.test_labels >= 0
+    train_labels, test_labels = data.train_labels[train].numpy(), data.test_labels[test].numpy()
+    if len(np.unique(train_labels)) < 2 or len(test_labels) == 0:
+        raise ValueError(
+            f"{len(np.unique(train_labels))} labelled classes to train on, {len(test_labels)} "
+            "labelled test images; evaluation needs at least 2 and 1"
+        )
+    accuracies = []
+    pairs = zip(
+        unit_features(network, state, data.train_images[train]),
+        unit_features(network, state, data.test_images[test]),
+        strict=True,
+    )
+    for (name, train_NF), (_, test_NF) in pairs:
+        if not (np.isfinite(train_NF).all() and np.isfinite(test_NF).all()):
+            raise ValueError(
+                f"the features after unit {name!r} are not finite; the run has diverged, lower "
+                "its learning rate"
+            )
+        train_NF, test_NF = _standardise(train_NF, test_NF)  # noqa: PLW2901
+        accuracies.append(
+            UnitAccuracy(
+                name=name,
+                linear_top1=linear_top1(train_NF, train_labels, test_NF, test_labels),
+                knn_top1=knn_top1(train_NF, train_labels, test_NF, test_labels),
+            )
+        )
+    return accuracies
+
+
+def linear_top1(
+    train_NF: np.ndarray, train_labels: np.ndarray, test_NF: np.ndarray, test_labels: np.ndarray
+) -> float:
+    """Return top-1 of logistic regression, fitted to convergence, on standardised features."""
+    from sklearn.linear_model import LogisticRegression
+
+    classifier = LogisticRegression(max_iter=10_000).fit(train_NF, train_labels)
+    return float((classifier.predict(test_NF) == test_labels).mean())
+
+
+def knn_top1(
+    train_NF: np.ndarray, train_labels: np.ndarray, test_NF: np.ndarray, test_labels: np.ndarray
+) -> float:
+    """Return top-1 of the 20 nearest by cosine, weighted by exp(cosine / 0.07).
+
+    arXiv 1805.01978, section 3.4. The bank is searched in slices, so that it may be large.
+    """
+    bank_NF = functional.normalize(torch.from_numpy(train_NF))
+    targets = torch.from_numpy(train_labels)
+    num_neighbours = min(NUM_NEIGHBOURS, len(bank_NF))
+    num_correct = 0
+    queries = torch.split(functional.normalize(torch.from_numpy(test_NF)), 256)
+    answers = torch.split(torch.from_numpy(test_labels), 256)
+    for query_NF, labels in zip(queries, answers, strict=True):
+        cosines, nearest = (query_NF @ bank_NF.T).topk(num_neighbours)
+        votes_NK = torch.zeros(len(query_NF), int(targets.max()) + 1)
+        votes_NK.scatter_add_(1, targets[nearest], (cosines / KNN_TEMPERATURE).exp())
+        num_correct += int((votes_NK.argmax(dim=1) == labels).sum())
+    return num_correct / len(test_labels)
+
+
+def _restore(network: Network, state: dict[str, Tensor]) -> Plain:
+    plain = build_plain(network, seed=0)
+    weights = {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
+    weights |= {name: state[name] for name in plain.state_dict() if name in state}
+    try:
+        plain.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(
+            f"these are not the weights of network {network.name!r}; evaluate them with the model "
+            f"that they were trained with: {error}"
+        ) from error
+    return plain.eval().requires_grad_(False)
+
+
+def _standardise(train_NF: np.ndarray, test_NF: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Give each feature mean 0 and deviation 1 on the training images; dead ones become 0."""
+    mean_F, std_F = train_NF.mean(axis=0), train_NF.std(axis=0)
+    std_F = np.where(std_F > 1e-8, std_F, 1.0)
+    return (train_NF - mean_F) / std_F, (test_NF - mean_F) / std_F

@@ -1,0 +1,67 @@
+"""Heads: what a block puts on top of its units to reach its local objective (LoCo: decoders).
+
+Owns pooling and the head's layers. Knows nothing of which objective follows; the caller seeds
+the weights' draw and builds the head.
+
+Shapes: N samples, C channels, H height, W width, F features.
+"""
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.resnet import ResidualBlock
+
+
+def pool(x: Tensor) -> Tensor:
+    """Average over all positions: (N, C, H, W) -> (N, C); (N, F) is returned as it is."""
+    return x.mean(dim=tuple(range(2, x.ndim))) if x.ndim > 2 else x
+
+
+class Pool(nn.Module):
+    """`pool` as a module."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return pool(x)
+
+
+class ResidualLayer(nn.Module):
+    """Two linear layers beside a shortcut, (N, F) -> (N, F): a residual block without positions."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, width, bias=False)
+        self.bn1 = nn.BatchNorm1d(width)
+        self.fc2 = nn.Linear(width, width, bias=False)
+        self.bn2 = nn.BatchNorm1d(width)
+
+    def forward(self, x_NF: Tensor) -> Tensor:
+        y_NF = functional.relu_(self.bn1(self.fc1(x_NF)))
+        return functional.relu_(self.bn2(self.fc2(y_NF)) + x_NF)
+
+
+def build_head(
+    *, in_shape: tuple[int, ...], hidden: int = 256, out_features: int = 64, depth: int = 0
+) -> nn.Module:
+    """Build `depth` residual blocks, global average pool and a 2-layer MLP.
+
+    `in_shape` is one sample's, (C, H, W) or (F,). Deeper heads are half of LoCo's gain over
+    isolated blocks (arXiv 2008.01342, section 5). Raises ValueError for sizes that cannot be.
+    """
+    if len(in_shape) not in (1, 3):
+        raise ValueError(f"head on activations of shape {in_shape}; give (C, H, W) or (F,)")
+    if min(hidden, out_features) < 1 or depth < 0:
+        raise ValueError(
+            f"head of hidden={hidden}, out_features={out_features}, depth={depth}; widths must "
+            "be at least 1 and the depth at least 0"
+        )
+    width = in_shape[0]
+    layers: list[nn.Module] = []
+    for _ in range(depth):
+        layers.append(ResidualBlock(width, width) if len(in_shape) == 3 else ResidualLayer(width))
+    layers += [
+        Pool(),
+        nn.Linear(width, hidden),
+        nn.ReLU(inplace=True),
+        nn.Linear(hidden, out_features),
+    ]
+    return nn.Sequential(*layers)

@@ -1,0 +1,1 @@
+"""How local learning runs: workers, links, keepers and the coordinator. No image, no ResNet."""

@@ -1,0 +1,115 @@
+"""The tables a run ends with: its blocks, its units, and what decoupled updates bought.
+
+Owns how a summary is shown. Knows nothing of how its figures were measured; one that was not
+measured is None and shows as a dash.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+UNKNOWN = "–"
+
+
+def render_closing(summary: Mapping[str, Any], console: Console) -> None:
+    """Print the closing tables of a summary with the keys of summary.json."""
+    top1_by_unit = {unit["name"]: unit for unit in summary["units"]}
+    for table in (
+        _blocks(summary["blocks"], top1_by_unit),
+        _units(summary["units"]),
+        _benefit(summary["benefit"]),
+    ):
+        console.print()
+        console.print(table)
+    console.print()
+    console.print(Text(_outcome(summary)), soft_wrap=True)
+
+
+def _blocks(blocks: Sequence[Mapping[str, Any]], top1_by_unit: Mapping[str, Any]) -> Table:
+    table = _table("blocks", "units (+ guest)")
+    for heading in (
+        "loss",
+        "probe\n(train)",
+        "linear\nheld out",
+        "kNN\nheld out",
+        "utili-\nsation",
+        "compute\ns",
+        "wait\ninput s",
+        "wait\ncredit s",
+        "wait\ntie s",
+    ):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for block in blocks:
+        top1 = top1_by_unit.get(block["units"][-1], {})
+        guest = f" (+ {' '.join(block['guest_units'])})" if block["guest_units"] else ""
+        table.add_row(
+            Text(str(block["index"])),
+            Text(" ".join(block["units"]) + guest),
+            _figure(block["loss"], "{:.3f}"),
+            _figure(block["probe_top1"], "{:.3f}"),
+            _figure(top1.get("linear_top1"), "{:.3f}"),
+            _figure(top1.get("knn_top1"), "{:.3f}"),
+            _figure(block["utilisation"], "{:.0%}"),
+            *(
+                _figure(block[f"{what}_s"], "{:.1f}")
+                for what in ("compute", "wait_input", "wait_credit", "wait_tie")
+            ),
+        )
+    return table
+
+
+def _units(units: Sequence[Mapping[str, Any]]) -> Table:
+    table = _table("unit")
+    for heading in ("linear top-1, held out", "kNN top-1, held out"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for unit in units:
+        linear, knn = (_figure(unit[key], "{:.3f}") for key in ("linear_top1", "knn_top1"))
+        table.add_row(Text(unit["name"]), linear, knn)
+    return table
+
+
+def _benefit(benefit: Mapping[str, Any]) -> Table:
+    """Measured throughput beside its ceiling and what the same block times give for others."""
+    table = _table("decoupled updates")
+    table.add_column("samples/s", justify="right", no_wrap=True)
+    table.add_column("measured is", justify="right", no_wrap=True)
+    measured = benefit["samples_per_s"]
+    table.add_row(Text("measured"), _figure(measured, "{:.0f}"), Text(""))
+    cores = _figure(benefit["cores"], "{}").plain
+    for label, key in (
+        (f"ceiling of these blocks, timed alone, on {cores} cores", "ceiling_samples_per_s"),
+        ("one process, block after block (predicted)", "one_process_samples_per_s"),
+        ("workers in lock-step (predicted)", "lock_step_samples_per_s"),
+    ):
+        other = benefit[key]
+        ratio = measured / other if measured is not None and other else None
+        table.add_row(Text(label), _figure(other, "{:.0f}"), _figure(ratio, "{:.2f} x"))
+    return table
+
+
+def _outcome(summary: Mapping[str, Any]) -> str:
+    final, batches = summary["final"], summary["batches"]
+    linear, knn = (_figure(final[key], "{:.3f}").plain for key in ("linear_top1", "knn_top1"))
+    wall, first = (
+        _figure(summary[key], "{:.1f} s").plain for key in ("wall_s", "time_to_first_step_s")
+    )
+    counts = ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in batches.items())
+    return (
+        f"held-out top-1: linear {linear}, kNN {knn}\n"
+        f"{summary['steps']} steps in {wall}, the first after {first}\n"
+        f"batches: {counts}"
+    )
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, vertical="bottom")
+    return table
+
+
+def _figure(value: float | None, form: str) -> Text:
+    return Text(UNKNOWN if value is None else form.format(value))

@@ -1,0 +1,129 @@
+"""One stream of an edge, as each of its ends sees it.
+
+Owns order, credit, duplicates and retention. A sender may have at most a window of messages
+that are sent and not released; the receiver takes messages in order, once.
+"""
+
+from collections import OrderedDict
+
+from runtime.core.plan import Window
+
+REMEMBERED_CHECKSUMS = 1024  # duplicates older than this are dropped without a comparison
+
+
+class ProtocolError(Exception):
+    """A neighbour broke the protocol; going on would train on something wrong."""
+
+
+class Outgoing:
+    """The sending end: what is made, sent, released by the receiver, and still kept."""
+
+    def __init__(self, window: Window, start: int) -> None:
+        self.window = window
+        self.made = start  # everything below is made
+        self.sent = start
+        self.released = start
+        self.durable = start
+        self._absent: set[int] = set()
+
+    def make(self, step: int, *, absent: bool) -> None:
+        """Note that message `step` exists and waits to be sent."""
+        assert step == self.made, (step, self.made)
+        self.made += 1
+        if absent:
+            self._absent.add(step)
+
+    def is_absent(self, step: int) -> bool:
+        return step in self._absent
+
+    @property
+    def in_flight(self) -> range:
+        return range(self.released, max(self.sent, self.released))
+
+    def take_sendable(self) -> list[int]:
+        """Take every message that credit lets go now, in order."""
+        steps = []
+        while self.sent < self.made and self._has_credit():
+            steps.append(self.sent)
+            self.sent += 1
+        return steps
+
+    def _has_credit(self) -> bool:
+        used_bytes = sum(self._size(step) for step in self.in_flight)
+        return (
+            len(self.in_flight) < self.window.max_messages
+            and used_bytes + self._size(self.sent) <= self.window.max_bytes
+        )
+
+    def _size(self, step: int) -> int:
+        return 0 if step in self._absent else self.window.message_bytes
+
+    def acknowledge(self, *, expected: int, released: int, durable: int, resend: bool) -> bool:
+        """Take the receiver's word; return whether messages became forgettable.
+
+        The word is cumulative and may be old: only what is news counts.
+        """
+        self.released = max(self.released, released)
+        if resend and self.released <= expected < self.sent:
+            self.sent = expected
+        if durable <= self.durable:
+            return False
+        self._absent -= set(range(self.durable, durable))
+        self.durable = durable
+        return True
+
+    def rewind(self, wanted: int) -> None:
+        """A new generation of the receiver wants everything from `wanted` on."""
+        if wanted < self.durable:
+            raise ProtocolError(
+                f"message {wanted} is wanted, but all below {self.durable} are forgotten"
+            )
+        self.sent = min(wanted, self.made)
+        self.released = wanted
+
+
+class Incoming:
+    """The receiving end: what has arrived, is used up, and is covered by a snapshot."""
+
+    def __init__(self, window: Window, start: int) -> None:
+        self.window = window
+        self.expected = start
+        self.released = start
+        self.durable = start
+        self.absent: set[int] = set()
+        self._checksums: OrderedDict[int, int] = OrderedDict()
+
+    def accept(self, step: int, *, checksum: int, absent: bool) -> bool:
+        """Take the next message; return False for a duplicate. Raises ProtocolError.
+
+        A step beyond the expected one is refused by the caller (see `is_gap`).
+        """
+        if step < self.expected:
+            known = self._checksums.get(step, checksum)
+            if known != checksum:
+                raise ProtocolError(
+                    f"message {step} came twice with different contents"
+                    f" ({known:016x}, then {checksum:016x}): its sender is not deterministic"
+                )
+            return False
+        if step - self.released >= self.window.max_messages:
+            raise ProtocolError(
+                f"message {step} exceeds the window of {self.window.max_messages}"
+                f" messages (released: {self.released})"
+            )
+        self.expected += 1
+        self._checksums[step] = checksum
+        if len(self._checksums) > REMEMBERED_CHECKSUMS:
+            self._checksums.popitem(last=False)
+        if absent:
+            self.absent.add(step)
+        return True
+
+    def is_gap(self, step: int) -> bool:
+        return step > self.expected
+
+    def release(self, step: int) -> None:
+        """Note that message `step` is used up."""
+        assert step == self.released < self.expected, (step, self.released, self.expected)
+        self.released += 1
+        self.absent.discard(step)

@@ -1,0 +1,1 @@
+"""How messages cross an edge. A link knows messages and bytes, never what they mean."""

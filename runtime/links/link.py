@@ -1,0 +1,45 @@
+"""The seam between the driver and a transport: one end of one edge.
+
+Owns the Protocol only. A link carries messages in order, never blocks, and never decides.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import zmq
+
+from runtime.core.plan import Stream
+from runtime.links.message import Message
+
+
+class LinkError(Exception):
+    """The two ends of an edge can't work together (another run, other tensors)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Damaged:
+    """A message arrived that fails its checks; `stream` is known if its header was whole."""
+
+    stream: Stream | None
+    reason: str
+
+
+class Link(Protocol):
+    """One end of an edge. All methods are called by one thread, and none waits."""
+
+    @property
+    def pollable(self) -> zmq.Socket[bytes] | int:
+        """What the driver polls for input: a ZeroMQ socket or a file descriptor."""
+
+    def send(self, message: Message) -> bool:
+        """Hand a message over; False where no peer is connected (it is then not sent).
+
+        The link holds a reference to the payload until the transport is done with it; the caller
+        must not write to it any more.
+        """
+
+    def receive(self) -> Message | Damaged | None:
+        """The next message that has arrived, with its payload in tensors of its own; or None."""
+
+    def close(self) -> None:
+        """Close, after giving what was sent a moment to leave."""

@@ -1,0 +1,168 @@
+"""What crosses an edge, and the bytes of its header.
+
+Owns the wire format: a header frame (xxh3 of the rest, then msgpack), then one frame a tensor.
+Everything in a header is checked on receipt; what does not fit raises BadMessage. No pickle.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgpack
+import torch
+import xxhash
+from torch import Tensor
+
+from runtime.core.plan import Stream
+from runtime.step import Payload, Specs
+
+VERSION = 1
+HEADER_CHECKSUM_BYTES = 8
+
+
+class BadMessage(Exception):
+    """Bytes that are no message of this edge: damaged, or from something else."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HelloMessage:
+    """Who is at the other end, what it wants next, and what it thinks this edge carries."""
+
+    generation: int
+    wants: dict[Stream, int]
+    fingerprint: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class AckMessage:
+    """How far the receiver of a stream is; all figures are cumulative."""
+
+    stream: Stream
+    generation: int
+    expected: int
+    released: int
+    durable: int
+    resend: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataMessage:
+    """One message of a stream. `checksum` is over the tensors' bytes."""
+
+    stream: Stream
+    step: int
+    generation: int
+    absent: bool
+    checksum: int
+    payload: Payload = field(default=(), compare=False)
+
+
+Message = HelloMessage | AckMessage | DataMessage
+
+
+def tensor_bytes(tensor: Tensor) -> memoryview:
+    """A contiguous CPU tensor's own memory, writable, without a copy."""
+    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+
+
+def checksum(payload: Sequence[Tensor]) -> int:
+    """xxh3-64 over the tensors' bytes in order."""
+    digest = xxhash.xxh3_64()
+    for tensor in payload:
+        digest.update(tensor_bytes(tensor))
+    return digest.intdigest()
+
+
+def fingerprint(run_id: str, specs: Specs) -> int:
+    """What both ends of an edge must agree on before anything is sent: run and tensor specs."""
+    listed = [
+        [stream.value, [[list(spec.shape), spec.dtype] for spec in specs[stream]]]
+        for stream in sorted(specs, key=lambda stream: stream.value)
+    ]
+    return xxhash.xxh3_64_intdigest(msgpack.packb([VERSION, run_id, listed]))
+
+
+def encode(message: Message) -> bytes:
+    """The header frame of a message."""
+    match message:
+        case HelloMessage():
+            wants = {stream.value: step for stream, step in message.wants.items()}
+            fields = ["hello", message.generation, wants, message.fingerprint]
+        case AckMessage():
+            fields = [
+                "ack",
+                message.stream.value,
+                message.generation,
+                message.expected,
+                message.released,
+                message.durable,
+                message.resend,
+            ]
+        case DataMessage():
+            fields = [
+                "data",
+                message.stream.value,
+                message.step,
+                message.generation,
+                message.absent,
+                message.checksum,
+            ]
+    body = msgpack.packb(fields)
+    return xxhash.xxh3_64_digest(body) + body
+
+
+def decode(frame: bytes) -> Message:
+    """The message of a header frame, without its tensors. Raises BadMessage."""
+    body = frame[HEADER_CHECKSUM_BYTES:]
+    if xxhash.xxh3_64_digest(body) != frame[:HEADER_CHECKSUM_BYTES]:
+        raise BadMessage(f"a header of {len(frame)} bytes fails its checksum")
+    try:
+        kind, *fields = msgpack.unpackb(body)
+        return _DECODERS[kind](*fields)
+    except (ValueError, TypeError, KeyError, AttributeError, msgpack.UnpackException) as error:
+        raise BadMessage(f"a header that is no message: {error}") from error
+
+
+def _hello(generation: int, wants: dict[str, int], found: int) -> Message:
+    return HelloMessage(
+        generation=_count(generation),
+        wants={Stream(name): _count(step) for name, step in wants.items()},
+        fingerprint=_count(found),
+    )
+
+
+def _ack(
+    stream: str, generation: int, expected: int, released: int, durable: int, resend: bool
+) -> Message:
+    return AckMessage(
+        stream=Stream(stream),
+        generation=_count(generation),
+        expected=_count(expected),
+        released=_count(released),
+        durable=_count(durable),
+        resend=_flag(resend),
+    )
+
+
+def _data(stream: str, step: int, generation: int, absent: bool, found: int) -> Message:
+    return DataMessage(
+        stream=Stream(stream),
+        step=_count(step),
+        generation=_count(generation),
+        absent=_flag(absent),
+        checksum=_count(found),
+    )
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is no count")
+    return value
+
+
+def _flag(value: object) -> bool:
+    if type(value) is not bool:
+        raise ValueError(f"{value!r} is no flag")
+    return value
+
+
+_DECODERS = {"hello": _hello, "ack": _ack, "data": _data}

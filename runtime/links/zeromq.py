@@ -1,0 +1,143 @@
+"""An edge over ZeroMQ: one DEALER at each end, over ipc (same host) or tcp.
+
+Owns the sockets and how frames become tensors. Flow control is the core's credits, so the
+high-water marks are off. Tensors are sent without a copy and received straight into fresh
+64-byte-aligned tensors.
+"""
+
+from dataclasses import replace
+
+import zmq
+
+from runtime.core.plan import Stream
+from runtime.links.link import Damaged, LinkError
+from runtime.links.message import (
+    BadMessage,
+    DataMessage,
+    HelloMessage,
+    Message,
+    checksum,
+    decode,
+    encode,
+    fingerprint,
+    tensor_bytes,
+)
+from runtime.step import Specs, message_bytes
+
+LINGER_MS = 2000
+HEADER_LIMIT_BYTES = 4096
+
+
+class ZmqLink:
+    """One end of an edge. `incoming` are the specs of what this end receives.
+
+    Exactly one of `bind` and `connect` is given. Binding to "tcp://host:*" picks a free port;
+    `address` is what the other end connects to. Raises LinkError where binding fails.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        *,
+        run_id: str,
+        incoming: Specs,
+        specs: Specs,
+        bind: str | None = None,
+        connect: str | None = None,
+    ) -> None:
+        self._incoming = incoming
+        self._fingerprint = fingerprint(run_id, specs)
+        self._socket = context.socket(zmq.DEALER)
+        largest = max((message_bytes(found) for found in incoming.values()), default=0)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, largest + HEADER_LIMIT_BYTES)
+        self._socket.setsockopt(zmq.IMMEDIATE, 1)
+        self._socket.setsockopt(zmq.LINGER, LINGER_MS)
+        self._socket.setsockopt(zmq.SNDHWM, 0)
+        self._socket.setsockopt(zmq.RCVHWM, 0)
+        self._socket.setsockopt(zmq.RECONNECT_IVL, 20)
+        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
+        try:
+            if bind is not None:
+                self._socket.bind(bind)
+            if connect is not None:
+                self._socket.connect(connect)
+        except zmq.ZMQError as error:
+            self._socket.close(0)
+            raise LinkError(f"can't use address {bind or connect}: {error.strerror}") from error
+
+    @property
+    def address(self) -> str:
+        """Where the other end is to connect."""
+        endpoint = self._socket.getsockopt(zmq.LAST_ENDPOINT)
+        assert isinstance(endpoint, bytes)
+        return endpoint.rstrip(b"\0").decode()
+
+    @property
+    def pollable(self) -> zmq.Socket[bytes]:
+        return self._socket
+
+    def send(self, message: Message) -> bool:
+        frames: list[bytes | memoryview]
+        if isinstance(message, HelloMessage):
+            message = replace(message, fingerprint=self._fingerprint)
+        if isinstance(message, DataMessage):
+            frames = [tensor_bytes(tensor) for tensor in message.payload]
+            message = replace(message, checksum=checksum(message.payload))
+        else:
+            frames = []
+        try:
+            self._socket.send_multipart([encode(message), *frames], zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return False
+        return True
+
+    def receive(self) -> Message | Damaged | None:
+        try:
+            header = self._socket.recv(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+        try:
+            message = decode(header)
+        except BadMessage as error:
+            self._skip_rest()
+            return Damaged(stream=None, reason=str(error))
+        if isinstance(message, HelloMessage) and message.fingerprint != self._fingerprint:
+            raise LinkError(
+                "the neighbour belongs to another run, or was given other tensor shapes;"
+                " start all workers with the same config"
+            )
+        if isinstance(message, DataMessage) and not message.absent:
+            return self._receive_tensors(message)
+        self._skip_rest()
+        return message
+
+    def _receive_tensors(self, message: DataMessage) -> Message | Damaged:
+        specs = self._incoming.get(message.stream)
+        if specs is None:
+            self._skip_rest()
+            return Damaged(stream=None, reason=f"{message.stream.value} does not flow this way")
+        payload = tuple(spec.empty() for spec in specs)
+        for tensor in payload:
+            if not self._socket.getsockopt(zmq.RCVMORE):
+                return self._damaged(message.stream, "it has too few frames")
+            size = self._socket.recv_into(tensor_bytes(tensor)) if tensor.numel() else 0
+            if tensor.numel() == 0:
+                size = len(self._socket.recv())
+            if size != tensor.nbytes:
+                return self._damaged(message.stream, f"a frame has {size} bytes, not {tensor.nbytes}")
+        if self._socket.getsockopt(zmq.RCVMORE):
+            return self._damaged(message.stream, "it has too many frames")
+        if checksum(payload) != message.checksum:
+            return self._damaged(message.stream, "its tensors fail their checksum")
+        return replace(message, payload=payload)
+
+    def _damaged(self, stream: Stream, reason: str) -> Damaged:
+        self._skip_rest()
+        return Damaged(stream=stream, reason=reason)
+
+    def _skip_rest(self) -> None:
+        while self._socket.getsockopt(zmq.RCVMORE):
+            self._socket.recv()
+
+    def close(self) -> None:
+        self._socket.close()

@@ -1,0 +1,167 @@
+"""The directory a run leaves behind: what lies where, who may write, and how.
+
+Owns paths, the lock against a second job, and writing that a crash can't leave half done. Must
+not know what a configuration or a metric means.
+"""
+
+import fcntl
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+from typing import Any, TextIO
+
+
+class RunDir:
+    """One run's directory, locked until `close`."""
+
+    def __init__(self, path: Path, lock: TextIO) -> None:
+        self.path = path
+        self._lock = lock
+        self._metrics: TextIO | None = None
+
+    @classmethod
+    def create(cls, path: Path | None, *, name: str, restart: bool = False) -> "RunDir":
+        """Make and lock a run's directory: `path`, or a new runs/<UTC time>-<name>.
+
+        `restart` goes on with the run that the directory already holds. Raises ValueError where
+        it can't be written, another job has it, or it holds a run and this is no restart.
+        """
+        try:
+            path = _new_directory(name) if path is None else path
+            (path / "logs").mkdir(parents=True, exist_ok=True)
+            lock = (path / ".lock").open("a+")
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise ValueError(
+                f"run directory {str(path or 'runs')!r} can't be written ({reason}); "
+                "give another by --run-dir"
+            ) from error
+        _take(lock, path)
+        run_dir = cls(path, lock)
+        if not restart and (run_dir.config_toml.exists() or run_dir.metrics.exists()):
+            run_dir.close()
+            raise ValueError(
+                f"run directory {str(path)!r} already holds a run; give another by --run-dir, "
+                "or delete this one"
+            )
+        return run_dir
+
+    @property
+    def config_toml(self) -> Path:
+        """The resolved config."""
+        return self.path / "config.toml"
+
+    @property
+    def metrics(self) -> Path:
+        """What workers reported, a JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def weights(self) -> Path:
+        """Home weights and buffers by unit name."""
+        return self.path / "weights.safetensors"
+
+    @property
+    def summary(self) -> Path:
+        """The run's outcome as one JSON object."""
+        return self.path / "summary.json"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Directory of TensorBoard's event files."""
+        return self.path / "tensorboard"
+
+    @property
+    def logs(self) -> Path:
+        """Directory of the logs, one a worker."""
+        return self.path / "logs"
+
+    def worker_log(self, block: int) -> Path:
+        """The log of the worker of one block."""
+        return self.logs / f"worker-{block}.log"
+
+    def write_config(self, text: str) -> None:
+        """Write config.toml, durably and at once."""
+        _write(self.config_toml, text)
+
+    def append_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append one line a row and flush them, so that whoever follows the file sees them."""
+        if self._metrics is None:
+            self._metrics = self.metrics.open("a", encoding="utf-8")
+        for row in rows:
+            self._metrics.write(json.dumps(_finite(row), allow_nan=False) + "\n")
+        self._metrics.flush()
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write summary.json, durably and at once."""
+        _write(self.summary, json.dumps(_finite(summary), indent=2, allow_nan=False) + "\n")
+
+    def close(self) -> None:
+        """Close what is open and give up the lock."""
+        if self._metrics is not None:
+            self._metrics.close()
+        self._lock.close()
+
+
+def _new_directory(name: str) -> Path:
+    """Make runs/<UTC time>-<name>, which no other run has."""
+    short = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-")
+    stem = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{short}"
+    for attempt in count(1):
+        path = Path("runs") / (stem if attempt == 1 else f"{stem}-{attempt}")
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            if not path.exists():
+                raise  # it is runs itself that is no directory
+        else:
+            return path
+    raise AssertionError("unreachable: count() does not end")
+
+
+def _take(lock: TextIO, path: Path) -> None:
+    """Lock the file and leave this process's id in it for whoever comes second."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.seek(0)
+        holder = lock.read().strip() or "unknown"
+        lock.close()
+        raise ValueError(
+            f"run directory {str(path)!r} is in use by process {holder}; "
+            "wait for it to end, or give another by --run-dir"
+        ) from error
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a file as one: a reader, also after a crash, sees the old text or the new."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _finite(value: Any) -> Any:
+    """Replace what JSON has no number for (NaN, infinity) by None."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,46 @@
+"""Heads: pooling, an MLP, and residual blocks before them."""
+
+import pytest
+import torch
+
+from models.heads import build_head, pool
+
+
+def test_pool_averages_positions_and_leaves_features():
+    x_NCHW = torch.rand(2, 3, 4, 5)
+    assert torch.allclose(pool(x_NCHW), x_NCHW.mean(dim=(2, 3)))
+    x_NF = torch.rand(2, 3)
+    assert pool(x_NF) is x_NF
+
+
+@pytest.mark.parametrize("in_shape", [(6, 4, 4), (6,)])
+@pytest.mark.parametrize("depth", [0, 1, 2])
+@pytest.mark.parametrize("training", [True, False])
+def test_any_activation_becomes_a_projection(in_shape, depth, training):
+    head = build_head(in_shape=in_shape, hidden=8, out_features=5, depth=depth).train(training)
+    x = torch.rand(3, *in_shape)
+    before = x.clone()
+    assert head(x).shape == (3, 5)
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("in_shape", [(6, 4, 4), (6,)])
+def test_depth_adds_parameters(in_shape):
+    sizes = [
+        sum(p.numel() for p in build_head(in_shape=in_shape, depth=depth).parameters())
+        for depth in range(3)
+    ]
+    assert sizes[2] - sizes[1] == sizes[1] - sizes[0] > 0
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"in_shape": (2, 3)}, r"give \(C, H, W\) or \(F,\)"),
+        ({"in_shape": (2,), "depth": -1}, "depth at least 0"),
+        ({"in_shape": (2,), "out_features": 0}, "at least 1"),
+    ],
+)
+def test_impossible_sizes_are_refused(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        build_head(**sizes)

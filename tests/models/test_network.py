@@ -1,0 +1,99 @@
+"""Networks are lists of units that can be built apart and joined."""
+
+import pytest
+import torch
+from torch import nn
+
+from models.mlp import mlp
+from models.network import Network, Unit, build_plain, count_costs, from_sequential
+from models.resnet import small_resnet
+
+
+def test_a_unit_is_the_same_whichever_units_are_built_before_it():
+    network = small_resnet(width=4)
+    alone = network.build_unit(3, seed=7).state_dict()
+    plain = build_plain(network, seed=7).state_dict()
+    for name, tensor in alone.items():
+        assert torch.equal(plain[f"layer3.0.{name}"], tensor)
+
+
+def test_another_seed_gives_other_weights():
+    network = mlp(4, width=4)
+    first = network.build_unit(0, seed=0).state_dict()["1.weight"]
+    assert not torch.equal(first, network.build_unit(0, seed=1).state_dict()["1.weight"])
+
+
+def test_the_plain_network_runs_the_units_in_order():
+    network = small_resnet(width=4)
+    plain = build_plain(network, seed=0).eval()
+    x = torch.rand(2, 1, 16, 16)
+    y = x
+    for i in range(len(network.units)):
+        y = network.build_unit(i, seed=0).eval()(y)
+    assert torch.equal(plain(x), y)
+
+
+def test_a_classifier_pools_and_is_named_fc():
+    plain = build_plain(small_resnet(width=4), seed=0, num_classes=10).eval()
+    assert plain(torch.rand(2, 1, 16, 16)).shape == (2, 10)
+    assert list(plain.state_dict())[-2:] == ["fc.weight", "fc.bias"]
+    assert build_plain(mlp(5, width=3), seed=0, num_classes=2)(torch.rand(4, 5)).shape == (4, 2)
+
+
+def test_a_classifier_needs_to_know_its_features():
+    network = from_sequential("mine", lambda: nn.Sequential(nn.Linear(2, 2)), seed=0)
+    with pytest.raises(ValueError, match="num_features"):
+        build_plain(network, seed=0, num_classes=10)
+
+
+def test_a_unit_may_itself_be_named_fc():
+    """A classifier that was stored as `self.fc = None` once unregistered such a unit."""
+
+    class Named(nn.Sequential):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(2, 3)
+
+    plain = build_plain(from_sequential("mine", Named, seed=0), seed=0)
+    assert list(plain.state_dict()) == ["fc.weight", "fc.bias"]
+    assert plain(torch.rand(4, 2)).shape == (4, 3)
+
+
+def test_a_sequential_becomes_its_children():
+    def build():
+        return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(72, 4))
+
+    network = from_sequential("mine", build, seed=0)
+    assert [unit.name for unit in network.units] == ["0", "1", "2", "3"]
+    plain = build_plain(network, seed=5)
+    assert list(plain.state_dict()) == list(build().state_dict())
+    first, second = network.build_unit(0, seed=0), network.build_unit(0, seed=9)
+    assert torch.equal(first.weight, second.weight)
+    assert first.weight is not second.weight
+
+
+@pytest.mark.parametrize("built", [nn.Linear(2, 2), "text"])
+def test_only_a_sequential_can_be_cut(built):
+    with pytest.raises(ValueError, match=r"nn\.Sequential is needed"):
+        from_sequential("mine", lambda: built, seed=0)
+
+
+def test_a_network_without_units_or_with_one_twice_is_refused():
+    unit = Unit(name="a", prefix="a.", build=nn.Identity)
+    with pytest.raises(ValueError, match="no units"):
+        Network(name="empty", units=())
+    with pytest.raises(ValueError, match="twice"):
+        Network(name="double", units=(unit, unit))
+
+
+def test_costs_are_per_image():
+    costs = count_costs(mlp(6, width=4, depth=2), (1, 2, 3))
+    assert [cost.flops for cost in costs] == [2 * 6 * 4, 2 * 4 * 4]
+    assert [cost.num_parameters for cost in costs] == [6 * 4 + 4, 4 * 4 + 4]
+    assert [cost.output_shape for cost in costs] == [(4,), (4,)]
+
+
+def test_costs_of_a_convolution_are_those_of_its_positions():
+    stem, *_ = count_costs(small_resnet(width=4), (1, 16, 16))
+    assert stem.flops == 2 * 16 * 16 * 9 * 4
+    assert stem.output_shape == (4, 16, 16)

@@ -1,0 +1,79 @@
+"""Optimizers and learning rates by name."""
+
+import pytest
+import torch
+from torch.nn import Parameter
+
+from models.optimizers import learning_rate, load_optimizer
+
+MODULE = """
+import torch
+
+def plain(groups, lr):
+    return torch.optim.SGD(groups, lr=lr)
+
+def nothing(groups, lr):
+    return None
+"""
+
+
+def parameters():
+    return [Parameter(torch.ones(2, 2)), Parameter(torch.ones(2)), Parameter(torch.ones(()))]
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "own_optimizers:plain"])
+def test_vectors_never_decay(name, tmp_path, monkeypatch):
+    (tmp_path / "own_optimizers.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    params = parameters()
+    optimizer = load_optimizer(name, params, lr=0.1, weight_decay=0.5)
+    for param in params:
+        param.grad = torch.zeros_like(param)
+    optimizer.step()
+    assert torch.allclose(params[0], torch.tensor(0.95))
+    assert all(torch.equal(param, torch.ones_like(param)) for param in params[1:])
+
+
+def test_a_block_of_one_kind_has_one_group():
+    assert len(load_optimizer("sgd", parameters()[1:], lr=1, weight_decay=0).param_groups) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lr": 0.0}, "above 0"),
+        ({"lr": float("nan")}, "above 0"),
+        ({"weight_decay": -0.1}, "0 or above"),
+        ({"params": []}, "nothing to optimise"),
+        ({"name": "adam"}, "did you mean 'adamw'"),
+        ({"name": "own_optimizers:nothing"}, "made a NoneType"),
+    ],
+)
+def test_what_cannot_be_is_refused(changes, message, tmp_path, monkeypatch):
+    (tmp_path / "own_optimizers.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    given = {"name": "sgd", "params": parameters(), "lr": 0.1, "weight_decay": 0.0} | changes
+    with pytest.raises(ValueError, match=message):
+        load_optimizer(given.pop("name"), given.pop("params"), **given)
+
+
+def test_cosine_warms_up_and_falls_to_zero():
+    def rate(step):
+        return learning_rate(step, 110, base=2.0, warmup_steps=10, schedule="cosine")
+
+    assert [rate(0), rate(4), rate(9), rate(10)] == [0.2, 1.0, 2.0, 2.0]
+    assert rate(60) == pytest.approx(1.0)
+    assert rate(110) == pytest.approx(0.0)
+    assert all(rate(step) > rate(step + 1) for step in range(10, 110))
+
+
+def test_constant_stays():
+    rates = [
+        learning_rate(step, 10, base=0.5, warmup_steps=0, schedule="constant") for step in range(10)
+    ]
+    assert rates == [0.5] * 10
+
+
+def test_an_unknown_schedule_is_refused_from_the_first_step():
+    with pytest.raises(ValueError, match="choose 'constant' or 'cosine'"):
+        learning_rate(0, 10, base=1.0, warmup_steps=5, schedule="linear")
