@@ -3,14 +3,63 @@
 Joins models and runtime, and is the only place that knows both a network and a stream.
 """
 
-from launch.resolve import Resolved
-from models.block import Feed, LocalBlock, Recipe
-from models.data import ImageData, batch_indices
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from launch.resolve import ConcreteConfig, Resolved
+from models.block import Feed, LocalBlock, Payload, Recipe
+from models.data import ImageData, batch_indices, load_data
+from models.evaluation import evaluate
 from models.network import count_costs
 from models.objectives import load_objective
 from models.views import two_views
 from runtime.core.plan import Stream, Window, WorkerPlan
 from runtime.step import Specs, TensorSpec, message_bytes
+
+
+class LocalLearningJob:
+    """A resolved run, as the runtime's processes see it (runtime.job.Job)."""
+
+    def __init__(self, resolved: Resolved) -> None:
+        self.resolved = resolved
+        config = resolved.config
+        self.num_workers = resolved.partition.num_blocks
+        self.num_steps = config.steps
+        self.batch_size = config.batch_size
+        self.threads = config.threads
+        self.cores = len(os.sched_getaffinity(0))
+        self.link: str = config.link
+        self.bind = config.bind
+        self.report_every_s = config.report_every_s
+
+    @cached_property
+    def data(self) -> ImageData:
+        """The data set; loaded where it is asked for."""
+        config = self.resolved.config
+        return load_data(config.data, seed=config.seed, split=config.split)
+
+    def plan(self, k: int) -> WorkerPlan:
+        return worker_plan(self.resolved, k)
+
+    def specs(self, edge: int) -> Specs:
+        return edge_specs(self.resolved, edge)
+
+    def build_block(self, k: int) -> LocalBlock:
+        return build_block(self.resolved, k, self.data if k == 0 else None)
+
+    def unit_names(self, k: int) -> tuple[list[str], list[str]]:
+        units, block = self.resolved.network.units, self.resolved.partition.blocks[k]
+        return [units[i].name for i in block.home], [units[i].name for i in block.guest]
+
+    def evaluate(self, weights: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+        accuracies = evaluate(self.resolved.network, dict(weights), self.data)
+        return [asdict(accuracy) for accuracy in accuracies]
 
 
 def build_blocks(resolved: Resolved, data: ImageData) -> list[LocalBlock]:
@@ -35,7 +84,7 @@ def build_block(resolved: Resolved, k: int, data: ImageData | None) -> LocalBloc
         num_steps=config.steps,
         decoder_depth=config.decoder_depth[k],
         seed=config.seed,
-        device=config.device,
+        device=_device(config, k),
     )
     return LocalBlock(
         resolved.network,
@@ -53,11 +102,18 @@ def build_block(resolved: Resolved, k: int, data: ImageData | None) -> LocalBloc
     )
 
 
+def _device(config: ConcreteConfig, k: int) -> str:
+    """A GPU a worker, shared in turn where there are fewer."""
+    if config.device == "cpu":
+        return "cpu"
+    return f"cuda:{k % torch.cuda.device_count()}"
+
+
 def make_feed(resolved: Resolved, data: ImageData) -> Feed:
     """Batches by step: two views (2B, C, H, W) and labels (B,), a function of (seed, step)."""
     config = resolved.config
 
-    def feed(step: int) -> tuple:
+    def feed(step: int) -> Payload:
         chosen = batch_indices(len(data.train_labels), config.batch_size, step, seed=config.seed)
         images_BCHW = data.train_images[chosen]
         views_NCHW = two_views(images_BCHW, data.views, seed=config.seed, step=step)

@@ -34,19 +34,21 @@ class ConfigError(ValueError):
 def _convert(type_: type, tokens: Sequence[Token]) -> Any:
     """Convert a flag's text; whole numbers strictly, for cyclopts would round 1.5 to 2."""
     if type_ is int:
-        return _whole(tokens[0].value)
+        return _whole(tokens[0].value, tokens[0].source)
     return cyclopts.convert(type_, tokens)
 
 
 def _convert_list(_: type, tokens: Sequence[Token]) -> tuple[int, ...]:
-    return tuple(_whole(part) for part in tokens[0].value.split(",") if part.strip())
+    text, source = tokens[0].value, tokens[0].source
+    return tuple(_whole(part, source) for part in text.split(",") if part.strip())
 
 
-def _whole(text: str) -> int:
+def _whole(text: str, source: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise ValueError(f"{text.strip()!r} is not a whole number") from None
+        where = "" if source == "cli" else f" ({source})"
+        raise ValueError(f"{text.strip()!r} is not a whole number{where}") from None
 
 
 IntList = Annotated[tuple[int, ...], Parameter(converter=_convert_list, n_tokens=1, negative="")]
@@ -204,6 +206,15 @@ def to_toml(config: RunConfig) -> str:
     values = {key: getattr(config, field.name) for key, field in _FIELDS.items() if field.compare}
     given = {key: value for key, value in values.items() if value is not None}
     return "# Give this file back by --config to repeat the run.\n" + tomli_w.dumps(given)
+
+
+def from_toml(text: str) -> RunConfig:
+    """Read back what `to_toml` wrote."""
+    values: dict[str, Any] = {
+        key.replace("-", "_"): tuple(value) if isinstance(value, list) else value
+        for key, value in tomllib.loads(text).items()
+    }
+    return RunConfig(**values)
 
 
 _DEFAULTS = RunConfig()

@@ -107,6 +107,12 @@ class LocalBlock:
             head = build_head(in_shape=shape, depth=depth, out_features=width)
         return head.to(self.device)
 
+    @property
+    def probe_top1(self) -> float:
+        """The online probe's running top-1 on training batches; NaN before any."""
+        top1 = self.probe.top1
+        return math.nan if top1 is None else top1
+
     # The step ---------------------------------------------------------------------------------
 
     def forward(self, step: int, incoming: Payload | None) -> Payload | None:

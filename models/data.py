@@ -164,7 +164,8 @@ def _blobs(rng: np.random.Generator, num_channels: int, height: int, width: int)
     y_H1 = ((np.arange(height) + 0.5) / height)[:, None]
     x_W = (np.arange(width) + 0.5) / width
     squared = (y_H1 - centre_y) ** 2 + (x_W - centre_x) ** 2
-    return np.exp(-squared / (2 * spread**2)).astype(np.float32)
+    blobs_KCHW: np.ndarray = np.exp(-squared / (2 * spread**2)).astype(np.float32)
+    return blobs_KCHW
 
 
 def _users(name: str) -> ImageData:

@@ -43,10 +43,11 @@ def unit_features(
     plain = _restore(network, state).to(images.device)
     per_unit: list[list[Tensor]] = [[] for _ in network.units]
     with torch.inference_mode():
-        for x in torch.split(images, batch_size):
+        for batch in torch.split(images, batch_size):
+            x = batch.clone()  # a user's unit may work in place: on this copy, not on the data
             for module, batches in zip(plain.order, per_unit, strict=True):
-                x = module(x)  # noqa: PLW2901
-                batches.append(pool(x).float().flatten(1).cpu())
+                x = module(x)
+                batches.append(pool(x).flatten(1).float().cpu().clone())
     for unit, batches in zip(network.units, per_unit, strict=True):
         yield unit.name, torch.cat(batches).numpy()
 

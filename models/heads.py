@@ -45,7 +45,7 @@ def build_head(
     """Build `depth` residual blocks, global average pool and a 2-layer MLP.
 
     `in_shape` is one sample's, (C, H, W) or (F,). Deeper heads are half of LoCo's gain over
-    isolated blocks (arXiv 2008.01342, section 5). Raises ValueError for sizes that cannot be.
+    isolated blocks (arXiv 2008.01342). Raises ValueError for sizes that cannot be.
     """
     if len(in_shape) not in (1, 3):
         raise ValueError(f"head on activations of shape {in_shape}; give (C, H, W) or (F,)")

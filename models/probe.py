@@ -43,7 +43,7 @@ class LinearProbe:
         whose features are not finite is left out too.
         """
         known_N = labels_N >= 0
-        x_NF = features_NF.detach().float().cpu()[known_N.cpu()]
+        x_NF = features_NF.float().cpu()[known_N.cpu()]
         y_N = labels_N[known_N].cpu()
         if len(y_N) == 0 or not x_NF.isfinite().all():
             return None

@@ -29,22 +29,24 @@ def render_closing(summary: Mapping[str, Any], console: Console) -> None:
 
 
 def _blocks(blocks: Sequence[Mapping[str, Any]], top1_by_unit: Mapping[str, Any]) -> Table:
-    table = _table("blocks", "units (+ guest)")
+    table = _table("block", "units\n(+ guest)", gap=1)
     for heading in (
         "loss",
         "probe\n(train)",
-        "linear\nheld out",
-        "kNN\nheld out",
+        "linear\n(test)",
+        "kNN\n(test)",
         "utili-\nsation",
         "compute\ns",
         "wait\ninput s",
         "wait\ncredit s",
         "wait\ntie s",
+        "alone\nms",
     ):
         table.add_column(heading, justify="right", no_wrap=True)
     for block in blocks:
         top1 = top1_by_unit.get(block["units"][-1], {})
         guest = f" (+ {' '.join(block['guest_units'])})" if block["guest_units"] else ""
+        alone_s = block["alone_step_s"]
         table.add_row(
             Text(str(block["index"])),
             Text(" ".join(block["units"]) + guest),
@@ -57,13 +59,14 @@ def _blocks(blocks: Sequence[Mapping[str, Any]], top1_by_unit: Mapping[str, Any]
                 _figure(block[f"{what}_s"], "{:.1f}")
                 for what in ("compute", "wait_input", "wait_credit", "wait_tie")
             ),
+            _figure(None if alone_s is None else alone_s * 1e3, "{:.0f}"),
         )
     return table
 
 
 def _units(units: Sequence[Mapping[str, Any]]) -> Table:
     table = _table("unit")
-    for heading in ("linear top-1, held out", "kNN top-1, held out"):
+    for heading in ("linear top-1 (test)", "kNN top-1 (test)"):
         table.add_column(heading, justify="right", no_wrap=True)
     for unit in units:
         linear, knn = (_figure(unit[key], "{:.3f}") for key in ("linear_top1", "knn_top1"))
@@ -98,16 +101,16 @@ def _outcome(summary: Mapping[str, Any]) -> str:
     )
     counts = ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in batches.items())
     return (
-        f"held-out top-1: linear {linear}, kNN {knn}\n"
+        f"test top-1: linear {linear}, kNN {knn}\n"
         f"{summary['steps']} steps in {wall}, the first after {first}\n"
         f"batches: {counts}"
     )
 
 
-def _table(*headings: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+def _table(*headings: str, gap: int = 2) -> Table:
+    table = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False)
     for heading in headings:
-        table.add_column(heading, vertical="bottom")
+        table.add_column(heading)
     return table
 
 

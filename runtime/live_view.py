@@ -18,7 +18,7 @@ from rich.text import Text
 from runtime.reports import WorkerStatus
 
 PLAIN_LINE_EVERY_S = 5.0
-MAX_LISTED = 4  # workers whose figures fit into one plain line of 100 columns
+PLAIN_WIDTH = 100
 UNKNOWN = "–"
 
 
@@ -100,19 +100,19 @@ def _rate(statuses: Sequence[WorkerStatus]) -> float:
 
 
 def _line(step: int, num_steps: int, left: str, statuses: Sequence[WorkerStatus]) -> str:
-    losses = _listed([_figure(status.loss, "{:.2f}") for status in statuses])
-    probes = _listed([_fraction(status.probe_top1) for status in statuses])
-    return (
-        f"step {step}/{num_steps}  {step / num_steps:.0%}  left {left}  loss {losses}"
-        f"  probe (train) {probes}  {_rate(statuses):.0f} samples/s"
-    )
-
-
-def _listed(figures: list[str]) -> str:
-    """All figures, or the lowest and the highest block's where a line can't hold them."""
-    if len(figures) <= MAX_LISTED:
-        return " ".join(figures)
-    return f"{figures[0]} … {figures[-1]}"
+    """One line with every worker's figures, or the lowest's and highest's where it is too long."""
+    losses = [_figure(status.loss, "{:.2f}") for status in statuses]
+    probes = [_fraction(status.probe_top1) for status in statuses]
+    shown = [" ".join(losses), " ".join(probes)]
+    for _ in range(2):
+        line = (
+            f"step {step}/{num_steps} {step / num_steps:.0%} left {left}  loss {shown[0]}"
+            f"  probe (train) {shown[1]}  {_rate(statuses):.0f} samples/s"
+        )
+        if len(line) <= PLAIN_WIDTH:
+            break
+        shown = [f"{figures[0]} … {figures[-1]}" for figures in (losses, probes)]
+    return line
 
 
 def _progress(step: int, num_steps: int, left: str, statuses: Sequence[WorkerStatus]) -> Table:
@@ -129,8 +129,8 @@ def _progress(step: int, num_steps: int, left: str, statuses: Sequence[WorkerSta
 
 def _table(statuses: Sequence[WorkerStatus]) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
-    for heading in ("block", "units"):
-        table.add_column(heading, no_wrap=heading == "block", vertical="bottom")
+    table.add_column("block", no_wrap=True)
+    table.add_column("units")
     for heading in (
         "step",
         "loss",

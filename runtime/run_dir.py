@@ -81,10 +81,6 @@ class RunDir:
         """Directory of the logs, one a worker."""
         return self.path / "logs"
 
-    def worker_log(self, block: int) -> Path:
-        """The log of the worker of one block."""
-        return self.logs / f"worker-{block}.log"
-
     def write_config(self, text: str) -> None:
         """Write config.toml, durably and at once."""
         _write(self.config_toml, text)
@@ -105,7 +101,13 @@ class RunDir:
         """Close what is open and give up the lock."""
         if self._metrics is not None:
             self._metrics.close()
+        fcntl.flock(self._lock, fcntl.LOCK_UN)  # closing alone leaves it to a forked child
         self._lock.close()
+
+
+def worker_log(path: Path, block: int) -> Path:
+    """The log of one block's worker in the run directory `path`; it does not hold the lock."""
+    return path / "logs" / f"worker-{block}.log"
 
 
 def _new_directory(name: str) -> Path:

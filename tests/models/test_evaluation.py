@@ -166,3 +166,16 @@ def test_a_dead_feature_is_harmless(digits):
     network = from_sequential("dead", lambda: nn.Sequential(Dead()), seed=0)
     (accuracy,) = evaluate(network, {}, digits)
     assert accuracy.linear_top1 > 0.8
+
+
+def test_a_unit_that_works_in_place_spoils_neither_data_nor_features():
+    def build():
+        return nn.Sequential(nn.Flatten(), nn.Hardtanh(0.4, 0.6, inplace=True))
+
+    images = torch.linspace(0, 1, 8).reshape(2, 1, 2, 2)
+    before = images.clone()
+    network = from_sequential("in place", build, seed=0)
+    (_, flat_NF), (_, clipped_NF) = unit_features(network, {}, images)
+    assert torch.equal(images, before)
+    assert np.array_equal(flat_NF, before.flatten(1))
+    assert np.array_equal(clipped_NF, before.flatten(1).clamp(0.4, 0.6))

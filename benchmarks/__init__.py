@@ -1,0 +1,1 @@
+"""Figures that can be run again: one harness, one script a claim."""

@@ -1,0 +1,59 @@
+"""How a config becomes the job that every process of a run loads.
+
+Imports no torch: the keeper reads this. What needs torch is imported in the functions, which run
+in the coordinator and the workers.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+import psutil
+
+from launch.config import RunConfig
+from runtime.program import Program
+
+if TYPE_CHECKING:
+    from launch.assembly import LocalLearningJob
+
+PRELOAD = ("runtime.coordinator", "runtime.worker", "launch.assembly", "launch.resolve")
+
+
+def make_program(config: RunConfig, *, name: str) -> Program:
+    """Describe the run of a config to the keeper."""
+    return Program(
+        resolve=partial(resolve_text, config),
+        load=load_job,
+        preload=PRELOAD,
+        run_dir=None if config.run_dir is None else str(config.run_dir),
+        name=name,
+        run_name=config.model.rpartition(":")[2],
+        started_t=command_time(),
+    )
+
+
+def resolve_text(config: RunConfig) -> str:
+    """Resolve a config on this machine and return it as TOML. Raises ConfigError."""
+    from launch.config import to_toml
+    from launch.resolve import Environment, resolve
+
+    return to_toml(resolve(config, environment=Environment.from_process()).config)
+
+
+def load_job(text: str) -> LocalLearningJob:
+    """Make the job of a resolved config's TOML."""
+    from launch.assembly import LocalLearningJob
+    from launch.config import from_toml
+    from launch.resolve import Environment, resolve
+
+    return LocalLearningJob(resolve(from_toml(text), environment=Environment.from_process()))
+
+
+def command_time() -> float:
+    """When the command was given, in unix seconds: torchrun's start where it runs us."""
+    under_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+    process = psutil.Process(os.getppid()) if under_torchrun else psutil.Process()
+    return min(process.create_time(), time.time())

@@ -1,0 +1,226 @@
+"""The coordinator: resolves the job, shows and records it, and makes the summary at the end.
+
+Owns the run directory and the terminal. Training does not depend on it while it goes on: it only
+listens. It runs in a process of its own on rank 0.
+"""
+
+import secrets
+import signal
+import sys
+import time
+import traceback
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import safetensors.torch
+import zmq
+from rich.console import Console
+from torch import Tensor
+
+from runtime import digest
+from runtime.job import Job
+from runtime.lifetime import die_with_parent
+from runtime.live_view import LiveView
+from runtime.recorder import Recorder
+from runtime.program import REFUSED, Meeting, Program
+from runtime.rendezvous import Announcement, Rendezvous, open_rendezvous
+from runtime.reports import WorkerStatus
+from runtime.run_dir import RunDir
+from runtime.summary import summarise
+
+POLL_MS = 200
+VIEW_EVERY_S = 0.25
+MEASURING_TIMEOUT_S = 60.0
+IDLE_SHARES = {"compute_s": 0.0, "wait_input_s": 0.0, "wait_credit_s": 0.0, "wait_tie_s": 0.0}
+
+
+def run_coordinator(program: Program, meeting: Meeting, keeper: Connection) -> None:
+    """The body of the coordinator process. A refused job is said in one message, exit code 2."""
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the keeper decides what an interrupt means
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        rendezvous = open_rendezvous(meeting)
+        try:
+            text = program.resolve()
+            run_dir = _take_run_dir(program, rendezvous)
+        except ValueError as error:
+            print(f"{program.name}: error: {error}", file=sys.stderr, flush=True)
+            rendezvous.announce(Announcement(refused=True))
+            sys.exit(REFUSED)
+        recorder = Recorder(run_dir)
+        try:
+            run_dir.write_config(text)
+            coordinator = Coordinator(program, text, recorder)
+            keeper.send_bytes(msgpack.packb({"num_workers": coordinator.num_workers}))
+            coordinator.run(rendezvous)
+        finally:
+            recorder.close()
+    except Exception:
+        keeper.send_bytes(msgpack.packb({"traceback": traceback.format_exc()}))
+        sys.exit(1)
+
+
+def _take_run_dir(program: Program, rendezvous: Rendezvous) -> RunDir:
+    """The user's directory, the one of the attempt before this, or a new one."""
+    recalled = rendezvous.recall_run_dir()
+    wish = recalled or program.run_dir
+    path = None if wish is None else Path(wish)
+    run_dir = RunDir.create(path, name=program.run_name, restart=recalled is not None)
+    rendezvous.remember_run_dir(str(run_dir.path.absolute()))
+    return run_dir
+
+
+class Coordinator:
+    """Listens to the workers of one job and leads them through its end."""
+
+    def __init__(self, program: Program, text: str, recorder: Recorder) -> None:
+        self._program = program
+        self._text = text
+        self._job: Job = program.load(text)
+        self.num_workers = self._job.num_workers
+        self._recorder = recorder
+        self._console = Console()
+        self._identities: dict[int, bytes] = {}
+        self._reports: dict[int, dict[str, Any]] = {}
+        self._last_records: dict[int, dict[str, Any]] = {}
+        self._shares: dict[int, dict[str, float]] = {}
+        self._results: dict[int, dict[str, Any]] = {}
+        self._socket = zmq.Context.instance().socket(zmq.ROUTER)
+        self._socket.setsockopt(zmq.LINGER, 2000)
+
+    def run(self, rendezvous: Rendezvous) -> None:
+        """Announce the job, follow it to its end, evaluate, and write the summary."""
+        job, run_id = self._job, secrets.token_hex(8)
+        if job.link == "zmq-ipc":
+            self._socket.bind(f"ipc://@loco-{run_id}-coordinator")
+        else:
+            self._socket.bind(f"tcp://{job.bind}:*")
+        address = self._socket.getsockopt(zmq.LAST_ENDPOINT)
+        assert isinstance(address, bytes)
+        rendezvous.announce(
+            Announcement(
+                refused=False,
+                job_text=self._text,
+                run_id=run_id,
+                run_dir=str(self._recorder.run_dir.path.absolute()),
+                coordinator=address.rstrip(b"\0").decode(),
+            )
+        )
+        self._say_what_runs()
+        self._follow()
+        self._measure_blocks()
+        weights = self._gather_weights()
+        self._recorder.write_weights(weights)
+        for identity in self._identities.values():
+            self._socket.send_multipart([identity, msgpack.packb({"kind": "leave"})])
+        self._socket.close()
+        self._finish(weights)
+
+    def _say_what_runs(self) -> None:
+        names = [" ".join(self._job.unit_names(k)[0]) for k in range(self.num_workers)]
+        self._console.print(
+            f"{self.num_workers} workers, {self._job.num_steps} steps of"
+            f" {self._job.batch_size} samples: {' | '.join(names)}",
+            highlight=False,
+            markup=False,
+        )
+
+    def _follow(self) -> None:
+        """Record and show reports until every worker has handed in its result."""
+        shown_s = 0.0
+        with LiveView(self._job.num_steps, console=self._console) as view:
+            while len(self._results) < self.num_workers:
+                self._listen()
+                if time.monotonic() - shown_s > VIEW_EVERY_S:
+                    shown_s = time.monotonic()
+                    view.update(self._statuses())
+            view.update(self._statuses())
+
+    def _listen(self) -> dict[str, Any] | None:
+        """Take what has come within a poll; return the last report that is no plain one."""
+        special = None
+        if not self._socket.poll(POLL_MS):
+            return None
+        while self._socket.poll(0):
+            identity, packed = self._socket.recv_multipart()
+            report: dict[str, Any] = msgpack.unpackb(packed)
+            block = report["block"]
+            self._identities[block] = identity
+            if report["kind"] == "report":
+                self._take_report(block, report)
+            elif report["kind"] == "result":
+                self._results[block] = report
+            else:
+                special = report
+        return special
+
+    def _take_report(self, block: int, report: dict[str, Any]) -> None:
+        before = self._reports.get(block, {}).get("seconds", IDLE_SHARES)
+        spent = {name: report["seconds"][name] - before[name] for name in IDLE_SHARES}
+        total = sum(spent.values())
+        if total > 0:
+            self._shares[block] = {name: value / total for name, value in spent.items()}
+        self._reports[block] = report
+        if report["records"]:
+            self._last_records[block] = report["records"][-1]
+            self._recorder.add(report["records"])
+
+    def _statuses(self) -> list[WorkerStatus]:
+        statuses = []
+        for block, report in sorted(self._reports.items()):
+            record = self._last_records.get(block, {})
+            shares = self._shares.get(block, IDLE_SHARES)
+            home, guest = self._job.unit_names(block)
+            statuses.append(
+                WorkerStatus(
+                    block=block,
+                    units=" ".join(home) + (f" (+ {' '.join(guest)})" if guest else ""),
+                    step=record.get("step", -1) + 1,
+                    num_steps=self._job.num_steps,
+                    loss=record.get("loss"),
+                    probe_top1=record.get("probe_top1"),
+                    samples_per_s=record.get("samples_per_s", 0.0),
+                    compute_share=shares["compute_s"],
+                    wait_input_share=shares["wait_input_s"],
+                    wait_credit_share=shares["wait_credit_s"],
+                    wait_tie_share=shares["wait_tie_s"],
+                    queue_depth=report["queue_depth"],
+                    rss_bytes=report["rss_bytes"],
+                    state=report["state"],
+                )
+            )
+        return statuses
+
+    def _measure_blocks(self) -> None:
+        """Have each worker time its block while all others are idle, one after another."""
+        for block in range(self.num_workers):
+            order = msgpack.packb({"kind": "measure"})
+            self._socket.send_multipart([self._identities[block], order])
+            deadline_s = time.monotonic() + MEASURING_TIMEOUT_S
+            while time.monotonic() < deadline_s:
+                answer = self._listen()
+                if answer is not None and answer["kind"] == "measured":
+                    self._results[block]["measured"] = answer
+                    break
+
+    def _gather_weights(self) -> dict[str, Tensor]:
+        weights: dict[str, Tensor] = {}
+        for _, result in sorted(self._results.items()):
+            weights |= safetensors.torch.load(result["weights"])
+        return weights
+
+    def _finish(self, weights: dict[str, Tensor]) -> None:
+        self._console.print("evaluating on the held-out split ...", highlight=False)
+        units = self._job.evaluate(weights)
+        summary = summarise(
+            self._job,
+            [result for _, result in sorted(self._results.items())],
+            weights_sha256=digest.of_tensors(weights),
+            units=units,
+            started_t=self._program.started_t,
+            ended_t=time.time(),
+        )
+        self._recorder.write_summary(summary, self._console)

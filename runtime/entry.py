@@ -1,0 +1,19 @@
+"""The bodies of the keeper's children, imported where they run: the keeper stays light."""
+
+from multiprocessing.connection import Connection
+
+from runtime.program import Meeting, Program
+
+
+def coordinator(program: Program, meeting: Meeting, keeper: Connection) -> None:
+    """Run the coordinator in this process."""
+    from runtime.coordinator import run_coordinator
+
+    run_coordinator(program, meeting, keeper)
+
+
+def worker(program: Program, meeting: Meeting, k: int, generation: int, keeper: Connection) -> None:
+    """Run worker k in this process."""
+    from runtime.worker import run_worker
+
+    run_worker(program, meeting, k, generation, keeper)

@@ -1,0 +1,47 @@
+"""What the runtime must be told of a job: the seam through which launch hands it over.
+
+Owns the Protocols. Knows nothing of configs' contents: a job travels to its processes as text.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from runtime.core.plan import WorkerPlan
+from runtime.step import BlockStep, Specs
+
+
+class Job(Protocol):
+    """One resolved job, as every process of it sees it."""
+
+    @property
+    def num_workers(self) -> int: ...
+    @property
+    def num_steps(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def cores(self) -> int: ...
+    @property
+    def link(self) -> str: ...
+    @property
+    def bind(self) -> str: ...
+    @property
+    def report_every_s(self) -> float: ...
+    def plan(self, k: int) -> WorkerPlan:
+        """Worker k's steps, streams and windows."""
+
+    def specs(self, edge: int) -> Specs:
+        """What crosses the edge between workers `edge` and `edge` + 1."""
+
+    def build_block(self, k: int) -> BlockStep:
+        """Build worker k's block; called once, in its process, on its compute thread."""
+
+    def unit_names(self, k: int) -> tuple[Sequence[str], Sequence[str]]:
+        """The names of block k's home units and guest units."""
+
+    def evaluate(self, weights: Mapping[str, Tensor]) -> Sequence[Mapping[str, Any]]:
+        """Held-out accuracy after every unit, lowest first, from the weights alone."""

@@ -1,0 +1,24 @@
+"""Ties a process's life to its parent's, so that nothing outlives a run.
+
+Owns the kernel's parent-death signal. Preloaded into the fork server, which so dies with its
+keeper, as each worker dies with the fork server.
+"""
+
+import ctypes
+import os
+import signal
+
+PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent(parent_pid: int | None = None) -> None:
+    """Have the kernel kill this process (SIGKILL) when the thread that started it ends.
+
+    Does not outlive a fork: each process says it for itself. Ends at once where the parent, if
+    its pid is given, has gone already. Raises OSError where the kernel refuses.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if parent_pid is not None and os.getppid() != parent_pid:
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,60 @@
+"""Writes a run's directory as the run goes: metrics, TensorBoard events, weights, summary.
+
+Owns what is written when. Knows nothing of where records come from; the sequential program and
+the coordinator share it.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import safetensors.torch
+from rich.console import Console
+from torch import Tensor
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from runtime.closing_table import render_closing
+from runtime.run_dir import RunDir
+
+SCALARS = ("loss", "probe_top1", "samples_per_s")
+
+
+class Recorder:
+    """One run's records; `close` when the run ends, whichever way."""
+
+    def __init__(self, run_dir: RunDir) -> None:
+        self.run_dir = run_dir
+        self._events = SummaryWriter(str(run_dir.tensorboard))  # type: ignore[no-untyped-call]
+
+    def add(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Append step records to metrics.jsonl, flushed, and to the TensorBoard events."""
+        records = list(records)
+        self.run_dir.append_metrics(records)
+        for record in records:
+            for name in SCALARS:
+                if record[name] is not None and math.isfinite(record[name]):
+                    self._events.add_scalar(  # type: ignore[no-untyped-call]
+                        f"{name}/block{record['block']}",
+                        record[name],
+                        record["step"],
+                        walltime=record["t"],
+                    )
+
+    def write_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Write weights.safetensors as one: a reader sees the old file or the new."""
+        path = self.run_dir.weights
+        temporary = path.with_name(f".{path.name}.tmp")
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in weights.items()}
+        safetensors.torch.save_file(tensors, temporary)
+        temporary.replace(path)
+
+    def write_summary(self, summary: Mapping[str, Any], console: Console) -> None:
+        """Write summary.json and show the closing tables."""
+        self.run_dir.write_summary(summary)
+        render_closing(summary, console)
+        console.print(f"\nrun directory: {self.run_dir.path}", soft_wrap=True, highlight=False)
+
+    def close(self) -> None:
+        """Flush and close everything."""
+        self._events.close()  # type: ignore[no-untyped-call]
+        self.run_dir.close()

@@ -1,0 +1,93 @@
+"""How the processes of a job find each other: a key-value store, opened in each of them.
+
+Owns the keys. Under torchrun the store is the agent's TCPStore; without it a FileStore on memory
+that the keeper owns. It holds addresses and the resolved config, and is not used after the start.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed as dist
+
+from runtime.program import Meeting
+
+STORE_TIMEOUT_S = 120.0
+JOB_KEY = "job"
+RUN_DIR_KEY = "loco/run-dir"
+
+
+class RendezvousError(Exception):
+    """The other processes of the job did not turn up in time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Announcement:
+    """What the coordinator tells every worker: the job, or that there is none."""
+
+    refused: bool
+    job_text: str = ""
+    run_id: str = ""
+    run_dir: str = ""
+    coordinator: str = ""
+
+
+class Rendezvous:
+    """The store, with this attempt's keys kept apart from those of attempts before."""
+
+    def __init__(self, store: dist.Store, *, attempt: int) -> None:
+        self.attempt = attempt
+        self._lasting = store
+        self._store = dist.PrefixStore(f"loco/{attempt}", store)
+
+    def announce(self, announcement: Announcement) -> None:
+        """Tell every worker of this attempt."""
+        self._store.set(JOB_KEY, json.dumps(vars(announcement)))
+
+    def await_announcement(self) -> Announcement:
+        """Wait for the coordinator. Raises RendezvousError after STORE_TIMEOUT_S."""
+        found: dict[str, Any] = json.loads(self._get(JOB_KEY))
+        return Announcement(**found)
+
+    def publish_edge(self, edge: int, address: str) -> None:
+        """Say where the lower end of an edge listens."""
+        self._store.set(f"edge/{edge}", address)
+
+    def await_edge(self, edge: int) -> str:
+        """Wait for an edge's address. Raises RendezvousError after STORE_TIMEOUT_S."""
+        return self._get(f"edge/{edge}")
+
+    def remember_run_dir(self, path: str) -> None:
+        """Keep the run directory for a restart by the same launcher."""
+        self._lasting.set(RUN_DIR_KEY, path)
+
+    def recall_run_dir(self) -> str | None:
+        """The directory of an attempt before this one, if there was one."""
+        if self.attempt == 0 or not self._lasting.check([RUN_DIR_KEY]):
+            return None
+        return self._lasting.get(RUN_DIR_KEY).decode()
+
+    def _get(self, key: str) -> str:
+        try:
+            self._store.wait([key], timedelta(seconds=STORE_TIMEOUT_S))
+        except (RuntimeError, dist.DistStoreError) as error:
+            raise RendezvousError(
+                f"no word of {key!r} from the other processes in {STORE_TIMEOUT_S:.0f} s"
+            ) from error
+        value: bytes = self._store.get(key)
+        return value.decode()
+
+
+def open_rendezvous(meeting: Meeting) -> Rendezvous:
+    """Connect; waits at most STORE_TIMEOUT_S for torchrun's store."""
+    if meeting.file is not None:
+        return Rendezvous(dist.FileStore(meeting.file, -1), attempt=0)
+    store = dist.TCPStore(
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        is_master=False,
+        timeout=timedelta(seconds=STORE_TIMEOUT_S),
+    )
+    return Rendezvous(store, attempt=int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")))

@@ -1,0 +1,101 @@
+"""What a run comes to: the figures of summary.json, from what the workers handed in.
+
+Owns the arithmetic of the summary. Measured figures come from workers and evaluation; what is
+predicted from block times says so by its name's place under `benefit`.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from runtime import digest
+from runtime.job import Job
+
+MICROBATCHES = 8  # of the lock-step schedule that predictions are compared with
+
+
+def summarise(
+    job: Job,
+    results: Sequence[Mapping[str, Any]],
+    *,
+    weights_sha256: str,
+    units: Sequence[Mapping[str, Any]],
+    started_t: float,
+    ended_t: float,
+) -> dict[str, Any]:
+    """Make the summary of a finished run; `results` holds one report a block, lowest first."""
+    predicted = throughput_from_block_times(
+        [result.get("measured") for result in results],
+        batch_size=job.batch_size,
+        cores=job.cores,
+    )
+    samples_per_s = min(result["last"]["samples_per_s"] for result in results)
+    trained = sum(result["counters"]["trained"] for result in results)
+    return {
+        "samples_per_s": samples_per_s,
+        "ceiling_samples_per_s": predicted["ceiling_samples_per_s"],
+        "wall_s": ended_t - started_t,
+        "time_to_first_step_s": min(result["first_step_t"] for result in results) - started_t,
+        "steps": job.num_steps,
+        "weights_sha256": weights_sha256,
+        "state_sha256": digest.combine(result["digests"] for result in results),
+        "final": {key: units[-1][key] for key in ("linear_top1", "knn_top1")} if units else {},
+        "units": list(units),
+        "blocks": [_block(job, k, result) for k, result in enumerate(results)],
+        "batches": {
+            "sent": sum(result["counters"]["sent"] for result in results),
+            "trained": trained,
+            "lost": job.num_steps * job.num_workers - trained,
+            "replayed": sum(result["counters"]["replayed"] for result in results),
+            "duplicates_dropped": sum(r["counters"]["duplicates_dropped"] for r in results),
+        },
+        "benefit": {"samples_per_s": samples_per_s, "cores": job.cores, **predicted},
+    }
+
+
+def _block(job: Job, k: int, result: Mapping[str, Any]) -> dict[str, Any]:
+    units, guest_units = job.unit_names(k)
+    seconds = result["seconds"]
+    total_s = sum(seconds.values())
+    measured = result.get("measured") or {}
+    return {
+        "index": k,
+        "units": list(units),
+        "guest_units": list(guest_units),
+        "loss": result["last"]["loss"],
+        "probe_top1": result["last"]["probe_top1"],
+        **seconds,
+        "utilisation": seconds["compute_s"] / total_s if total_s else None,
+        "alone_step_s": measured.get("step_s"),
+        "alone_cpu_s": measured.get("cpu_s"),
+        "restarts": result.get("restarts", 0),
+        "peak_rss_bytes": result["peak_rss_bytes"],
+    }
+
+
+def throughput_from_block_times(
+    measured: Sequence[Mapping[str, float] | None], *, batch_size: int, cores: int
+) -> dict[str, Any]:
+    """Samples/s that block times allow; each block was timed alone, in wall and CPU seconds.
+
+    ceiling: the slowest block, or all CPU time over the cores, whichever binds. one_process:
+    blocks after one another. lock_step: GPipe's schedule (arXiv 1811.06965) with MICROBATCHES
+    micro-batches, its bubble of (P - 1) slots a batch included and transfers free.
+    """
+    times = [m for m in measured if m is not None]
+    if len(times) < len(measured):
+        none = dict.fromkeys(("ceiling", "one_process", "lock_step"))
+        return {f"{name}_samples_per_s": value for name, value in none.items()} | {
+            "lock_step_microbatches": MICROBATCHES
+        }
+    slowest_s = max(m["step_s"] for m in times)
+    cpu_bound_s = sum(m["cpu_s"] for m in times) / cores
+    bubble = (MICROBATCHES + len(times) - 1) / MICROBATCHES
+    step_s = {
+        "ceiling": max(slowest_s, cpu_bound_s),
+        "one_process": math.fsum(m["step_s"] for m in times),
+        "lock_step": max(bubble * slowest_s, cpu_bound_s),
+    }
+    return {f"{name}_samples_per_s": batch_size / value for name, value in step_s.items()} | {
+        "lock_step_microbatches": MICROBATCHES
+    }

@@ -1,0 +1,203 @@
+"""What a user may say about a run, and what he is told when he can't."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from launch.config import ConfigError, RunConfig, from_toml, parse, to_toml
+
+
+def write(path: Path, text: str) -> list[str]:
+    path.write_text(text)
+    return ["--config", str(path)]
+
+
+def refusal(argv: list[str]) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse(argv, prog="pipeline.py")
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_no_argument_gives_the_defaults():
+    assert parse([], prog="pipeline.py") == RunConfig()
+
+
+def test_flags_fill_fields_of_every_type(tmp_path):
+    argv = f"--cuts 0,1,3 --decoder-depth 1,1,0 --lr 1e-2 --tie none --run-dir {tmp_path}"
+    config = parse(argv.split(), prog="pipeline.py")
+    expected = RunConfig(cuts=(0, 1, 3), decoder_depth=(1, 1, 0), lr=0.01, tie="none")
+    assert config == expected
+    assert config.run_dir == tmp_path
+
+
+def test_a_flag_wins_over_the_file(tmp_path):
+    file = write(tmp_path / "run.toml", "lag = 4\nalpha = 0.5\ncuts = [0, 2]\ndecoder-depth = [2]")
+    config = parse(["--lag", "3", *file], prog="pipeline.py")
+    assert config == RunConfig(lag=3, alpha=0.5, cuts=(0, 2), decoder_depth=(2,))
+    assert config.config == tmp_path / "run.toml"
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--epochs", "2"], {"epochs": 2, "steps": None}),
+        (["--workers", "2"], {"workers": 2, "cuts": None}),
+        (["--cuts", "0,3"], {"workers": None, "cuts": (0, 3)}),
+        (["--lag", "5"], {"lag": 5, "window": None}),
+        (["--method", "e2e"], {"method": "e2e", "workers": None, "cuts": None}),
+        (["--epochs", "2", "--steps", "9"], {"epochs": 2, "steps": 9}),
+    ],
+)
+def test_a_flag_drops_what_followed_from_it_in_the_file(tmp_path, flags, expected):
+    resolved = RunConfig(workers=4, cuts=(0, 1, 2, 3), epochs=30, steps=330, window=2)
+    config = parse([*write(tmp_path / "run.toml", to_toml(resolved)), *flags], prog="x")
+    assert config == replace(resolved, **expected)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        RunConfig(),
+        RunConfig(workers=2, cuts=(0, 1), decoder_depth=(1, 0), lr=1 / 3, alpha=1e-9),
+        RunConfig(model='odd "name"\\ [x]', tie="gradient", lag=0, window=9, device="cuda"),
+        RunConfig(run_dir=Path("somewhere"), config=Path("else.toml")),
+    ],
+)
+def test_toml_gives_back_an_equal_config(tmp_path, config):
+    again = parse(write(tmp_path / "config.toml", to_toml(config)), prog="pipeline.py")
+    assert again == config
+    assert from_toml(to_toml(config)) == config
+
+
+def test_help_names_every_flag_and_exits_with_0(capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse(["--help"], prog="pipeline.py")
+    assert caught.value.code == 0
+    printed = capsys.readouterr().out
+    flags = (
+        "--run-dir --config --workers --model --overlap --cuts --tie --lag --alpha --objective "
+        "--temperature --optimizer --lr --epochs --steps --batch-size --seed --threads --link "
+        "--method --data --device --decoder-depth"
+    )
+    assert "pipeline.py" in printed
+    assert [flag for flag in flags.split() if f" {flag} " not in printed] == []
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("--lga 3", "Unknown option: --lga. Did you mean --lag?"),
+        ("--zzzzzz 3", "Unknown option: --zzzzzz; see --help"),
+        ("--lag", "Parameter --lag requires an argument; see --help"),
+        ("--lag x", "Invalid value for --lag: 'x' is not a whole number; see --help"),
+        ("--lag 1.5", "Invalid value for --lag: '1.5' is not a whole number; see --help"),
+        ("--lag 1 --lag 2", "Parameter --lag specified multiple times; see --help"),
+        ("--lr x", 'Invalid value for --lr: unable to convert "x" into float; see --help'),
+        (
+            "--tie tight",
+            'Invalid value "tight" for --tie. Choose from: "gradient", "elastic", "none"; '
+            "see --help",
+        ),
+        ("--cuts 0,x", "Invalid value for --cuts: 'x' is not a whole number; see --help"),
+        ("digits", "'digits' is not understood; flags begin with --, and --help lists them"),
+    ],
+)
+def test_a_flag_that_is_not_understood(argv, message):
+    assert refusal(argv.split()) == message
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("--lag -1", "lag -1 can't be; give 0 or more steps; 0 ties neighbours step by step"),
+        ("--overlap -1", "overlap -1 can't be; give 0 or more units; 0 shares nothing"),
+        ("--alpha 1.5", "alpha 1.5 can't be; give a pull from 0 to 1, such as 0.02"),
+        ("--temperature 0", "temperature 0.0 can't be; give a figure above 0, such as 0.5"),
+        ("--lr nan", "lr nan can't be; give a rate above 0, such as 0.002"),
+        ("--weight-decay -1", "weight-decay -1.0 can't be; give 0 or more, such as 0.0001"),
+        ("--warmup-steps -1", "warmup-steps -1 can't be; give 0 or more steps"),
+        (
+            "--batch-size 1",
+            "batch-size 1 can't be; give at least 2 images, for a loss contrasts them",
+        ),
+        ("--epochs 0", "epochs 0 can't be; give at least 1"),
+        ("--steps 0", "steps 0 can't be; give at least 1"),
+        ("--workers 0", "workers 0 can't be; give at least 1"),
+        ("--threads 0", "threads 0 can't be; give at least 1"),
+        ("--seed -1", "seed -1 can't be; give 0 or more"),
+        ("--split -1", "split -1 can't be; give 0 or more"),
+        (
+            "--window 1",
+            "window 1 can't be; give at least 2, so that one moves while one is computed",
+        ),
+        ("--report-every-s 0", "report-every-s 0.0 can't be; give seconds above 0, such as 0.5"),
+        ("--cuts 1,2", "cuts 1,2 can't be; begin with 0, the first unit of the network"),
+        (
+            "--cuts 0,2,1",
+            "cuts 0,2,1 can't be; give the first unit of each home in rising order, such as "
+            "0,1,2,3",
+        ),
+        (
+            "--decoder-depth 1,-1",
+            "decoder-depth 1,-1 can't be; give 0 or more conv blocks, as in 1",
+        ),
+    ],
+)
+def test_a_value_that_cannot_be(argv, message):
+    assert refusal(argv.split()) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lga = 3", "has an unknown key 'lga'; did you mean 'lag'?"),
+        ("run_dir = 'x'", "has an unknown key 'run_dir'; did you mean 'run-dir'?"),
+        ("config = 'x'", "has an unknown key 'config'; --help lists the keys"),
+        ("lag = = 3", "is not valid TOML: Invalid value (at line 1, column 7)"),
+        ("[model]\nname = 'mlp'", ": 'model' is a table; give a plain value"),
+        ("lr = 1979-05-27", ": 'lr' is date; give a plain value"),
+    ],
+)
+def test_a_file_that_is_not_understood_is_named(tmp_path, text, message):
+    refused = refusal(write(tmp_path / "run.toml", text))
+    assert refused.removeprefix(f"config file '{tmp_path}/run.toml'").strip() == message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lag = -1", "lag -1 can't be; give 0 or more steps; 0 ties neighbours step by step"),
+        ("lag = true", "Invalid value for [lag]: 'True' is not a whole number ({}); see --help"),
+        ("cuts = [0, 1.5]", "Invalid value for [cuts]: '1.5' is not a whole number ({}); see "),
+    ],
+)
+def test_a_files_value_that_cannot_be(tmp_path, text, message):
+    file = write(tmp_path / "run.toml", text)
+    assert refusal(file).startswith(message.format(file[1]))
+
+
+def test_a_missing_file(tmp_path):
+    path = tmp_path / "none.toml"
+    assert refusal(["--config", str(path)]) == (
+        f"config file '{path}': no such file or directory; check the path"
+    )
+
+
+def test_a_file_that_is_no_text(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_bytes(b"\xff\xfe")
+    assert "is not valid TOML" in refusal(["--config", str(path)])
+
+
+def test_reading_a_config_stays_light():
+    code = (
+        "import sys; from launch.config import parse; parse([], prog='x');"
+        "print([m for m in ('torch', 'zmq', 'sklearn', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

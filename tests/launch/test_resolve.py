@@ -1,0 +1,266 @@
+"""What a configuration becomes on a given machine, and what is refused before anything starts."""
+
+import sys
+
+import pytest
+
+from launch.config import ConfigError, RunConfig, parse, to_toml
+from launch.resolve import ConcreteConfig, Environment, Resolved, resolve
+
+USERS_MODULE = """
+import torch
+from torch import nn
+
+def build():
+    return nn.Sequential(nn.Flatten(), nn.Linear(256, 8), nn.ReLU())
+
+def build_linear():
+    return nn.Linear(256, 8)
+
+def twelve():
+    images = torch.rand(12, 1, 16, 16)
+    labels = torch.arange(12) % 3
+    return images, labels, images[:3], labels[:3]
+"""
+
+
+def machine(**changes: int | None) -> Environment:
+    facts: dict[str, int | None] = {
+        "world_size": None,
+        "local_world_size": None,
+        "cores": 2,
+        "gpus": 0,
+    }
+    return Environment(**(facts | changes))
+
+
+def torchrun(world_size: int, local_world_size: int | None = None) -> Environment:
+    return machine(world_size=world_size, local_world_size=local_world_size or world_size)
+
+
+def resolved(environment: Environment | None = None, **settings: object) -> Resolved:
+    return resolve(RunConfig(**settings), environment=environment or machine())
+
+
+def refusal(environment: Environment | None = None, **settings: object) -> str:
+    with pytest.raises(ConfigError) as caught:
+        resolved(environment, **settings)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture
+def users_module(tmp_path, monkeypatch):
+    (tmp_path / "users_module.py").write_text(USERS_MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p != str(tmp_path)])
+    yield "users_module"
+    sys.modules.pop("users_module", None)
+
+
+def test_the_defaults_are_locos_cut_for_four_workers():
+    run = resolved()
+    assert run.config == ConcreteConfig(
+        workers=4,
+        cuts=(0, 1, 2, 3),
+        decoder_depth=(1, 1, 1, 1),
+        epochs=30,
+        steps=330,
+        threads=1,
+        device="cpu",
+        link="zmq-ipc",
+        window=2,
+    )
+    assert run.network.units[0].name == "stem"
+    assert run.partition.cuts == (0, 1, 2, 3)
+    assert (run.image_shape, run.num_classes, run.num_train) == ((1, 16, 16), 10, 1437)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"workers": 2, "lag": 3, "decoder_depth": (2,)},
+        {"steps": 25, "cuts": (0, 2), "decoder_depth": (1, 0)},
+        {"method": "e2e", "workers": 4},
+    ],
+)
+def test_giving_back_the_resolved_config_repeats_the_run(tmp_path, settings):
+    first = resolved(**settings)
+    file = tmp_path / "config.toml"
+    file.write_text(to_toml(first.config))
+    again = resolve(parse(["--config", str(file)], prog="x"), environment=machine())
+    assert again.config == first.config
+    assert again.partition == first.partition
+
+
+@pytest.mark.parametrize(
+    ("settings", "environment", "workers"),
+    [
+        ({}, machine(), 4),
+        ({"workers": 3}, machine(), 3),
+        ({}, torchrun(2), 2),
+        ({"workers": 2}, torchrun(2), 2),
+        ({"cuts": (0, 2)}, machine(), 2),
+        ({"model": "mlp", "overlap": 2, "decoder_depth": (0,)}, machine(), 2),
+    ],
+)
+def test_number_of_workers(settings, environment, workers):
+    assert resolved(environment, **settings).config.workers == workers
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("overlap", [0, 1])
+def test_every_number_of_workers_up_to_the_units_works(workers, overlap):
+    run = resolved(workers=workers, overlap=overlap)
+    assert run.partition.num_blocks == workers == len(run.config.decoder_depth)
+
+
+def test_stages_too_short_for_the_overlap_give_way_to_balanced_cuts():
+    run = resolved(workers=2, overlap=2, model="resnet18-cifar")
+    assert min(len(home) for home in run.partition.homes[1:]) >= 2
+
+
+def test_threads_are_shared_among_the_workers_of_a_host():
+    cores = {"cores": 16}
+    assert resolved(machine(**cores)).config.threads == 4
+    assert resolved(machine(**cores), method="e2e").config.threads == 16
+    assert resolved(machine(**cores), threads=3).config.threads == 3
+    two_hosts = machine(world_size=4, local_world_size=2, **cores)
+    assert resolved(two_hosts).config.threads == 8
+    assert resolved(machine(cores=1)).config.threads == 1
+
+
+def test_length_in_epochs_or_steps():
+    assert resolved(epochs=2).config.steps == 22
+    by_steps = resolved(epochs=2, steps=12).config
+    assert (by_steps.epochs, by_steps.steps) == (2, 12)
+    assert resolved(steps=23).config.epochs == 3
+
+
+def test_window_follows_the_lag():
+    assert [resolved(lag=lag).config.window for lag in (0, 1, 4)] == [2, 2, 5]
+    assert resolved(lag=4, window=3).config.window == 3
+
+
+def test_device():
+    assert resolved(machine(gpus=1)).config.device == "cuda"
+    assert resolved(machine(gpus=1), device="cpu").config.device == "cpu"
+    assert refusal(device="cuda") == (
+        "device cuda is asked for, but no GPU is seen; use --device cpu or auto"
+    )
+
+
+def test_link():
+    two_hosts = torchrun(4, local_world_size=2)
+    assert resolved(torchrun(4), link="zmq").config.link == "zmq-ipc"
+    assert resolved(link="zmq-tcp").config.link == "zmq-tcp"
+    assert resolved(two_hosts).config.link == "zmq-tcp"
+    assert refusal(two_hosts, link="zmq-ipc") == (
+        "link zmq-ipc reaches one host only; use --link zmq-tcp or auto"
+    )
+
+
+def test_end_to_end_is_one_block_with_the_top_blocks_decoder():
+    run = resolved(method="e2e", workers=4, cuts=(0, 1, 2, 3), decoder_depth=(1, 1, 1, 2))
+    assert (run.config.workers, run.config.cuts, run.config.decoder_depth) == (1, (0,), (2,))
+    assert refusal(torchrun(4), method="e2e") == (
+        "method e2e trains in one worker, not in torchrun's 4; start it with --nproc_per_node=1 "
+        "or with launch/sequential.py"
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "environment", "message"),
+    [
+        (
+            {"workers": 6},
+            machine(),
+            "6 workers with overlap 1 don't fit a network of 5 units; at most 5 do",
+        ),
+        (
+            {},
+            torchrun(6),
+            "6 workers with overlap 1 don't fit a network of 5 units; at most 5 do",
+        ),
+        (
+            {"workers": 3},
+            torchrun(4),
+            "workers 3 is unlike torchrun's world size 4; leave --workers out, give --workers 4, "
+            "or start torchrun with --nproc_per_node=3",
+        ),
+        (
+            {"workers": 4, "cuts": (0, 1, 2)},
+            machine(),
+            "cuts 0,1,2 make 3 blocks for 4 workers; give 4 cuts, or leave them out",
+        ),
+        (
+            {"cuts": (0, 7)},
+            machine(),
+            "cuts 0,7 end past the last unit; the highest is 4",
+        ),
+        (
+            {"cuts": (0, 1, 2), "overlap": 2},
+            machine(),
+            "overlap 2 exceeds the home of units 1..1; with cuts 0,1,2 it can be at most 1",
+        ),
+        (
+            {"decoder_depth": (1, 2)},
+            machine(),
+            "decoder-depth 1,2 has 2 figures for 4 blocks; give one for all, or 4",
+        ),
+        (
+            {"batch_size": 2000},
+            machine(),
+            "batch size 2000 for 1437 training images; choose from 1 to 1437",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_what_does(settings, environment, message):
+    assert refusal(environment, **settings) == message
+
+
+@pytest.mark.parametrize(
+    ("settings", "fragments"),
+    [
+        ({"model": "resnet-smal"}, ["'resnet-smal'", "did you mean 'resnet-small'?"]),
+        ({"model": "nowhere:build"}, ["no module 'nowhere'"]),
+        ({"data": "digit"}, ["'digit'", "did you mean 'digits'?"]),
+        ({"data": "synthetic:3x"}, ["'synthetic:3x'", "synthetic:3x32x32"]),
+        ({"objective": "nt-xnt"}, ["'nt-xnt'", "did you mean 'nt-xent'?"]),
+        ({"optimizer": "adam"}, ["'adam'", "did you mean 'adamw'?"]),
+        ({"split": 7}, ["split 7", "0 to 4"]),
+    ],
+)
+def test_a_name_that_does_not_exist_is_named_with_what_does(settings, fragments):
+    message = refusal(**settings)
+    assert [fragment for fragment in fragments if fragment not in message] == []
+
+
+def test_a_users_model_and_data_are_found_in_the_current_directory(users_module):
+    run = resolved(
+        model=f"{users_module}:build",
+        data=f"{users_module}:twelve",
+        batch_size=4,
+        workers=2,
+        decoder_depth=(0,),
+    )
+    assert [unit.name for unit in run.network.units] == ["0", "1", "2"]
+    assert (run.num_train, run.num_classes, run.config.steps) == (12, 3, 90)
+
+
+def test_a_users_model_of_one_unit_runs_in_one_worker(users_module):
+    message = refusal(model=f"{users_module}:build_linear")
+    assert "an nn.Sequential is needed" in message
+    assert resolved(model=f"{users_module}:build", decoder_depth=(0,)).config.workers == 3
+
+
+def test_environment_reads_what_torchrun_sets(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert Environment.from_process().world_size is None
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    environment = Environment.from_process()
+    assert (environment.world_size, environment.local_world_size) == (4, 2)
+    assert environment.cores >= 1
