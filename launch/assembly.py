@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from launch.config import to_toml
 from launch.resolve import ConcreteConfig, Resolved
 from models.block import Feed, LocalBlock, Payload, Recipe
 from models.data import ImageData, batch_indices, load_data
 from models.evaluation import evaluate
-from models.network import count_costs
 from models.objectives import load_objective
 from models.views import two_views
 from runtime.core.plan import Stream, Window, WorkerPlan
@@ -37,6 +37,7 @@ class LocalLearningJob:
         self.link: str = config.link
         self.bind = config.bind
         self.report_every_s = config.report_every_s
+        self.config_toml = to_toml(config)
 
     @cached_property
     def data(self) -> ImageData:
@@ -71,7 +72,7 @@ def build_block(resolved: Resolved, k: int, data: ImageData | None) -> LocalBloc
     """Build block k; only block 0 needs the data."""
     config, partition = resolved.config, resolved.partition
     block = partition.blocks[k]
-    costs = count_costs(resolved.network, resolved.image_shape)
+    costs = resolved.costs
     top = (*block.home, *block.guest)[-1]
     recipe = Recipe(
         tie=config.tie,
@@ -125,11 +126,9 @@ def make_feed(resolved: Resolved, data: ImageData) -> Feed:
 def edge_specs(resolved: Resolved, edge: int) -> Specs:
     """What crosses the edge between blocks `edge` and `edge` + 1; a private guest sends no tie."""
     config, block = resolved.config, resolved.partition.blocks[edge]
-    costs = count_costs(resolved.network, resolved.image_shape)
+    costs = resolved.costs
     batch = config.batch_size
-    activation = TensorSpec(
-        shape=(2 * batch, *costs[block.home[-1]].output_shape), dtype="float32"
-    )
+    activation = TensorSpec(shape=(2 * batch, *costs[block.home[-1]].output_shape), dtype="float32")
     specs = {Stream.ACTIVATION: (activation, TensorSpec(shape=(batch,), dtype="int64"))}
     shared = sum(costs[unit].num_parameters for unit in block.guest)
     if shared and config.tie != "none":

@@ -1,7 +1,7 @@
 """The main job: every local block in its own worker process.
 
-    torchrun --nproc_per_node=4 launch/pipeline.py
-    python launch/pipeline.py --workers 4
+torchrun --nproc_per_node=4 launch/pipeline.py
+python launch/pipeline.py --workers 4
 """
 
 import os

@@ -19,7 +19,7 @@ from runtime.program import Program
 if TYPE_CHECKING:
     from launch.assembly import LocalLearningJob
 
-PRELOAD = ("runtime.coordinator", "runtime.worker", "launch.assembly", "launch.resolve")
+PRELOAD = ("runtime.coordinator", "runtime.worker", "launch.assembly")
 
 
 def make_program(config: RunConfig, *, name: str) -> Program:
@@ -36,20 +36,18 @@ def make_program(config: RunConfig, *, name: str) -> Program:
 
 
 def resolve_text(config: RunConfig) -> str:
-    """Resolve a config on this machine and return it as TOML. Raises ConfigError."""
-    from launch.config import to_toml
-    from launch.resolve import Environment, resolve
+    """Resolve a config on this machine and return it as text. Raises ConfigError."""
+    from launch.resolve import Environment, dump, resolve
 
-    return to_toml(resolve(config, environment=Environment.from_process()).config)
+    return dump(resolve(config, environment=Environment.from_process()))
 
 
 def load_job(text: str) -> LocalLearningJob:
-    """Make the job of a resolved config's TOML."""
+    """Make the job of what `resolve_text` returned."""
     from launch.assembly import LocalLearningJob
-    from launch.config import from_toml
-    from launch.resolve import Environment, resolve
+    from launch.resolve import restore
 
-    return LocalLearningJob(resolve(from_toml(text), environment=Environment.from_process()))
+    return LocalLearningJob(restore(text))
 
 
 def command_time() -> float:

@@ -6,17 +6,19 @@ Must not start anything.
 """
 
 import dataclasses
+import json
 import math
 import os
 import sys
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import torch
 
-from launch.config import ConfigError, RunConfig
+from launch.config import ConfigError, RunConfig, from_toml, to_toml
 from models.data import ImageData, load_data, steps_per_epoch
-from models.network import Network, count_costs
+from models.network import Network, UnitCost, count_costs
 from models.objectives import load_objective
 from models.optimizers import load_optimizer
 from models.registry import load_network
@@ -73,6 +75,11 @@ class Resolved:
     num_classes: int
     num_train: int
 
+    @cached_property
+    def costs(self) -> list[UnitCost]:
+        """What each unit costs for one image."""
+        return count_costs(self.network, self.image_shape)
+
 
 def resolve(config: RunConfig, *, environment: Environment) -> Resolved:
     """Decide what is open and check the rest; resolving the result again changes nothing.
@@ -80,12 +87,40 @@ def resolve(config: RunConfig, *, environment: Environment) -> Resolved:
     Loads the data and the network, the user's own modules from the current directory included.
     Raises ConfigError.
     """
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    _let_users_modules_be_found()
     try:
         return _resolve(config, environment)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def dump(resolved: Resolved) -> str:
+    """Write what was decided as text, for `restore` in another process or on another host."""
+    facts = {name: getattr(resolved, name) for name in ("image_shape", "num_classes", "num_train")}
+    return json.dumps({"config": to_toml(resolved.config), **facts})
+
+
+def restore(text: str) -> Resolved:
+    """Read back what `dump` wrote, without loading the data or looking at this machine."""
+    _let_users_modules_be_found()
+    facts = json.loads(text)
+    config = _with(from_toml(facts["config"]))
+    image_shape = tuple(facts["image_shape"])
+    network = load_network(config.model, image_shape, seed=config.seed)
+    return Resolved(
+        config=config,
+        partition=Partition(num_units=len(network.units), cuts=config.cuts, overlap=config.overlap),
+        network=network,
+        image_shape=image_shape,
+        num_classes=facts["num_classes"],
+        num_train=facts["num_train"],
+    )
+
+
+def _let_users_modules_be_found() -> None:
+    """Dotted names are looked up from the current directory too."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
 
 
 def _resolve(config: RunConfig, environment: Environment) -> Resolved:

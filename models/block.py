@@ -8,7 +8,7 @@ Shapes: B batch, C channels, H height, W width, N = 2B (both views stacked), D f
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -20,7 +20,7 @@ from models import randomness
 from models.heads import build_head, pool
 from models.network import Network
 from models.objectives import Objective
-from models.optimizers import learning_rate, load_optimizer
+from models.optimizers import learning_rate, load_optimizer, step_optimizer
 from models.probe import LinearProbe
 
 Tie = Literal["gradient", "elastic", "none"]
@@ -83,22 +83,21 @@ class LocalBlock:
         build = {i: network.build_unit(i, seed=recipe.seed) for i in self._units}
         self._home = nn.ModuleDict({str(i): build[i] for i in home}).to(self.device)
         self._guest = nn.ModuleDict({str(i): build[i] for i in guest}).to(self.device)
-        self._head = self._build_head(network, (*home, *guest)[-1], output_shape, num_classes)
+        self._top_name = network.units[(*home, *guest)[-1]].name
+        self._head = self._build_head(output_shape, num_classes)
         self.probe = LinearProbe(math.prod(home_shape[:1]), num_classes)
         self._lent = _parameters(self._home[str(i)] for i in lent)
         self._borrowed = _parameters(self._guest.values())
-        trained = [p for m in (self._home, self._guest, self._head) for p in m.parameters()]
+        self._trained = _parameters([self._home, self._guest, self._head])
         self._optimizer = load_optimizer(
-            recipe.optimizer, trained, lr=recipe.lr, weight_decay=recipe.weight_decay
+            recipe.optimizer, self._trained, lr=recipe.lr, weight_decay=recipe.weight_decay
         )
         self._output_NCHW: Tensor | None = None
         self._labels_B: Tensor | None = None
         self.loss = math.nan
 
-    def _build_head(
-        self, network: Network, top: int, shape: tuple[int, ...], num_classes: int
-    ) -> nn.Module:
-        randomness.seed_torch(self.recipe.seed, "head", unit=network.units[top].name)
+    def _build_head(self, shape: tuple[int, ...], num_classes: int) -> nn.Module:
+        randomness.seed_torch(self.recipe.seed, "head", unit=self._top_name)
         width = self._objective.head_features
         depth = self.recipe.decoder_depth
         if width is None:
@@ -141,9 +140,10 @@ class LocalBlock:
         # Before the guest, which may work in place on what it is given.
         features_ND = pool(output_NCHW.detach()).clone()
         top_NCHW = self._run(self._guest, output_NCHW, step)
-        randomness.seed_torch(self.recipe.seed, "head-dropout", step=step)
+        randomness.seed_torch(self.recipe.seed, "head-dropout", unit=self._top_name, step=step)
         loss = self._objective(self._head(top_NCHW), self._labels_B)
-        self._optimizer.zero_grad(set_to_none=True)
+        for parameter in self._trained:
+            parameter.grad = None
         loss.backward()
         self.loss = float(loss.detach())
         self.probe.observe(features_ND, self._labels_B.repeat(2))
@@ -190,7 +190,7 @@ class LocalBlock:
         )
         for group in self._optimizer.param_groups:
             group["lr"] = lr
-        self._optimizer.step()
+        step_optimizer(self._optimizer)
 
     # What it holds ----------------------------------------------------------------------------
 
@@ -223,7 +223,7 @@ class LocalBlock:
         }
 
 
-def _parameters(modules: Iterator[nn.Module] | Sequence[nn.Module]) -> list[nn.Parameter]:
+def _parameters(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
     return [p for module in modules for p in module.parameters() if p.requires_grad]
 
 

@@ -6,9 +6,11 @@ the batch of a step. Knows nothing of views' drawing or of blocks.
 Shapes: N images, C channels, H height, W width. A label of -1 means unlabelled.
 """
 
+import importlib.util
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -109,16 +111,12 @@ def _shuffled(num_train: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def _digits(split: int) -> ImageData:
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import StratifiedKFold
-
-    digits = load_digits()
-    small_N1HW = torch.from_numpy((digits.images / 16).astype(np.float32))[:, None]
+    values = np.loadtxt(_digits_file(), delimiter=",", dtype=np.float32)
+    small_N1HW = torch.from_numpy(values[:, :-1] / 16).reshape(-1, 1, 8, 8)
     images = functional.interpolate(small_N1HW, size=(16, 16), mode="bilinear")
-    labels = torch.from_numpy(digits.target.astype(np.int64))
-    # The folds are part of the data set, so no run's seed moves them.
-    folds = StratifiedKFold(NUM_SPLITS, shuffle=True, random_state=0)
-    train, test = list(folds.split(digits.images, digits.target))[split]
+    labels = torch.from_numpy(values[:, -1].astype(np.int64))
+    fold = _stratified_folds(values[:, -1])
+    train, test = np.flatnonzero(fold != split), np.flatnonzero(fold == split)
     return ImageData(
         train_images=images[train],
         train_labels=labels[train],
@@ -127,6 +125,26 @@ def _digits(split: int) -> ImageData:
         num_classes=10,
         views=DIGITS,
     )
+
+
+def _digits_file() -> Path:
+    """Where scikit-learn keeps its digits; importing it to ask would cost a second a process."""
+    found = importlib.util.find_spec("sklearn")
+    assert found is not None, "scikit-learn is a requirement of this package"
+    (root,) = found.submodule_search_locations or ()
+    return Path(root, "datasets", "data", "digits.csv.gz")
+
+
+def _stratified_folds(labels: np.ndarray) -> np.ndarray:
+    """Deal each class's images out to the folds in turn, in an order that no run's seed moves."""
+    fold = np.empty(len(labels), dtype=np.int64)
+    dealt = 0
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        order = randomness.generator(0, "folds", step=int(label)).permutation(members)
+        fold[order] = (dealt + np.arange(len(order))) % NUM_SPLITS
+        dealt += len(order)
+    return fold
 
 
 def _synthetic(name: str, seed: int) -> ImageData:

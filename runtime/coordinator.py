@@ -16,15 +16,14 @@ from typing import Any
 import msgpack
 import safetensors.torch
 import zmq
-from rich.console import Console
 from torch import Tensor
 
 from runtime import digest
 from runtime.job import Job
 from runtime.lifetime import die_with_parent
-from runtime.live_view import LiveView
-from runtime.recorder import Recorder
+from runtime.live_view import LiveView, make_console
 from runtime.program import REFUSED, Meeting, Program
+from runtime.recorder import Recorder
 from runtime.rendezvous import Announcement, Rendezvous, open_rendezvous
 from runtime.reports import WorkerStatus
 from runtime.run_dir import RunDir
@@ -52,7 +51,6 @@ def run_coordinator(program: Program, meeting: Meeting, keeper: Connection) -> N
             sys.exit(REFUSED)
         recorder = Recorder(run_dir)
         try:
-            run_dir.write_config(text)
             coordinator = Coordinator(program, text, recorder)
             keeper.send_bytes(msgpack.packb({"num_workers": coordinator.num_workers}))
             coordinator.run(rendezvous)
@@ -80,9 +78,10 @@ class Coordinator:
         self._program = program
         self._text = text
         self._job: Job = program.load(text)
+        recorder.run_dir.write_config(self._job.config_toml)
         self.num_workers = self._job.num_workers
         self._recorder = recorder
-        self._console = Console()
+        self._console = make_console()
         self._identities: dict[int, bytes] = {}
         self._reports: dict[int, dict[str, Any]] = {}
         self._last_records: dict[int, dict[str, Any]] = {}
@@ -126,6 +125,7 @@ class Coordinator:
             f" {self._job.batch_size} samples: {' | '.join(names)}",
             highlight=False,
             markup=False,
+            soft_wrap=True,
         )
 
     def _follow(self) -> None:
@@ -134,7 +134,8 @@ class Coordinator:
         with LiveView(self._job.num_steps, console=self._console) as view:
             while len(self._results) < self.num_workers:
                 self._listen()
-                if time.monotonic() - shown_s > VIEW_EVERY_S:
+                due = time.monotonic() - shown_s > VIEW_EVERY_S
+                if due and self._last_records:
                     shown_s = time.monotonic()
                     view.update(self._statuses())
             view.update(self._statuses())

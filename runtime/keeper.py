@@ -174,4 +174,3 @@ def _how_it_ended(code: int) -> str:
     if code < 0:
         return f"was killed by {signal.Signals(-code).name}"
     return f"failed with exit code {code}"
-

@@ -19,7 +19,14 @@ from runtime.reports import WorkerStatus
 
 PLAIN_LINE_EVERY_S = 5.0
 PLAIN_WIDTH = 100
+PLAIN_WIDTH = 110  # columns where no terminal sets a width
 UNKNOWN = "–"
+
+
+def make_console() -> Console:
+    """The console for people: as wide as the terminal, or wide enough for every table."""
+    console = Console()
+    return console if console.is_terminal else Console(width=PLAIN_WIDTH)
 
 
 class LiveView:

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 WARM_UP_STEPS = 2
 MEASURED_STEPS = 15
-MEASURING_LIMIT_S = 2.0
+MEASURING_LIMIT_S = 1.5
 COORDINATOR_PATIENCE_S = 600.0  # evaluation on a large data set takes its time
 
 
@@ -226,7 +226,9 @@ class Worker:
             "replayed": driver.core.num_replayed,
             "damaged": driver.damaged,
         }
-        home = {name: tensor.cpu().contiguous() for name, tensor in self._block.home_state().items()}
+        home = {
+            name: tensor.cpu().contiguous() for name, tensor in self._block.home_state().items()
+        }
         result = self._telemetry.closing(counters) | {
             "kind": "result",
             "digests": digest.block_records(self._k, self._block.state()),

@@ -35,7 +35,9 @@ class Partition:
         if not cuts or cuts[0] != 0:
             raise ValueError(f"cuts {_show(cuts)} must begin with 0, the first unit of the network")
         if any(a >= b for a, b in zip(cuts, cuts[1:], strict=False)):
-            raise ValueError(f"cuts {_show(cuts)} are out of order; each must exceed the one before")
+            raise ValueError(
+                f"cuts {_show(cuts)} are out of order; each must exceed the one before"
+            )
         if cuts[-1] >= self.num_units:
             last = self.num_units - 1
             raise ValueError(f"cuts {_show(cuts)} end past the last unit; the highest is {last}")
@@ -81,8 +83,9 @@ def _guest(homes: tuple[range, ...], k: int, overlap: int) -> range:
 def balanced_cuts(costs: Sequence[float], num_blocks: int, overlap: int) -> tuple[int, ...]:
     """Return the cuts whose costliest block, guest included, is cheapest (dynamic programming).
 
-    `costs` holds one figure a unit. Among equals the lowest cuts win, so the answer is a
-    function of its arguments. Raises ValueError where the units don't suffice.
+    `costs` holds one figure a unit. Among equals the lowest first cut wins, and the blocks
+    above it are balanced in turn, so the answer is a function of its arguments. Raises
+    ValueError where the units don't suffice.
     """
     num_units = len(costs)
     upper_home = max(overlap, 1)

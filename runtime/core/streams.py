@@ -5,6 +5,8 @@ that are sent and not released; the receiver takes messages in order, once.
 """
 
 from collections import OrderedDict
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from runtime.core.plan import Window
 
@@ -18,13 +20,17 @@ class ProtocolError(Exception):
 class Outgoing:
     """The sending end: what is made, sent, released by the receiver, and still kept."""
 
-    def __init__(self, window: Window, start: int) -> None:
+    def __init__(
+        self, window: Window, start: int, kept: Mapping[int, bool] = MappingProxyType({})
+    ) -> None:
+        """`kept`: messages below `start` that an earlier generation made and that can still be
+        sent, and whether each is absent."""
         self.window = window
         self.made = start  # everything below is made
         self.sent = start
-        self.released = start
-        self.durable = start
-        self._absent: set[int] = set()
+        self.durable = min(kept, default=start)
+        self.released = self.durable  # the least it can be, until the receiver tells
+        self._absent = {step for step, absent in kept.items() if absent}
 
     def make(self, step: int, *, absent: bool) -> None:
         """Note that message `step` exists and waits to be sent."""
@@ -79,7 +85,8 @@ class Outgoing:
                 f"message {wanted} is wanted, but all below {self.durable} are forgotten"
             )
         self.sent = min(wanted, self.made)
-        self.released = wanted
+        # What it wants next it may not have room for yet: only its word on releases is credit.
+        self.released = min(self.released, wanted)
 
 
 class Incoming:

@@ -17,8 +17,9 @@ What must hold, by rule (the property tests check each):
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
+from types import MappingProxyType
 
 from runtime.core.messages import (
     Acknowledge,
@@ -71,7 +72,16 @@ class IllegalEvent(Exception):
 class WorkerCore:
     """The state machine of one worker in one generation, from `start_step` on."""
 
-    def __init__(self, plan: WorkerPlan, *, generation: int = 0, start_step: int = 0) -> None:
+    def __init__(
+        self,
+        plan: WorkerPlan,
+        *,
+        generation: int = 0,
+        start_step: int = 0,
+        kept: Mapping[Stream, Mapping[int, bool]] = MappingProxyType({}),
+    ) -> None:
+        """`kept`: for each outgoing stream, the messages below `start_step` that outlived the
+        generation before, and whether each is absent."""
         self.plan = plan
         self.generation = generation
         self.state = State.LINKING
@@ -81,10 +91,14 @@ class WorkerCore:
             for stream, window in plan.incoming.items()
         }
         self.outgoing = {
-            stream: Outgoing(window, min(start_step, plan.num_messages(stream)))
+            stream: Outgoing(
+                window, min(start_step, plan.num_messages(stream)), kept.get(stream, {})
+            )
             for stream, window in plan.outgoing.items()
         }
-        self.peers: dict[Side, int | None] = dict.fromkeys(plan.sides())
+        self.peers: dict[Side, int | None] = dict.fromkeys(
+            side for side in Side if side in plan.sides()
+        )
         self.num_duplicates = 0
         self.num_fenced = 0
         self.num_replayed = 0
@@ -213,7 +227,9 @@ class WorkerCore:
     def _link(self) -> bool:
         if None in self.peers.values():
             return False
-        return self._enter(State.DRAINING if self.step == self.plan.num_steps else State.WAIT_CREDIT)
+        return self._enter(
+            State.DRAINING if self.step == self.plan.num_steps else State.WAIT_CREDIT
+        )
 
     def _begin_step(self) -> bool:
         if self._snapshot_wanted:

@@ -90,7 +90,9 @@ class Simulation:
         }
         if unfinished:
             details = "\n".join(self.workers[k].core.describe() for k in unfinished)
-            raise Stuck(f"at {self.now_s:.3f} s these workers wait for ever: {unfinished}\n{details}")
+            raise Stuck(
+                f"at {self.now_s:.3f} s these workers wait for ever: {unfinished}\n{details}"
+            )
         return self.now_s
 
     def tick(self, k: int) -> None:
@@ -143,9 +145,7 @@ class Simulation:
     def _transmit(self, k: int, side: Side, event: Event, payload: Payload | None = None) -> None:
         """Deliver after the latency; what one worker sends to another stays in order."""
         to = k + 1 if side is Side.ABOVE else k - 1
-        arrival_s = max(
-            self.now_s + self._latency_s(k, to), self._last_arrival_s.get((k, to), 0.0)
-        )
+        arrival_s = max(self.now_s + self._latency_s(k, to), self._last_arrival_s.get((k, to), 0.0))
         self._last_arrival_s[k, to] = arrival_s
         self.after(arrival_s - self.now_s, lambda: self._deliver(to, event, payload))
 

@@ -1,0 +1,164 @@
+"""One stream's two ends: order, credit in messages and bytes, duplicates, retention."""
+
+import pytest
+
+from runtime.core.plan import Window
+from runtime.core.streams import REMEMBERED_CHECKSUMS, Incoming, Outgoing, ProtocolError
+
+WINDOW = Window(max_messages=3, max_bytes=20, message_bytes=10)
+
+
+def outgoing(num_made: int, *, window: Window = WINDOW, absent: tuple[int, ...] = ()) -> Outgoing:
+    stream = Outgoing(window, 0)
+    for step in range(num_made):
+        stream.make(step, absent=step in absent)
+    return stream
+
+
+def word(expected: int, released: int, durable: int = 0, *, resend: bool = False) -> dict[str, int]:
+    return {
+        "expected": expected,
+        "released": released,
+        "durable": durable,
+        "resend": resend,
+    }
+
+
+def test_credit_is_counted_in_messages():
+    wide = Window(max_messages=3, max_bytes=1000, message_bytes=10)
+    stream = outgoing(5, window=wide)
+    assert stream.take_sendable() == [0, 1, 2]
+    stream.acknowledge(**word(3, 0))
+    assert stream.take_sendable() == []  # arrived is not released
+    stream.acknowledge(**word(3, 2))
+    assert stream.take_sendable() == [3, 4]
+    assert stream.in_flight == range(2, 5)
+
+
+def test_credit_is_counted_in_bytes():
+    stream = outgoing(5)
+    assert stream.take_sendable() == [0, 1]  # 3 messages would be allowed, 30 bytes are not
+    stream.acknowledge(**word(1, 1))
+    assert stream.take_sendable() == [2]
+
+
+def test_an_absent_marker_costs_a_message_and_no_bytes():
+    stream = outgoing(5, absent=(1, 2))
+    assert stream.take_sendable() == [0, 1, 2]
+    assert [stream.is_absent(step) for step in range(3)] == [False, True, True]
+    assert stream.take_sendable() == []
+
+
+def test_an_old_acknowledgement_takes_nothing_back():
+    stream = outgoing(3)
+    stream.take_sendable()
+    assert stream.acknowledge(**word(2, 2, 2)) is True
+    assert stream.acknowledge(**word(1, 1, 1)) is False
+    assert (stream.released, stream.durable) == (2, 2)
+
+
+def test_resend_goes_back_to_the_expected_message_and_on_from_there():
+    stream = outgoing(5, window=Window(max_messages=4, max_bytes=40, message_bytes=10))
+    assert stream.take_sendable() == [0, 1, 2, 3]
+    stream.acknowledge(**word(1, 1, resend=True))
+    assert stream.take_sendable() == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("expected", [4, 7])
+def test_resend_of_what_was_not_sent_changes_nothing(expected):
+    stream = outgoing(4, window=Window(max_messages=4, max_bytes=40, message_bytes=10))
+    stream.take_sendable()
+    stream.acknowledge(**word(expected, 0, resend=True))
+    assert stream.take_sendable() == []
+
+
+def test_a_late_request_to_resend_what_is_released_by_now_changes_nothing():
+    stream = outgoing(2)
+    stream.take_sendable()
+    stream.acknowledge(**word(2, 2))
+    stream.acknowledge(**word(0, 0, resend=True))
+    assert stream.take_sendable() == []
+
+
+def test_a_new_receiver_gets_everything_from_what_it_wants():
+    stream = outgoing(6)
+    for released in range(5):
+        stream.take_sendable()
+        stream.acknowledge(**word(released + 1, released + 1, 2))
+    assert stream.sent == 6
+    stream.rewind(2)
+    assert stream.take_sendable() == [2, 3]
+    assert stream.in_flight == range(2, 4)
+
+
+def test_wanting_what_is_forgotten_is_an_error():
+    stream = outgoing(3)
+    stream.take_sendable()
+    stream.acknowledge(**word(2, 2, 2))
+    with pytest.raises(ProtocolError, match="message 1 is wanted, but all below 2 are forgotten"):
+        stream.rewind(1)
+
+
+def test_what_a_receiver_wants_next_is_no_word_on_what_it_has_room_for():
+    """A restarted sender took the receiver's next wanted message for its released ones, sent two
+    more into a window that was full, and the receiver called that a protocol error."""
+    stream = Outgoing(Window(max_messages=2, max_bytes=20, message_bytes=10), 1)
+    stream.rewind(3)  # the receiver holds 1 and 2, unreleased
+    for step in range(1, 5):
+        stream.make(step, absent=False)
+        assert set(stream.take_sendable()) <= {1, 2}
+    stream.acknowledge(**word(3, 2))
+    assert stream.take_sendable() == [3]
+
+
+def test_a_restarted_sender_can_send_what_was_kept_of_the_generation_before():
+    stream = Outgoing(WINDOW, 5, {3: False, 4: True})
+    with pytest.raises(ProtocolError):
+        stream.rewind(2)
+    stream.rewind(3)
+    assert stream.take_sendable() == [3, 4]
+    assert (stream.is_absent(3), stream.is_absent(4)) == (False, True)
+
+
+def test_messages_are_taken_once_and_in_order():
+    stream = Incoming(WINDOW, 0)
+    assert stream.accept(0, checksum=7, absent=False) is True
+    assert stream.accept(0, checksum=7, absent=False) is False
+    assert stream.accept(1, checksum=8, absent=True) is True
+    assert stream.is_gap(3)
+    assert not stream.is_gap(2)
+    assert stream.absent == {1}
+    stream.release(0)
+    stream.release(1)
+    assert (stream.expected, stream.released, stream.absent) == (2, 2, set())
+
+
+def test_a_duplicate_with_other_contents_is_an_error():
+    stream = Incoming(WINDOW, 0)
+    stream.accept(0, checksum=0xAB, absent=False)
+    with pytest.raises(ProtocolError, match=r"message 0 came twice .*0ab, then .*0cd"):
+        stream.accept(0, checksum=0xCD, absent=False)
+
+
+def test_a_duplicate_of_what_a_dead_generation_took_is_dropped_without_comparison():
+    assert Incoming(WINDOW, 5).accept(4, checksum=1, absent=False) is False
+
+
+def test_checksums_are_remembered_for_a_bounded_number_of_messages():
+    stream = Incoming(WINDOW, 0)
+    for step in range(REMEMBERED_CHECKSUMS + 1):
+        stream.accept(step, checksum=step, absent=False)
+        stream.release(step)
+    assert stream.accept(0, checksum=-1, absent=False) is False
+    with pytest.raises(ProtocolError):
+        stream.accept(1, checksum=-1, absent=False)
+
+
+def test_a_message_beyond_the_window_is_an_error():
+    stream = Incoming(WINDOW, 0)
+    for step in range(3):
+        stream.accept(step, checksum=0, absent=False)
+    with pytest.raises(ProtocolError, match=r"message 3 exceeds the window of 3 .*released: 0"):
+        stream.accept(3, checksum=0, absent=False)
+    stream.release(0)
+    assert stream.accept(3, checksum=0, absent=False) is True
