@@ -37,6 +37,7 @@ class LocalLearningJob:
         self.link: str = config.link
         self.bind = config.bind
         self.report_every_s = config.report_every_s
+        self.model_name = config.model.rpartition(":")[2]
         self.config_toml = to_toml(config)
 
     @cached_property

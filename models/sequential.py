@@ -6,23 +6,38 @@ what a distributed run computes must equal what this computes, bit for bit.
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
-from models.block import LocalBlock
+from models.block import Payload, Ties
+
+
+class Step(Protocol):
+    """One block's step, as models.block.LocalBlock has it."""
+
+    def forward(self, step: int, incoming: Payload | None) -> Payload | None: ...
+    def update(self, step: int) -> Ties: ...
+    def apply(
+        self, step: int, from_below: Payload | None, from_above: Payload | None
+    ) -> None: ...
+
+
+def _nothing(step: int) -> None:
+    del step
 
 
 def train(
-    blocks: Sequence[LocalBlock],
+    blocks: Sequence[Step],
     *,
     num_steps: int,
     lag: int,
-    after_step: Callable[[int], None] = lambda step: None,
+    after_step: Callable[[int], None] = _nothing,
 ) -> None:
     """Train all blocks, lowest first, for `num_steps` steps.
 
     At step t a block gets the tie of the block below as of t, and of the block above as of
     t - lag; before step `lag` that term is absent.
     """
-    history = deque(maxlen=lag + 1)  # the ties of steps t - lag .. t
+    history: deque[list[Ties]] = deque(maxlen=lag + 1)  # the ties of steps t - lag .. t
     for step in range(num_steps):
         activation = None
         ties = []

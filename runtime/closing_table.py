@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from runtime.reports import units_label
+
 UNKNOWN = "–"
 
 
@@ -45,11 +47,10 @@ def _blocks(blocks: Sequence[Mapping[str, Any]], top1_by_unit: Mapping[str, Any]
         table.add_column(heading, justify="right", no_wrap=True)
     for block in blocks:
         top1 = top1_by_unit.get(block["units"][-1], {})
-        guest = f" (+ {' '.join(block['guest_units'])})" if block["guest_units"] else ""
         alone_s = block["alone_step_s"]
         table.add_row(
             Text(str(block["index"])),
-            Text(" ".join(block["units"]) + guest),
+            Text(units_label(block["units"], block["guest_units"])),
             _figure(block["loss"], "{:.3f}"),
             _figure(block["probe_top1"], "{:.3f}"),
             _figure(top1.get("linear_top1"), "{:.3f}"),

@@ -25,12 +25,11 @@ from runtime.live_view import LiveView, make_console
 from runtime.program import REFUSED, Meeting, Program
 from runtime.recorder import Recorder
 from runtime.rendezvous import Announcement, Rendezvous, open_rendezvous
-from runtime.reports import WorkerStatus
+from runtime.reports import WorkerStatus, units_label
 from runtime.run_dir import RunDir
 from runtime.summary import summarise
 
 POLL_MS = 200
-VIEW_EVERY_S = 0.25
 MEASURING_TIMEOUT_S = 60.0
 IDLE_SHARES = {"compute_s": 0.0, "wait_input_s": 0.0, "wait_credit_s": 0.0, "wait_tie_s": 0.0}
 
@@ -130,13 +129,10 @@ class Coordinator:
 
     def _follow(self) -> None:
         """Record and show reports until every worker has handed in its result."""
-        shown_s = 0.0
         with LiveView(self._job.num_steps, console=self._console) as view:
             while len(self._results) < self.num_workers:
                 self._listen()
-                due = time.monotonic() - shown_s > VIEW_EVERY_S
-                if due and self._last_records:
-                    shown_s = time.monotonic()
+                if self._last_records:
                     view.update(self._statuses())
             view.update(self._statuses())
 
@@ -174,11 +170,10 @@ class Coordinator:
         for block, report in sorted(self._reports.items()):
             record = self._last_records.get(block, {})
             shares = self._shares.get(block, IDLE_SHARES)
-            home, guest = self._job.unit_names(block)
             statuses.append(
                 WorkerStatus(
                     block=block,
-                    units=" ".join(home) + (f" (+ {' '.join(guest)})" if guest else ""),
+                    units=units_label(*self._job.unit_names(block)),
                     step=record.get("step", -1) + 1,
                     num_steps=self._job.num_steps,
                     loss=record.get("loss"),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -18,6 +18,7 @@ from rich.text import Text
 from runtime.reports import WorkerStatus
 
 PLAIN_LINE_EVERY_S = 5.0
+REDRAW_EVERY_S = 0.2
 PLAIN_WIDTH = 100
 PLAIN_WIDTH = 110  # columns where no terminal sets a width
 UNKNOWN = "–"
@@ -47,7 +48,8 @@ class LiveView:
         self._clock = clock
         self._start: tuple[float, int] | None = None  # time and step of the first update
         self._line = ""
-        self._line_due_s = -math.inf
+        self._due_s = -math.inf
+        self._latest: RenderableType | None = None
         self._live: Live | None = None
         if self._console.is_terminal and not self._console.is_dumb_terminal:
             # Redrawn at each update, so that no thread draws while processes are forked.
@@ -65,6 +67,8 @@ class LiveView:
         traceback: TracebackType | None,
     ) -> None:
         if self._live is not None:
+            if self._latest is not None:
+                self._live.update(self._latest, refresh=True)
             self._live.stop()
         elif self._line:
             self._print_line()
@@ -80,11 +84,14 @@ class LiveView:
         left = _duration(self._left_s(now, step))
         if self._live is not None:
             progress = _progress(step, self._num_steps, left, statuses)
-            self._live.update(Group(_table(statuses), progress), refresh=True)
+            self._latest = Group(_table(statuses), progress)
+            if now >= self._due_s:
+                self._due_s = now + REDRAW_EVERY_S
+                self._live.update(self._latest, refresh=True)
             return
         self._line = _line(step, self._num_steps, left, statuses)
-        if now >= self._line_due_s:
-            self._line_due_s = now + PLAIN_LINE_EVERY_S
+        if now >= self._due_s:
+            self._due_s = now + PLAIN_LINE_EVERY_S
             self._print_line()
 
     def _print_line(self) -> None:

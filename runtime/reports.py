@@ -3,6 +3,7 @@
 Owns the report's fields and units. Knows nothing of how it travels or how it is shown.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -28,3 +29,8 @@ class WorkerStatus:
     queue_depth: int
     rss_bytes: int
     state: str
+
+
+def units_label(home: Sequence[str], guest: Sequence[str]) -> str:
+    """A block's units as shown to people: its home, and its guest in brackets."""
+    return " ".join(home) + (f" (+ {' '.join(guest)})" if guest else "")

@@ -58,14 +58,14 @@ def test_sides_are_where_streams_come_from_and_go_to():
 @pytest.mark.parametrize("direction", ["incoming", "outgoing"])
 def test_the_downward_window_holds_the_lag(direction):
     WorkerPlan(num_steps=9, lag=3, **{direction: wide_down(4)})
-    with pytest.raises(ValueError, match="downward window of 3 messages .* lag 3; .* at least 4"):
+    with pytest.raises(ValueError, match=r"downward window of 3 messages .* lag 3; .* at least 4"):
         WorkerPlan(num_steps=9, lag=3, **{direction: wide_down(3)})
 
 
 def test_a_window_holds_two_messages_and_their_bytes():
     with pytest.raises(ValueError, match="window of 1 message; it must hold at least 2"):
         Window(max_messages=1, max_bytes=20, message_bytes=10)
-    with pytest.raises(ValueError, match="19 bytes can't hold two messages of 10; .* at least 20"):
+    with pytest.raises(ValueError, match=r"19 bytes can't hold two messages of 10; .* at least 20"):
         Window(max_messages=2, max_bytes=19, message_bytes=10)
 
 

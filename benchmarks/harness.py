@@ -1,0 +1,130 @@
+"""What all benchmarks share: the header of a measurement, the console, result files, spread.
+
+Owns where a figure was taken and how it is kept. Knows nothing of what is measured.
+"""
+
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from runtime.live_view import make_console
+
+__all__ = [
+    "RESULTS",
+    "Results",
+    "Spread",
+    "header",
+    "make_console",
+    "make_table",
+    "median_and_spread",
+    "print_header",
+]
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = Path(__file__).resolve().parent / "results"
+"""Where benchmarks leave what the README shows."""
+
+
+def header() -> dict[str, str]:
+    """Describe what is measured, on what, and when: a figure without this says little."""
+    load = ", ".join(f"{figure:.2f}" for figure in os.getloadavg())
+    return {
+        "commit": _commit(),
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "machine": f"{_processor()}, {psutil.virtual_memory().total / 2**30:.0f} GiB",
+        "cores": str(len(os.sched_getaffinity(0))),
+        "python": platform.python_version(),
+        "torch": metadata.version("torch"),
+        "load": f"{load} (1, 5, 15 min, at the start)",
+    }
+
+
+def print_header(header: Mapping[str, str], console: Console) -> None:
+    """Print a header as one line a fact."""
+    for name, value in header.items():
+        console.print(f"{name:>8}  {value}", highlight=False, soft_wrap=True)
+    console.print()
+
+
+def make_table(*headings: str) -> Table:
+    """Make a plain table: the first column to the left, figures to the right."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for i, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if i else "left", no_wrap=True)
+    return table
+
+
+class Results:
+    """A file of JSON lines that grows by one record at a time, so that a stop loses none."""
+
+    def __init__(self, path: Path) -> None:
+        """Open `path` to append; a last line that a crash cut off is removed."""
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = path.read_bytes() if path.exists() else b""
+        whole = text[: text.rfind(b"\n") + 1]
+        if whole != text:
+            path.write_bytes(whole)
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Write one record; it is with the operating system when this returns."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def read(self) -> list[dict[str, Any]]:
+        """Return all records, oldest first."""
+        if not self.path.exists():
+            return []
+        return [json.loads(line) for line in self.path.read_text("utf-8").splitlines()]
+
+
+class Spread(NamedTuple):
+    """The middle of repeated measurements, and how far they lie apart."""
+
+    median: float
+    lowest: float
+    highest: float
+
+
+def median_and_spread(values: Sequence[float]) -> Spread:
+    """Return median, lowest and highest: for the few repeats that a benchmark can afford."""
+    if not values:
+        raise ValueError("no values to take the median of; measure at least once")
+    return Spread(statistics.median(values), min(values), max(values))
+
+
+def _commit() -> str:
+    """Name the commit, and say where the tree differs from it; "unknown" outside of git."""
+    try:
+        commit, changes = (
+            subprocess.run(
+                ["git", *command], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30
+            ).stdout.strip()
+            for command in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain"))
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return f"{commit} with uncommitted changes" if changes else commit
+
+
+def _processor() -> str:
+    """Name the CPU's model."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    except OSError:
+        pass  # no Linux: the standard library's answer will do
+    return platform.processor() or platform.machine()

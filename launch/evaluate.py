@@ -1,0 +1,50 @@
+"""Repeat the evaluation of a finished run, from its saved weights and config alone.
+
+    python launch/evaluate.py runs/20260101-120000-resnet-small
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+
+from launch.assembly import LocalLearningJob
+from launch.config import ConfigError, parse
+from launch.resolve import Environment, resolve
+from runtime.closing_table import render_units
+from runtime.live_view import make_console
+from runtime.program import REFUSED
+
+NAME = "evaluate"
+
+
+def main(argv: list[str]) -> int:
+    """Print the accuracy after every unit and return the exit code."""
+    parser = argparse.ArgumentParser(prog=NAME, description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path, help="directory of a finished run")
+    run: Path = parser.parse_args(argv).run
+    try:
+        job, path = _job_of(run), run / "weights.safetensors"
+        if not path.is_file():
+            raise ConfigError(f"{str(run)!r} has no weights.safetensors; give a finished run")
+        units = job.evaluate(safetensors.torch.load_file(path))
+    except (ValueError, safetensors.SafetensorError) as error:
+        print(f"{NAME}: error: {error}", file=sys.stderr)
+        return REFUSED
+    render_units(units, make_console())
+    return 0
+
+
+def _job_of(run: Path) -> LocalLearningJob:
+    """The job of a run's resolved config, on this machine."""
+    path = run / "config.toml"
+    if not path.is_file():
+        raise ConfigError(f"{str(run)!r} holds no config.toml; give the directory of a run")
+    config = parse(["--config", str(path), "--device", "auto"], prog=NAME)
+    return LocalLearningJob(resolve(config, environment=Environment.from_process()))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,80 @@
+"""The sequential reference as a program: the pipeline's flags, one process, one loop.
+
+    python launch/sequential.py --workers 4        as cut for four, bit-identical to the pipeline
+    python launch/sequential.py --method e2e       end to end, one loss at the top: the baseline
+"""
+
+import sys
+import time
+
+import torch
+from torch import Tensor
+
+from launch.assembly import LocalLearningJob
+from launch.config import parse
+from launch.program import command_time
+from launch.resolve import Environment, resolve
+from launch.timed_block import TimedBlock
+from models.sequential import train
+from runtime import digest
+from runtime.live_view import LiveView, make_console
+from runtime.program import REFUSED
+from runtime.recorder import Recorder
+from runtime.run_dir import RunDir
+from runtime.summary import summarise
+
+NAME = "sequential"
+
+
+def main(argv: list[str]) -> int:
+    """Train and return the exit code."""
+    started_t = command_time()
+    try:
+        config = parse(argv, prog=NAME)
+        job = LocalLearningJob(resolve(config, environment=Environment.from_process()))
+        run_dir = RunDir.create(config.run_dir, name=f"{NAME}-{job.model_name}")
+    except ValueError as error:
+        print(f"{NAME}: error: {error}", file=sys.stderr)
+        return REFUSED
+    recorder = Recorder(run_dir)
+    try:
+        run_dir.write_config(job.config_toml)
+        run(job, recorder, started_t)
+    except KeyboardInterrupt:
+        print(f"{NAME}: stopped by SIGINT", file=sys.stderr)
+        return 130
+    finally:
+        recorder.close()
+    return 0
+
+
+def run(job: LocalLearningJob, recorder: Recorder, started_t: float) -> None:
+    """Train all blocks, evaluate, and leave the run directory that the pipeline leaves."""
+    torch.set_num_threads(job.threads)
+    console = make_console()
+    blocks = [TimedBlock(job, k) for k in range(job.num_workers)]
+    with LiveView(job.num_steps, console=console) as view:
+
+        def after_step(step: int) -> None:
+            recorder.add([block.step_done(step) for block in blocks])
+            view.update([block.status() for block in blocks])
+
+        train(blocks, num_steps=job.num_steps, lag=job.resolved.config.lag, after_step=after_step)
+    weights: dict[str, Tensor] = {}
+    for block in blocks:
+        weights |= block.block.home_state()
+    recorder.write_weights(weights)
+    console.print("evaluating on the held-out split ...", highlight=False)
+    summary = summarise(
+        job,
+        [block.result() for block in blocks],
+        weights_sha256=digest.of_tensors(weights),
+        units=job.evaluate(weights),
+        started_t=started_t,
+        ended_t=time.time(),
+    )
+    recorder.write_summary(summary, console)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
