@@ -130,7 +130,9 @@ def edge_specs(resolved: Resolved, edge: int) -> Specs:
     costs = resolved.costs
     batch = config.batch_size
     activation = TensorSpec(shape=(2 * batch, *costs[block.home[-1]].output_shape), dtype="float32")
-    specs = {Stream.ACTIVATION: (activation, TensorSpec(shape=(batch,), dtype="int64"))}
+    specs: dict[Stream, tuple[TensorSpec, ...]] = {
+        Stream.ACTIVATION: (activation, TensorSpec(shape=(batch,), dtype="int64"))
+    }
     shared = sum(costs[unit].num_parameters for unit in block.guest)
     if shared and config.tie != "none":
         flat = (TensorSpec(shape=(shared,), dtype="float32"),)

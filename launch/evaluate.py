@@ -1,6 +1,6 @@
 """Repeat the evaluation of a finished run, from its saved weights and config alone.
 
-    python launch/evaluate.py runs/20260101-120000-resnet-small
+python launch/evaluate.py runs/20260101-120000-resnet-small
 """
 
 import argparse
@@ -13,7 +13,7 @@ import safetensors.torch
 from launch.assembly import LocalLearningJob
 from launch.config import ConfigError, parse
 from launch.resolve import Environment, resolve
-from runtime.closing_table import render_units
+from runtime.closing_table import units_table
 from runtime.live_view import make_console
 from runtime.program import REFUSED
 
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
     except (ValueError, safetensors.SafetensorError) as error:
         print(f"{NAME}: error: {error}", file=sys.stderr)
         return REFUSED
-    render_units(units, make_console())
+    make_console().print(units_table(units))
     return 0
 
 

@@ -1,7 +1,7 @@
 """The sequential reference as a program: the pipeline's flags, one process, one loop.
 
-    python launch/sequential.py --workers 4        as cut for four, bit-identical to the pipeline
-    python launch/sequential.py --method e2e       end to end, one loss at the top: the baseline
+python launch/sequential.py --workers 4        as cut for four, bit-identical to the pipeline
+python launch/sequential.py --method e2e       end to end, one loss at the top: the baseline
 """
 
 import sys

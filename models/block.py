@@ -84,8 +84,8 @@ class LocalBlock:
         self._home = nn.ModuleDict({str(i): build[i] for i in home}).to(self.device)
         self._guest = nn.ModuleDict({str(i): build[i] for i in guest}).to(self.device)
         self._top_name = network.units[(*home, *guest)[-1]].name
-        self._head = self._build_head(output_shape, num_classes)
-        self.probe = LinearProbe(math.prod(home_shape[:1]), num_classes)
+        self._head = self._build_head(output_shape)
+        self.probe = LinearProbe(home_shape[0], num_classes)
         self._lent = _parameters(self._home[str(i)] for i in lent)
         self._borrowed = _parameters(self._guest.values())
         self._trained = _parameters([self._home, self._guest, self._head])
@@ -96,7 +96,7 @@ class LocalBlock:
         self._labels_B: Tensor | None = None
         self.loss = math.nan
 
-    def _build_head(self, shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    def _build_head(self, shape: tuple[int, ...]) -> nn.Module:
         randomness.seed_torch(self.recipe.seed, "head", unit=self._top_name)
         width = self._objective.head_features
         depth = self.recipe.decoder_depth

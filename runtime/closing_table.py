@@ -21,7 +21,7 @@ def render_closing(summary: Mapping[str, Any], console: Console) -> None:
     top1_by_unit = {unit["name"]: unit for unit in summary["units"]}
     for table in (
         _blocks(summary["blocks"], top1_by_unit),
-        _units(summary["units"]),
+        units_table(summary["units"]),
         _benefit(summary["benefit"]),
     ):
         console.print()
@@ -65,7 +65,8 @@ def _blocks(blocks: Sequence[Mapping[str, Any]], top1_by_unit: Mapping[str, Any]
     return table
 
 
-def _units(units: Sequence[Mapping[str, Any]]) -> Table:
+def units_table(units: Sequence[Mapping[str, Any]]) -> Table:
+    """Held-out accuracy after every unit."""
     table = _table("unit")
     for heading in ("linear top-1 (test)", "kNN top-1 (test)"):
         table.add_column(heading, justify="right", no_wrap=True)

@@ -86,7 +86,8 @@ class Coordinator:
         self._last_records: dict[int, dict[str, Any]] = {}
         self._shares: dict[int, dict[str, float]] = {}
         self._results: dict[int, dict[str, Any]] = {}
-        self._socket = zmq.Context.instance().socket(zmq.ROUTER)
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+        self._socket = context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 2000)
 
     def run(self, rendezvous: Rendezvous) -> None:

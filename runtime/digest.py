@@ -18,7 +18,7 @@ def records(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 def _line(tensor: Tensor) -> str:
     raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     shape = ",".join(map(str, tensor.shape))
-    return f"{tensor.dtype} [{shape}] {hashlib.sha256(memoryview(raw)).hexdigest()}"
+    return f"{tensor.dtype} [{shape}] {hashlib.sha256(raw.data).hexdigest()}"
 
 
 def combine(parts: Iterable[Mapping[str, str]]) -> str:

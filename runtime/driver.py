@@ -6,6 +6,7 @@ thread of its own, so that messages come and go while the block computes on the 
 """
 
 import logging
+import math
 import os
 import queue
 import time
@@ -115,7 +116,7 @@ class Driver:
         next_tick_s = 0.0
         while not until():
             wait_s = max(0.0, next_tick_s - time.monotonic())
-            self._poller.poll(wait_s * 1000)
+            self._poller.poll(math.ceil(wait_s * 1000))
             if self._failure is not None:
                 return  # the compute thread raises it
             self._take_results()

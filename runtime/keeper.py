@@ -4,6 +4,7 @@ Owns processes and exit codes. It imports no torch, so that a rank starts at onc
 A process that dies ends the job: its traceback is shown, the others are ended, nothing is left.
 """
 
+import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -159,15 +160,14 @@ class Keeper:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    del frame
     raise Interrupted(number)
 
 
 def _signal(child: Child, number: signal.Signals) -> None:
     assert child.process.pid is not None
-    try:
+    with contextlib.suppress(ProcessLookupError):  # it may have ended meanwhile
         os.kill(child.process.pid, number)
-    except ProcessLookupError:
-        pass  # it has ended meanwhile, which is what is wanted
 
 
 def _how_it_ended(code: int) -> str:

@@ -24,16 +24,16 @@ class Recorder:
 
     def __init__(self, run_dir: RunDir) -> None:
         self.run_dir = run_dir
-        self._events = SummaryWriter(str(run_dir.tensorboard))  # type: ignore[no-untyped-call]
+        self._events = SummaryWriter(str(run_dir.tensorboard))
 
     def add(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Append step records to metrics.jsonl, flushed, and to the TensorBoard events."""
+        """Append step records to metrics.jsonl, flushed, and each block's newest to TensorBoard."""
         records = list(records)
         self.run_dir.append_metrics(records)
-        for record in records:
+        for record in {record["block"]: record for record in records}.values():
             for name in SCALARS:
                 if record[name] is not None and math.isfinite(record[name]):
-                    self._events.add_scalar(  # type: ignore[no-untyped-call]
+                    self._events.add_scalar(
                         f"{name}/block{record['block']}",
                         record[name],
                         record["step"],
@@ -56,5 +56,5 @@ class Recorder:
 
     def close(self) -> None:
         """Flush and close everything."""
-        self._events.close()  # type: ignore[no-untyped-call]
+        self._events.close()
         self.run_dir.close()

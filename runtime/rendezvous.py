@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-import torch.distributed as dist
+from torch.distributed import DistStoreError, FileStore, PrefixStore, Store, TCPStore
 
 from runtime.program import Meeting
 
@@ -37,10 +37,10 @@ class Announcement:
 class Rendezvous:
     """The store, with this attempt's keys kept apart from those of attempts before."""
 
-    def __init__(self, store: dist.Store, *, attempt: int) -> None:
+    def __init__(self, store: Store, *, attempt: int) -> None:
         self.attempt = attempt
         self._lasting = store
-        self._store = dist.PrefixStore(f"loco/{attempt}", store)
+        self._store = PrefixStore(f"loco/{attempt}", store)
 
     def announce(self, announcement: Announcement) -> None:
         """Tell every worker of this attempt."""
@@ -67,12 +67,13 @@ class Rendezvous:
         """The directory of an attempt before this one, if there was one."""
         if self.attempt == 0 or not self._lasting.check([RUN_DIR_KEY]):
             return None
-        return self._lasting.get(RUN_DIR_KEY).decode()
+        path: bytes = self._lasting.get(RUN_DIR_KEY)
+        return path.decode()
 
     def _get(self, key: str) -> str:
         try:
             self._store.wait([key], timedelta(seconds=STORE_TIMEOUT_S))
-        except (RuntimeError, dist.DistStoreError) as error:
+        except (RuntimeError, DistStoreError) as error:
             raise RendezvousError(
                 f"no word of {key!r} from the other processes in {STORE_TIMEOUT_S:.0f} s"
             ) from error
@@ -83,8 +84,8 @@ class Rendezvous:
 def open_rendezvous(meeting: Meeting) -> Rendezvous:
     """Connect; waits at most STORE_TIMEOUT_S for torchrun's store."""
     if meeting.file is not None:
-        return Rendezvous(dist.FileStore(meeting.file, -1), attempt=0)
-    store = dist.TCPStore(
+        return Rendezvous(FileStore(meeting.file, -1), attempt=0)
+    store = TCPStore(
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
         is_master=False,

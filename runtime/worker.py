@@ -89,7 +89,7 @@ class Worker:
         self._k = k
         self._generation = generation
         self._announcement = announcement
-        self._context = zmq.Context.instance()
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self._links: dict[Side, Link] = {}
         self._thread_failure: BaseException | None = None
         self._final: bytes | None = None

@@ -6,6 +6,7 @@ Owns cuts as numbers. Knows nothing of what a unit is or why it costs what it co
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +34,9 @@ class Partition:
     def __post_init__(self) -> None:
         cuts = self.cuts
         if not cuts or cuts[0] != 0:
-            raise ValueError(f"cuts {_show(cuts)} must begin with 0, the first unit of the network")
-        if any(a >= b for a, b in zip(cuts, cuts[1:], strict=False)):
-            raise ValueError(
-                f"cuts {_show(cuts)} are out of order; each must exceed the one before"
-            )
+            raise ValueError(f"cuts {_show(cuts)} must begin with 0, the first unit")
+        if any(a >= b for a, b in pairwise(cuts)):
+            raise ValueError(f"cuts {_show(cuts)} are out of order; each must exceed the last")
         if cuts[-1] >= self.num_units:
             last = self.num_units - 1
             raise ValueError(f"cuts {_show(cuts)} end past the last unit; the highest is {last}")
@@ -46,8 +45,9 @@ class Partition:
         for home in self.homes[1:]:
             if self.overlap > len(home):
                 raise ValueError(
-                    f"overlap {self.overlap} exceeds the home of units {home.start}..{home.stop - 1}"
-                    f"; with cuts {_show(cuts)} it can be at most {self.max_overlap}"
+                    f"overlap {self.overlap} exceeds the home of units"
+                    f" {home.start}..{home.stop - 1}; with cuts {_show(cuts)} it can be at most"
+                    f" {self.max_overlap}"
                 )
 
     @property

@@ -47,8 +47,13 @@ class Outgoing:
         return range(self.released, max(self.sent, self.released))
 
     def take_sendable(self) -> list[int]:
-        """Take every message that credit lets go now, in order."""
+        """Take every message that credit lets go now, in order.
+
+        What is made again although the receiver's snapshot covers it may be trimmed; no one
+        needs it.
+        """
         steps = []
+        self.sent = max(self.sent, min(self.durable, self.made))
         while self.sent < self.made and self._has_credit():
             steps.append(self.sent)
             self.sent += 1

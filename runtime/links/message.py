@@ -4,7 +4,7 @@ Owns the wire format: a header frame (xxh3 of the rest, then msgpack), then one 
 Everything in a header is checked on receipt; what does not fit raises BadMessage. No pickle.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import msgpack
@@ -61,7 +61,8 @@ Message = HelloMessage | AckMessage | DataMessage
 
 def tensor_bytes(tensor: Tensor) -> memoryview:
     """A contiguous CPU tensor's own memory, writable, without a copy."""
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+    view: memoryview = tensor.reshape(-1).view(torch.uint8).numpy().data
+    return view
 
 
 def checksum(payload: Sequence[Tensor]) -> int:
@@ -106,7 +107,7 @@ def encode(message: Message) -> bytes:
                 message.absent,
                 message.checksum,
             ]
-    body = msgpack.packb(fields)
+    body: bytes = msgpack.packb(fields)
     return xxhash.xxh3_64_digest(body) + body
 
 
@@ -117,7 +118,8 @@ def decode(frame: bytes) -> Message:
         raise BadMessage(f"a header of {len(frame)} bytes fails its checksum")
     try:
         kind, *fields = msgpack.unpackb(body)
-        return _DECODERS[kind](*fields)
+        message: Message = _DECODERS[kind](*fields)
+        return message
     except (ValueError, TypeError, KeyError, AttributeError, msgpack.UnpackException) as error:
         raise BadMessage(f"a header that is no message: {error}") from error
 
@@ -165,4 +167,4 @@ def _flag(value: object) -> bool:
     return value
 
 
-_DECODERS = {"hello": _hello, "ack": _ack, "data": _data}
+_DECODERS: dict[str, Callable[..., Message]] = {"hello": _hello, "ack": _ack, "data": _data}

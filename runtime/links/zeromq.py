@@ -124,9 +124,7 @@ class ZmqLink:
             if tensor.numel() == 0:
                 size = len(self._socket.recv())
             if size != tensor.nbytes:
-                return self._damaged(
-                    message.stream, f"a frame has {size} bytes, not {tensor.nbytes}"
-                )
+                return self._damaged(message.stream, f"a frame of {size} bytes for {tensor.nbytes}")
         if self._socket.getsockopt(zmq.RCVMORE):
             return self._damaged(message.stream, "it has too many frames")
         if checksum(payload) != message.checksum:

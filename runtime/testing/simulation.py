@@ -36,6 +36,10 @@ Duration = Callable[[int, Phase, int], float]  # (worker, phase, step) -> second
 Latency = Callable[[int, int], float]  # (from worker, to worker) -> seconds
 
 
+def _nothing(simulation: "Simulation", worker: int) -> None:
+    del simulation, worker
+
+
 class Stuck(Exception):
     """Nothing is left to happen and a worker has not finished: a deadlock."""
 
@@ -61,7 +65,7 @@ class Simulation:
         duration_s: Duration,
         latency_s: Latency,
         blocks: Sequence[BlockStep] | None = None,
-        on_event: Callable[["Simulation", int], None] = lambda simulation, worker: None,
+        on_event: Callable[["Simulation", int], None] = _nothing,
     ) -> None:
         found: Sequence[BlockStep | None] = blocks or [None] * len(plans)
         self.workers = [
@@ -90,9 +94,7 @@ class Simulation:
         }
         if unfinished:
             details = "\n".join(self.workers[k].core.describe() for k in unfinished)
-            raise Stuck(
-                f"at {self.now_s:.3f} s these workers wait for ever: {unfinished}\n{details}"
-            )
+            raise Stuck(f"at {self.now_s:.3f} s {unfinished} wait for ever\n{details}")
         return self.now_s
 
     def tick(self, k: int) -> None:
