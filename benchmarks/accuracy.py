@@ -18,9 +18,10 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import cyclopts
+from cyclopts import App, Parameter
+from cyclopts.validators import Number
 from rich.console import Console
 
 from benchmarks import accuracy_report
@@ -42,7 +43,13 @@ METHODS: dict[str, dict[str, Any]] = {
 NUM_SPLITS = 5
 QUICK = {"seeds": 2, "epochs": 1, "json": Path("runs/accuracy-quick.jsonl")}
 
-app = cyclopts.App(name="accuracy", help=__doc__, version_flags=[])
+app = App(
+    name="accuracy",
+    help=__doc__.partition("\n")[0],
+    help_flags=["--help"],
+    version_flags=[],
+    default_parameter=Parameter(negative=""),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,6 +89,13 @@ def make_tasks(num_seeds: int, **changes: Any) -> list[Task]:
         for seed in range(num_seeds)
         for method, settings in METHODS.items()
     ]
+
+
+def settings(config: RunConfig) -> str:
+    """Say what all methods have in common."""
+    names = ("epochs", "batch_size", "optimizer", "lr", "temperature", "alpha")
+    shown = [f"{name.replace('_', ' ')} {getattr(config, name)}" for name in names]
+    return ", ".join([config.model, *shown, f"decoder depth {config.decoder_depth[-1]}"])
 
 
 def measure(task: Task) -> dict[str, Any]:
@@ -138,11 +152,18 @@ def key_of(record: dict[str, Any]) -> tuple[str, int, str]:
     return record["method"], record["seed"], record["config"]
 
 
+def find_missing(tasks: Sequence[Task], results: Results) -> list[Task]:
+    """List the tasks without a record; one of another config doesn't count."""
+    have = {key_of(record) for record in results.read() if "method" in record}
+    return [task for task in tasks if task.key not in have]
+
+
 @app.default
 def accuracy(
     *,
-    seeds: int | None = None,
+    seeds: Annotated[int | None, Parameter(validator=Number(gte=2))] = None,
     epochs: int | None = None,
+    decoder_depth: int | None = None,
     jobs: int | None = None,
     json: Path | None = None,
     resume: Path | None = None,
@@ -153,9 +174,11 @@ def accuracy(
     Parameters
     ----------
     seeds
-        Runs a method; 5 test each digit once.
+        Runs a method, at least 2; 5 test each digit once.
     epochs
         Passes over the training images, equal for all; without it the main job's default.
+    decoder_depth
+        Residual conv blocks in every head; without it the main job's default.
     jobs
         Processes of one thread each; without it one a core.
     json
@@ -166,13 +189,17 @@ def accuracy(
         One epoch and two seeds, to see that all of it works.
     """
     usual = QUICK if quick else {"seeds": 5, "json": RESULTS / "accuracy.jsonl"}
-    epochs = epochs or usual.get("epochs")
-    tasks = make_tasks(seeds or usual["seeds"], **({"epochs": epochs} if epochs else {}))
+    changes: dict[str, Any] = {}
+    if epochs := epochs or usual.get("epochs"):
+        changes["epochs"] = epochs
+    if decoder_depth is not None:
+        changes["decoder_depth"] = (decoder_depth,)
+    tasks = make_tasks(seeds or usual["seeds"], **changes)
     results = Results(resume or json or usual["json"])
     if not resume:
         results.path.unlink(missing_ok=True)
     console = make_console()
-    here = header()
+    here = header() | {"settings": settings(tasks[0].config)}
     print_header(here, console)
     if not any("header" in record for record in results.read()):
         results.append({"header": here})
@@ -189,8 +216,7 @@ def accuracy(
 
 def _run(tasks: Sequence[Task], results: Results, num_jobs: int, console: Console) -> None:
     """Run what `results` lacks, a line of progress a run."""
-    have = {key_of(record) for record in results.read() if "method" in record}
-    missing = [task for task in tasks if task.key not in have]
+    missing = find_missing(tasks, results)
     if len(missing) < len(tasks):
         console.print(f"{len(tasks) - len(missing)} of {len(tasks)} runs are there already")
     started_s = time.monotonic()

@@ -4,6 +4,7 @@ Owns how a summary is shown. Knows nothing of how its figures were measured; one
 measured is None and shows as a dash.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,11 +20,10 @@ UNKNOWN = "–"
 def render_closing(summary: Mapping[str, Any], console: Console) -> None:
     """Print the closing tables of a summary with the keys of summary.json."""
     top1_by_unit = {unit["name"]: unit for unit in summary["units"]}
-    for table in (
-        _blocks(summary["blocks"], top1_by_unit),
-        units_table(summary["units"]),
-        _benefit(summary["benefit"]),
-    ):
+    tables = [_blocks(summary["blocks"], top1_by_unit), _benefit(summary["benefit"])]
+    if summary["units"]:
+        tables.insert(1, units_table(summary["units"]))
+    for table in tables:
         console.print()
         console.print(table)
     console.print()
@@ -82,16 +82,18 @@ def _benefit(benefit: Mapping[str, Any]) -> Table:
     table.add_column("samples/s", justify="right", no_wrap=True)
     table.add_column("measured is", justify="right", no_wrap=True)
     measured = benefit["samples_per_s"]
-    table.add_row(Text("measured"), _figure(measured, "{:.0f}"), Text(""))
-    cores = _figure(benefit["cores"], "{}").plain
+    table.add_row(Text("measured"), _figure(measured, "{:.1f}"), Text(""))
+    cores, lock_step = benefit["cores"], f"lock-step, GPipe of {benefit['microbatches']}"
     for label, key in (
         (f"ceiling of these blocks, timed alone, on {cores} cores", "ceiling_samples_per_s"),
         ("one process, block after block (predicted)", "one_process_samples_per_s"),
-        ("workers in lock-step (predicted)", "lock_step_samples_per_s"),
+        (f"{lock_step}, on {cores} cores (predicted)", "lock_step_samples_per_s"),
+        ("this runtime with a core a worker (predicted)", "ceiling_core_each_samples_per_s"),
+        (f"{lock_step} with a core a worker (predicted)", "lock_step_core_each_samples_per_s"),
     ):
         other = benefit[key]
         ratio = measured / other if measured is not None and other else None
-        table.add_row(Text(label), _figure(other, "{:.0f}"), _figure(ratio, "{:.2f} x"))
+        table.add_row(Text(label), _figure(other, "{:.1f}"), _figure(ratio, "{:.2f} x"))
     return table
 
 
@@ -117,4 +119,5 @@ def _table(*headings: str, gap: int = 2) -> Table:
 
 
 def _figure(value: float | None, form: str) -> Text:
-    return Text(UNKNOWN if value is None else form.format(value))
+    unknown = value is None or math.isnan(value)
+    return Text(UNKNOWN if unknown else form.format(value))

@@ -137,23 +137,24 @@ class Coordinator:
                     view.update(self._statuses())
             view.update(self._statuses())
 
-    def _listen(self) -> dict[str, Any] | None:
-        """Take what has come within a poll; return the last report that is no plain one."""
-        special = None
-        if not self._socket.poll(POLL_MS):
-            return None
-        while self._socket.poll(0):
+    def _listen(self) -> list[dict[str, Any]]:
+        """Take what comes within a poll; return the measurements among it."""
+        measured: list[dict[str, Any]] = []
+        timeout_ms = POLL_MS
+        while self._socket.poll(timeout_ms):
+            timeout_ms = 0
             identity, packed = self._socket.recv_multipart()
             report: dict[str, Any] = msgpack.unpackb(packed)
             block = report["block"]
             self._identities[block] = identity
-            if report["kind"] == "report":
-                self._take_report(block, report)
-            elif report["kind"] == "result":
-                self._results[block] = report
-            else:
-                special = report
-        return special
+            match report["kind"]:
+                case "report":
+                    self._take_report(block, report)
+                case "result":
+                    self._results[block] = report
+                case "measured":
+                    measured.append(report)
+        return measured
 
     def _take_report(self, block: int, report: dict[str, Any]) -> None:
         before = self._reports.get(block, {}).get("seconds", IDLE_SHARES)
@@ -192,16 +193,22 @@ class Coordinator:
         return statuses
 
     def _measure_blocks(self) -> None:
-        """Have each worker time its block while all others are idle, one after another."""
-        for block in range(self.num_workers):
-            order = msgpack.packb({"kind": "measure"})
-            self._socket.send_multipart([self._identities[block], order])
+        """Have each worker time its block alone on its cores.
+
+        As many are timed at once as the machine has cores for, so that the other cores are as
+        busy as they are in training; the rest are idle.
+        """
+        at_once = max(1, self._job.cores // self._job.threads)
+        for first in range(0, self.num_workers, at_once):
+            waiting = set(range(first, min(first + at_once, self.num_workers)))
+            for block in waiting:
+                order = msgpack.packb({"kind": "measure"})
+                self._socket.send_multipart([self._identities[block], order])
             deadline_s = time.monotonic() + MEASURING_TIMEOUT_S
-            while time.monotonic() < deadline_s:
-                answer = self._listen()
-                if answer is not None and answer["kind"] == "measured":
-                    self._results[block]["measured"] = answer
-                    break
+            while waiting and time.monotonic() < deadline_s:
+                for answer in self._listen():
+                    self._results[answer["block"]]["measured"] = answer
+                    waiting.discard(answer["block"])
 
     def _gather_weights(self) -> dict[str, Tensor]:
         weights: dict[str, Tensor] = {}

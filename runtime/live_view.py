@@ -187,7 +187,7 @@ def _cells(status: WorkerStatus) -> list[Text]:
 
 
 def _figure(value: float | None, form: str) -> str:
-    return UNKNOWN if value is None else form.format(value)
+    return UNKNOWN if value is None or math.isnan(value) else form.format(value)
 
 
 def _fraction(value: float | None) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from runtime import digest
 from runtime.job import Job
 
+PREDICTIONS = ("ceiling", "one_process", "lock_step", "ceiling_core_each", "lock_step_core_each")
 MICROBATCHES = 8  # of the lock-step schedule that predictions are compared with
 
 
@@ -39,7 +40,7 @@ def summarise(
         "steps": job.num_steps,
         "weights_sha256": weights_sha256,
         "state_sha256": digest.combine(result["digests"] for result in results),
-        "final": {key: units[-1][key] for key in ("linear_top1", "knn_top1")} if units else {},
+        "final": {key: units[-1][key] if units else None for key in ("linear_top1", "knn_top1")},
         "units": list(units),
         "blocks": [_block(job, k, result) for k, result in enumerate(results)],
         "batches": {
@@ -49,7 +50,12 @@ def summarise(
             "replayed": sum(result["counters"]["replayed"] for result in results),
             "duplicates_dropped": sum(r["counters"]["duplicates_dropped"] for r in results),
         },
-        "benefit": {"samples_per_s": samples_per_s, "cores": job.cores, **predicted},
+        "benefit": {
+            "samples_per_s": samples_per_s,
+            "cores": job.cores,
+            "microbatches": MICROBATCHES,
+            **predicted,
+        },
     }
 
 
@@ -80,14 +86,12 @@ def throughput_from_block_times(
 
     ceiling: the slowest block, or all CPU time over the cores, whichever binds. one_process:
     blocks after one another. lock_step: GPipe's schedule (arXiv 1811.06965) with MICROBATCHES
-    micro-batches, its bubble of (P - 1) slots a batch included and transfers free.
+    micro-batches, its bubble of (P - 1) slots a batch included and transfers free. core_each:
+    the same where every worker has its cores to itself. None where a block was not timed.
     """
     times = [m for m in measured if m is not None]
     if len(times) < len(measured):
-        none = dict.fromkeys(("ceiling", "one_process", "lock_step"))
-        return {f"{name}_samples_per_s": value for name, value in none.items()} | {
-            "lock_step_microbatches": MICROBATCHES
-        }
+        return dict.fromkeys(f"{name}_samples_per_s" for name in PREDICTIONS)
     slowest_s = max(m["step_s"] for m in times)
     cpu_bound_s = sum(m["cpu_s"] for m in times) / cores
     bubble = (MICROBATCHES + len(times) - 1) / MICROBATCHES
@@ -95,7 +99,7 @@ def throughput_from_block_times(
         "ceiling": max(slowest_s, cpu_bound_s),
         "one_process": math.fsum(m["step_s"] for m in times),
         "lock_step": max(bubble * slowest_s, cpu_bound_s),
+        "ceiling_core_each": slowest_s,
+        "lock_step_core_each": bubble * slowest_s,
     }
-    return {f"{name}_samples_per_s": batch_size / value for name, value in step_s.items()} | {
-        "lock_step_microbatches": MICROBATCHES
-    }
+    return {f"{name}_samples_per_s": batch_size / value for name, value in step_s.items()}

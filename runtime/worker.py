@@ -4,6 +4,7 @@ Owns the order of a worker's life: meet, link, train, hand in the result, be mea
 """
 
 import faulthandler
+import itertools
 import logging
 import os
 import secrets
@@ -39,8 +40,8 @@ from runtime.telemetry import Telemetry
 log = logging.getLogger(__name__)
 
 WARM_UP_STEPS = 2
-MEASURED_STEPS = 15
-MEASURING_LIMIT_S = 1.5
+MEASURING_S = 1.5
+MIN_MEASURED_STEPS = 3
 COORDINATOR_PATIENCE_S = 600.0  # evaluation on a large data set takes its time
 
 
@@ -245,8 +246,8 @@ class Worker:
             inputs.get(Stream.TIE_UP),
             inputs.get(Stream.TIE_DOWN),
         )
-        walls, began_s, cpu_s = [], time.monotonic(), 0.0
-        for repeat in range(WARM_UP_STEPS + MEASURED_STEPS):
+        walls, cpu_s, began_s = [], 0.0, time.monotonic()
+        for repeat in itertools.count():
             wall_0, cpu_0 = time.perf_counter(), time.process_time()
             self._block.forward(step, inputs.get(Stream.ACTIVATION))
             self._block.update(step)
@@ -254,7 +255,7 @@ class Worker:
             if repeat >= WARM_UP_STEPS:
                 walls.append(time.perf_counter() - wall_0)
                 cpu_s += time.process_time() - cpu_0
-            if walls and time.monotonic() - began_s > MEASURING_LIMIT_S:
+            if len(walls) >= MIN_MEASURED_STEPS and time.monotonic() - began_s > MEASURING_S:
                 break
         self._measuring = {
             "kind": "measured",

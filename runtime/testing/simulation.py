@@ -187,6 +187,8 @@ def _run_phase(worker: SimulatedWorker, block: BlockStep, action: Compute) -> No
             None if below is None else worker.inbox[Stream.TIE_UP, below],
             None if above is None else worker.inbox[Stream.TIE_DOWN, above],
         )
+    plan = worker.core.plan
     for stream, payload in made.items():
-        if payload is not None and stream in worker.core.outgoing:
+        is_sent = stream in plan.outgoing and step < plan.num_messages(stream)
+        if payload is not None and is_sent:
             worker.outbox[stream, step] = payload

@@ -184,6 +184,9 @@ class Network:
             phases=phases,
             saved=node.saved,
         )
+        for (_, to), delivered in self.delivered.items():
+            if to == k:
+                delivered.clear()  # no link delivers again to one what another has received
         self._perform(k, core.start())
 
     def busy(self) -> list[int]:

@@ -155,6 +155,9 @@ def summary() -> dict[str, Any]:
             "ceiling_samples_per_s": 625.0,
             "one_process_samples_per_s": 250.0,
             "lock_step_samples_per_s": 400.0,
+            "ceiling_core_each_samples_per_s": 1000.0,
+            "lock_step_core_each_samples_per_s": 800.0,
+            "microbatches": 8,
             "cores": 2,
         },
     }
@@ -175,11 +178,13 @@ def test_closing_tables(summary):
     assert f"0 stem (+ layer1.0) {figures.format('0.900 0.910')}" in lines
     assert f"1 layer1.0 layer2.0 {figures.format('0.975 0.981')}" in lines
     assert "stem 0.900 0.910" in lines
-    assert "measured 500" in lines
-    ceiling = "ceiling of these blocks, timed alone, on 2 cores 625 0.80 x"
+    assert "measured 500.0" in lines
+    ceiling = "ceiling of these blocks, timed alone, on 2 cores 625.0 0.80 x"
     assert ceiling in lines
-    assert "one process, block after block (predicted) 250 2.00 x" in lines
-    assert "workers in lock-step (predicted) 400 1.25 x" in lines
+    assert "one process, block after block (predicted) 250.0 2.00 x" in lines
+    assert "lock-step, GPipe of 8, on 2 cores (predicted) 400.0 1.25 x" in lines
+    assert "this runtime with a core a worker (predicted) 1000.0 0.50 x" in lines
+    assert "lock-step, GPipe of 8 with a core a worker (predicted) 800.0 0.62 x" in lines
     assert "test top-1: linear 0.975, kNN 0.981" in lines
     assert "330 steps in 61.2 s, the first after 4.1 s" in lines
 
@@ -190,9 +195,9 @@ def test_what_was_not_measured_shows_as_a_dash(summary):
     for unit in summary["units"]:
         unit.update(linear_top1=None, knn_top1=None)
     summary["final"] = {"linear_top1": None, "knn_top1": None}
-    summary["benefit"] = dict.fromkeys(summary["benefit"])
+    summary["benefit"] = dict.fromkeys(summary["benefit"]) | {"cores": 2, "microbatches": 8}
     summary.update(wall_s=None, time_to_first_step_s=None)
     lines = closing(summary)
     assert "layer1.0 – –" in lines
     assert "measured –" in lines
-    assert "workers in lock-step (predicted) – –" in lines
+    assert "lock-step, GPipe of 8, on 2 cores (predicted) – –" in lines

@@ -1,0 +1,140 @@
+"""A job whose blocks sleep: what the runtime makes of compute that needs no cores.
+
+Owns the fake blocks and their job. Everything else about such a run is real: processes, links,
+messages of the size asked for.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from runtime.core.plan import Stream, Window, WorkerPlan
+from runtime.step import Payload, Specs, TensorSpec, message_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class SleptConfig:
+    """Blocks that sleep `step_s` a step, `forward_share` of it before the activation leaves."""
+
+    workers: int
+    steps: int
+    step_s: float
+    forward_share: float
+    activation_bytes: int
+    tie_bytes: int
+    lag: int
+    window: int
+    link: str
+
+    def to_text(self) -> str:
+        """What `load_slept_job` reads."""
+        return json.dumps(asdict(self))
+
+
+class SleptTies(NamedTuple):
+    up: Payload | None
+    down: Payload | None
+
+
+class SleptBlock:
+    """Sleeps where a block would compute; its messages are the same tensors at every step."""
+
+    loss = math.nan
+    probe_top1 = math.nan
+
+    def __init__(self, config: SleptConfig) -> None:
+        self._forward_s = config.step_s * config.forward_share
+        self._update_s = config.step_s - self._forward_s
+        self._activation = (torch.zeros(config.activation_bytes // 4),)
+        self._tie = (torch.zeros(config.tie_bytes // 4),) if config.tie_bytes else None
+
+    def forward(self, step: int, incoming: Payload | None) -> Payload:
+        del step, incoming
+        time.sleep(self._forward_s)
+        return self._activation
+
+    def update(self, step: int) -> SleptTies:
+        del step
+        time.sleep(self._update_s)
+        return SleptTies(up=self._tie, down=self._tie)
+
+    def apply(self, step: int, from_below: Payload | None, from_above: Payload | None) -> None:
+        """Nothing is tied."""
+
+    def home_state(self) -> dict[str, Tensor]:
+        return {}
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+
+class SleptJob:
+    """The runtime.job.Job of slept blocks."""
+
+    batch_size = 1
+    threads = 1
+    bind = "127.0.0.1"
+    report_every_s = 0.5
+
+    def __init__(self, config: SleptConfig) -> None:
+        self._config = config
+        self.num_workers = config.workers
+        self.num_steps = config.steps
+        self.cores = len(os.sched_getaffinity(0))
+        self.link = config.link
+        self.config_toml = "".join(f"{k} = {json.dumps(v)}\n" for k, v in asdict(config).items())
+
+    def specs(self, edge: int) -> Specs:
+        del edge
+        activation = (_spec(self._config.activation_bytes),)
+        if not self._config.tie_bytes:
+            return {Stream.ACTIVATION: activation}
+        tie = (_spec(self._config.tie_bytes),)
+        return {Stream.ACTIVATION: activation, Stream.TIE_UP: tie, Stream.TIE_DOWN: tie}
+
+    def plan(self, k: int) -> WorkerPlan:
+        streams = self.specs(0)
+        upward = {stream for stream in streams if stream is not Stream.TIE_DOWN}
+        downward = set(streams) - upward
+        from_below, from_above = k > 0, k + 1 < self.num_workers
+        incoming = (upward if from_below else set()) | (downward if from_above else set())
+        outgoing = (upward if from_above else set()) | (downward if from_below else set())
+        return WorkerPlan(
+            num_steps=self.num_steps,
+            lag=self._config.lag,
+            incoming={stream: self._window(stream) for stream in streams if stream in incoming},
+            outgoing={stream: self._window(stream) for stream in streams if stream in outgoing},
+        )
+
+    def _window(self, stream: Stream) -> Window:
+        size = message_bytes(self.specs(0)[stream])
+        down = max(2, self._config.lag + 1)
+        messages = down if stream is Stream.TIE_DOWN else self._config.window
+        return Window(max_messages=messages, max_bytes=messages * size, message_bytes=size)
+
+    def build_block(self, k: int) -> SleptBlock:
+        del k
+        return SleptBlock(self._config)
+
+    def unit_names(self, k: int) -> tuple[list[str], list[str]]:
+        return [f"sleep{k}"], []
+
+    def evaluate(self, weights: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+        del weights
+        return []
+
+
+def _spec(size_bytes: int) -> TensorSpec:
+    return TensorSpec(shape=(size_bytes // 4,), dtype="float32")
+
+
+def load_slept_job(text: str) -> SleptJob:
+    """Make the job that `SleptConfig.to_text` described."""
+    return SleptJob(SleptConfig(**json.loads(text)))

@@ -1,0 +1,351 @@
+"""One block's step by hand: what is pulled towards what, what leaves, what is drawn."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector
+
+from models.block import LocalBlock, Recipe
+from models.network import Network, Unit, count_costs
+from models.objectives import CrossEntropy, NTXent, Objective
+
+IMAGE = (1, 2, 2)
+BATCH = 5
+
+
+def unit(name: str, *layers) -> Unit:
+    return Unit(name=name, prefix=f"{name}.", build=lambda: nn.Sequential(*(f() for f in layers)))
+
+
+def linear(name: str, num_inputs: int) -> Unit:
+    return unit(name, lambda: nn.Flatten(1), lambda: nn.Linear(num_inputs, 3), nn.Tanh)
+
+
+PLAIN = Network(name="plain", units=(linear("a", 4), linear("b", 3), linear("c", 3)))
+
+
+def feed(step: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    return torch.rand(2 * BATCH, *IMAGE, generator=generator), torch.arange(BATCH) % 2
+
+
+def recipe(tie: str, **changes) -> Recipe:
+    figures = {
+        "alpha": 0.25,
+        "optimizer": "torch.optim:SGD",
+        "lr": 0.1,
+        "weight_decay": 0.0,
+        "schedule": "constant",
+        "warmup_steps": 0,
+        "num_steps": 8,
+        "decoder_depth": 0,
+        "seed": 1,
+    }
+    return Recipe(tie=tie, **(figures | changes))
+
+
+def two_blocks(
+    tie: str, *, network: Network = PLAIN, objective: Objective | None = None, **changes
+) -> tuple[LocalBlock, LocalBlock]:
+    """Homes a | b c; the guest of the lower block is b."""
+    costs = count_costs(network, IMAGE)
+
+    def block(home: range, guest: range, lent: range) -> LocalBlock:
+        return LocalBlock(
+            network,
+            home=home,
+            guest=guest,
+            lent=lent,
+            recipe=recipe(tie, **changes),
+            objective=objective or NTXent(0.5),
+            num_classes=2,
+            output_shape=costs[(*home, *guest)[-1]].output_shape,
+            home_shape=costs[home[-1]].output_shape,
+            feed=None if lent else feed,
+        )
+
+    top = len(network.units)
+    return (
+        block(range(1), range(1, 2), range(0)),
+        block(range(1, top), range(top, top), range(1, 2)),
+    )
+
+
+def guest(lower: LocalBlock) -> Tensor:
+    return parameters_to_vector(lower._guest.parameters()).detach().clone()
+
+
+def shared_home(upper: LocalBlock) -> Tensor:
+    return parameters_to_vector(upper._home["1"].parameters()).detach().clone()
+
+
+def both_updates(lower: LocalBlock, upper: LocalBlock, step: int):
+    activation = lower.forward(step, None)
+    lower_ties = lower.update(step)
+    upper.forward(step, activation)
+    return lower_ties, upper.update(step)
+
+
+# Elastic ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lag", [0, 1, 2])
+def test_elastic_pulls_towards_the_partner_after_its_own_step_and_before_its_pull(lag):
+    lower, upper = two_blocks("elastic")
+    assert torch.equal(guest(lower), shared_home(upper))
+    own_homes, downs = [], []
+    for step in range(5):
+        lower_ties, upper_ties = both_updates(lower, upper, step)
+        own_guest, own_home = guest(lower), shared_home(upper)
+        own_homes.append(own_home)
+        downs.append(upper_ties.down)
+        assert torch.equal(lower_ties.up[0], own_guest)
+        assert torch.equal(upper_ties.down[0], own_home)
+        assert upper_ties.up is None
+        assert lower_ties.down is None
+
+        late = step - lag
+        lower.apply(step, None, downs[late] if late >= 0 else None)
+        upper.apply(step, lower_ties.up, None)
+        # as of t upward, as of t - lag downward
+        torch.testing.assert_close(shared_home(upper), 0.75 * own_home + 0.25 * own_guest)
+        if late >= 0:
+            torch.testing.assert_close(guest(lower), 0.75 * own_guest + 0.25 * own_homes[late])
+        else:
+            assert torch.equal(guest(lower), own_guest)
+
+
+def test_elastic_steps_before_it_tells_its_weights():
+    lower, upper = two_blocks("elastic")
+    before = guest(lower)
+    ties, _ = both_updates(lower, upper, 0)
+    assert not torch.equal(ties.up[0], before)
+
+
+def test_weights_that_were_told_do_not_change_with_the_block():
+    lower, upper = two_blocks("elastic")
+    ties, others = both_updates(lower, upper, 0)
+    told = ties.up[0].clone(), others.down[0].clone()
+    lower.apply(0, None, others.down)
+    upper.apply(0, ties.up, None)
+    both_updates(lower, upper, 1)
+    assert torch.equal(ties.up[0], told[0])
+    assert torch.equal(others.down[0], told[1])
+
+
+def test_only_shared_units_are_pulled():
+    lower, upper = two_blocks("elastic")
+    ties, others = both_updates(lower, upper, 0)
+    own = {**lower.state(), **{f"upper/{n}": v for n, v in upper.state().items()}}
+    own = {name: value.clone() for name, value in own.items()}
+    lower.apply(0, None, others.down)
+    upper.apply(0, ties.up, None)
+    now = {**lower.state(), **{f"upper/{n}": v for n, v in upper.state().items()}}
+    changed = {name for name in own if not torch.equal(own[name], now[name])}
+    assert changed == {
+        "guest/b.1.weight",
+        "guest/b.1.bias",
+        "upper/home/b.1.weight",
+        "upper/home/b.1.bias",
+    }
+
+
+# Gradient --------------------------------------------------------------------------------------
+
+
+def test_gradient_steps_once_with_the_sum_of_both():
+    lower, upper = two_blocks("gradient")
+    start = guest(lower)
+    ties, others = both_updates(lower, upper, 0)
+    assert torch.equal(guest(lower), start)  # it has not stepped yet
+    lower.apply(0, None, others.down)
+    upper.apply(0, ties.up, None)
+    expected = start - 0.1 * (ties.up[0] + others.down[0])
+    torch.testing.assert_close(guest(lower), expected)
+    assert torch.equal(guest(lower), shared_home(upper))
+
+
+def test_gradient_steps_with_its_own_where_the_partner_is_absent():
+    lower, upper = two_blocks("gradient")
+    start = guest(lower)
+    ties, _ = both_updates(lower, upper, 0)
+    lower.apply(0, None, None)
+    torch.testing.assert_close(guest(lower), start - 0.1 * ties.up[0])
+
+
+def test_gradients_that_were_told_do_not_change_with_the_block():
+    lower, upper = two_blocks("gradient")
+    ties, others = both_updates(lower, upper, 0)
+    told = ties.up[0].clone(), others.down[0].clone()
+    lower.apply(0, None, others.down)
+    upper.apply(0, ties.up, None)
+    assert torch.equal(ties.up[0], told[0])
+    assert torch.equal(others.down[0], told[1])
+
+
+# None ------------------------------------------------------------------------------------------
+
+
+def test_without_a_tie_the_guest_is_a_private_decoder():
+    lower, upper = two_blocks("none")
+    start = guest(lower)
+    ties, others = both_updates(lower, upper, 0)
+    assert ties == others == (None, None)
+    own = guest(lower), shared_home(upper)
+    assert not torch.equal(own[0], start)
+    lower.apply(0, None, None)
+    upper.apply(0, None, None)
+    assert torch.equal(guest(lower), own[0])
+    assert torch.equal(shared_home(upper), own[1])
+
+
+# The edge --------------------------------------------------------------------------------------
+
+
+def test_no_gradient_crosses_the_edge():
+    lower, upper = two_blocks("none")
+    activation = lower.forward(0, None)
+    assert activation[0].grad_fn is None
+    assert not activation[0].requires_grad
+    upper.forward(0, activation)
+    upper.update(0)
+    assert all(p.grad is None for p in lower._home.parameters())
+    assert activation[0].grad is None
+    assert all(p.grad is not None for p in upper._home.parameters())
+
+
+def test_a_block_learns_in_home_guest_and_head():
+    lower, upper = two_blocks("none")
+    before = {name: value.clone() for name, value in lower.state().items()}
+    both_updates(lower, upper, 0)
+    now = lower.state()
+    learned = [name for name in before if name.endswith("weight")]
+    assert {name.split("/")[0] for name in learned} == {"home", "guest", "head", "probe"}
+    assert not any(torch.equal(before[name], now[name]) for name in learned)
+
+
+def test_what_is_sent_is_a_contiguous_copy_on_the_cpu():
+    lower, _ = two_blocks("none")
+    views, labels = lower.forward(0, None)
+    assert views.is_contiguous()
+    assert views.shape == (2 * BATCH, 3)
+    assert torch.equal(labels, feed(0)[1])
+    sent = views.clone()
+    lower.update(0)
+    assert torch.equal(views, sent)
+
+
+def test_the_top_block_sends_nothing():
+    lower, upper = two_blocks("none")
+    assert upper.forward(0, lower.forward(0, None)) is None
+
+
+def test_labels_reach_a_loss_that_uses_them_and_no_other():
+    shuffled = torch.tensor([1, 1, 0, 0, 1])
+    for objective, matters in ((CrossEntropy(2), True), (NTXent(0.5), False)):
+        losses = []
+        for labels in (feed(0)[1], shuffled):
+            lower, upper = two_blocks("none", objective=objective)
+            activation, _ = lower.forward(0, None)
+            upper.forward(0, (activation, labels))
+            upper.update(0)
+            losses.append(upper.loss)
+        assert (losses[0] != losses[1]) is matters
+
+
+def test_the_loss_and_the_probe_have_no_figure_before_the_first_step():
+    lower, _ = two_blocks("none")
+    assert math.isnan(lower.loss)
+    assert math.isnan(lower.probe_top1)
+
+
+# Draws and buffers -----------------------------------------------------------------------------
+
+NOISY = Network(
+    name="noisy",
+    units=(
+        linear("a", 4),
+        unit("b", lambda: nn.Linear(3, 3), lambda: nn.BatchNorm1d(3), lambda: nn.Dropout(0.5)),
+        linear("c", 3),
+    ),
+)
+
+
+def masks(block: LocalBlock, part: str) -> list[Tensor]:
+    """Record which features the dropout of unit b let through."""
+    seen: list[Tensor] = []
+    dropout = getattr(block, part)["1"][2]
+    dropout.register_forward_hook(lambda module, inputs, output: seen.append(output != 0))
+    return seen
+
+
+def test_a_guest_drops_what_its_home_drops_and_each_step_something_else():
+    lower, upper = two_blocks("elastic", network=NOISY)
+    guests, homes = masks(lower, "_guest"), masks(upper, "_home")
+    for step in range(3):
+        ties, others = both_updates(lower, upper, step)
+        lower.apply(step, None, others.down)
+        upper.apply(step, ties.up, None)
+    assert all(torch.equal(a, b) for a, b in zip(guests, homes, strict=True))
+    assert not torch.equal(guests[0], guests[1])
+
+
+def test_draws_do_not_depend_on_what_ran_before():
+    one, _ = two_blocks("none", network=NOISY)
+    other, _ = two_blocks("none", network=NOISY)
+    one.forward(0, None)
+    one.update(0)
+    torch.manual_seed(77)
+    other.forward(0, None)
+    torch.rand(5)
+    other.update(0)
+    assert one.loss == other.loss
+
+
+def test_batchnorm_buffers_are_each_replicas_own():
+    lower, upper = two_blocks("elastic", network=NOISY, alpha=1.0)
+    both_updates(lower, upper, 0)
+    lower.forward(1, None)
+    ties = lower.update(1)  # one more than the home has seen
+    before = {n: b.clone() for n, b in upper._home["1"].named_buffers()}
+    upper.apply(1, ties.up, None)
+    after = dict(upper._home["1"].named_buffers())
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert int(dict(lower._guest["1"].named_buffers())["1.num_batches_tracked"]) == 2
+    assert int(after["1.num_batches_tracked"]) == 1
+    # Ties carry parameters alone: 3x3 + 3 of the layer, 3 + 3 of the normalisation.
+    assert ties.up[0].numel() == 18
+
+
+def test_a_guest_begins_as_an_exact_copy():
+    lower, upper = two_blocks("elastic", network=NOISY)
+    home = upper._home["1"].state_dict()
+    assert all(torch.equal(v, home[n]) for n, v in lower._guest["1"].state_dict().items())
+
+
+def test_home_state_bears_the_plain_networks_names():
+    lower, upper = two_blocks("none", network=NOISY)
+    assert list(lower.home_state()) == ["a.1.weight", "a.1.bias"]
+    assert "b.1.running_mean" in upper.home_state()
+    assert not any(name.startswith("b") for name in lower.home_state())
+
+
+def test_the_state_holds_the_optimizers_and_the_probes():
+    lower, upper = two_blocks("none", optimizer="adamw")
+    both_updates(lower, upper, 0)
+    names = set(lower.state())
+    assert "optimizer/home/0.1.weight/exp_avg" in names
+    assert "optimizer/guest/1.1.weight/exp_avg" in names
+    assert any(name.startswith("optimizer/head/") for name in names)
+    assert "probe/weight" in names
+
+
+def test_the_learning_rate_follows_the_schedule():
+    lower, upper = two_blocks("none", schedule="cosine", warmup_steps=2, lr=1.0)
+    rates = []
+    for step in range(4):
+        both_updates(lower, upper, step)
+        rates.append(lower._optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.5, 1.0, 1.0, 0.5 * (1 + math.cos(math.pi / 6))])

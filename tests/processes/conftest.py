@@ -1,0 +1,104 @@
+"""Real runs in real processes: started as a user starts them, and looked at from outside."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT_S = 100.0
+SMALL = ("--model", "mlp", "--batch-size", "16", "--decoder-depth", "0", "--threads", "1")
+
+
+@dataclass
+class Run:
+    """A run that was started, and its directory."""
+
+    process: subprocess.Popen[str]
+    dir: Path
+    descendants: list[psutil.Process]
+
+    def end(self, timeout_s: float = TIMEOUT_S) -> tuple[int, str, str]:
+        """Wait for the end; return exit code, standard output and standard error."""
+        out, err = self.process.communicate(timeout=timeout_s)
+        return self.process.returncode, out, err
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return json.loads((self.dir / "summary.json").read_text())
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The whole lines of metrics.jsonl so far."""
+        path = self.dir / "metrics.jsonl"
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def await_step(self, block: int, step: int) -> dict[str, Any]:
+        """Wait until a block has reported a step; return that record."""
+        deadline_s = time.monotonic() + TIMEOUT_S
+        while time.monotonic() < deadline_s:
+            for record in self.metrics():
+                if record["block"] == block and record["step"] >= step:
+                    self.descendants = psutil.Process(self.process.pid).children(recursive=True)
+                    return record
+            assert self.process.poll() is None, self.process.communicate()
+            time.sleep(0.05)
+        raise AssertionError(f"block {block} never got to step {step}")
+
+    def survivors(self) -> list[psutil.Process]:
+        """Processes of the run that outlived it, after a moment's grace."""
+        _, alive = psutil.wait_procs(self.descendants, timeout=5)
+        return alive
+
+
+Start = Callable[..., Run]
+
+
+@pytest.fixture
+def start(tmp_path) -> Start:
+    """Start a program in a directory of its own; whatever is left of it is killed afterwards."""
+    runs: list[Run] = []
+
+    def start(
+        *arguments: str,
+        launcher: Sequence[str] = (sys.executable,),
+        script: str = "pipeline.py",
+        run_dir: Path | None = None,
+    ) -> Run:
+        run_dir = run_dir or tmp_path / f"run{len(runs)}"
+        command = [*launcher, str(ROOT / "launch" / script), *arguments, "--run-dir", str(run_dir)]
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env=os.environ | {"COLUMNS": "120"},
+        )
+        run = Run(process=process, dir=run_dir, descendants=[])
+        runs.append(run)
+        return run
+
+    yield start
+    for run in runs:
+        if run.process.poll() is None:
+            for process in [
+                *psutil.Process(run.process.pid).children(recursive=True),
+                psutil.Process(run.process.pid),
+            ]:
+                process.kill()
+            run.process.communicate()
+
+
+@pytest.fixture
+def torchrun() -> list[str]:
+    """The launcher's command for four ranks, on a port of its own."""
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=4"]

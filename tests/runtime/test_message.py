@@ -1,0 +1,108 @@
+"""The wire format: what is written is read back, and nothing else is."""
+
+import msgpack
+import pytest
+import torch
+import xxhash
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runtime.core.plan import Stream
+from runtime.links.message import (
+    AckMessage,
+    BadMessage,
+    DataMessage,
+    HelloMessage,
+    checksum,
+    decode,
+    encode,
+    fingerprint,
+)
+from runtime.step import TensorSpec
+
+HELLO = HelloMessage(generation=2, wants={Stream.ACTIVATION: 7, Stream.TIE_UP: 6}, fingerprint=9)
+ACK = AckMessage(
+    stream=Stream.TIE_DOWN, generation=1, expected=5, released=4, durable=3, resend=True
+)
+DATA = DataMessage(
+    stream=Stream.ACTIVATION, step=12, generation=3, absent=False, checksum=2**64 - 1
+)
+
+
+@pytest.mark.parametrize("message", [HELLO, ACK, DATA])
+def test_a_header_is_read_back(message):
+    assert decode(encode(message)) == message
+
+
+@pytest.mark.parametrize("message", [HELLO, ACK, DATA])
+def test_any_flipped_bit_of_a_header_is_noticed(message):
+    frame = encode(message)
+    for position in range(8 * len(frame)):
+        damaged = bytearray(frame)
+        damaged[position // 8] ^= 1 << position % 8
+        with pytest.raises(BadMessage):
+            decode(bytes(damaged))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [],
+        ["bye"],
+        [["data"], 1],
+        ["ack", "activation", 1, 2],
+        ["ack", "sideways", 0, 0, 0, 0, False],
+        ["data", "activation", -1, 0, False, 0],
+        ["data", "activation", True, 0, False, 0],
+        ["data", "activation", 1, 0, 1, 0],
+        ["hello", 0, [1], 3],
+        ["hello", 0, {"activation": 1.5}, 3],
+        {"data": 1},
+        17,
+    ],
+)
+def test_a_whole_header_with_wrong_fields_is_no_message(fields):
+    body = msgpack.packb(fields)
+    with pytest.raises(BadMessage):
+        decode(xxhash.xxh3_64_digest(body) + body)
+
+
+@given(st.binary(max_size=200))
+@settings(derandomize=True, max_examples=200, deadline=None)
+def test_random_bytes_are_no_message(data):
+    with pytest.raises(BadMessage):
+        decode(data)
+
+
+@given(st.binary(max_size=100))
+@settings(derandomize=True, max_examples=200, deadline=None)
+def test_random_bytes_with_a_right_checksum_are_no_message(body):
+    with pytest.raises(BadMessage):
+        decode(xxhash.xxh3_64_digest(body) + body)
+
+
+def test_the_checksum_sees_every_tensor_and_its_order():
+    a, b = torch.arange(6.0), torch.arange(6)
+    assert checksum((a, b)) != checksum((b, a))
+    changed = a.clone()
+    changed[3] += 1e-6
+    assert checksum((a, b)) != checksum((changed, b))
+    assert checksum((a.clone(), b.clone())) == checksum((a, b))
+
+
+def test_the_checksum_takes_empty_and_scalar_tensors():
+    assert checksum((torch.empty(0), torch.tensor(3))) == checksum((torch.tensor(3),))
+
+
+def test_ends_that_would_not_fit_have_other_fingerprints():
+    spec = TensorSpec(shape=(2, 3), dtype="float32")
+    base = fingerprint("run", {Stream.ACTIVATION: (spec,)})
+    others = [
+        fingerprint("another run", {Stream.ACTIVATION: (spec,)}),
+        fingerprint("run", {Stream.TIE_UP: (spec,)}),
+        fingerprint("run", {Stream.ACTIVATION: (spec, spec)}),
+        fingerprint("run", {Stream.ACTIVATION: (TensorSpec(shape=(3, 2), dtype="float32"),)}),
+        fingerprint("run", {Stream.ACTIVATION: (TensorSpec(shape=(2, 3), dtype="float64"),)}),
+    ]
+    assert base not in others
+    assert len(set(others)) == len(others)

@@ -1,0 +1,39 @@
+"""The arithmetic of a run's summary."""
+
+import math
+
+from runtime.summary import MICROBATCHES, throughput_from_block_times
+
+
+def times(*pairs: tuple[float, float]) -> list[dict[str, float]]:
+    return [{"step_s": wall, "cpu_s": cpu} for wall, cpu in pairs]
+
+
+def test_the_slowest_block_binds_where_there_are_cores_enough():
+    found = throughput_from_block_times(times((0.1, 0.1), (0.2, 0.2)), batch_size=10, cores=4)
+    assert math.isclose(found["ceiling_samples_per_s"], 50)
+    assert math.isclose(found["one_process_samples_per_s"], 10 / 0.3)
+    assert math.isclose(found["ceiling_core_each_samples_per_s"], 50)
+
+
+def test_all_cpu_time_over_the_cores_binds_where_there_are_not():
+    found = throughput_from_block_times(times(*[(0.1, 0.1)] * 4), batch_size=10, cores=2)
+    assert math.isclose(found["ceiling_samples_per_s"], 50)
+    assert math.isclose(found["ceiling_core_each_samples_per_s"], 100)
+    assert math.isclose(found["lock_step_samples_per_s"], 50)
+
+
+def test_sleeping_needs_no_core():
+    found = throughput_from_block_times(times(*[(0.1, 0.001)] * 4), batch_size=1, cores=1)
+    assert math.isclose(found["ceiling_samples_per_s"], 10)
+
+
+def test_lock_step_pays_its_bubble():
+    found = throughput_from_block_times(times(*[(0.1, 0.1)] * 4), batch_size=10, cores=4)
+    bubble = (MICROBATCHES + 3) / MICROBATCHES
+    assert math.isclose(found["lock_step_samples_per_s"], 100 / bubble)
+
+
+def test_a_block_that_was_not_timed_leaves_everything_open():
+    found = throughput_from_block_times([None, *times((1, 1))], batch_size=1, cores=2)
+    assert set(found.values()) == {None}
