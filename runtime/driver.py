@@ -37,7 +37,7 @@ from runtime.core.messages import (
 )
 from runtime.core.plan import Side, Stream
 from runtime.core.worker import State, WorkerCore
-from runtime.links.link import Damaged, Link
+from runtime.links.link import Damaged, Link, LinkError
 from runtime.links.message import AckMessage, DataMessage, HelloMessage, Message
 from runtime.step import BlockStep, Payload, TensorSpec
 from runtime.telemetry import Telemetry
@@ -45,6 +45,7 @@ from runtime.telemetry import Telemetry
 log = logging.getLogger(__name__)
 
 TICK_S = 0.1
+SILENCE_TIMEOUT_S = 60.0  # a linked neighbour repeats itself every tick, also while it computes
 Task = Callable[[], None]
 Made = Mapping[Stream, Payload | None]
 
@@ -73,6 +74,7 @@ class Driver:
         self._outbox: dict[tuple[Stream, int], Payload] = {}
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._done: deque[tuple[Computed, Made]] = deque()
+        self._heard_s: dict[Side, float] = {}
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._failure: BaseException | None = None
         self._poller = zmq.Poller()
@@ -125,6 +127,7 @@ class Driver:
             if time.monotonic() >= next_tick_s:
                 next_tick_s = time.monotonic() + TICK_S
                 self._handle(Tick())
+                self._check_silence()
 
     def close(self) -> None:
         """Close the links and what this driver opened."""
@@ -153,10 +156,20 @@ class Driver:
 
     def _take_messages(self, side: Side, link: Link) -> None:
         while (message := link.receive()) is not None:
+            self._heard_s[side] = time.monotonic()
             event = self._event(side, message)
             payload = message.payload if isinstance(message, DataMessage) else None
             if event is not None:
                 self._handle(event, payload)
+
+    def _check_silence(self) -> None:
+        """Raise LinkError where a neighbour that was heard has been silent for too long."""
+        for side, heard_s in self._heard_s.items():
+            if time.monotonic() - heard_s > SILENCE_TIMEOUT_S:
+                raise LinkError(
+                    f"the worker {side.value} has been silent for {SILENCE_TIMEOUT_S:.0f} s;"
+                    f" this one is at step {self.core.step}, {self.core.state.value}"
+                )
 
     def _event(self, side: Side, message: Message | Damaged) -> Event | None:
         match message:

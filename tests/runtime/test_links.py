@@ -2,12 +2,12 @@
 
 import secrets
 import select
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import psutil
 import pytest
 import torch
 import zmq
@@ -271,24 +271,21 @@ def test_a_damaged_message_is_reported_and_the_next_one_taken(raw, spoil, stream
 def test_tcp_listens_on_loopback_only(context):
     lower = make_end(context, Side.ABOVE, bind="tcp://127.0.0.1:*")
     port = int(lower.address.rpartition(":")[2])
-    with socket.create_connection(("127.0.0.1", port), timeout=5):
-        pass
-    with (
-        pytest.raises(OSError, match=r"refused|unreachable"),
-        socket.create_connection((socket.gethostbyname(socket.gethostname()), port), timeout=5),
-    ):
-        assert socket.gethostbyname(socket.gethostname()).startswith("127.")
-        raise OSError("refused: this host's name is loopback itself")
+    listening = [
+        connection.laddr.ip
+        for connection in psutil.Process().net_connections("tcp")
+        if connection.laddr.port == port and connection.status == psutil.CONN_LISTEN
+    ]
+    assert listening == ["127.0.0.1"]
     lower.close()
 
 
 def test_an_oversize_frame_is_never_taken_in(raw):
-    """Its connection is closed; the link comes back by itself and hears what follows."""
+    """Its connection is closed instead; that the peer has gone silent is the driver's to see."""
     bare, upper = raw
     bare.send_multipart([bytes(64 << 20)])
     deadline_s = time.monotonic() + TIMEOUT_S
-    while (message := upper.receive()) is None:
-        assert time.monotonic() < deadline_s, "the link did not come back"
-        bare.send_multipart(good_frames())
-        select.select([], [], [], 0.01)
-    assert isinstance(message, DataMessage)
+    while bare.poll(0, zmq.POLLOUT):
+        assert upper.receive() is None
+        assert time.monotonic() < deadline_s, "the connection was not closed"
+    assert upper.receive() is None
