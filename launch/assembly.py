@@ -16,6 +16,7 @@ from launch.config import to_toml
 from launch.resolve import ConcreteConfig, Resolved
 from models.block import Feed, LocalBlock, Payload, Recipe
 from models.data import ImageData, batch_indices, load_data
+from models.determinism import make_cuda_deterministic
 from models.evaluation import evaluate
 from models.objectives import load_objective
 from models.views import two_views
@@ -38,6 +39,7 @@ class LocalLearningJob:
         self.bind = config.bind
         self.report_every_s = config.report_every_s
         self.model_name = config.model.rpartition(":")[2]
+        self.notes = _notes(config)
         self.config_toml = to_toml(config)
 
     @cached_property
@@ -53,6 +55,8 @@ class LocalLearningJob:
         return edge_specs(self.resolved, edge)
 
     def build_block(self, k: int) -> LocalBlock:
+        if self.resolved.config.device == "cuda":
+            make_cuda_deterministic()
         return build_block(self.resolved, k, self.data if k == 0 else None)
 
     def unit_names(self, k: int) -> tuple[list[str], list[str]]:
@@ -102,6 +106,16 @@ def build_block(resolved: Resolved, k: int, data: ImageData | None) -> LocalBloc
         home_shape=costs[block.home[-1]].output_shape,
         feed=make_feed(resolved, data) if data is not None and k == 0 else None,
     )
+
+
+def _notes(config: ConcreteConfig) -> list[str]:
+    gpus = torch.cuda.device_count() if config.device == "cuda" else 0
+    if not gpus or gpus >= config.workers:
+        return []
+    return [
+        f"{config.workers} workers share {gpus} GPU{'s' if gpus > 1 else ''} of this host and take"
+        " turns on it: no speed-up is to be expected"
+    ]
 
 
 def _device(config: ConcreteConfig, k: int) -> str:

@@ -87,7 +87,7 @@ class RunConfig:
     """Pull of the elastic tie, from 0 to 1."""
     objective: str = "nt-xent"
     """Local loss by name (nt-xent, cross-entropy), or package.module:factory of your own."""
-    temperature: float = 0.5
+    temperature: float = 0.2
     """Temperature of NT-Xent."""
     decoder_depth: IntList = (1,)
     """Residual conv blocks in a head: one figure for all blocks, or one a block (1,1,1,0)."""
@@ -101,11 +101,11 @@ class RunConfig:
     """Learning rate after the warm-up."""
     warmup_steps: int = 0
     """Steps over which the learning rate rises."""
-    epochs: int = 30
+    epochs: int = 12
     """Passes over the training images; ignored where steps is given."""
     steps: int | None = None
     """Training steps, instead of epochs."""
-    batch_size: int = 128
+    batch_size: int = 64
     """Images a step, each in two views."""
     seed: int = 0
     """Seed of every random draw."""

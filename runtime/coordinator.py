@@ -21,6 +21,7 @@ from torch import Tensor
 from runtime import digest
 from runtime.job import Job
 from runtime.lifetime import die_with_parent
+from runtime.links.zeromq import endpoint
 from runtime.live_view import LiveView, make_console
 from runtime.program import REFUSED, Meeting, Program
 from runtime.recorder import Recorder
@@ -40,7 +41,7 @@ def run_coordinator(program: Program, meeting: Meeting, keeper: Connection) -> N
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the keeper decides what an interrupt means
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        rendezvous = open_rendezvous(meeting)
+        rendezvous = open_rendezvous(meeting, is_coordinator=True)
         try:
             text = program.resolve()
             run_dir = _take_run_dir(program, rendezvous)
@@ -97,15 +98,13 @@ class Coordinator:
             self._socket.bind(f"ipc://@loco-{run_id}-coordinator")
         else:
             self._socket.bind(f"tcp://{job.bind}:*")
-        address = self._socket.getsockopt(zmq.LAST_ENDPOINT)
-        assert isinstance(address, bytes)
         rendezvous.announce(
             Announcement(
                 refused=False,
                 job_text=self._text,
                 run_id=run_id,
                 run_dir=str(self._recorder.run_dir.path.absolute()),
-                coordinator=address.rstrip(b"\0").decode(),
+                coordinator=endpoint(self._socket),
             )
         )
         self._say_what_runs()
@@ -127,6 +126,8 @@ class Coordinator:
             markup=False,
             soft_wrap=True,
         )
+        for note in self._job.notes:
+            self._console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
 
     def _follow(self) -> None:
         """Record and show reports until every worker has handed in its result."""

@@ -33,6 +33,10 @@ class Job(Protocol):
     def report_every_s(self) -> float: ...
     @property
     def config_toml(self) -> str: ...
+    @property
+    def notes(self) -> Sequence[str]:
+        """What the user should know of the job before it starts."""
+
     def plan(self, k: int) -> WorkerPlan:
         """Worker k's steps, streams and windows."""
 

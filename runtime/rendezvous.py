@@ -81,14 +81,19 @@ class Rendezvous:
         return value.decode()
 
 
-def open_rendezvous(meeting: Meeting) -> Rendezvous:
-    """Connect; waits at most STORE_TIMEOUT_S for torchrun's store."""
+def open_rendezvous(meeting: Meeting, *, is_coordinator: bool = False) -> Rendezvous:
+    """Connect; waits at most STORE_TIMEOUT_S for torchrun's store.
+
+    Where the launcher leaves the store to the ranks, the coordinator's process hosts it.
+    """
     if meeting.file is not None:
         return Rendezvous(FileStore(meeting.file, -1), attempt=0)
+    launcher_hosts = os.environ.get("TORCHELASTIC_USE_AGENT_STORE", "False") == "True"
     store = TCPStore(
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
-        is_master=False,
+        is_master=is_coordinator and not launcher_hosts,
         timeout=timedelta(seconds=STORE_TIMEOUT_S),
+        wait_for_workers=False,
     )
     return Rendezvous(store, attempt=int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")))

@@ -5,6 +5,7 @@ high-water marks are off. Tensors are sent without a copy and received straight 
 64-byte-aligned tensors.
 """
 
+import socket
 from dataclasses import replace
 
 import zmq
@@ -26,6 +27,14 @@ from runtime.step import Specs, message_bytes
 
 LINGER_MS = 2000
 HEADER_LIMIT_BYTES = 4096
+
+
+def endpoint(bound: zmq.Socket[bytes]) -> str:
+    """Where others can reach a bound socket; one on all interfaces by this host's name."""
+    found = bound.getsockopt(zmq.LAST_ENDPOINT)
+    assert isinstance(found, bytes)
+    address = found.rstrip(b"\0").decode()
+    return address.replace("tcp://0.0.0.0:", f"tcp://{socket.getfqdn()}:")
 
 
 class ZmqLink:
@@ -68,9 +77,7 @@ class ZmqLink:
     @property
     def address(self) -> str:
         """Where the other end is to connect."""
-        endpoint = self._socket.getsockopt(zmq.LAST_ENDPOINT)
-        assert isinstance(endpoint, bytes)
-        return endpoint.rstrip(b"\0").decode()
+        return endpoint(self._socket)
 
     @property
     def pollable(self) -> zmq.Socket[bytes]:

@@ -82,6 +82,7 @@ class SleptJob:
     threads = 1
     bind = "127.0.0.1"
     report_every_s = 0.5
+    notes = ()
 
     def __init__(self, config: SleptConfig) -> None:
         self._config = config

@@ -26,7 +26,7 @@ HERE = Environment(world_size=None, local_world_size=None, cores=2, gpus=0)
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
+def one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -2,6 +2,7 @@
 
 import secrets
 import select
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -289,3 +290,10 @@ def test_an_oversize_frame_is_never_taken_in(raw):
         assert upper.receive() is None
         assert time.monotonic() < deadline_s, "the connection was not closed"
     assert upper.receive() is None
+
+
+def test_a_socket_on_all_interfaces_is_reached_by_name(context):
+    lower = make_end(context, Side.ABOVE, bind="tcp://0.0.0.0:*")
+    assert "0.0.0.0" not in lower.address
+    assert socket.getfqdn() in lower.address
+    lower.close()
