@@ -41,7 +41,8 @@ METHODS: dict[str, dict[str, Any]] = {
 """What each method changes in the default config."""
 
 NUM_SPLITS = 5
-QUICK = {"seeds": 2, "epochs": 1, "json": Path("runs/accuracy-quick.jsonl")}
+USUAL: dict[str, Any] = {"seeds": 5, "epochs": None, "json": RESULTS / "accuracy.jsonl"}
+QUICK: dict[str, Any] = {"seeds": 2, "epochs": 1, "json": Path("runs/accuracy-quick.jsonl")}
 
 app = App(
     name="accuracy",
@@ -188,9 +189,9 @@ def accuracy(
     quick
         One epoch and two seeds, to see that all of it works.
     """
-    usual = QUICK if quick else {"seeds": 5, "json": RESULTS / "accuracy.jsonl"}
+    usual = QUICK if quick else USUAL
     changes: dict[str, Any] = {}
-    if epochs := epochs or usual.get("epochs"):
+    if epochs := epochs or usual["epochs"]:
         changes["epochs"] = epochs
     if decoder_depth is not None:
         changes["decoder_depth"] = (decoder_depth,)

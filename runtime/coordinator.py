@@ -21,7 +21,7 @@ from torch import Tensor
 from runtime import digest
 from runtime.job import Job
 from runtime.lifetime import die_with_parent
-from runtime.links.zeromq import endpoint
+from runtime.links.zeromq import bind_for_this_user, endpoint
 from runtime.live_view import LiveView, make_console
 from runtime.program import REFUSED, Meeting, Program
 from runtime.recorder import Recorder
@@ -94,10 +94,9 @@ class Coordinator:
     def run(self, rendezvous: Rendezvous) -> None:
         """Announce the job, follow it to its end, evaluate, and write the summary."""
         job, run_id = self._job, secrets.token_hex(8)
-        if job.link == "zmq-ipc":
-            self._socket.bind(f"ipc://@loco-{run_id}-coordinator")
-        else:
-            self._socket.bind(f"tcp://{job.bind}:*")
+        on_this_host = job.link == "zmq-ipc"
+        address = f"ipc://@loco-{run_id}-coordinator" if on_this_host else f"tcp://{job.bind}:*"
+        bind_for_this_user(self._socket, address)
         rendezvous.announce(
             Announcement(
                 refused=False,
@@ -144,7 +143,7 @@ class Coordinator:
         timeout_ms = POLL_MS
         while self._socket.poll(timeout_ms):
             timeout_ms = 0
-            identity, packed = self._socket.recv_multipart()
+            identity, packed, *weights = self._socket.recv_multipart()
             report: dict[str, Any] = msgpack.unpackb(packed)
             block = report["block"]
             self._identities[block] = identity
@@ -152,7 +151,7 @@ class Coordinator:
                 case "report":
                     self._take_report(block, report)
                 case "result":
-                    self._results[block] = report
+                    self._results[block] = report | {"weights": weights[0]}
                 case "measured":
                     measured.append(report)
         return measured

@@ -6,6 +6,7 @@ Owns the order of a worker's life: meet, link, train, hand in the result, be mea
 import faulthandler
 import itertools
 import logging
+import math
 import os
 import secrets
 import signal
@@ -40,8 +41,9 @@ from runtime.telemetry import Telemetry
 log = logging.getLogger(__name__)
 
 WARM_UP_STEPS = 2
-MEASURING_S = 1.5
+MEASURED_STEPS = 30
 MIN_MEASURED_STEPS = 3
+MEASURING_LIMIT_S = 1.5
 COORDINATOR_PATIENCE_S = 600.0  # evaluation on a large data set takes its time
 
 
@@ -93,7 +95,9 @@ class Worker:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self._links: dict[Side, Link] = {}
         self._thread_failure: BaseException | None = None
-        self._final: bytes | None = None
+        self._final: tuple[bytes, bytes] | None = None
+        self._handed_in = False
+        self._finished_s = math.inf
         self._measuring: dict[str, Any] | None = None
         self._leave = False
         self._coordinator = self._context.socket(zmq.DEALER)
@@ -185,14 +189,15 @@ class Worker:
             force=finished and self._final is None,
         )
         if report is not None:
-            self._tell(report)
+            self._report(report)
         if finished and self._final is None:
             self._final = self._result()
-            self._handed_in_s = time.monotonic()
-            self._tell_bytes(self._final)
+            self._finished_s = time.monotonic()
+        if self._final is not None and not self._handed_in:
+            self._handed_in = self._tell(*self._final)
         self._listen()
-        if self._final is not None and not self._leave:
-            waited_s = time.monotonic() - self._handed_in_s
+        if finished and not self._leave:
+            waited_s = time.monotonic() - self._finished_s
             if waited_s > COORDINATOR_PATIENCE_S:
                 raise TimeoutError(f"the coordinator has not answered for {waited_s:.0f} s")
         return self._leave
@@ -205,20 +210,22 @@ class Worker:
             elif order["kind"] == "leave":
                 self._leave = True
         if self._measuring is not None:
-            self._tell(self._measuring)
+            self._report(self._measuring)
             self._measuring = None
 
-    def _tell(self, report: dict[str, Any]) -> None:
-        self._tell_bytes(msgpack.packb(report))
+    def _report(self, report: dict[str, Any]) -> None:
+        """Send a report; one that finds no room is lost, and counted."""
+        self._telemetry.dropped_reports += not self._tell(msgpack.packb(report))
 
-    def _tell_bytes(self, *frames: bytes) -> None:
+    def _tell(self, *frames: bytes) -> bool:
         try:
             self._coordinator.send_multipart(frames, zmq.NOBLOCK)
         except zmq.Again:
-            self._telemetry.dropped_reports += 1
+            return False
+        return True
 
-    def _result(self) -> bytes:
-        """What the coordinator makes the run's result of: weights, digests, figures."""
+    def _result(self) -> tuple[bytes, bytes]:
+        """What the coordinator makes the run's result of: figures and digests, and the weights."""
         driver = self._driver
         counters = {
             "sent": driver.sent[Stream.ACTIVATION],
@@ -233,10 +240,8 @@ class Worker:
         result = self._telemetry.closing(counters) | {
             "kind": "result",
             "digests": digest.block_records(self._k, self._block.state()),
-            "weights": safetensors.torch.save(home),
         }
-        packed: bytes = msgpack.packb(result)
-        return packed
+        return msgpack.packb(result), safetensors.torch.save(home)
 
     def _measure(self) -> None:
         """Time this block alone, on the compute thread; its state is spent afterwards."""
@@ -255,7 +260,8 @@ class Worker:
             if repeat >= WARM_UP_STEPS:
                 walls.append(time.perf_counter() - wall_0)
                 cpu_s += time.process_time() - cpu_0
-            if len(walls) >= MIN_MEASURED_STEPS and time.monotonic() - began_s > MEASURING_S:
+            late = time.monotonic() - began_s > MEASURING_LIMIT_S
+            if len(walls) >= (MIN_MEASURED_STEPS if late else MEASURED_STEPS):
                 break
         self._measuring = {
             "kind": "measured",

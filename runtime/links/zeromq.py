@@ -5,6 +5,7 @@ high-water marks are off. Tensors are sent without a copy and received straight 
 64-byte-aligned tensors.
 """
 
+import os
 import socket
 from dataclasses import replace
 
@@ -27,6 +28,12 @@ from runtime.step import Specs, message_bytes
 
 LINGER_MS = 2000
 HEADER_LIMIT_BYTES = 4096
+
+
+def bind_for_this_user(unbound: zmq.Socket[bytes], address: str) -> None:
+    """Bind; over ipc, only processes of this user can connect (abstract addresses have no mode)."""
+    unbound.setsockopt(zmq.IPC_FILTER_UID, os.getuid())
+    unbound.bind(address)
 
 
 def endpoint(bound: zmq.Socket[bytes]) -> str:
@@ -67,7 +74,7 @@ class ZmqLink:
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
         try:
             if bind is not None:
-                self._socket.bind(bind)
+                bind_for_this_user(self._socket, bind)
             if connect is not None:
                 self._socket.connect(connect)
         except zmq.ZMQError as error:

@@ -132,10 +132,10 @@ def test_threads_are_shared_among_the_workers_of_a_host():
 
 
 def test_length_in_epochs_or_steps():
-    assert resolved(epochs=2).config.steps == 22
-    by_steps = resolved(epochs=2, steps=12).config
+    assert resolved(epochs=2, batch_size=128).config.steps == 22
+    by_steps = resolved(epochs=2, steps=12, batch_size=128).config
     assert (by_steps.epochs, by_steps.steps) == (2, 12)
-    assert resolved(steps=23).config.epochs == 3
+    assert resolved(steps=23, batch_size=128).config.epochs == 3
 
 
 def test_window_follows_the_lag():
@@ -242,6 +242,7 @@ def test_a_users_model_and_data_are_found_in_the_current_directory(users_module)
         model=f"{users_module}:build",
         data=f"{users_module}:twelve",
         batch_size=4,
+        epochs=30,
         workers=2,
         decoder_depth=(0,),
     )

@@ -1,11 +1,11 @@
 """Real runs in real processes: started as a user starts them, and looked at from outside."""
 
+import contextlib
 import json
-import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,9 +62,9 @@ class Run:
 Start = Callable[..., Run]
 
 
-@pytest.fixture
-def start(tmp_path) -> Start:
-    """Start a program in a directory of its own; whatever is left of it is killed afterwards."""
+@contextlib.contextmanager
+def starting(directory: Path) -> Iterator[Start]:
+    """Start programs in a directory; whatever is left of them is killed afterwards."""
     runs: list[Run] = []
 
     def start(
@@ -73,29 +73,31 @@ def start(tmp_path) -> Start:
         script: str = "pipeline.py",
         run_dir: Path | None = None,
     ) -> Run:
-        run_dir = run_dir or tmp_path / f"run{len(runs)}"
+        run_dir = run_dir or directory / f"run{len(runs)}"
         command = [*launcher, str(ROOT / "launch" / script), *arguments, "--run-dir", str(run_dir)]
         process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=tmp_path,
-            env=os.environ | {"COLUMNS": "120"},
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=directory
         )
         run = Run(process=process, dir=run_dir, descendants=[])
         runs.append(run)
         return run
 
-    yield start
-    for run in runs:
-        if run.process.poll() is None:
-            for process in [
-                *psutil.Process(run.process.pid).children(recursive=True),
-                psutil.Process(run.process.pid),
-            ]:
-                process.kill()
-            run.process.communicate()
+    try:
+        yield start
+    finally:
+        for run in runs:
+            if run.process.poll() is None:
+                parent = psutil.Process(run.process.pid)
+                for process in [*parent.children(recursive=True), parent]:
+                    process.kill()
+                run.process.communicate()
+
+
+@pytest.fixture
+def start(tmp_path) -> Iterator[Start]:
+    """Start programs in the test's own directory."""
+    with starting(tmp_path) as start:
+        yield start
 
 
 @pytest.fixture

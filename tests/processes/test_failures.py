@@ -70,14 +70,13 @@ def test_a_workers_exception_is_shown_with_its_traceback(start, tmp_path):
     assert "the third unit has had enough" in logs
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_job_ends_and_says_so(start, number):
+def test_an_interrupted_job_ends_and_says_so(start):
     run = start(*LONG, "--workers", "2")
     run.await_step(1, 2)
-    run.process.send_signal(number)
+    run.process.send_signal(signal.SIGINT)
     code, _, err = run.end(timeout_s=20)
-    assert code == 128 + number
-    assert f"stopped by {number.name}" in err
+    assert code == 128 + signal.SIGINT
+    assert "stopped by SIGINT" in err
     assert "Traceback" not in err
     assert_nothing_is_left(run)
 
@@ -112,21 +111,13 @@ def test_two_jobs_cannot_share_a_run_directory(start):
     first.end()
 
 
-BAD = {
-    "--lag": ("-1", "lag -1"),
-    "--workers": ("9", "at most"),
-    "--batch-size": ("100000", "100000"),
-    "--cuts": ("0,2,1", "0,2,1"),
-    "--model": ("resnet-smal", "resnet-small"),
-    "--config": ("missing.toml", "missing.toml"),
-    "--lgr": ("1", "--lr"),
-}
-
-
-@pytest.mark.parametrize("flag", sorted(BAD))
-def test_bad_input_is_one_message_and_exit_code_2(start, flag):
-    value, told = BAD[flag]
-    run = start(flag, value)
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [(("--lag", "-1"), "lag -1"), (("--model", "resnet-smal"), "resnet-small")],
+)
+def test_bad_input_is_one_message_and_exit_code_2(start, flags, told):
+    """One that is seen at once, and one that takes torch to see; tests/launch has them all."""
+    run = start(*flags)
     code, out, err = run.end()
     assert code == 2
     assert out == ""

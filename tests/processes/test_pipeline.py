@@ -1,6 +1,7 @@
 """The main job in real processes equals the sequential reference, whatever the timing."""
 
 import json
+import sys
 
 import pytest
 import safetensors.torch
@@ -8,12 +9,13 @@ import torch
 
 from launch.assembly import LocalLearningJob
 from launch.config import parse
+from launch.evaluate import main as evaluate
 from launch.resolve import Environment, resolve
 from models.network import build_plain
 from models.sequential import train
 from runtime import digest
 
-from .conftest import SMALL
+from .conftest import SMALL, Run, starting
 
 DELAYED = """
 import random, time
@@ -24,14 +26,12 @@ class Dawdle(nn.Module):
         time.sleep(random.SystemRandom().random() * 0.02)
         return x
 
-def layer(width, out, dawdles):
-    return nn.Sequential(nn.Flatten(), *[Dawdle()] * dawdles, nn.Linear(width, out), nn.ReLU())
-
 def build():
-    return nn.Sequential(*[layer(256 if i == 0 else 32, 32, 1) for i in range(4)])
-
-def build_prompt():
-    return nn.Sequential(*[layer(256 if i == 0 else 32, 32, 0) for i in range(4)])
+    widths = [256, 32, 32, 32, 32]
+    return nn.Sequential(*[
+        nn.Sequential(nn.Flatten(), Dawdle(), nn.Linear(a, b), nn.ReLU(inplace=True))
+        for a, b in zip(widths, widths[1:])
+    ])
 """
 
 
@@ -77,59 +77,75 @@ def test_real_workers_end_as_the_sequential_reference_does(name, start):
     assert run.summary["batches"]["trained"] == 7 * run.summary["blocks"][-1]["index"] + 7
 
 
-def test_random_delays_in_real_workers_change_nothing(start, tmp_path):
+def test_random_delays_in_real_workers_change_nothing(start, tmp_path, monkeypatch):
     (tmp_path / "delayed.py").write_text(DELAYED)
-    flags = ("--workers", "4", "--batch-size", "16", "--steps", "20", "--decoder-depth", "0")
-    digests = []
-    for build in ("build", "build", "build_prompt"):
-        run = start("--model", f"delayed:{build}", *flags)
-        code, out, err = run.end()
-        assert code == 0, out + err
-        digests.append(run.summary["weights_sha256"])
-    # Modules that hold no tensors don't change the plain network's names, but for their place.
-    assert digests[0] == digests[1]
-
-
-def test_what_a_run_leaves_behind_can_be_used(start, tmp_path):
-    """Records, weights and config: each is read back as its reader would."""
-    run = start(*SMALL, "--workers", "2", "--steps", "12")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    arguments = ("--model", "delayed:build", "--workers", "4", "--threads", "1", "--steps", "20")
+    arguments = (*arguments, "--batch-size", "16", "--decoder-depth", "0", "--lag", "2")
+    run = start(*arguments)
     code, out, err = run.end()
     assert code == 0, out + err
+    expected = reference_digests(*arguments)
+    assert {key: run.summary[key] for key in expected} == expected
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Run:
+    """A small run that has ended well."""
+    with starting(tmp_path_factory.mktemp("finished")) as start:
+        run = start(*SMALL, "--workers", "2", "--steps", "12")
+        code, out, err = run.end()
+        assert code == 0, out + err
+        assert "decoupled updates" in out
+        yield run
+
+
+def test_every_step_of_every_worker_is_recorded(finished):
     for key in ("t", "block", "pid", "generation", "step", "loss", "probe_top1", "samples_per_s"):
-        assert all(key in record for record in run.metrics())
-    assert {(r["block"], r["step"]) for r in run.metrics()} == {
+        assert all(key in record for record in finished.metrics())
+    assert {(record["block"], record["step"]) for record in finished.metrics()} == {
         (block, step) for block in (0, 1) for step in range(12)
     }
-    assert (run.dir / "logs" / "worker-1.log").exists()
-    assert list((run.dir / "tensorboard").iterdir())
+    assert len({record["pid"] for record in finished.metrics()}) == 2
+    assert (finished.dir / "logs" / "worker-1.log").exists()
+    assert list((finished.dir / "tensorboard").iterdir())
 
-    config = parse(["--config", str(run.dir / "config.toml")], prog="test")
+
+def test_the_weights_load_into_the_plain_network_and_evaluate_alike(finished):
+    config = parse(["--config", str(finished.dir / "config.toml")], prog="test")
     machine = Environment(world_size=None, local_world_size=None, cores=2, gpus=0)
     job = LocalLearningJob(resolve(config, environment=machine))
-    weights = safetensors.torch.load_file(run.dir / "weights.safetensors")
-    plain = build_plain(job.resolved.network, seed=99)
-    plain.load_state_dict(weights)
-    assert digest.of_tensors(weights) == run.summary["weights_sha256"]
-    units = json.loads(json.dumps(job.evaluate(weights)))
-    assert units == run.summary["units"]
+    weights = safetensors.torch.load_file(finished.dir / "weights.safetensors")
+    build_plain(job.resolved.network, seed=99).load_state_dict(weights)
+    assert digest.of_tensors(weights) == finished.summary["weights_sha256"]
+    assert json.loads(json.dumps(job.evaluate(weights))) == finished.summary["units"]
 
-    again = start("--config", str(run.dir / "config.toml"))
+
+def test_a_runs_config_repeats_it(finished, start):
+    again = start("--config", str(finished.dir / "config.toml"))
     assert again.end()[0] == 0
-    assert again.summary["state_sha256"] == run.summary["state_sha256"]
+    assert again.summary["state_sha256"] == finished.summary["state_sha256"]
 
 
-def test_the_sequential_program_leaves_the_same_run(start):
-    flags = (*SMALL, "--workers", "4", "--steps", "8")
-    pipeline = start(*flags)
-    assert pipeline.end()[0] == 0
+def test_the_sequential_program_leaves_the_same_run(finished, start):
+    flags = ("--config", str(finished.dir / "config.toml"))
     sequential = start(*flags, script="sequential.py")
     code, out, err = sequential.end()
     assert code == 0, out + err
     for key in ("weights_sha256", "state_sha256", "units", "final", "steps", "batches"):
-        assert sequential.summary[key] == pipeline.summary[key], key
-    assert sequential.summary.keys() == pipeline.summary.keys()
-    assert sequential.summary["blocks"][0].keys() == pipeline.summary["blocks"][0].keys()
-    assert {p.name for p in sequential.dir.iterdir()} == {p.name for p in pipeline.dir.iterdir()}
+        assert sequential.summary[key] == finished.summary[key], key
+    assert sequential.summary.keys() == finished.summary.keys()
+    assert sequential.summary["blocks"][0].keys() == finished.summary["blocks"][0].keys()
+    left = {path.name for path in finished.dir.iterdir()}
+    assert {path.name for path in sequential.dir.iterdir()} == left
+
+
+def test_evaluate_repeats_a_finished_run(finished, tmp_path, capsys):
+    assert evaluate([str(finished.dir)]) == 0
+    assert f"{finished.summary['units'][-1]['linear_top1']:.3f}" in capsys.readouterr().out
+    assert evaluate([str(tmp_path / "nothing")]) == 2
+    assert "holds no config.toml" in capsys.readouterr().err
 
 
 def test_the_main_job_under_torchrun(start, torchrun):
@@ -138,14 +154,4 @@ def test_the_main_job_under_torchrun(start, torchrun):
     assert code == 0, out + err
     assert run.summary["steps"] == 8
     assert len(run.summary["blocks"]) == 4
-    assert "decoupled updates" in out
     assert len({record["pid"] for record in run.metrics()}) == 4
-
-
-def test_evaluate_repeats_a_finished_run(start, tmp_path):
-    run = start(*SMALL, "--workers", "1", "--steps", "3")
-    assert run.end()[0] == 0
-    from launch.evaluate import main
-
-    assert main([str(run.dir)]) == 0
-    assert main([str(tmp_path / "nothing")]) == 2

@@ -1,8 +1,11 @@
 """One suite that every link passes; a link joins it by a line in LINKS."""
 
+import os
 import secrets
 import select
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -296,4 +299,20 @@ def test_a_socket_on_all_interfaces_is_reached_by_name(context):
     lower = make_end(context, Side.ABOVE, bind="tcp://0.0.0.0:*")
     assert "0.0.0.0" not in lower.address
     assert socket.getfqdn() in lower.address
+    lower.close()
+
+
+def test_another_user_of_this_host_cannot_connect(context):
+    """Abstract ipc addresses have no file mode and are listed in /proc/net/unix for everyone."""
+    lower = make_end(context, Side.ABOVE, bind=f"ipc://@test-{secrets.token_hex(6)}")
+    nobody = 65534
+    stranger = (
+        f"import os, zmq; os.getuid() == 0 and os.setuid({nobody})\n"
+        "s = zmq.Context().socket(zmq.DEALER); s.linger = 300; s.immediate = 1\n"
+        f"s.connect({lower.address!r}); s.sndtimeo = 500; s.send(b'hello')"
+    )
+    done = subprocess.run([sys.executable, "-c", stranger], timeout=TIMEOUT_S, check=False)
+    heard = bool(lower.pollable.poll(300))
+    assert heard == (os.getuid() != 0)  # only root can play another user
+    assert (done.returncode == 0) == heard
     lower.close()

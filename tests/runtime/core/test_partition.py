@@ -40,10 +40,10 @@ def test_the_overlap_may_be_a_whole_home_but_the_lowest_home_does_not_count():
 @pytest.mark.parametrize(
     ("num_units", "cuts", "overlap", "message"),
     [
-        (5, (), 0, "cuts  must begin with 0, the first unit of the network"),
-        (5, (1, 2), 0, "cuts 1,2 must begin with 0, the first unit of the network"),
-        (5, (0, 2, 2), 0, "cuts 0,2,2 are out of order; each must exceed the one before"),
-        (5, (0, 3, 1), 0, "cuts 0,3,1 are out of order; each must exceed the one before"),
+        (5, (), 0, "cuts  must begin with 0, the first unit"),
+        (5, (1, 2), 0, "cuts 1,2 must begin with 0, the first unit"),
+        (5, (0, 2, 2), 0, "cuts 0,2,2 are out of order; each must exceed the last"),
+        (5, (0, 3, 1), 0, "cuts 0,3,1 are out of order; each must exceed the last"),
         (5, (0, 5), 0, "cuts 0,5 end past the last unit; the highest is 4"),
         (5, (0, 2), -1, "overlap -1 is negative; 0 shares nothing"),
         (

@@ -49,6 +49,15 @@ def test_an_absent_marker_costs_a_message_and_no_bytes():
     assert stream.take_sendable() == []
 
 
+def test_an_absent_marker_stays_one_until_it_is_durable():
+    stream = outgoing(3, absent=(0, 2))
+    stream.take_sendable()
+    stream.acknowledge(**word(2, 2, 1, resend=True))
+    assert stream.take_sendable() == [2]
+    assert stream.is_absent(2)
+    assert not stream.is_absent(0)  # forgotten
+
+
 def test_an_old_acknowledgement_takes_nothing_back():
     stream = outgoing(3)
     stream.take_sendable()
@@ -118,6 +127,17 @@ def test_a_restarted_sender_can_send_what_was_kept_of_the_generation_before():
     stream.rewind(3)
     assert stream.take_sendable() == [3, 4]
     assert (stream.is_absent(3), stream.is_absent(4)) == (False, True)
+
+
+def test_what_the_receiver_has_saved_is_not_sent_again():
+    """A restarted sender, told that message 2 was durable before it had made it again, trimmed it
+    and then sent it: the driver had nothing to send."""
+    stream = Outgoing(WINDOW, 1)
+    stream.rewind(3)
+    assert stream.acknowledge(**word(3, 3, 3)) is True
+    for step in range(1, 4):
+        stream.make(step, absent=False)
+    assert stream.take_sendable() == [3]
 
 
 def test_messages_are_taken_once_and_in_order():
