@@ -237,6 +237,31 @@ def test_what_is_sent_is_a_contiguous_copy_on_the_cpu():
     assert torch.equal(views, sent)
 
 
+def relu_first(*, in_place: bool) -> Network:
+    """Unit b overwrites its input, or does not, and computes the same."""
+    return Network(
+        name="relu-first",
+        units=(
+            unit("a", lambda: nn.Flatten(1), lambda: nn.Linear(4, 3)),
+            unit("b", lambda: nn.ReLU(inplace=in_place), lambda: nn.Linear(3, 3)),
+            unit("c", lambda: nn.Linear(3, 3)),
+        ),
+    )
+
+
+def test_a_guest_that_works_in_place_changes_nothing():
+    sent, states = [], []
+    for in_place in (True, False):
+        lower, _ = two_blocks("none", network=relu_first(in_place=in_place))
+        activation, _ = lower.forward(0, None)
+        lower.update(0)
+        sent.append(activation)
+        states.append(lower.state())
+    assert torch.equal(*sent)
+    assert (sent[0] < 0).any()
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+
+
 def test_the_top_block_sends_nothing():
     lower, upper = two_blocks("none")
     assert upper.forward(0, lower.forward(0, None)) is None
