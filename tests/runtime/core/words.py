@@ -1,0 +1,119 @@
+"""Short words for the events, actions and plans that the core's tests are made of."""
+
+from runtime.core.messages import (
+    Acknowledge,
+    Acknowledged,
+    Arrived,
+    Compute,
+    Computed,
+    Keep,
+    Linked,
+    Phase,
+    Release,
+    Send,
+)
+from runtime.core.plan import Side, Stream, Window, WorkerPlan
+from runtime.core.worker import WorkerCore
+
+ACTIVATION, TIE_UP, TIE_DOWN = Stream
+FORWARD, UPDATE, APPLY = Phase
+BELOW, ABOVE = Side
+
+
+def window(max_messages: int = 2) -> Window:
+    return Window(max_messages=max_messages, max_bytes=10 * max_messages, message_bytes=10)
+
+
+def middle(num_steps: int = 2, *, lag: int = 1, size: int = 2, snapshot_every: int = 0):
+    windows = dict.fromkeys(Stream, window(size))
+    return WorkerPlan(
+        num_steps=num_steps,
+        lag=lag,
+        incoming=windows,
+        outgoing=windows,
+        snapshot_every=snapshot_every,
+    )
+
+
+def top(num_steps: int = 4, *, size: int = 2, snapshot_every: int = 0) -> WorkerPlan:
+    """A receiver of activations only."""
+    return WorkerPlan(
+        num_steps=num_steps, incoming={ACTIVATION: window(size)}, snapshot_every=snapshot_every
+    )
+
+
+def bottom(num_steps: int = 4, *, size: int = 2, snapshot_every: int = 0) -> WorkerPlan:
+    """A sender of activations only."""
+    return WorkerPlan(
+        num_steps=num_steps, outgoing={ACTIVATION: window(size)}, snapshot_every=snapshot_every
+    )
+
+
+def linked(side: Side, generation: int = 0, **wants: int) -> Linked:
+    streams = [stream for stream in Stream if stream.target is side]
+    full = {stream: wants.get(stream.value, 0) for stream in streams}
+    return Linked(side=side, generation=generation, wants=full)
+
+
+def arrived(stream: Stream, step: int, *, generation=0, checksum=None, absent=False) -> Arrived:
+    checksum = step if checksum is None else checksum
+    return Arrived(
+        stream=stream, step=step, generation=generation, checksum=checksum, absent=absent
+    )
+
+
+def done(phase: Phase, step: int, *, absent: bool = False) -> Computed:
+    return Computed(phase=phase, step=step, absent=absent)
+
+
+def compute(phase: Phase, step: int, below: int | None = None, above: int | None = None) -> Compute:
+    return Compute(phase=phase, step=step, from_below=below, from_above=above)
+
+
+def acked(stream, expected, released, durable=0, *, generation=0, resend=False) -> Acknowledged:
+    return Acknowledged(
+        stream=stream,
+        generation=generation,
+        expected=expected,
+        released=released,
+        durable=durable,
+        resend=resend,
+    )
+
+
+def ack(stream, expected, released, durable=None, *, resend=False) -> Acknowledge:
+    durable = released if durable is None else durable
+    return Acknowledge(
+        stream=stream, expected=expected, released=released, durable=durable, resend=resend
+    )
+
+
+def keep(stream: Stream, step: int) -> Keep:
+    return Keep(stream=stream, step=step)
+
+
+def send(stream: Stream, step: int, *, absent: bool = False) -> Send:
+    return Send(stream=stream, step=step, absent=absent)
+
+
+def release(stream: Stream, step: int) -> Release:
+    return Release(stream=stream, step=step)
+
+
+def started(plan: WorkerPlan, *, start_step: int = 0, generation: int = 0) -> WorkerCore:
+    """A core whose neighbours have said hello."""
+    core = WorkerCore(plan, start_step=start_step, generation=generation)
+    core.start()
+    for side in plan.sides():
+        core.handle(linked(side))
+    return core
+
+
+def run_step(core: WorkerCore, step: int, *, needs: tuple[Stream, ...] = ()) -> list:
+    """Deliver what `step` needs and finish its phases; return all actions."""
+    actions = []
+    for stream in needs:
+        actions += core.handle(arrived(stream, step))
+    for phase in Phase:
+        actions += core.handle(done(phase, step))
+    return actions
