@@ -94,9 +94,9 @@ def by_one_loop(cell: Cell, steps: int) -> dict[str, str]:
     torch.set_num_threads(job.threads)
     blocks = [job.build_block(k) for k in range(job.num_workers)]
     train(blocks, num_steps=job.num_steps, lag=config.lag)
-    weights = {name: value for block in blocks for name, value in block.home_state().items()}
-    states = [digest.block_records(k, block.state()) for k, block in enumerate(blocks)]
-    return {"weights_sha256": digest.of_tensors(weights), "state_sha256": digest.combine(states)}
+    return digest.of_run(
+        [block.home_state() for block in blocks], [block.state() for block in blocks]
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

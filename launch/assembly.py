@@ -143,13 +143,15 @@ def edge_specs(resolved: Resolved, edge: int) -> Specs:
     config, block = resolved.config, resolved.partition.blocks[edge]
     costs = resolved.costs
     batch = config.batch_size
-    activation = TensorSpec(shape=(2 * batch, *costs[block.home[-1]].output_shape), dtype="float32")
+    below = costs[block.home[-1]]
+    activation = TensorSpec(shape=(2 * batch, *below.output_shape), dtype=below.output_dtype)
     specs: dict[Stream, tuple[TensorSpec, ...]] = {
         Stream.ACTIVATION: (activation, TensorSpec(shape=(batch,), dtype="int64"))
     }
-    shared = sum(costs[unit].num_parameters for unit in block.guest)
+    shared = sum(costs[unit].num_trainable for unit in block.guest)
     if shared and config.tie != "none":
-        flat = (TensorSpec(shape=(shared,), dtype="float32"),)
+        (dtype,) = frozenset().union(*(costs[unit].trainable_dtypes for unit in block.guest))
+        flat = (TensorSpec(shape=(shared,), dtype=dtype),)
         specs |= {Stream.TIE_UP: flat, Stream.TIE_DOWN: flat}
     return specs
 

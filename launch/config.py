@@ -165,12 +165,17 @@ _FIELDS = {field.name.replace("_", "-"): field for field in dataclasses.fields(R
 # Keys of a file that followed from another one when it was resolved: a flag for the latter
 # drops them, for otherwise `--config old.toml --epochs 60` would keep the old number of steps.
 _FOLLOWS = {
-    "method": ("workers", "cuts"),
-    "workers": ("cuts",),
-    "cuts": ("workers",),
+    "method": ("workers", "cuts", "threads"),
+    "workers": ("cuts", "threads"),
+    "cuts": ("workers", "threads"),
+    "model": ("cuts",),
+    "overlap": ("cuts",),
     "lag": ("window",),
     "epochs": ("steps",),
+    "data": ("steps",),
+    "batch-size": ("steps",),
 }
+_RECUT = {"method", "workers", "cuts"}  # flags that change the number of blocks
 
 
 def parse(argv: Sequence[str], *, prog: str) -> RunConfig:
@@ -234,6 +239,9 @@ def _read_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollectio
     for flag in given & _FOLLOWS.keys():
         for key in _FOLLOWS[flag]:
             values.pop(key, None)
+    depths = str(values.get("decoder-depth", "")).split(",")
+    if given & _RECUT and len(set(depths)) == 1 and depths != [""]:
+        values["decoder-depth"] = depths[0]  # it was one figure for all, and still is
     cyclopts.config.Dict(values, source=str(path))(app, commands, arguments)
 
 

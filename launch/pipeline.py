@@ -6,6 +6,7 @@ python launch/pipeline.py --workers 4
 
 import os
 import sys
+import time
 
 from launch.config import ConfigError, parse
 from launch.program import make_program
@@ -13,6 +14,7 @@ from runtime.keeper import Keeper
 from runtime.program import REFUSED
 
 NAME = "pipeline"
+OTHERS_WAIT_S = 5.0  # so that torchrun does not end rank 0 before it has said what is wrong
 
 
 def main(argv: list[str]) -> int:
@@ -24,6 +26,8 @@ def main(argv: list[str]) -> int:
     except ConfigError as error:
         if rank == 0:
             print(f"{NAME}: error: {error}", file=sys.stderr)
+        else:
+            time.sleep(OTHERS_WAIT_S)
         return REFUSED
     program = make_program(config, name=NAME)
     return Keeper(program, rank=rank if under_torchrun else None).run()

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import math
 import os
+import socket
 import sys
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -130,6 +131,7 @@ def _resolve(config: RunConfig, environment: Environment) -> Resolved:
     num_train = len(data.train_labels)
     epochs, steps = _length(config, num_train)
     partition = _partition(config, environment, network, data.image_shape)
+    _check_shared_dtypes(config, network, data.image_shape, partition)
     workers = partition.num_blocks
     concrete = _with(
         config,
@@ -229,6 +231,21 @@ def _default_cuts(
     return balanced_cuts(costs, workers, overlap)
 
 
+def _check_shared_dtypes(
+    config: RunConfig, network: Network, image_shape: tuple[int, int, int], partition: Partition
+) -> None:
+    """A tie is one flat vector, so what a guest shares has one dtype."""
+    costs = count_costs(network, image_shape)
+    for block in partition.blocks:
+        dtypes = {dtype for unit in block.guest for dtype in costs[unit].trainable_dtypes}
+        if len(dtypes) > 1 and config.tie != "none":
+            names = " ".join(network.units[unit].name for unit in block.guest)
+            raise ConfigError(
+                f"tie {config.tie} shares units {names} of several dtypes ({', '.join(dtypes)});"
+                " give them one, or use --tie none"
+            )
+
+
 def _decoder_depth(config: RunConfig, num_blocks: int) -> tuple[int, ...]:
     depth = config.decoder_depth
     if config.method == "e2e":
@@ -253,7 +270,22 @@ def _link(config: RunConfig, environment: Environment) -> Literal["zmq-ipc", "zm
     one_host = environment.local_world_size in (None, environment.world_size)
     if config.link == "zmq-ipc" and not one_host:
         raise ConfigError("link zmq-ipc reaches one host only; use --link zmq-tcp or auto")
-    return "zmq-tcp" if config.link == "zmq-tcp" or not one_host else "zmq-ipc"
+    if config.link != "zmq-tcp" and one_host:
+        return "zmq-ipc"
+    if config.bind.startswith("127.") and not one_host:
+        raise ConfigError(
+            f"bind {config.bind} can't be reached from the job's other hosts; give --bind 0.0.0.0,"
+            " or the address of a network that you trust"
+        )
+    try:
+        with socket.socket() as probe:
+            probe.bind((config.bind, 0))
+    except OSError as error:
+        raise ConfigError(
+            f"bind {config.bind!r} is no address of this host ({error.strerror or error});"
+            " give one that is, such as 127.0.0.1"
+        ) from error
+    return "zmq-tcp"
 
 
 def _show(values: tuple[int, ...]) -> str:

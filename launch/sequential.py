@@ -5,7 +5,6 @@ python launch/sequential.py --method e2e       end to end, one loss at the top: 
 """
 
 import sys
-import time
 
 import torch
 from torch import Tensor
@@ -16,12 +15,10 @@ from launch.program import command_time
 from launch.resolve import Environment, resolve
 from launch.timed_block import TimedBlock
 from models.sequential import train
-from runtime import digest
 from runtime.live_view import LiveView, make_console
 from runtime.program import REFUSED
 from runtime.recorder import Recorder
 from runtime.run_dir import RunDir
-from runtime.summary import summarise
 
 NAME = "sequential"
 
@@ -64,16 +61,8 @@ def run(job: LocalLearningJob, recorder: Recorder, started_t: float) -> None:
     for block in blocks:
         weights |= block.block.home_state()
     recorder.write_weights(weights)
-    console.print("evaluating on the held-out split ...", highlight=False)
-    summary = summarise(
-        job,
-        [block.result() for block in blocks],
-        weights_sha256=digest.of_tensors(weights),
-        units=job.evaluate(weights),
-        started_t=started_t,
-        ended_t=time.time(),
-    )
-    recorder.write_summary(summary, console)
+    results = [block.result() for block in blocks]
+    recorder.finish(job, results, weights, started_t=started_t, console=console, one_process=True)
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ class TimedBlock:
     def result(self) -> dict[str, Any]:
         """What the summary needs of this block, as a worker hands it in."""
         num_steps = len(self._wall_s)
-        waits = dict.fromkeys(("wait_input_s", "wait_credit_s", "wait_tie_s"), 0.0)
+        waits = dict.fromkeys(("overhead_s", "wait_input_s", "wait_credit_s", "wait_tie_s"), 0.0)
         return {
             "last": self._record,
             "first_step_t": self._first_step_t,

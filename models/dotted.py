@@ -6,6 +6,7 @@ Leaves sys.path to the launcher.
 
 import difflib
 import importlib
+import inspect
 from collections.abc import Callable, Iterable
 
 
@@ -50,6 +51,15 @@ def load_function(name: str, what: str) -> Callable[..., object]:
         kind = type(function).__name__
         raise ValueError(f"{what} {name!r} is a {kind}; name a function that makes the {what}")
     return function
+
+
+def check_call(function: Callable[..., object], name: str, what: str, *given: str) -> None:
+    """Raise ValueError where the function can't be called with just these keywords."""
+    try:
+        inspect.signature(function).bind(**dict.fromkeys(given))
+    except TypeError as error:
+        called = ", ".join(given) or "no argument"
+        raise ValueError(f"{what} {name!r} is called with {called}: {error}") from error
 
 
 def unknown_name(name: str, what: str, known: Iterable[str]) -> ValueError:

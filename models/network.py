@@ -132,18 +132,30 @@ def from_sequential(name: str, build: Callable[[], object], *, seed: int) -> Net
 
     units = [
         Unit(name=child_name, prefix=f"{child_name}.", build=partial(copy.deepcopy, child))
-        for child_name, child in whole.named_children()
+        for child_name, child in whole._modules.items()  # all of them: one may stand twice
+        if child is not None
     ]
+    of_units = [parameter for child in whole for parameter in set(child.parameters())]
+    if len(set(of_units)) < len(of_units):
+        raise ValueError(
+            f"model {name!r} uses a parameter in two of its units, which can't be cut apart; give"
+            " each unit its own"
+        )
     return Network(name=name, units=tuple(units))
 
 
 @dataclass(frozen=True, kw_only=True)
 class UnitCost:
-    """What one unit costs for one image: forward FLOPs, parameters, and its output's shape."""
+    """What one unit costs for one image: forward FLOPs, parameters, and its output.
+
+    Dtypes are torch's names, such as "float32"; a unit that trains nothing has none of its own.
+    """
 
     flops: int
-    num_parameters: int
+    num_trainable: int
+    trainable_dtypes: frozenset[str]
     output_shape: tuple[int, ...]
+    output_dtype: str
 
 
 def count_costs(network: Network, image_shape: tuple[int, int, int]) -> list[UnitCost]:
@@ -155,11 +167,18 @@ def count_costs(network: Network, image_shape: tuple[int, int, int]) -> list[Uni
             module = unit.build().to("meta")
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             x_BCHW = module(x_BCHW)
+        trainable = [p for p in module.parameters() if p.requires_grad]
         costs.append(
             UnitCost(
                 flops=int(counter.get_total_flops()) // 2,
-                num_parameters=sum(p.numel() for p in module.parameters()),
+                num_trainable=sum(p.numel() for p in trainable),
+                trainable_dtypes=frozenset(_name(p.dtype) for p in trainable),
                 output_shape=tuple(x_BCHW.shape[1:]),
+                output_dtype=_name(x_BCHW.dtype),
             )
         )
     return costs
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 
 from models import randomness
-from models.dotted import is_dotted, load_function, unknown_name
+from models.dotted import check_call, is_dotted, load_function, unknown_name
 from models.mlp import mlp
 from models.network import Network, from_sequential
 from models.resnet import resnet, small_resnet
@@ -39,6 +39,7 @@ def load_network(name: str, image_shape: ImageShape, *, seed: int) -> Network:
         return NETWORKS[name](image_shape)
 
     build = load_function(name, "model")
+    check_call(build, name, "model")
     randomness.seed_torch(seed, "init", unit=name)
     built = build()
     if isinstance(built, Network):

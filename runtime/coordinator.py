@@ -1,7 +1,7 @@
 """The coordinator: resolves the job, shows and records it, and makes the summary at the end.
 
-Owns the run directory and the terminal. Training does not depend on it while it goes on: it only
-listens. It runs in a process of its own on rank 0.
+Owns the run directory and the terminal. No step waits for it: workers report and go on. It runs
+in a process of its own on rank 0; as any process of a job, its death ends the job.
 """
 
 import secrets
@@ -18,7 +18,6 @@ import safetensors.torch
 import zmq
 from torch import Tensor
 
-from runtime import digest
 from runtime.job import Job
 from runtime.lifetime import die_with_parent
 from runtime.links.zeromq import bind_for_this_user, endpoint
@@ -28,11 +27,13 @@ from runtime.recorder import Recorder
 from runtime.rendezvous import Announcement, Rendezvous, open_rendezvous
 from runtime.reports import WorkerStatus, units_label
 from runtime.run_dir import RunDir
-from runtime.summary import summarise
 
 POLL_MS = 200
+TRACEBACK_CHARACTERS = 20_000  # what a pipe takes without a reader
 MEASURING_TIMEOUT_S = 60.0
-IDLE_SHARES = {"compute_s": 0.0, "wait_input_s": 0.0, "wait_credit_s": 0.0, "wait_tie_s": 0.0}
+IDLE_SHARES = dict.fromkeys(
+    ("compute_s", "overhead_s", "wait_input_s", "wait_credit_s", "wait_tie_s"), 0.0
+)
 
 
 def run_coordinator(program: Program, meeting: Meeting, keeper: Connection) -> None:
@@ -57,7 +58,9 @@ def run_coordinator(program: Program, meeting: Meeting, keeper: Connection) -> N
         finally:
             recorder.close()
     except Exception:
-        keeper.send_bytes(msgpack.packb({"traceback": traceback.format_exc()}))
+        keeper.send_bytes(
+            msgpack.packb({"traceback": traceback.format_exc()[-TRACEBACK_CHARACTERS:]})
+        )
         sys.exit(1)
 
 
@@ -108,13 +111,19 @@ class Coordinator:
         )
         self._say_what_runs()
         self._follow()
-        self._measure_blocks()
         weights = self._gather_weights()
-        self._recorder.write_weights(weights)
+        self._recorder.write_weights(weights)  # first: nothing that follows may lose them
+        self._measure_blocks()
         for identity in self._identities.values():
             self._socket.send_multipart([identity, msgpack.packb({"kind": "leave"})])
         self._socket.close()
-        self._finish(weights)
+        self._recorder.finish(
+            job,
+            [result for _, result in sorted(self._results.items())],
+            weights,
+            started_t=self._program.started_t,
+            console=self._console,
+        )
 
     def _say_what_runs(self) -> None:
         names = [" ".join(self._job.unit_names(k)[0]) for k in range(self.num_workers)]
@@ -215,16 +224,3 @@ class Coordinator:
         for _, result in sorted(self._results.items()):
             weights |= safetensors.torch.load(result["weights"])
         return weights
-
-    def _finish(self, weights: dict[str, Tensor]) -> None:
-        self._console.print("evaluating on the held-out split ...", highlight=False)
-        units = self._job.evaluate(weights)
-        summary = summarise(
-            self._job,
-            [result for _, result in sorted(self._results.items())],
-            weights_sha256=digest.of_tensors(weights),
-            units=units,
-            started_t=self._program.started_t,
-            ended_t=time.time(),
-        )
-        self._recorder.write_summary(summary, self._console)

@@ -40,3 +40,12 @@ def of_tensors(tensors: Mapping[str, Tensor]) -> str:
 def block_records(block: int, state: Mapping[str, Tensor]) -> dict[str, str]:
     """The records of one block's state, named so that blocks don't collide."""
     return {f"block{block:04d}/{name}": line for name, line in records(state).items()}
+
+
+def of_run(
+    homes: Iterable[Mapping[str, Tensor]], states: Iterable[Mapping[str, Tensor]]
+) -> dict[str, str]:
+    """A summary's two digests, from every block's home and whole state, lowest first."""
+    weights = {name: tensor for home in homes for name, tensor in home.items()}
+    parts = [block_records(k, state) for k, state in enumerate(states)]
+    return {"weights_sha256": of_tensors(weights), "state_sha256": combine(parts)}

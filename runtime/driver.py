@@ -13,7 +13,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 
-import torch
 import zmq
 
 from runtime.core.messages import (
@@ -46,6 +45,7 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.1
 SILENCE_TIMEOUT_S = 60.0  # a linked neighbour repeats itself every tick, also while it computes
+LINK_TIMEOUT_S = 300.0  # neighbours may take their time to build their blocks
 Task = Callable[[], None]
 Made = Mapping[Stream, Payload | None]
 
@@ -75,6 +75,7 @@ class Driver:
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._done: deque[tuple[Computed, Made]] = deque()
         self._heard_s: dict[Side, float] = {}
+        self._started_s = math.inf
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._failure: BaseException | None = None
         self._poller = zmq.Poller()
@@ -111,9 +112,9 @@ class Driver:
         A turn never waits longer than a tick. `poll_also` wakes the loop too; whoever gives it
         reads it in `until`. Raises what the block, a link or the core raised.
         """
-        torch.set_num_threads(1)
         if poll_also is not None:
             self._poller.register(poll_also, zmq.POLLIN)
+        self._started_s = time.monotonic()
         self._perform(self.core.start())
         next_tick_s = 0.0
         while not until():
@@ -163,7 +164,14 @@ class Driver:
                 self._handle(event, payload)
 
     def _check_silence(self) -> None:
-        """Raise LinkError where a neighbour that was heard has been silent for too long."""
+        """Raise LinkError where a neighbour has been silent for too long, or never came."""
+        waited_s = time.monotonic() - self._started_s
+        if self.core.state is State.LINKING and waited_s > LINK_TIMEOUT_S:
+            missing = [side.value for side, peer in self.core.peers.items() if peer is None]
+            raise LinkError(
+                f"no word from the worker {' and '.join(missing)} in {LINK_TIMEOUT_S:.0f} s;"
+                " can its address be reached from this host (--bind)?"
+            )
         for side, heard_s in self._heard_s.items():
             if time.monotonic() - heard_s > SILENCE_TIMEOUT_S:
                 raise LinkError(
@@ -271,7 +279,10 @@ class Driver:
             return {}
 
         def task() -> None:
-            self._done.append((Computed(phase=action.phase, step=step), phases[action.phase]()))
+            began_s = time.perf_counter()
+            made = phases[action.phase]()
+            self.telemetry.stopwatch.computed_s += time.perf_counter() - began_s
+            self._done.append((Computed(phase=action.phase, step=step), made))
 
         incoming = self._inbox.get((Stream.ACTIVATION, step))
         below = self._inbox_or_none(Stream.TIE_UP, action.from_below)

@@ -38,12 +38,13 @@ class Child:
     said: dict[str, Any] = field(default_factory=dict)
 
     def listen(self, timeout_s: float) -> None:
-        """Take what the child says within the time; a child that has ended says nothing more."""
+        """Take all that the child says, waiting for a first word at most that long."""
         try:
-            if self.pipe.poll(timeout_s):
+            while self.pipe.poll(timeout_s):
                 self.said |= msgpack.unpackb(self.pipe.recv_bytes())
+                timeout_s = 0
         except (EOFError, ConnectionError):
-            self.process.join(timeout_s)
+            self.process.join(timeout_s)  # it has ended, and says nothing more
 
 
 class Interrupted(Exception):

@@ -5,20 +5,17 @@ keeper, as each worker dies with the fork server.
 """
 
 import ctypes
-import os
 import signal
 
 PR_SET_PDEATHSIG = 1
 
 
-def die_with_parent(parent_pid: int | None = None) -> None:
+def die_with_parent() -> None:
     """Have the kernel kill this process (SIGKILL) when the thread that started it ends.
 
-    Does not outlive a fork: each process says it for itself. Ends at once where the parent, if
-    its pid is given, has gone already. Raises OSError where the kernel refuses.
+    Does not outlive a fork: each process says it for itself. Raises OSError where the kernel
+    refuses.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if parent_pid is not None and os.getppid() != parent_pid:
-        os.kill(os.getpid(), signal.SIGKILL)

@@ -19,7 +19,6 @@ from runtime.reports import WorkerStatus
 
 PLAIN_LINE_EVERY_S = 5.0
 REDRAW_EVERY_S = 0.2
-PLAIN_WIDTH = 100
 PLAIN_WIDTH = 110  # columns where no terminal sets a width
 UNKNOWN = "–"
 

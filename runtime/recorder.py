@@ -5,7 +5,8 @@ the coordinator share it.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import safetensors.torch
@@ -13,8 +14,11 @@ from rich.console import Console
 from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from runtime import digest
 from runtime.closing_table import render_closing
+from runtime.job import Job
 from runtime.run_dir import RunDir
+from runtime.summary import summarise
 
 SCALARS = ("loss", "probe_top1", "samples_per_s")
 
@@ -48,8 +52,37 @@ class Recorder:
         safetensors.torch.save_file(tensors, temporary)
         temporary.replace(path)
 
-    def write_summary(self, summary: Mapping[str, Any], console: Console) -> None:
-        """Write summary.json and show the closing tables."""
+    def finish(
+        self,
+        job: Job,
+        results: Sequence[Mapping[str, Any]],
+        weights: Mapping[str, Tensor],
+        *,
+        started_t: float,
+        console: Console,
+        one_process: bool = False,
+    ) -> None:
+        """Evaluate the weights, write summary.json, and show the closing tables.
+
+        Where evaluation is impossible (nothing labelled, diverged features) its figures are
+        null, and the reason is shown.
+        """
+        console.print("evaluating on the held-out split ...", highlight=False)
+        try:
+            units = job.evaluate(weights)
+        except ValueError as error:
+            console.print(f"not evaluated: {error}", markup=False, highlight=False, soft_wrap=True)
+            names = [name for k in range(job.num_workers) for name in job.unit_names(k)[0]]
+            units = [{"name": name, "linear_top1": None, "knn_top1": None} for name in names]
+        summary = summarise(
+            job,
+            results,
+            weights_sha256=digest.of_tensors(weights),
+            units=units,
+            started_t=started_t,
+            ended_t=time.time(),
+            one_process=one_process,
+        )
         self.run_dir.write_summary(summary)
         render_closing(summary, console)
         console.print(f"\nrun directory: {self.run_dir.path}", soft_wrap=True, highlight=False)

@@ -23,13 +23,19 @@ def summarise(
     units: Sequence[Mapping[str, Any]],
     started_t: float,
     ended_t: float,
+    one_process: bool,
 ) -> dict[str, Any]:
-    """Make the summary of a finished run; `results` holds one report a block, lowest first."""
+    """Make the summary of a finished run; `results` holds one report a block, lowest first.
+
+    `one_process`: the blocks ran one after another, so that is their ceiling too.
+    """
     predicted = throughput_from_block_times(
         [result.get("measured") for result in results],
         batch_size=job.batch_size,
         cores=job.cores,
     )
+    if one_process:
+        predicted["ceiling_samples_per_s"] = predicted["one_process_samples_per_s"]
     samples_per_s = min(result["last"]["samples_per_s"] for result in results)
     trained = sum(result["counters"]["trained"] for result in results)
     return {
@@ -74,6 +80,7 @@ def _block(job: Job, k: int, result: Mapping[str, Any]) -> dict[str, Any]:
         "utilisation": seconds["compute_s"] / total_s if total_s else None,
         "alone_step_s": measured.get("step_s"),
         "alone_cpu_s": measured.get("cpu_s"),
+        **{key: result["counters"].get(key, 0) for key in ("fenced", "damaged", "dropped_reports")},
         "restarts": result.get("restarts", 0),
         "peak_rss_bytes": result["peak_rss_bytes"],
     }

@@ -24,6 +24,7 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self.seconds = dict.fromkeys(State, 0.0)
+        self.computed_s = 0.0  # by the compute thread itself, without the hand-over to it
         self._state = State.LINKING
         self._since_s = time.monotonic()
 
@@ -36,8 +37,10 @@ class Stopwatch:
     def shares(self) -> dict[str, float]:
         """Seconds by the words that reports and summaries use."""
         self.enter(self._state)
+        computing_s = sum(self.seconds[state] for state in COMPUTING)
         return {
-            "compute_s": sum(self.seconds[state] for state in COMPUTING),
+            "compute_s": self.computed_s,
+            "overhead_s": max(0.0, computing_s - self.computed_s),
             "wait_input_s": self.seconds[State.WAIT_INPUT],
             "wait_credit_s": self.seconds[State.WAIT_CREDIT],
             "wait_tie_s": self.seconds[State.WAIT_TIE],

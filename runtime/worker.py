@@ -41,10 +41,11 @@ from runtime.telemetry import Telemetry
 log = logging.getLogger(__name__)
 
 WARM_UP_STEPS = 2
+TRACEBACK_CHARACTERS = 20_000  # what a pipe takes without a reader
 MEASURED_STEPS = 30
 MIN_MEASURED_STEPS = 3
 MEASURING_LIMIT_S = 1.5
-COORDINATOR_PATIENCE_S = 600.0  # evaluation on a large data set takes its time
+COORDINATOR_PATIENCE_S = 600.0  # for its next order, while others finish or are measured
 
 
 def run_worker(
@@ -65,7 +66,7 @@ def run_worker(
     except Exception:
         text = traceback.format_exc()
         log.error("%s", text)
-        keeper.send_bytes(msgpack.packb({"traceback": text}))
+        keeper.send_bytes(msgpack.packb({"traceback": text[-TRACEBACK_CHARACTERS:]}))
         sys.exit(1)
 
 
@@ -97,7 +98,7 @@ class Worker:
         self._thread_failure: BaseException | None = None
         self._final: tuple[bytes, bytes] | None = None
         self._handed_in = False
-        self._finished_s = math.inf
+        self._last_order_s = math.inf
         self._measuring: dict[str, Any] | None = None
         self._leave = False
         self._coordinator = self._context.socket(zmq.DEALER)
@@ -192,12 +193,12 @@ class Worker:
             self._report(report)
         if finished and self._final is None:
             self._final = self._result()
-            self._finished_s = time.monotonic()
+            self._last_order_s = time.monotonic()
         if self._final is not None and not self._handed_in:
             self._handed_in = self._tell(*self._final)
         self._listen()
         if finished and not self._leave:
-            waited_s = time.monotonic() - self._finished_s
+            waited_s = time.monotonic() - self._last_order_s
             if waited_s > COORDINATOR_PATIENCE_S:
                 raise TimeoutError(f"the coordinator has not answered for {waited_s:.0f} s")
         return self._leave
@@ -205,6 +206,7 @@ class Worker:
     def _listen(self) -> None:
         while self._coordinator.poll(0):
             order = msgpack.unpackb(self._coordinator.recv())
+            self._last_order_s = time.monotonic()
             if order["kind"] == "measure":
                 self._driver.submit(self._measure)
             elif order["kind"] == "leave":
@@ -232,7 +234,9 @@ class Worker:
             "trained": driver.core.step,
             "duplicates_dropped": driver.core.num_duplicates,
             "replayed": driver.core.num_replayed,
+            "fenced": driver.core.num_fenced,
             "damaged": driver.damaged,
+            "dropped_reports": self._telemetry.dropped_reports,
         }
         home = {
             name: tensor.cpu().contiguous() for name, tensor in self._block.home_state().items()

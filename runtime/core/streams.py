@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from runtime.core.plan import Window
 
+RESEND_AFTER_TICKS = 50  # the first time; each time that nothing comes of it, twice as long
 REMEMBERED_CHECKSUMS = 1024  # duplicates older than this are dropped without a comparison
 
 
@@ -103,6 +104,8 @@ class Incoming:
         self.released = start
         self.durable = start
         self.absent: set[int] = set()
+        self._quiet_ticks = 0
+        self._patience_ticks = RESEND_AFTER_TICKS
         self._checksums: OrderedDict[int, int] = OrderedDict()
 
     def accept(self, step: int, *, checksum: int, absent: bool) -> bool:
@@ -124,11 +127,23 @@ class Incoming:
                 f" messages (released: {self.released})"
             )
         self.expected += 1
+        self._quiet_ticks, self._patience_ticks = 0, RESEND_AFTER_TICKS
         self._checksums[step] = checksum
         if len(self._checksums) > REMEMBERED_CHECKSUMS:
             self._checksums.popitem(last=False)
         if absent:
             self.absent.add(step)
+        return True
+
+    def has_been_quiet_for_long(self) -> bool:
+        """Count a tick without news; True when it is time to ask again for what is expected.
+
+        A sender that has not yet sent it ignores the question, so a slow one does no harm.
+        """
+        self._quiet_ticks += 1
+        if self._quiet_ticks < self._patience_ticks:
+            return False
+        self._quiet_ticks, self._patience_ticks = 0, 2 * self._patience_ticks
         return True
 
     def is_gap(self, step: int) -> bool:

@@ -179,10 +179,11 @@ class WorkerCore:
     def _ticked(self, event: Tick) -> None:
         del event
         for side, generation in self.peers.items():
-            if generation is None:
-                self._say_hello(side)
-        for stream in self.incoming:
-            self._acknowledge(stream)
+            acknowledges = any(stream.source is side for stream in self.incoming)
+            if generation is None or not acknowledges:
+                self._say_hello(side)  # also as a sign of life, where there is no other
+        for stream, incoming in self.incoming.items():
+            self._acknowledge(stream, resend=incoming.has_been_quiet_for_long())
 
     def _snapshot_asked(self, event: SnapshotWanted) -> None:
         del event

@@ -14,6 +14,29 @@ from torch import nn
 def build():
     return nn.Sequential(nn.Flatten(), nn.Linear(256, 8), nn.ReLU())
 
+def build_shared():
+    layer = nn.Linear(256, 256)
+    return nn.Sequential(nn.Sequential(nn.Flatten(), layer), layer)
+
+def build_twice():
+    relu = nn.ReLU()
+    return nn.Sequential(nn.Flatten(), nn.Linear(256, 8), relu, nn.Linear(8, 8), relu)
+
+def needs_one(width):
+    return nn.Sequential(nn.Linear(256, width))
+
+class Mixed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Parameter(torch.ones(8))
+        self.b = nn.Parameter(torch.ones(8, dtype=torch.float64))
+
+    def forward(self, x):
+        return (x * self.a * self.b).float()
+
+def build_mixed():
+    return nn.Sequential(nn.Sequential(nn.Flatten(), nn.Linear(256, 8)), Mixed())
+
 def build_linear():
     return nn.Linear(256, 8)
 
@@ -127,7 +150,7 @@ def test_threads_are_shared_among_the_workers_of_a_host():
     assert resolved(machine(**cores), method="e2e").config.threads == 16
     assert resolved(machine(**cores), threads=3).config.threads == 3
     two_hosts = machine(world_size=4, local_world_size=2, **cores)
-    assert resolved(two_hosts).config.threads == 8
+    assert resolved(two_hosts, bind="0.0.0.0").config.threads == 8
     assert resolved(machine(cores=1)).config.threads == 1
 
 
@@ -155,10 +178,35 @@ def test_link():
     two_hosts = torchrun(4, local_world_size=2)
     assert resolved(torchrun(4), link="zmq").config.link == "zmq-ipc"
     assert resolved(link="zmq-tcp").config.link == "zmq-tcp"
-    assert resolved(two_hosts).config.link == "zmq-tcp"
+    assert resolved(two_hosts, bind="0.0.0.0").config.link == "zmq-tcp"
     assert refusal(two_hosts, link="zmq-ipc") == (
         "link zmq-ipc reaches one host only; use --link zmq-tcp or auto"
     )
+
+
+def test_an_address_that_others_cannot_reach_is_refused():
+    """Each host of a job once connected to its own loopback, and waited there for ever."""
+    assert "give --bind 0.0.0.0" in refusal(torchrun(4, local_world_size=2))
+    assert "no address of this host" in refusal(link="zmq-tcp", bind="192.0.2.1")
+
+
+def test_units_that_share_a_parameter_cannot_be_cut_apart(users_module):
+    assert "uses a parameter in two of its units" in refusal(
+        model=f"{users_module}:build_shared", workers=2
+    )
+
+
+def test_a_module_that_stands_twice_is_two_units(users_module):
+    run = resolved(model=f"{users_module}:build_twice", workers=1)
+    assert [unit.name for unit in run.network.units] == ["0", "1", "2", "3", "4"]
+
+
+def test_a_factory_that_wants_arguments_is_refused(users_module):
+    assert "is called with no argument" in refusal(model=f"{users_module}:needs_one")
+
+
+def test_units_of_two_dtypes_cannot_be_tied_as_one_vector(users_module):
+    assert "of several dtypes" in refusal(model=f"{users_module}:build_mixed", workers=2)
 
 
 def test_end_to_end_is_one_block_with_the_top_blocks_decoder():

@@ -89,7 +89,7 @@ def test_a_network_without_units_or_with_one_twice_is_refused():
 def test_costs_are_per_image():
     costs = count_costs(mlp(6, width=4, depth=2), (1, 2, 3))
     assert [cost.flops for cost in costs] == [2 * 6 * 4, 2 * 4 * 4]
-    assert [cost.num_parameters for cost in costs] == [6 * 4 + 4, 4 * 4 + 4]
+    assert [cost.num_trainable for cost in costs] == [6 * 4 + 4, 4 * 4 + 4]
     assert [cost.output_shape for cost in costs] == [(4,), (4,)]
 
 

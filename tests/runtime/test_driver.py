@@ -182,6 +182,30 @@ def test_two_workers_train_to_the_end_with_the_right_messages(make_pair):
     assert pair.drivers[1].sent[Stream.TIE_DOWN] == 3  # the last would be due after the end
 
 
+def test_the_loop_leaves_the_compute_threads_number_of_threads_alone(make_pair):
+    """The loop once set its own number of threads to 1, and so the process's default.
+
+    A compute thread that had not computed yet then took 1 too, whatever the config said.
+    """
+
+    class Notes(HeldBlock):
+        def forward(self, step, incoming):
+            self.calls.append(torch.get_num_threads())
+            return super().forward(step, incoming)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        blocks = Notes(), Notes()
+        pair = make_pair(num_steps=1, lag=1, blocks=blocks)
+        pair.start()
+        pair.join()
+    finally:
+        torch.set_num_threads(before)
+    assert pair.failures == []
+    assert [block.calls[0] for block in blocks] == [3, 3]
+
+
 def test_the_activation_leaves_before_the_backward_starts(make_pair):
     lower, upper = HeldBlock(held=True), HeldBlock(held=True)
     pair = make_pair(num_steps=2, lag=1, blocks=(lower, upper))
