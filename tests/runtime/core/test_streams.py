@@ -182,3 +182,12 @@ def test_a_message_beyond_the_window_is_an_error():
         stream.accept(3, checksum=0, absent=False)
     stream.release(0)
     assert stream.accept(3, checksum=0, absent=False) is True
+
+
+def test_after_a_long_silence_the_expected_message_is_asked_for_again_ever_more_rarely():
+    """Two lost activations once left both sides waiting for ever, each repeating its last word."""
+    incoming = Incoming(WINDOW, 0)
+    asked = [tick for tick in range(1, 401) if incoming.has_been_quiet_for_long()]
+    assert asked == [50, 150, 350]
+    assert incoming.accept(0, checksum=1, absent=False)
+    assert [tick for tick in range(1, 60) if incoming.has_been_quiet_for_long()] == [50]

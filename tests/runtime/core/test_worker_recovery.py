@@ -3,6 +3,7 @@
 import pytest
 
 from runtime.core.messages import (
+    Acknowledge,
     Finish,
     Hello,
     Phase,
@@ -229,3 +230,20 @@ def test_a_tick_says_hello_to_those_who_have_not_and_repeats_every_word():
     ]
     core.handle(linked(ABOVE))
     assert not any(isinstance(action, Hello) for action in core.handle(Tick()))
+
+
+def test_a_tick_is_a_sign_of_life_where_nothing_is_received():
+    """Untied, a worker receives nothing from above: the upper one once heard it only at steps."""
+    plan = WorkerPlan(num_steps=2, outgoing={ACTIVATION: window()})
+    core = started(plan)
+    assert Hello(side=ABOVE, generation=0, wants={}) in core.handle(Tick())
+
+
+def test_what_was_lost_in_silence_is_sent_again():
+    lower = started(WorkerPlan(num_steps=2, outgoing={ACTIVATION: window()}))
+    upper = started(WorkerPlan(num_steps=2, incoming={ACTIVATION: window()}))
+    lower.handle(done(FORWARD, 0))  # its message is lost
+    words = [action for _ in range(50) for action in upper.handle(Tick())]
+    (again,) = [word for word in words if isinstance(word, Acknowledge) and word.resend]
+    answer = lower.handle(acked(ACTIVATION, again.expected, again.released, resend=True))
+    assert send(ACTIVATION, 0) in answer
