@@ -8,7 +8,9 @@ Shapes: N samples, F features, K classes. A label of -1 means unlabelled.
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.nn import Parameter, functional
+
+from models.optimizers import load_optimizer, step_optimizer
 
 
 class LinearProbe:
@@ -21,8 +23,9 @@ class LinearProbe:
         self._memory = memory
         self._top1 = torch.zeros(())
         # One column more than there are features: the bias.
-        self._weight_KF = torch.zeros(num_classes, num_features + 1)
-        self._adam = torch.optim.Adam([self._weight_KF], lr=lr)
+        zeros_KF = torch.zeros(num_classes, num_features + 1)
+        self._weight_KF = Parameter(zeros_KF, requires_grad=False)
+        self._adam = load_optimizer("adamw", [self._weight_KF], lr=lr, weight_decay=0.0)
         # Made here rather than by the first step, so that the state has one form at all times.
         self._adam.state[self._weight_KF] = {
             "step": torch.zeros(()),
@@ -56,7 +59,7 @@ class LinearProbe:
         # The gradient of softmax cross entropy, in closed form.
         error_NK = scores_NK.softmax(dim=1) - functional.one_hot(y_N, len(self._weight_KF))
         self._weight_KF.grad = error_NK.T @ x_NF / len(x_NF)
-        self._adam.step()
+        step_optimizer(self._adam)
         return float(top1)
 
     def state(self) -> dict[str, Tensor]:

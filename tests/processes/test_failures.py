@@ -5,7 +5,6 @@ import signal
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from .conftest import SMALL
@@ -70,9 +69,9 @@ def test_a_workers_exception_is_shown_with_its_traceback(start, tmp_path):
     assert "the third unit has had enough" in logs
 
 
-def test_an_interrupted_job_ends_and_says_so(start):
+def test_an_interrupted_job_ends_and_says_so_also_where_a_worker_is_stopped(start):
     run = start(*LONG, "--workers", "2")
-    run.await_step(1, 2)
+    os.kill(run.await_step(1, 2)["pid"], signal.SIGSTOP)
     run.process.send_signal(signal.SIGINT)
     code, _, err = run.end(timeout_s=20)
     assert code == 128 + signal.SIGINT
@@ -81,23 +80,7 @@ def test_an_interrupted_job_ends_and_says_so(start):
     assert_nothing_is_left(run)
 
 
-def test_a_stopped_worker_does_not_keep_an_interrupt_waiting(start):
-    run = start(*LONG, "--workers", "2")
-    os.kill(run.await_step(1, 2)["pid"], signal.SIGSTOP)
-    run.process.send_signal(signal.SIGTERM)
-    assert run.end(timeout_s=20)[0] == 128 + signal.SIGTERM
-    assert_nothing_is_left(run)
-
-
-def test_a_killed_keeper_takes_everything_with_it(start):
-    run = start(*LONG, "--workers", "2")
-    run.await_step(1, 2)
-    os.kill(run.process.pid, signal.SIGKILL)
-    run.end(timeout_s=20)
-    assert_nothing_is_left(run)
-
-
-def test_two_jobs_cannot_share_a_run_directory(start):
+def test_two_jobs_cannot_share_a_directory_and_a_killed_keeper_leaves_nothing(start):
     first = start(*LONG, "--workers", "2")
     first.await_step(1, 2)
     second = start(*LONG, "--workers", "2", run_dir=first.dir)
@@ -106,9 +89,10 @@ def test_two_jobs_cannot_share_a_run_directory(start):
     assert "in use by process" in err
     assert "give another by --run-dir" in err
     assert out == ""
-    assert psutil.pid_exists(first.process.pid)
-    first.process.send_signal(signal.SIGTERM)
-    first.end()
+    assert first.process.poll() is None
+    os.kill(first.process.pid, signal.SIGKILL)
+    first.end(timeout_s=20)
+    assert_nothing_is_left(first)
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,6 @@ CELLS = {
         *(*SMALL, "--workers", "4", "--tie", "gradient", "--lag", "3"),
         *("--link", "zmq-tcp", "--window", "4"),
     ),
-    "Greedy InfoMax, mlp": (*SMALL, "--workers", "4", "--tie", "none", "--overlap", "0"),
     # Workers above the lowest once computed on one thread, whatever --threads said: the driver
     # thread's own setting had become the process's default before they computed at all.
     "two threads a worker, mlp": (*SMALL[:-1], "2", "--workers", "2"),

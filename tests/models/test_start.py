@@ -1,0 +1,23 @@
+"""What a worker must not import before its first step."""
+
+import subprocess
+import sys
+
+
+def test_no_step_imports_the_compiler():
+    """torch's optimizers import torch._dynamo, 1.3 s of every worker's start, for nothing."""
+    code = (
+        "import sys, torch\n"
+        "from torch.nn import Parameter\n"
+        "from models.optimizers import load_optimizer, step_optimizer\n"
+        "from models.probe import LinearProbe\n"
+        "LinearProbe(4, 2).observe(torch.ones(2, 4), torch.tensor([0, 1]))\n"
+        "p = Parameter(torch.ones(2, 2)); p.grad = torch.ones(2, 2)\n"
+        "step_optimizer(load_optimizer('adamw', [p], lr=0.1, weight_decay=0.1))\n"
+        "step_optimizer(load_optimizer('sgd', [p], lr=0.1, weight_decay=0.1))\n"
+        "print('torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.strip() == "False"
