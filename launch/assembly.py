@@ -77,7 +77,7 @@ def build_block(resolved: Resolved, k: int, data: ImageData | None) -> LocalBloc
     """Build block k; only block 0 needs the data."""
     config, partition = resolved.config, resolved.partition
     block = partition.blocks[k]
-    costs = resolved.costs
+    traces = resolved.traces
     top = (*block.home, *block.guest)[-1]
     recipe = Recipe(
         tie=config.tie,
@@ -102,8 +102,8 @@ def build_block(resolved: Resolved, k: int, data: ImageData | None) -> LocalBloc
             config.objective, temperature=config.temperature, num_classes=resolved.num_classes
         ),
         num_classes=resolved.num_classes,
-        output_shape=costs[top].output_shape,
-        home_shape=costs[block.home[-1]].output_shape,
+        output_shape=traces[top].output_shape,
+        home_shape=traces[block.home[-1]].output_shape,
         feed=make_feed(resolved, data) if data is not None and k == 0 else None,
     )
 
@@ -141,16 +141,16 @@ def make_feed(resolved: Resolved, data: ImageData) -> Feed:
 def edge_specs(resolved: Resolved, edge: int) -> Specs:
     """What crosses the edge between blocks `edge` and `edge` + 1; a private guest sends no tie."""
     config, block = resolved.config, resolved.partition.blocks[edge]
-    costs = resolved.costs
+    traces = resolved.traces
     batch = config.batch_size
-    below = costs[block.home[-1]]
+    below = traces[block.home[-1]]
     activation = TensorSpec(shape=(2 * batch, *below.output_shape), dtype=below.output_dtype)
     specs: dict[Stream, tuple[TensorSpec, ...]] = {
         Stream.ACTIVATION: (activation, TensorSpec(shape=(batch,), dtype="int64"))
     }
-    shared = sum(costs[unit].num_trainable for unit in block.guest)
+    shared = sum(traces[unit].num_trainable for unit in block.guest)
     if shared and config.tie != "none":
-        (dtype,) = frozenset().union(*(costs[unit].trainable_dtypes for unit in block.guest))
+        (dtype,) = frozenset().union(*(traces[unit].trainable_dtypes for unit in block.guest))
         flat = (TensorSpec(shape=(shared,), dtype=dtype),)
         specs |= {Stream.TIE_UP: flat, Stream.TIE_DOWN: flat}
     return specs

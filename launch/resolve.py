@@ -19,7 +19,7 @@ import torch
 
 from launch.config import ConfigError, RunConfig, from_toml, to_toml
 from models.data import ImageData, load_data, steps_per_epoch
-from models.network import Network, UnitCost, count_costs
+from models.network import Network, UnitTrace, count_flops, trace_units
 from models.objectives import load_objective
 from models.optimizers import load_optimizer
 from models.registry import load_network
@@ -77,9 +77,9 @@ class Resolved:
     num_train: int
 
     @cached_property
-    def costs(self) -> list[UnitCost]:
-        """What each unit costs for one image."""
-        return count_costs(self.network, self.image_shape)
+    def traces(self) -> list[UnitTrace]:
+        """What goes through each unit for one image."""
+        return trace_units(self.network, self.image_shape)
 
 
 def resolve(config: RunConfig, *, environment: Environment) -> Resolved:
@@ -227,17 +227,16 @@ def _default_cuts(
         by_stage = Partition(num_units=len(network.units), cuts=network.stages, overlap=0)
         if overlap <= by_stage.max_overlap:
             return network.stages
-    costs = [cost.flops for cost in count_costs(network, image_shape)]
-    return balanced_cuts(costs, workers, overlap)
+    return balanced_cuts(count_flops(network, image_shape), workers, overlap)
 
 
 def _check_shared_dtypes(
     config: RunConfig, network: Network, image_shape: tuple[int, int, int], partition: Partition
 ) -> None:
     """A tie is one flat vector, so what a guest shares has one dtype."""
-    costs = count_costs(network, image_shape)
+    traces = trace_units(network, image_shape)
     for block in partition.blocks:
-        dtypes = {dtype for unit in block.guest for dtype in costs[unit].trainable_dtypes}
+        dtypes = {dtype for unit in block.guest for dtype in traces[unit].trainable_dtypes}
         if len(dtypes) > 1 and config.tie != "none":
             names = " ".join(network.units[unit].name for unit in block.guest)
             raise ConfigError(

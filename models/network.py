@@ -5,15 +5,18 @@ module. Knows nothing of blocks, losses or where a network is cut.
 """
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from models import randomness
+
+NUM_BLANKS = 2  # images that are sent through a network to see what it does
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,39 +148,56 @@ def from_sequential(name: str, build: Callable[[], object], *, seed: int) -> Net
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnitCost:
-    """What one unit costs for one image: forward FLOPs, parameters, and its output.
+class UnitTrace:
+    """What goes through one unit for one image: what it trains, and its output.
 
     Dtypes are torch's names, such as "float32"; a unit that trains nothing has none of its own.
     """
 
-    flops: int
     num_trainable: int
     trainable_dtypes: frozenset[str]
     output_shape: tuple[int, ...]
     output_dtype: str
 
 
-def count_costs(network: Network, image_shape: tuple[int, int, int]) -> list[UnitCost]:
-    """Count every unit's cost for one image (C, H, W), on the meta device, so nothing is run."""
-    costs = []
-    x_BCHW = torch.empty(2, *image_shape, device="meta")
-    for unit in network.units:
-        with torch.device("meta"):
-            module = unit.build().to("meta")
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            x_BCHW = module(x_BCHW)
+def trace_units(network: Network, image_shape: tuple[int, int, int]) -> list[UnitTrace]:
+    """Send two blank images (C, H, W) through the network, a unit at a time.
+
+    On the CPU, where that takes milliseconds: the meta device, which would run nothing, first
+    imports torch's compiler (1.3 s of every worker's start).
+    """
+    traces = []
+    for module, x_BCHW in _run_units(network, image_shape):
         trainable = [p for p in module.parameters() if p.requires_grad]
-        costs.append(
-            UnitCost(
-                flops=int(counter.get_total_flops()) // 2,
+        traces.append(
+            UnitTrace(
                 num_trainable=sum(p.numel() for p in trainable),
                 trainable_dtypes=frozenset(_name(p.dtype) for p in trainable),
                 output_shape=tuple(x_BCHW.shape[1:]),
                 output_dtype=_name(x_BCHW.dtype),
             )
         )
-    return costs
+    return traces
+
+
+def count_flops(network: Network, image_shape: tuple[int, int, int]) -> list[int]:
+    """Count every unit's forward FLOPs for one image (C, H, W)."""
+    counts = [0]
+    with FlopCounterMode(display=False) as counter:
+        for _ in _run_units(network, image_shape):
+            counts.append(int(counter.get_total_flops()))
+    return [(after - before) // NUM_BLANKS for before, after in pairwise(counts)]
+
+
+def _run_units(
+    network: Network, image_shape: tuple[int, int, int]
+) -> Iterator[tuple[nn.Module, Tensor]]:
+    x_BCHW = torch.zeros(NUM_BLANKS, *image_shape)
+    for unit in network.units:
+        module = unit.build().eval()
+        with torch.no_grad():
+            x_BCHW = module(x_BCHW)
+        yield module, x_BCHW
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
 from models.block import LocalBlock, Recipe
-from models.network import Network, Unit, count_costs
+from models.network import Network, Unit, trace_units
 from models.objectives import CrossEntropy, NTXent, Objective
 
 IMAGE = (1, 2, 2)
@@ -50,7 +50,7 @@ def two_blocks(
     tie: str, *, network: Network = PLAIN, objective: Objective | None = None, **changes
 ) -> tuple[LocalBlock, LocalBlock]:
     """Homes a | b c; the guest of the lower block is b."""
-    costs = count_costs(network, IMAGE)
+    traces = trace_units(network, IMAGE)
 
     def block(home: range, guest: range, lent: range) -> LocalBlock:
         return LocalBlock(
@@ -61,8 +61,8 @@ def two_blocks(
             recipe=recipe(tie, **changes),
             objective=objective or NTXent(0.5),
             num_classes=2,
-            output_shape=costs[(*home, *guest)[-1]].output_shape,
-            home_shape=costs[home[-1]].output_shape,
+            output_shape=traces[(*home, *guest)[-1]].output_shape,
+            home_shape=traces[home[-1]].output_shape,
             feed=None if lent else feed,
         )
 

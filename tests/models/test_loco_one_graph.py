@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from models.block import LocalBlock, Recipe
 from models.mlp import mlp
-from models.network import Network, count_costs
+from models.network import Network, trace_units
 from models.objectives import NTXent
 from models.resnet import small_resnet
 from models.sequential import train
@@ -41,7 +41,7 @@ def feed(step: int) -> tuple[Tensor, Tensor]:
 
 
 def local_blocks(network: Network, partition: Partition, depth: int) -> list[LocalBlock]:
-    costs = count_costs(network, IMAGE)
+    traces = trace_units(network, IMAGE)
     recipe = Recipe(
         tie="gradient",
         alpha=0.0,
@@ -64,8 +64,8 @@ def local_blocks(network: Network, partition: Partition, depth: int) -> list[Loc
             recipe=recipe,
             objective=NTXent(0.5),
             num_classes=2,
-            output_shape=costs[(*block.home, *block.guest)[-1]].output_shape,
-            home_shape=costs[block.home[-1]].output_shape,
+            output_shape=traces[(*block.home, *block.guest)[-1]].output_shape,
+            home_shape=traces[block.home[-1]].output_shape,
             feed=None if k else feed,
         )
         for part in (built._home, built._guest, built._head):

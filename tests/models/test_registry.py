@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.network import build_plain, count_costs
+from models.network import build_plain, trace_units
 from models.registry import NETWORKS, load_network
 
 MODULE = """
@@ -33,7 +33,7 @@ def test_every_name_takes_the_images_given(name, num_channels):
     shape = (num_channels, 32, 32)
     network = load_network(name, shape, seed=0)
     assert network.name == name
-    assert count_costs(network, shape)[-1].output_shape[0] == network.num_features
+    assert trace_units(network, shape)[-1].output_shape[0] == network.num_features
 
 
 def test_a_users_sequential_is_keyed_on_the_seed():

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.network import build_plain, count_costs
+from models.network import build_plain, count_flops, trace_units
 from models.resnet import resnet, small_resnet
 
 RESNET18 = (Path(__file__).parent / "torchvision_resnet18.txt").read_text().splitlines()
@@ -80,17 +80,18 @@ def test_every_depth_follows_the_published_structure(depth, num_blocks, bottlene
     ("depth", "giga_flops"),
     [(18, 1.814), (34, 3.664), (50, 4.089)],  # torchvision's figures, multiply-adds
 )
-def test_costs_are_the_published_ones(depth, giga_flops):
-    costs = count_costs(resnet(depth, stem="imagenet"), (3, 224, 224))
-    assert sum(cost.flops for cost in costs) / 2e9 == pytest.approx(giga_flops, abs=0.004)
-    assert costs[-1].output_shape[1:] == (7, 7)
+def test_flops_are_the_published_ones(depth, giga_flops):
+    network = resnet(depth, stem="imagenet")
+    flops = count_flops(network, (3, 224, 224))
+    assert sum(flops) / 2e9 == pytest.approx(giga_flops, abs=0.004)
+    assert trace_units(network, (3, 224, 224))[-1].output_shape[1:] == (7, 7)
 
 
 def test_the_cifar_stem_keeps_the_size():
     network = resnet(18, stem="cifar")
-    costs = count_costs(network, (3, 32, 32))
-    assert costs[0].output_shape == (64, 32, 32)
-    assert costs[-1].output_shape == (512, 4, 4)
+    traces = trace_units(network, (3, 32, 32))
+    assert traces[0].output_shape == (64, 32, 32)
+    assert traces[-1].output_shape == (512, 4, 4)
     assert listing(on_meta(network, 1000))[0] == "conv1.weight 64x3x3x3"
 
 
@@ -110,7 +111,7 @@ def test_stages_are_locos_cut(network, stages):
 def test_the_small_one_has_five_units_that_halve_the_size():
     network = small_resnet(width=8)
     assert [unit.name for unit in network.units] == ["stem", *(f"layer{i}.0" for i in range(1, 5))]
-    shapes = [cost.output_shape for cost in count_costs(network, (1, 16, 16))]
+    shapes = [trace.output_shape for trace in trace_units(network, (1, 16, 16))]
     assert shapes == [(8, 16, 16), (8, 16, 16), (16, 8, 8), (32, 4, 4), (64, 2, 2)]
 
 

@@ -15,6 +15,9 @@ def test_no_step_imports_the_compiler():
         "p = Parameter(torch.ones(2, 2)); p.grad = torch.ones(2, 2)\n"
         "step_optimizer(load_optimizer('adamw', [p], lr=0.1, weight_decay=0.1))\n"
         "step_optimizer(load_optimizer('sgd', [p], lr=0.1, weight_decay=0.1))\n"
+        "from models.registry import load_network\n"
+        "from models.network import trace_units\n"
+        "trace_units(load_network('resnet-small', (1, 16, 16), seed=0), (1, 16, 16))\n"
         "print('torch._dynamo' in sys.modules)"
     )
     done = subprocess.run(

@@ -17,7 +17,7 @@ from launch.resolve import Environment, Resolved, resolve
 from models import sequential
 from models.block import LocalBlock, Recipe
 from models.data import load_data
-from models.network import count_costs, from_sequential
+from models.network import from_sequential, trace_units
 from models.objectives import NTXent
 from runtime.testing.simulation import Simulation
 
@@ -183,7 +183,7 @@ def in_place_network():
 def in_place_blocks(data) -> tuple[list[LocalBlock], Resolved]:
     network = in_place_network()
     run = resolved("mlp", 2, 1, "elastic", 1)  # for its plans, feed and recipe
-    costs = count_costs(network, data.image_shape)
+    traces = trace_units(network, data.image_shape)
     recipe = Recipe(
         tie="elastic",
         alpha=0.1,
@@ -206,8 +206,8 @@ def in_place_blocks(data) -> tuple[list[LocalBlock], Resolved]:
             recipe=recipe,
             objective=NTXent(0.5),
             num_classes=10,
-            output_shape=costs[(*home, *guest)[-1]].output_shape,
-            home_shape=costs[home[-1]].output_shape,
+            output_shape=traces[(*home, *guest)[-1]].output_shape,
+            home_shape=traces[home[-1]].output_shape,
             feed=None if lent else make_feed(run, data),
         )
         for home, guest, lent in ranges
