@@ -206,6 +206,11 @@ def accuracy(
         results.append({"header": here})
     _run(tasks, results, jobs or len(os.sched_getaffinity(0)), console)
     wanted = {task.key for task in tasks}
+    _report(results, wanted, console)
+
+
+def _report(results: Results, wanted: set[Any], console: Console) -> None:
+    """Print the table of the wanted runs, and write it and its picture beside the results."""
     records = [r for r in results.read() if "method" in r and key_of(r) in wanted]
     first = next(record["header"] for record in results.read() if "header" in record)
     report = accuracy_report.summarise(records, tuple(METHODS))

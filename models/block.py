@@ -141,7 +141,7 @@ class LocalBlock:
         features_ND = pool(output_NCHW.detach()).clone()
         top_NCHW = self._run(self._guest, output_NCHW, step)
         randomness.seed_torch(self.recipe.seed, "head-dropout", unit=self._top_name, step=step)
-        loss = self._objective(self._head(top_NCHW), self._labels_B)
+        loss = self._objective(self._head(top_NCHW), self._labels_of_loss())
         for parameter in self._trained:
             parameter.grad = None
         loss.backward()
@@ -171,6 +171,12 @@ class LocalBlock:
                 _pull(parameters, flat, self.recipe.alpha)
         if self.recipe.tie == "gradient":
             self._step_optimizer(step)
+
+    def _labels_of_loss(self) -> Tensor:
+        """The labels, for an objective that uses them by name; for all others, unlabelled."""
+        assert self._labels_B is not None
+        uses_labels = self._objective.uses_labels
+        return self._labels_B if uses_labels else torch.full_like(self._labels_B, -1)
 
     def _run(self, units: nn.ModuleDict, x_NCHW: Tensor, step: int) -> Tensor:
         for index, module in units.items():

@@ -14,7 +14,7 @@ from torch.distributed import DistStoreError, FileStore, PrefixStore, Store, TCP
 
 from runtime.program import Meeting
 
-STORE_TIMEOUT_S = 120.0
+STORE_TIMEOUT_S = 600.0  # the coordinator may have a large data set to load first
 JOB_KEY = "job"
 RUN_DIR_KEY = "loco/run-dir"
 

@@ -374,3 +374,22 @@ def test_the_learning_rate_follows_the_schedule():
         both_updates(lower, upper, step)
         rates.append(lower._optimizer.param_groups[0]["lr"])
     assert rates == pytest.approx([0.5, 1.0, 1.0, 0.5 * (1 + math.cos(math.pi / 6))])
+
+
+def test_labels_reach_no_loss_that_does_not_ask_for_them():
+    seen = []
+
+    class Curious(NTXent):
+        def __call__(self, projections_2BD, labels_B):
+            seen.append(labels_B.tolist())
+            return super().__call__(projections_2BD, labels_B)
+
+    class Asks(Curious):
+        uses_labels = True
+
+    for objective in (Curious(0.5), Asks(0.5)):
+        lower, _ = two_blocks("none", objective=objective)
+        lower.forward(0, None)
+        lower.update(0)
+    assert set(seen[0]) == {-1}
+    assert min(seen[1]) >= 0
