@@ -26,20 +26,29 @@ class Phase(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Linked:
-    """A neighbour said hello: its generation, and the next message it wants of each stream."""
+    """A neighbour said hello: its generation, and the next message it wants of each stream.
+
+    `heard` is the generation of ours that it knows, if it knows one; `asks` wants a hello back.
+    """
 
     side: Side
     generation: int
+    heard: int | None
+    asks: bool
     wants: Mapping[Stream, int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arrived:
-    """A message arrived whole. `generation` is its sender's; `absent` marks a left-out term."""
+    """A message arrived whole; `absent` marks a left-out term.
+
+    Here and below, `generation` is the sender's and `to` the one it was meant for.
+    """
 
     stream: Stream
     step: int
     generation: int
+    to: int
     checksum: int
     absent: bool = False
 
@@ -57,6 +66,7 @@ class Acknowledged:
 
     stream: Stream
     generation: int
+    to: int
     expected: int
     released: int
     durable: int
@@ -65,7 +75,8 @@ class Acknowledged:
 
 @dataclass(frozen=True, kw_only=True)
 class Computed:
-    """A computation finished. `absent`: its tie has no finite value, and is sent as a marker."""
+    """A computation finished. `absent`, of an UPDATE: its ties have no finite value, and are
+    sent as markers."""
 
     phase: Phase
     step: int
@@ -81,7 +92,27 @@ class SnapshotTaken:
 
 @dataclass(frozen=True, kw_only=True)
 class SnapshotWanted:
-    """A neighbour's retention is filling up: take a snapshot at the next step boundary."""
+    """The sender of an incoming stream has little room left to keep what it sent: it wants a
+    snapshot that covers everything below `durable`."""
+
+    stream: Stream
+    generation: int
+    to: int
+    durable: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopWanted:
+    """The user wants the job to stop. The lowest worker decides where; the others are told."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopTold:
+    """The worker below says that the job stops before `step`."""
+
+    generation: int
+    to: int
+    step: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +121,16 @@ class Tick:
 
 
 Event = (
-    Linked | Arrived | Rejected | Acknowledged | Computed | SnapshotTaken | SnapshotWanted | Tick
+    Linked
+    | Arrived
+    | Rejected
+    | Acknowledged
+    | Computed
+    | SnapshotTaken
+    | SnapshotWanted
+    | StopWanted
+    | StopTold
+    | Tick
 )
 
 # Actions --------------------------------------------------------------------------------------
@@ -98,10 +138,15 @@ Event = (
 
 @dataclass(frozen=True, kw_only=True)
 class Hello:
-    """Tell a neighbour who we are and which message of each of its streams we want next."""
+    """Tell a neighbour who we are and which message of each of its streams we want next.
+
+    `heard` is the generation of it that we know; `asks`: we don't know that it has heard us.
+    """
 
     side: Side
     generation: int
+    heard: int | None
+    asks: bool
     wants: Mapping[Stream, int]
 
 
@@ -160,10 +205,26 @@ class Trim:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Snapshot:
-    """Save the state before `step`."""
+class AskSnapshot:
+    """Ask the receiver of an outgoing stream for a snapshot that covers all below `durable`."""
+
+    stream: Stream
+    durable: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TellStop:
+    """Tell the worker above that the job stops before `step`."""
 
     step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """Save the state before `step`; as this worker's part of a checkpoint too, where it says so."""
+
+    step: int
+    checkpoint: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,4 +232,16 @@ class Finish:
     """All steps are done and no neighbour needs this worker any more."""
 
 
-Action = Hello | Compute | Send | Keep | Release | Acknowledge | Trim | Snapshot | Finish
+Action = (
+    Hello
+    | Compute
+    | Send
+    | Keep
+    | Release
+    | Acknowledge
+    | Trim
+    | AskSnapshot
+    | TellStop
+    | Snapshot
+    | Finish
+)

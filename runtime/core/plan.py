@@ -37,11 +37,16 @@ class Stream(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """How much of a stream may be sent and not yet released by its receiver."""
+    """How much of a stream may be sent and not yet released by its receiver.
+
+    `max_retained` is how many messages the sender can keep until the receiver's snapshot covers
+    them; None sets no bound.
+    """
 
     max_messages: int
     max_bytes: int
     message_bytes: int
+    max_retained: int | None = None
 
     def __post_init__(self) -> None:
         if self.max_messages < 2:
@@ -59,8 +64,9 @@ class WorkerPlan:
 
     `incoming` and `outgoing` hold the window of each stream it receives and sends. Activations
     and upward ties are due at the step they were made at; a downward tie made at step s is due
-    at step s + lag, and one that would be due after the last step is never sent.
-    `snapshot_every` is in steps; 0 takes none, and then what is released is also durable.
+    at step s + lag, and one that would be due after the last step is made but never sent.
+    `snapshot_every` and `checkpoint_every` are in steps. Without snapshots (0) what is released
+    is also durable; with them a checkpoint is taken at the end too, where 0 takes no others.
     """
 
     num_steps: int
@@ -68,12 +74,15 @@ class WorkerPlan:
     incoming: Mapping[Stream, Window] = field(default_factory=dict)
     outgoing: Mapping[Stream, Window] = field(default_factory=dict)
     snapshot_every: int = 0
+    checkpoint_every: int = 0
 
     def __post_init__(self) -> None:
         if self.num_steps < 1:
             raise ValueError(f"{self.num_steps} steps; a run has at least 1")
         if self.lag < 0:
             raise ValueError(f"lag {self.lag} is negative; 0 ties neighbours step by step")
+        if self.checkpoint_every and not self.snapshot_every:
+            raise ValueError("checkpoints without snapshots; give snapshot_every")
         for windows in (self.incoming, self.outgoing):
             down = windows.get(Stream.TIE_DOWN)
             if down is not None and down.max_messages < self.lag + 1:
@@ -81,11 +90,23 @@ class WorkerPlan:
                     f"the downward window of {down.max_messages} messages is too small for lag"
                     f" {self.lag}; it must hold at least {self.lag + 1}"
                 )
+        for stream, window in self.outgoing.items():
+            least = self.min_retained(stream)
+            if window.max_retained is not None and window.max_retained < least:
+                raise ValueError(
+                    f"room to keep {window.max_retained} messages of the {stream.value} stream;"
+                    f" its window and lag need {least}"
+                )
+
+    def min_retained(self, stream: Stream) -> int:
+        """How many messages of a stream its sender must be able to keep: a window, and those
+        that the receiver's latest possible snapshot does not cover."""
+        late = self.lag if stream is Stream.TIE_DOWN else 0
+        return self.outgoing[stream].max_messages + late + 1
 
     def num_messages(self, stream: Stream) -> int:
         """How many messages the stream carries in the whole run."""
-        late = self.lag if stream is Stream.TIE_DOWN else 0
-        return max(0, self.num_steps - late)
+        return self.consumed_before(stream, self.num_steps)
 
     def due(self, stream: Stream, step: int) -> int | None:
         """The message of an incoming stream that is needed at `step`, if any is."""
@@ -95,7 +116,7 @@ class WorkerPlan:
         return message if message >= 0 else None
 
     def consumed_before(self, stream: Stream, step: int) -> int:
-        """How many of an incoming stream's messages the steps before `step` have used up."""
+        """How many of a stream's messages its receiver's steps before `step` use up."""
         late = self.lag if stream is Stream.TIE_DOWN else 0
         return max(0, min(step, self.num_steps) - late)
 

@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from runtime.core.plan import Window
 
-RESEND_AFTER_TICKS = 50  # the first time; each time that nothing comes of it, twice as long
+RESEND_AFTER_TICKS = 10  # the first time; each time that nothing comes of it, twice as long
 REMEMBERED_CHECKSUMS = 1024  # duplicates older than this are dropped without a comparison
 
 
@@ -22,11 +22,17 @@ class Outgoing:
     """The sending end: what is made, sent, released by the receiver, and still kept."""
 
     def __init__(
-        self, window: Window, start: int, kept: Mapping[int, bool] = MappingProxyType({})
+        self,
+        window: Window,
+        start: int,
+        kept: Mapping[int, bool] = MappingProxyType({}),
+        *,
+        limit: int | None = None,
     ) -> None:
         """`kept`: messages below `start` that an earlier generation made and that can still be
-        sent, and whether each is absent."""
+        sent, and whether each is absent. Messages from `limit` on are made and never sent."""
         self.window = window
+        self._limit = limit
         self.made = start  # everything below is made
         self.sent = start
         self.durable = min(kept, default=start)
@@ -44,6 +50,29 @@ class Outgoing:
         return step in self._absent
 
     @property
+    def waits(self) -> bool:
+        """Whether a message that is made has not been sent."""
+        return self.sent < self._sendable
+
+    @property
+    def _sendable(self) -> int:
+        return self.made if self._limit is None else min(self.made, self._limit)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more message can be kept until the receiver's snapshot covers it."""
+        room = self.window.max_retained
+        return room is None or self.made - self.durable < room
+
+    @property
+    def wanted_durable(self) -> int | None:
+        """What the receiver's next snapshot should cover, where room to keep runs short."""
+        room = self.window.max_retained
+        if room is None or 2 * (self.made - self.durable) < room:
+            return None
+        return self.durable + 1
+
+    @property
     def in_flight(self) -> range:
         return range(self.released, max(self.sent, self.released))
 
@@ -54,8 +83,8 @@ class Outgoing:
         needs it.
         """
         steps = []
-        self.sent = max(self.sent, min(self.durable, self.made))
-        while self.sent < self.made and self._has_credit():
+        self.sent = max(self.sent, min(self.durable, self._sendable))
+        while self.waits and self._has_credit():
             steps.append(self.sent)
             self.sent += 1
         return steps
@@ -90,7 +119,7 @@ class Outgoing:
             raise ProtocolError(
                 f"message {wanted} is wanted, but all below {self.durable} are forgotten"
             )
-        self.sent = min(wanted, self.made)
+        self.sent = min(wanted, self._sendable)
         # What it wants next it may not have room for yet: only its word on releases is credit.
         self.released = min(self.released, wanted)
 

@@ -1,9 +1,9 @@
 """What a worker does next: a state machine from events to actions.
 
     LINKING -> WAIT_CREDIT -> WAIT_INPUT -> FORWARD -> UPDATE -> WAIT_TIE -> APPLY -+
-                   ^                                                                |
-                   +---------------- (SNAPSHOT) <-----------------------------------+
-                                                      after the last step: DRAINING -> DONE
+                   ^   |                                                            |
+                   +---|-------------- (SNAPSHOT) <---------------------------------+
+                       +-> after the last step, or where the job stops: DRAINING -> DONE
 
 Owns the order of a worker's work and nothing else: it has no clock, thread, socket or tensor.
 What must hold, by rule (the property tests check each):
@@ -12,17 +12,20 @@ What must hold, by rule (the property tests check each):
   (a downward tie on `step - lag`);
 * an activation is released when its UPDATE is done, ties when their APPLY is done;
 * a step starts only when everything made before it has been sent, so that at most one message
-  a stream waits for credit;
-* the next expected message and all credit are cumulative and repeated on every tick.
+  a stream waits for credit, and when there is room to keep what it will make;
+* what is sent is kept until the receiver's snapshot covers it; where room runs short, a snapshot
+  is asked for, which can be taken at every step boundary, also while waiting;
+* the next expected message, all credit, and the step to stop at are cumulative and repeated on
+  every tick;
+* a message counts only between the two lives that it was sent between.
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from enum import Enum
-from types import MappingProxyType
 
+from runtime.core.edges import NOTHING_KEPT, Edges, Kept
 from runtime.core.messages import (
-    Acknowledge,
     Acknowledged,
     Action,
     Arrived,
@@ -30,21 +33,21 @@ from runtime.core.messages import (
     Computed,
     Event,
     Finish,
-    Hello,
     Keep,
     Linked,
     Phase,
     Rejected,
     Release,
-    Send,
     Snapshot,
     SnapshotTaken,
     SnapshotWanted,
+    StopTold,
+    StopWanted,
     Tick,
     Trim,
 )
 from runtime.core.plan import Side, Stream, WorkerPlan
-from runtime.core.streams import Incoming, Outgoing, ProtocolError
+from runtime.core.streams import ProtocolError
 
 HISTORY_LENGTH = 50
 TIES = (Stream.TIE_UP, Stream.TIE_DOWN)
@@ -78,38 +81,38 @@ class WorkerCore:
         *,
         generation: int = 0,
         start_step: int = 0,
-        kept: Mapping[Stream, Mapping[int, bool]] = MappingProxyType({}),
+        kept: Kept = NOTHING_KEPT,
+        reached: int = 0,
+        stop_at: int | None = None,
     ) -> None:
         """`kept`: for each outgoing stream, the messages below `start_step` that outlived the
-        generation before, and whether each is absent."""
+        generation before, and whether each is absent. `reached` is the first step that no
+        generation has begun, and `stop_at` where an earlier one knew that the job stops."""
         self.plan = plan
         self.generation = generation
         self.state = State.LINKING
         self.step = start_step
-        self.incoming = {
-            stream: Incoming(window, plan.consumed_before(stream, start_step))
-            for stream, window in plan.incoming.items()
-        }
-        self.outgoing = {
-            stream: Outgoing(
-                window, min(start_step, plan.num_messages(stream)), kept.get(stream, {})
-            )
-            for stream, window in plan.outgoing.items()
-        }
-        self.peers: dict[Side, int | None] = dict.fromkeys(
-            side for side in Side if side in plan.sides()
-        )
+        self.reached = max(reached, start_step)
+        self.stop_at = stop_at
+        self.edges = Edges(plan, generation=generation, start_step=start_step, kept=kept)
         self.num_duplicates = 0
-        self.num_fenced = 0
-        self.num_replayed = 0
         self._snapshot_wanted = False
+        self._checkpoint_wanted = False
+        self._snapshot_step: int | None = None  # of the latest snapshot of this generation
+        self._checkpoint_step: int | None = None
         self._actions: list[Action] = []
-        self._history: deque[str] = deque(maxlen=HISTORY_LENGTH)
+        self._history: deque[tuple[int, State, Event]] = deque(maxlen=HISTORY_LENGTH)
+
+    @property
+    def end(self) -> int:
+        """The first step that is not run: after the last one, or where the job stops."""
+        last = self.plan.num_steps
+        return last if self.stop_at is None else min(last, self.stop_at)
 
     def start(self) -> list[Action]:
         """The first actions; call once."""
-        for side in self.peers:
-            self._say_hello(side)
+        for side in self.edges.peers:
+            self._do(self.edges.hello(side))
         self._advance()
         return self._take_actions()
 
@@ -118,39 +121,28 @@ class WorkerCore:
         handler = _HANDLERS.get((self.state, type(event))) or _ANY_STATE.get(type(event))
         if handler is None or not _fits(self.state, self.step, event):
             raise IllegalEvent(f"{event} in state {self.state.name}\n{self.describe()}")
-        self._history.append(f"step {self.step} {self.state.name}: {event}")
+        self._history.append((self.step, self.state, event))
         handler(self, event)
         self._advance()
         return self._take_actions()
 
     def describe(self) -> str:
         """The recent history, for the errors of those who drive this core."""
-        return "\n".join(["latest events, newest last:", *self._history])
+        lines = [f"step {step} {state.name}: {event}" for step, state, event in self._history]
+        return "\n".join(["latest events, newest last:", *lines])
 
     # Handlers of events -----------------------------------------------------------------------
 
     def _linked(self, event: Linked) -> None:
-        known = self.peers.get(event.side)
-        if known is not None and event.generation < known:
-            self.num_fenced += 1
-            return
-        if known is None or event.generation > known:
-            self.peers[event.side] = event.generation
-            self._rewind(event)
-            self._say_hello(event.side)
-
-    def _rewind(self, event: Linked) -> None:
-        for stream, outgoing in self.outgoing.items():
-            if stream.target is event.side:
-                before = outgoing.sent
-                outgoing.rewind(event.wants.get(stream, 0))
-                self.num_replayed += max(0, before - outgoing.sent)
+        self.edges.hear(event)
+        if event.asks and not self.edges.peers[event.side].fences(event.generation):
+            self._do(self.edges.hello(event.side))
 
     def _arrived(self, event: Arrived) -> None:
-        incoming = self.incoming[event.stream]
-        if event.generation != self.peers[event.stream.source]:
-            self.num_fenced += 1
-        elif incoming.is_gap(event.step):
+        incoming = self.edges.incoming[event.stream]
+        if not self.edges.is_current(event):
+            return
+        if incoming.is_gap(event.step):
             self._acknowledge(event.stream, resend=True)
         elif incoming.accept(event.step, checksum=event.checksum, absent=event.absent):
             self._do(Keep(stream=event.stream, step=event.step))
@@ -158,13 +150,13 @@ class WorkerCore:
             self.num_duplicates += 1
 
     def _rejected(self, event: Rejected) -> None:
-        self._acknowledge(event.stream, resend=True)
+        if self.edges.peers[event.stream.source].generation is not None:
+            self._acknowledge(event.stream, resend=True)
 
     def _acknowledged(self, event: Acknowledged) -> None:
-        outgoing = self.outgoing[event.stream]
-        if event.generation != self.peers[event.stream.target]:
-            self.num_fenced += 1
+        if not self.edges.is_current(event):
             return
+        outgoing = self.edges.outgoing[event.stream]
         before = outgoing.sent
         forgettable = outgoing.acknowledge(
             expected=event.expected,
@@ -172,25 +164,39 @@ class WorkerCore:
             durable=event.durable,
             resend=event.resend,
         )
-        self.num_replayed += max(0, before - outgoing.sent)
+        self.edges.num_replayed += max(0, before - outgoing.sent)
         if forgettable:
             self._do(Trim(stream=event.stream, step=outgoing.durable))
 
     def _ticked(self, event: Tick) -> None:
         del event
-        for side, generation in self.peers.items():
-            acknowledges = any(stream.source is side for stream in self.incoming)
-            if generation is None or not acknowledges:
-                self._say_hello(side)  # also as a sign of life, where there is no other
-        for stream, incoming in self.incoming.items():
-            self._acknowledge(stream, resend=incoming.has_been_quiet_for_long())
+        self._actions.extend(self.edges.repeat())
+        self._actions.extend(self.edges.tell_stop(self.stop_at))
 
     def _snapshot_asked(self, event: SnapshotWanted) -> None:
+        """Take one only where it helps: what is asked for is used up and not yet covered."""
+        incoming = self.edges.incoming[event.stream]
+        if self.edges.is_current(event):
+            self._snapshot_wanted |= incoming.durable < event.durable <= incoming.released
+
+    def _stop_wanted(self, event: StopWanted) -> None:
+        """The lowest worker leads, so the job stops behind the highest step that it has begun."""
         del event
-        self._snapshot_wanted = True
+        if Side.BELOW not in self.edges.peers and self.stop_at is None:
+            self._stop(self.reached)
+
+    def _stop_told(self, event: StopTold) -> None:
+        if self.edges.is_current(event) and self.stop_at is None:
+            self._stop(event.step)
+
+    def _stop(self, step: int) -> None:
+        assert step >= self.reached, (step, self.reached)
+        self.stop_at = step
+        self._actions.extend(self.edges.tell_stop(step))
 
     def _forward_done(self, event: Computed) -> None:
-        self._make(Stream.ACTIVATION, absent=event.absent)
+        del event
+        self._make(Stream.ACTIVATION, absent=False)
         self._compute(State.UPDATE, Compute(phase=Phase.UPDATE, step=self.step))
 
     def _update_done(self, event: Computed) -> None:
@@ -204,68 +210,73 @@ class WorkerCore:
         for tie in TIES:
             self._release(tie)
         self.step += 1
-        finished = self.step == self.plan.num_steps
-        every = self.plan.snapshot_every
-        if every and (finished or self.step % every == 0):
-            self._snapshot_wanted = True
-        self._enter(State.DRAINING if finished else State.WAIT_CREDIT)
+        self._snapshot_wanted |= _is_multiple(self.step, self.plan.snapshot_every)
+        self._checkpoint_wanted |= _is_multiple(self.step, self.plan.checkpoint_every)
+        self._enter(State.WAIT_CREDIT)
 
     def _snapshot_done(self, event: SnapshotTaken) -> None:
-        for stream, incoming in self.incoming.items():
+        for stream, incoming in self.edges.incoming.items():
             incoming.durable = self.plan.consumed_before(stream, event.step)
             self._acknowledge(stream)
-        finished = self.step == self.plan.num_steps
-        self._enter(State.DRAINING if finished else State.WAIT_CREDIT)
+        self._enter(State.WAIT_CREDIT)
 
     # What follows without an event ------------------------------------------------------------
 
     def _advance(self) -> None:
         """Go on as far as what is here allows, then send what credit allows."""
-        self._send_what_credit_allows()
+        self._actions.extend(self.edges.send_what_credit_allows())
         while (rule := _ADVANCE.get(self.state)) is not None and rule(self):
-            self._send_what_credit_allows()
+            self._actions.extend(self.edges.send_what_credit_allows())
 
     def _link(self) -> bool:
-        if None in self.peers.values():
-            return False
-        return self._enter(
-            State.DRAINING if self.step == self.plan.num_steps else State.WAIT_CREDIT
-        )
+        return self.edges.are_linked and self._enter(State.WAIT_CREDIT)
 
     def _begin_step(self) -> bool:
-        if self._snapshot_wanted:
-            return self._begin_snapshot()
-        if any(outgoing.sent < outgoing.made for outgoing in self.outgoing.values()):
-            return False
-        return self._enter(State.WAIT_INPUT)
+        if self._begin_snapshot():
+            return True
+        if self.step == self.end:
+            return self._enter(State.DRAINING)
+        return self.edges.may_begin_step and self._enter(State.WAIT_INPUT)
 
     def _begin_forward(self) -> bool:
-        if self._snapshot_wanted:
-            return self._begin_snapshot()
-        if not self._has_arrived(Stream.ACTIVATION):
+        if self._begin_snapshot():
+            return True
+        if self.step == self.end:
+            return self._enter(State.DRAINING)
+        if not self.edges.has_arrived(Stream.ACTIVATION, self.step):
             return False
+        self.reached = max(self.reached, self.step + 1)
         return self._compute(State.FORWARD, Compute(phase=Phase.FORWARD, step=self.step))
 
     def _begin_apply(self) -> bool:
-        if not all(self._has_arrived(tie) for tie in TIES):
+        if not all(self.edges.has_arrived(tie, self.step) for tie in TIES):
             return False
         action = Compute(
             phase=Phase.APPLY,
             step=self.step,
-            from_below=self._usable(Stream.TIE_UP),
-            from_above=self._usable(Stream.TIE_DOWN),
+            from_below=self.edges.usable(Stream.TIE_UP, self.step),
+            from_above=self.edges.usable(Stream.TIE_DOWN, self.step),
         )
         return self._compute(State.APPLY, action)
 
     def _begin_snapshot(self) -> bool:
-        self._snapshot_wanted = False
-        self._do(Snapshot(step=self.step))
+        """Take the snapshot that is due at this boundary, if one is."""
+        checkpoint = self._checkpoint_wanted or self.step == self.end
+        wanted = self._snapshot_wanted and self._snapshot_step != self.step
+        missing = checkpoint and self._checkpoint_step != self.step
+        self._snapshot_wanted = self._checkpoint_wanted = False
+        if not self.plan.snapshot_every or not (wanted or missing):
+            return False
+        self._snapshot_step = self.step
+        if checkpoint:
+            self._checkpoint_step = self.step
+        self._do(Snapshot(step=self.step, checkpoint=checkpoint))
         return self._enter(State.SNAPSHOT)
 
     def _drain(self) -> bool:
-        if self._snapshot_wanted:
-            return self._begin_snapshot()
-        if any(outgoing.durable < outgoing.made for outgoing in self.outgoing.values()):
+        if self._begin_snapshot():
+            return True
+        if not self.edges.are_covered(self.end):
             return False
         self._do(Finish())
         return self._enter(State.DONE)
@@ -281,23 +292,16 @@ class WorkerCore:
         self._do(action)
         return self._enter(state)
 
-    def _has_arrived(self, stream: Stream) -> bool:
-        due = self.plan.due(stream, self.step)
-        return due is None or due < self.incoming[stream].expected
-
-    def _usable(self, stream: Stream) -> int | None:
-        due = self.plan.due(stream, self.step)
-        return None if due is None or due in self.incoming[stream].absent else due
-
     def _make(self, stream: Stream, *, absent: bool) -> None:
-        if stream in self.outgoing and self.step < self.plan.num_messages(stream):
-            self.outgoing[stream].make(self.step, absent=absent)
+        if stream in self.edges.outgoing:
+            self.edges.outgoing[stream].make(self.step, absent=absent)
+            self._actions.extend(self.edges.ask_for_room(stream))
 
     def _release(self, stream: Stream) -> None:
         due = self.plan.due(stream, self.step)
         if due is None:
             return
-        incoming = self.incoming[stream]
+        incoming = self.edges.incoming[stream]
         incoming.release(due)
         if not self.plan.snapshot_every:
             incoming.durable = incoming.released
@@ -305,30 +309,7 @@ class WorkerCore:
         self._acknowledge(stream)
 
     def _acknowledge(self, stream: Stream, *, resend: bool = False) -> None:
-        incoming = self.incoming[stream]
-        self._do(
-            Acknowledge(
-                stream=stream,
-                expected=incoming.expected,
-                released=incoming.released,
-                durable=incoming.durable,
-                resend=resend,
-            )
-        )
-
-    def _say_hello(self, side: Side) -> None:
-        wants = {
-            stream: incoming.expected
-            for stream, incoming in self.incoming.items()
-            if stream.source is side
-        }
-        self._do(Hello(side=side, generation=self.generation, wants=wants))
-
-    def _send_what_credit_allows(self) -> None:
-        for stream, outgoing in self.outgoing.items():
-            if self.peers[stream.target] is not None:
-                for step in outgoing.take_sendable():
-                    self._do(Send(stream=stream, step=step, absent=outgoing.is_absent(step)))
+        self._do(self.edges.acknowledge(stream, resend=resend))
 
     def _do(self, action: Action) -> None:
         self._actions.append(action)
@@ -338,10 +319,15 @@ class WorkerCore:
         return actions
 
 
+def _is_multiple(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
 def _fits(state: State, step: int, event: Event) -> bool:
     """Whether a finished computation is the one that was under way."""
     if isinstance(event, Computed):
-        return event.phase.value == state.value and event.step == step
+        can_be_absent = event.phase is Phase.UPDATE or not event.absent
+        return event.phase.value == state.value and event.step == step and can_be_absent
     return not isinstance(event, SnapshotTaken) or event.step == step
 
 
@@ -358,6 +344,8 @@ _ANY_STATE: dict[type, Callable[..., None]] = {
     Rejected: WorkerCore._rejected,
     Acknowledged: WorkerCore._acknowledged,
     SnapshotWanted: WorkerCore._snapshot_asked,
+    StopWanted: WorkerCore._stop_wanted,
+    StopTold: WorkerCore._stop_told,
     Tick: WorkerCore._ticked,
 }
 

@@ -1,0 +1,156 @@
+"""A worker's edges: its streams, the neighbours at their other ends, and what is said to them.
+
+Owns which message counts (the lives of both ends), and the wording of all that repeats itself.
+Knows nothing of the order of a step.
+"""
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+
+from runtime.core.messages import (
+    Acknowledge,
+    Acknowledged,
+    Action,
+    Arrived,
+    AskSnapshot,
+    Hello,
+    Linked,
+    Send,
+    SnapshotWanted,
+    StopTold,
+    TellStop,
+)
+from runtime.core.peers import Peer
+from runtime.core.plan import Side, Stream, WorkerPlan
+from runtime.core.streams import Incoming, Outgoing
+
+Kept = Mapping[Stream, Mapping[int, bool]]
+NOTHING_KEPT: Kept = MappingProxyType({})
+
+
+class Edges:
+    """Both edges of one worker in one generation."""
+
+    def __init__(self, plan: WorkerPlan, *, generation: int, start_step: int, kept: Kept) -> None:
+        self._plan = plan
+        self._generation = generation
+        self.incoming = {
+            stream: Incoming(window, plan.consumed_before(stream, start_step))
+            for stream, window in plan.incoming.items()
+        }
+        self.outgoing = {
+            stream: Outgoing(
+                window, start_step, kept.get(stream, {}), limit=plan.num_messages(stream)
+            )
+            for stream, window in plan.outgoing.items()
+        }
+        self.peers = {side: Peer() for side in Side if side in plan.sides()}
+        self.num_fenced = 0
+        self.num_replayed = 0
+
+    # What is heard ----------------------------------------------------------------------------
+
+    def is_current(self, message: Arrived | Acknowledged | SnapshotWanted | StopTold) -> bool:
+        """Whether a message is between the two lives that are here now; counts it if not."""
+        match message:
+            case Acknowledged(stream=stream):
+                side = stream.target
+            case Arrived(stream=stream) | SnapshotWanted(stream=stream):
+                side = stream.source
+            case StopTold():
+                side = Side.BELOW
+        here = (self.peers[side].generation, self._generation)
+        current = here == (message.generation, message.to)
+        self.num_fenced += not current
+        return current
+
+    def hear(self, hello: Linked) -> None:
+        """Take a hello; one that completes the handshake says from where to send."""
+        peer = self.peers[hello.side]
+        if peer.fences(hello.generation):
+            self.num_fenced += 1
+        elif peer.hear(hello, ours=self._generation):
+            for stream, outgoing in self.outgoing.items():
+                if stream.target is hello.side:
+                    before = outgoing.sent
+                    outgoing.rewind(hello.wants.get(stream, 0))
+                    self.num_replayed += max(0, before - outgoing.sent)
+
+    @property
+    def are_linked(self) -> bool:
+        return all(peer.is_linked for peer in self.peers.values())
+
+    # What is here -----------------------------------------------------------------------------
+
+    def has_arrived(self, stream: Stream, step: int) -> bool:
+        """Whether what the step needs of a stream is here."""
+        due = self._plan.due(stream, step)
+        return due is None or due < self.incoming[stream].expected
+
+    def usable(self, stream: Stream, step: int) -> int | None:
+        """The message of a stream that the step uses, unless there is none or it is absent."""
+        due = self._plan.due(stream, step)
+        return None if due is None or due in self.incoming[stream].absent else due
+
+    @property
+    def may_begin_step(self) -> bool:
+        """Whether all that was made is sent, and there is room to keep what will be."""
+        return all(not out.waits and out.has_room for out in self.outgoing.values())
+
+    def are_covered(self, end: int) -> bool:
+        """Whether the receivers' snapshots cover all that they need before step `end`."""
+        return all(
+            outgoing.durable >= self._plan.consumed_before(stream, end)
+            for stream, outgoing in self.outgoing.items()
+        )
+
+    # What is said -----------------------------------------------------------------------------
+
+    def hello(self, side: Side) -> Hello:
+        peer = self.peers[side]
+        return Hello(
+            side=side,
+            generation=self._generation,
+            heard=peer.generation,
+            asks=not peer.is_linked,
+            wants={s: i.expected for s, i in self.incoming.items() if s.source is side},
+        )
+
+    def acknowledge(self, stream: Stream, *, resend: bool = False) -> Acknowledge:
+        incoming = self.incoming[stream]
+        return Acknowledge(
+            stream=stream,
+            expected=incoming.expected,
+            released=incoming.released,
+            durable=incoming.durable,
+            resend=resend,
+        )
+
+    def ask_for_room(self, stream: Stream) -> Iterator[Action]:
+        """Ask for a snapshot where room to keep a stream's messages runs short."""
+        wanted = self.outgoing[stream].wanted_durable
+        if wanted is not None and self.peers[stream.target].is_linked:
+            yield AskSnapshot(stream=stream, durable=wanted)
+
+    def tell_stop(self, stop_at: int | None) -> Iterator[Action]:
+        above = self.peers.get(Side.ABOVE)
+        if stop_at is not None and above is not None and above.is_linked:
+            yield TellStop(step=stop_at)
+
+    def repeat(self) -> Iterator[Action]:
+        """On a tick: all that a lost message would have said."""
+        for side, peer in self.peers.items():
+            acknowledges = any(stream.source is side for stream in self.incoming)
+            if not peer.is_linked or not acknowledges:
+                yield self.hello(side)  # also as a sign of life, where there is no other
+        for stream, incoming in self.incoming.items():
+            if self.peers[stream.source].generation is not None:
+                yield self.acknowledge(stream, resend=incoming.has_been_quiet_for_long())
+        for stream in self.outgoing:
+            yield from self.ask_for_room(stream)
+
+    def send_what_credit_allows(self) -> Iterator[Send]:
+        for stream, outgoing in self.outgoing.items():
+            if self.peers[stream.target].is_linked:
+                for step in outgoing.take_sendable():
+                    yield Send(stream=stream, step=step, absent=outgoing.is_absent(step))
