@@ -9,19 +9,29 @@ from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch import Tensor
 
-from launch.config import to_toml
+from launch.config import from_toml, to_toml
+from launch.plans import edge_specs, worker_plan
 from launch.resolve import ConcreteConfig, Resolved
+from models.bad_numbers import BadNumbers
 from models.block import Feed, LocalBlock, Payload, Recipe
+from models.carry import OldBlock, carry
 from models.data import ImageData, batch_indices, load_data
 from models.determinism import make_cuda_deterministic
 from models.evaluation import evaluate
 from models.objectives import load_objective
 from models.views import two_views
-from runtime.core.plan import Stream, Window, WorkerPlan
-from runtime.step import Specs, TensorSpec, message_bytes
+from runtime.checkpoint import Checkpoint
+from runtime.core.partition import Partition
+from runtime.core.plan import WorkerPlan
+from runtime.faults import Fault, parse
+from runtime.saving import split_part
+from runtime.step import Specs
+
+PATIENCE_S = 600.0  # with a silent neighbour, beyond the time in which hangs are noticed
 
 
 class LocalLearningJob:
@@ -41,6 +51,9 @@ class LocalLearningJob:
         self.model_name = config.model.rpartition(":")[2]
         self.notes = _notes(config)
         self.config_toml = to_toml(config)
+        self.patience_s = PATIENCE_S + 10 * config.hang_timeout_s
+        self.faults: tuple[Fault, ...] = parse(config.faults)
+        self.final_errors: tuple[type[Exception], ...] = (BadNumbers,)
 
     @cached_property
     def data(self) -> ImageData:
@@ -62,6 +75,22 @@ class LocalLearningJob:
     def unit_names(self, k: int) -> tuple[list[str], list[str]]:
         units, block = self.resolved.network.units, self.resolved.partition.blocks[k]
         return [units[i].name for i in block.home], [units[i].name for i in block.guest]
+
+    def carry(self, k: int, checkpoint: Checkpoint) -> tuple[LocalBlock, list[str]]:
+        """Build block k from the parts of another cut, as far as that goes."""
+        units = self.resolved.network.units
+        config = from_toml(checkpoint.config_toml)
+        assert config.cuts is not None, "a checkpoint's config is resolved"
+        partition = Partition(num_units=len(units), cuts=config.cuts, overlap=config.overlap)
+        old = []
+        for index, part in enumerate(partition.blocks):
+            state, _ = split_part(safetensors.torch.load_file(checkpoint.part(index)))
+            home, guest = ([units[i].name for i in group] for group in (part.home, part.guest))
+            old.append(OldBlock(home=tuple(home), guest=tuple(guest), state=state))
+        block = self.build_block(k)
+        state, notes = carry(old, block.state(), home=block.home_units, guest=block.guest_units)
+        block.load(state)
+        return block, notes
 
     def evaluate(self, weights: Mapping[str, Tensor]) -> list[dict[str, Any]]:
         accuracies = evaluate(self.resolved.network, dict(weights), self.data)
@@ -89,6 +118,7 @@ def build_block(resolved: Resolved, k: int, data: ImageData | None) -> LocalBloc
         warmup_steps=config.warmup_steps,
         num_steps=config.steps,
         decoder_depth=config.decoder_depth[k],
+        max_bad_steps=config.max_bad_steps,
         seed=config.seed,
         device=_device(config, k),
     )
@@ -105,6 +135,9 @@ def build_block(resolved: Resolved, k: int, data: ImageData | None) -> LocalBloc
         output_shape=traces[top].output_shape,
         home_shape=traces[block.home[-1]].output_shape,
         feed=make_feed(resolved, data) if data is not None and k == 0 else None,
+        poisoned=frozenset(
+            fault.step for fault in parse(config.faults) if fault.kind == "nan" and fault.block == k
+        ),
     )
 
 
@@ -136,51 +169,3 @@ def make_feed(resolved: Resolved, data: ImageData) -> Feed:
         return views_NCHW, data.train_labels[chosen]
 
     return feed
-
-
-def edge_specs(resolved: Resolved, edge: int) -> Specs:
-    """What crosses the edge between blocks `edge` and `edge` + 1; a private guest sends no tie."""
-    config, block = resolved.config, resolved.partition.blocks[edge]
-    traces = resolved.traces
-    batch = config.batch_size
-    below = traces[block.home[-1]]
-    activation = TensorSpec(shape=(2 * batch, *below.output_shape), dtype=below.output_dtype)
-    specs: dict[Stream, tuple[TensorSpec, ...]] = {
-        Stream.ACTIVATION: (activation, TensorSpec(shape=(batch,), dtype="int64"))
-    }
-    shared = sum(traces[unit].num_trainable for unit in block.guest)
-    if shared and config.tie != "none":
-        (dtype,) = frozenset().union(*(traces[unit].trainable_dtypes for unit in block.guest))
-        flat = (TensorSpec(shape=(shared,), dtype=dtype),)
-        specs |= {Stream.TIE_UP: flat, Stream.TIE_DOWN: flat}
-    return specs
-
-
-def worker_plan(resolved: Resolved, k: int) -> WorkerPlan:
-    """Worker k's steps, streams and windows."""
-    below = edge_specs(resolved, k - 1) if k > 0 else {}
-    above = edge_specs(resolved, k) if k + 1 < resolved.partition.num_blocks else {}
-    up = (Stream.ACTIVATION, Stream.TIE_UP)
-    incoming = {s: specs for s, specs in below.items() if s in up}
-    outgoing = {s: specs for s, specs in above.items() if s in up}
-    if Stream.TIE_DOWN in above:
-        incoming[Stream.TIE_DOWN] = above[Stream.TIE_DOWN]
-    if Stream.TIE_DOWN in below:
-        outgoing[Stream.TIE_DOWN] = below[Stream.TIE_DOWN]
-    return WorkerPlan(
-        num_steps=resolved.config.steps,
-        lag=resolved.config.lag,
-        incoming={s: _window(resolved, s, specs) for s, specs in incoming.items()},
-        outgoing={s: _window(resolved, s, specs) for s, specs in outgoing.items()},
-    )
-
-
-def _window(resolved: Resolved, stream: Stream, specs: tuple[TensorSpec, ...]) -> Window:
-    config = resolved.config
-    sizes = {
-        Stream.ACTIVATION: config.window,
-        Stream.TIE_UP: config.window,
-        Stream.TIE_DOWN: max(2, config.lag + 1),
-    }
-    size = message_bytes(specs)
-    return Window(max_messages=sizes[stream], max_bytes=sizes[stream] * size, message_bytes=size)

@@ -20,6 +20,8 @@ import tomli_w
 from cyclopts import App, ArgumentCollection, Parameter, Token
 from cyclopts.exceptions import CycloptsError, UnusedCliTokensError
 
+from runtime import faults
+
 Method = Literal["local", "e2e"]
 Tie = Literal["gradient", "elastic", "none"]
 Schedule = Literal["constant", "cosine"]
@@ -121,8 +123,24 @@ class RunConfig:
     """Address that sockets bind to."""
     report_every_s: float = 0.5
     """Seconds between a worker's reports."""
+    snapshot_every: int | None = None
+    """Steps between a worker's snapshots in memory; without it at most 4, as retain-mb allows."""
+    retain_mb: int = 1024
+    """Megabytes a worker may keep of what it has sent, for neighbours that restart."""
+    checkpoint_every: int | None = None
+    """Steps between checkpoints on disk; without it an epoch."""
+    hang_timeout_s: float = 60.0
+    """Seconds after which a worker that makes no progress is replaced; a first step may take 5x."""
+    max_worker_restarts: int = 3
+    """Restarts of one worker in five minutes, beyond which the job ends."""
+    max_bad_steps: int = 10
+    """Steps in a row that a block may skip because its numbers are not finite."""
+    faults: str = ""
+    """What is to go wrong, on purpose: kill:1@40,drop:0-1@70 (the README lists the kinds)."""
+    fresh: bool = field(default=False, compare=False)
+    """Start over in a run directory that holds a run."""
     run_dir: Path | None = field(default=None, compare=False)
-    """Directory that receives the run; without it a new one under runs/."""
+    """Directory that receives the run, or holds one to go on with; else a new one in runs/."""
     config: Path | None = field(default=None, compare=False)
     """TOML file of these same keys; flags win over it."""
 
@@ -131,6 +149,10 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and not holds(value):
                 raise ConfigError(f"{_kebab(name)} {_show(value)} can't be; {remedy}")
+        try:
+            faults.parse(self.faults)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
 
 
 def _is_rising(cuts: tuple[int, ...]) -> bool:
@@ -158,6 +180,12 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("threads", lambda v: v >= 1, "give at least 1"),
     ("window", lambda v: v >= 2, "give at least 2, so that one moves while one is computed"),
     ("report_every_s", lambda v: 0 < v < math.inf, "give seconds above 0, such as 0.5"),
+    ("snapshot_every", lambda v: v >= 1, "give at least 1 step"),
+    ("retain_mb", lambda v: v >= 1, "give at least 1"),
+    ("checkpoint_every", lambda v: v >= 1, "give at least 1 step"),
+    ("hang_timeout_s", lambda v: 0.5 <= v < math.inf, "give at least 0.5 s"),
+    ("max_worker_restarts", lambda v: v >= 0, "give 0 or more; 0 ends the job at once"),
+    ("max_bad_steps", lambda v: v >= 1, "give at least 1"),
 )
 
 _FIELDS = {field.name.replace("_", "-"): field for field in dataclasses.fields(RunConfig)}
@@ -170,10 +198,12 @@ _FOLLOWS = {
     "cuts": ("workers", "threads"),
     "model": ("cuts",),
     "overlap": ("cuts",),
-    "lag": ("window",),
+    "lag": ("window", "snapshot-every"),
+    "window": ("snapshot-every",),
+    "retain-mb": ("snapshot-every",),
     "epochs": ("steps",),
-    "data": ("steps",),
-    "batch-size": ("steps",),
+    "data": ("steps", "checkpoint-every"),
+    "batch-size": ("steps", "snapshot-every", "checkpoint-every"),
 }
 _RECUT = {"method", "workers", "cuts"}  # flags that change the number of blocks
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import psutil
 
 from launch.config import RunConfig
+from launch.resume import check_resume
+from runtime.faults import parse
 from runtime.program import Program
 
 if TYPE_CHECKING:
@@ -32,6 +34,11 @@ def make_program(config: RunConfig, *, name: str) -> Program:
         name=name,
         run_name=config.model.rpartition(":")[2],
         started_t=command_time(),
+        check_resume=check_resume,
+        fresh=config.fresh,
+        hang_timeout_s=config.hang_timeout_s,
+        max_worker_restarts=config.max_worker_restarts,
+        faults=parse(config.faults),
     )
 
 

@@ -17,12 +17,14 @@ from typing import Literal
 
 import torch
 
+from launch import plans
 from launch.config import ConfigError, RunConfig, from_toml, to_toml
 from models.data import ImageData, load_data, steps_per_epoch
 from models.network import Network, UnitTrace, count_flops, trace_units
 from models.objectives import load_objective
 from models.optimizers import load_optimizer
 from models.registry import load_network
+from runtime import faults
 from runtime.core.partition import Partition, balanced_cuts
 
 DEFAULT_WORKERS = 4
@@ -61,6 +63,8 @@ class ConcreteConfig(RunConfig):
     steps: int = field()
     threads: int = field()
     window: int = field()
+    snapshot_every: int = field()
+    checkpoint_every: int = field()
     device: Literal["cpu", "cuda"] = field()
     link: Literal["zmq-ipc", "zmq-tcp"] = field()
 
@@ -145,8 +149,11 @@ def _resolve(config: RunConfig, environment: Environment) -> Resolved:
         device=_device(config, environment),
         link=_link(config, environment),
         window=config.window or max(2, config.lag + 1),
+        snapshot_every=config.snapshot_every or 1,
+        checkpoint_every=config.checkpoint_every or steps_per_epoch(num_train, config.batch_size),
     )
-    return Resolved(
+    faults.check(faults.parse(config.faults), num_workers=workers, num_steps=steps)
+    resolved = Resolved(
         config=concrete,
         partition=partition,
         network=network,
@@ -154,6 +161,11 @@ def _resolve(config: RunConfig, environment: Environment) -> Resolved:
         num_classes=data.num_classes,
         num_train=num_train,
     )
+    plans.check_retention(resolved)
+    if config.snapshot_every is not None:
+        return resolved
+    every = plans.choose_snapshot_every(resolved)
+    return dataclasses.replace(resolved, config=_with(concrete, snapshot_every=every))
 
 
 def _with(config: RunConfig, **decided: object) -> ConcreteConfig:

@@ -14,6 +14,7 @@ from launch.config import parse
 from launch.program import command_time
 from launch.resolve import Environment, resolve
 from launch.timed_block import TimedBlock
+from models.bad_numbers import BadNumbers
 from models.sequential import train
 from runtime.live_view import LiveView, make_console
 from runtime.program import REFUSED
@@ -37,6 +38,9 @@ def main(argv: list[str]) -> int:
     try:
         run_dir.write_config(job.config_toml)
         run(job, recorder, started_t)
+    except BadNumbers as error:
+        print(f"{NAME}: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"{NAME}: stopped by SIGINT", file=sys.stderr)
         return 130

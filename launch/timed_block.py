@@ -61,6 +61,7 @@ class TimedBlock:
             "loss": self.block.loss,
             "probe_top1": self.block.probe_top1,
             "samples_per_s": self._job.batch_size * step / elapsed_s if elapsed_s else 0.0,
+            "bad_steps": self.block.num_bad_steps,
         }
         return self._record
 
@@ -97,6 +98,8 @@ class TimedBlock:
             "counters": {
                 "sent": num_steps if self._k + 1 < self._job.num_workers else 0,
                 "trained": num_steps,
+                "retrained": 0,
+                "bad_steps": self.block.num_bad_steps,
                 "replayed": 0,
                 "duplicates_dropped": 0,
             },

@@ -2,26 +2,28 @@
 
 Owns everything a worker holds. Knows nothing of processes, links or when its methods are called;
 the sequential reference and the workers share this file and nothing else. The caller runs, for
-step 0, 1, ...: `forward`, `update`, `apply`.
+step 0, 1, ...: `forward`, `update`, `apply`; `state` and `load` between steps.
 
 Shapes: B batch, C channels, H height, W width, N = 2B (both views stacked), D features.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parameters_to_vector
 
 from models import randomness
+from models.bad_numbers import BadSteps, all_finite
 from models.heads import build_head, pool
 from models.network import Network
 from models.objectives import Objective
+from models.optimizer_state import OptimizerState
 from models.optimizers import learning_rate, load_optimizer, step_optimizer
 from models.probe import LinearProbe
+from models.ties import add_gradients, flat_gradients, flat_weights, pull
 
 Tie = Literal["gradient", "elastic", "none"]
 Payload = tuple[Tensor, ...]
@@ -30,7 +32,10 @@ Feed = Callable[[int], Payload]
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a block learns. `alpha` is the elastic tie's pull; `decoder_depth` its own head's."""
+    """How a block learns. `alpha` is the elastic tie's pull; `decoder_depth` its own head's.
+
+    `max_bad_steps` steps in a row without finite numbers end the run.
+    """
 
     tie: Tie
     alpha: float
@@ -43,13 +48,18 @@ class Recipe:
     decoder_depth: int
     seed: int
     device: str = "cpu"
+    max_bad_steps: int = 10
 
 
 class Ties(NamedTuple):
-    """What a block's update offers its neighbours: flat vectors over the shared parameters."""
+    """What a block's update offers its neighbours: flat vectors over the shared parameters.
+
+    `absent`: a neighbour waits for a vector, and this step has no finite one.
+    """
 
     up: Payload | None  # over the guest's, for the block above
     down: Payload | None  # over the home's units that are the guest of the block below
+    absent: bool = False
 
 
 class LocalBlock:
@@ -57,7 +67,8 @@ class LocalBlock:
 
     `home` and `guest` are ranges of units; `lent` is the range of home units that the block
     below replicates. `feed` gives the lowest block its batches: views (2B, C, H, W) and labels
-    (B,); other blocks get theirs as activations.
+    (B,); other blocks get theirs as activations. At the steps in `poisoned` the loss is made
+    NaN, to see what becomes of it.
     """
 
     def __init__(
@@ -73,10 +84,12 @@ class LocalBlock:
         output_shape: tuple[int, ...],
         home_shape: tuple[int, ...],
         feed: Feed | None = None,
+        poisoned: frozenset[int] = frozenset(),
     ) -> None:
         self.recipe = recipe
         self.device = torch.device(recipe.device)
         self._feed = feed
+        self._poisoned = poisoned
         self._objective = objective
         self._is_top = guest.stop == len(network.units) and not guest
         self._units = {i: network.units[i] for i in (*home, *guest)}
@@ -92,8 +105,14 @@ class LocalBlock:
         self._optimizer = load_optimizer(
             recipe.optimizer, self._trained, lr=recipe.lr, weight_decay=recipe.weight_decay
         )
+        names = {name: p for name, p in self._tensors() if isinstance(p, nn.Parameter)}
+        self._optimizer_state = OptimizerState(recipe.optimizer, self._optimizer, names)
+        self._bad_steps = BadSteps(
+            units=list(self.home_units), max_in_a_row=recipe.max_bad_steps, lr=recipe.lr
+        )
         self._output_NCHW: Tensor | None = None
         self._labels_B: Tensor | None = None
+        self._buffers_before: list[Tensor] = []
         self.loss = math.nan
 
     def _build_head(self, shape: tuple[int, ...]) -> nn.Module:
@@ -112,6 +131,21 @@ class LocalBlock:
         top1 = self.probe.top1
         return math.nan if top1 is None else top1
 
+    @property
+    def num_bad_steps(self) -> int:
+        """How many steps were left out, since their loss or gradients were not finite."""
+        return self._bad_steps.num_bad_steps
+
+    @property
+    def home_units(self) -> dict[str, list[str]]:
+        """The home's units, lowest first, each with its tensors' names in the plain network."""
+        return self._unit_tensors(self._home)
+
+    @property
+    def guest_units(self) -> dict[str, list[str]]:
+        """The guest's units, likewise."""
+        return self._unit_tensors(self._guest)
+
     # The step ---------------------------------------------------------------------------------
 
     def forward(self, step: int, incoming: Payload | None) -> Payload | None:
@@ -124,6 +158,8 @@ class LocalBlock:
             assert self._feed is not None, "a block without a feed needs an activation"
             incoming = self._feed(step)
         x_NCHW, self._labels_B = (tensor.to(self.device) for tensor in incoming)
+        self._bad_steps.look_at(x_NCHW)
+        self._buffers_before = [buffer.clone() for buffer in self._buffers()]
         self._output_NCHW = self._run(self._home, x_NCHW, step)
         if self._is_top:
             return None
@@ -133,32 +169,67 @@ class LocalBlock:
         return activation, self._labels_B.to("cpu")
 
     def update(self, step: int) -> Ties:
-        """Guest, head, loss, backward; own optimizer step unless the tie is on gradients."""
+        """Guest, head, loss, backward; own optimizer step unless the tie is on gradients.
+
+        A bad step, one whose loss or gradients are not finite, is left out: nothing is learned
+        of it, the buffers are as before it, and `loss` is not finite. Raises BadNumbers where it
+        is the recipe's `max_bad_steps`-th in a row.
+        """
+        features_ND = self._backward(step)
+        gradients = [p.grad for p in self._trained if p.grad is not None]
+        is_bad = not (math.isfinite(self.loss) and all_finite(gradients))
+        if is_bad:
+            self._leave_out(step)
+        else:
+            assert self._labels_B is not None
+            self._bad_steps.passed(self.loss)
+            self.probe.observe(features_ND, self._labels_B.repeat(2))
+            if self.recipe.tie != "gradient":
+                self._step_optimizer(step)
+        return self._ties(is_bad)
+
+    def _backward(self, step: int) -> Tensor:
+        """Leave the loss and its gradients; return the home's pooled output (N, D)."""
         assert self._output_NCHW is not None, "update follows forward"
-        assert self._labels_B is not None
         output_NCHW, self._output_NCHW = self._output_NCHW, None
         # Before the guest, which may work in place on what it is given.
         features_ND = pool(output_NCHW.detach()).clone()
         top_NCHW = self._run(self._guest, output_NCHW, step)
         randomness.seed_torch(self.recipe.seed, "head-dropout", unit=self._top_name, step=step)
         loss = self._objective(self._head(top_NCHW), self._labels_of_loss())
+        if step in self._poisoned:
+            loss = loss * math.nan
         for parameter in self._trained:
             parameter.grad = None
         loss.backward()
         self.loss = float(loss.detach())
-        self.probe.observe(features_ND, self._labels_B.repeat(2))
-        if self.recipe.tie == "gradient":
-            return Ties(up=_flat_gradients(self._borrowed), down=_flat_gradients(self._lent))
-        self._step_optimizer(step)
-        if self.recipe.tie == "elastic":
-            return Ties(up=_flat_weights(self._borrowed), down=_flat_weights(self._lent))
-        return Ties(up=None, down=None)
+        return features_ND
+
+    def _leave_out(self, step: int) -> None:
+        for parameter in self._trained:
+            parameter.grad = None
+        with torch.no_grad():
+            for buffer, before in zip(self._buffers(), self._buffers_before, strict=True):
+                buffer.copy_(before)
+        if math.isfinite(self.loss):
+            self.loss = math.nan  # finite, but its gradients are not
+        self._bad_steps.failed(step, self.loss)
+
+    def _ties(self, is_bad: bool) -> Ties:
+        tie = self.recipe.tie
+        if tie == "elastic":
+            return Ties(up=flat_weights(self._borrowed), down=flat_weights(self._lent))
+        if tie == "none" or is_bad:
+            due = tie != "none" and bool(self._borrowed or self._lent)
+            return Ties(up=None, down=None, absent=due)
+        return Ties(up=flat_gradients(self._borrowed), down=flat_gradients(self._lent))
 
     def apply(self, step: int, from_below: Payload | None, from_above: Payload | None) -> None:
         """Apply the partners' ties; None: that term is absent.
 
-        gradient: add the partner's gradients, then step. elastic: pull the weights by alpha
-        (arXiv 1412.6651, eq. 6) towards the partner's. none: nothing.
+        gradient: add the partner's gradients, then step; after a bad step these are all there is,
+        and a parameter without any stays as it is. elastic: pull the weights by alpha (arXiv
+        1412.6651, eq. 6) towards the partner's. none: nothing.
         """
         pairs = [(self._lent, from_below), (self._borrowed, from_above)]
         for parameters, payload in pairs:
@@ -166,10 +237,10 @@ class LocalBlock:
                 continue
             (flat,) = (tensor.to(self.device) for tensor in payload)
             if self.recipe.tie == "gradient":
-                _add_gradients(parameters, flat)
+                add_gradients(parameters, flat)
             else:
-                _pull(parameters, flat, self.recipe.alpha)
-        if self.recipe.tie == "gradient":
+                pull(parameters, flat, self.recipe.alpha)
+        if self.recipe.tie == "gradient" and any(p.grad is not None for p in self._trained):
             self._step_optimizer(step)
 
     def _labels_of_loss(self) -> Tensor:
@@ -202,68 +273,96 @@ class LocalBlock:
 
     def home_state(self) -> dict[str, Tensor]:
         """The home's weights and buffers, by their names in the plain network."""
-        return dict(self._named_states("", self._home))
+        return {
+            self._units[int(index)].prefix + name: value
+            for index, module in self._home.items()
+            for name, value in module.state_dict().items()
+        }
 
     def state(self) -> dict[str, Tensor]:
-        """Everything the block holds, by name: homes, guests, head, optimizer, probe."""
-        state = dict(self._named_states("home/", self._home))
-        state |= self._named_states("guest/", self._guest)
-        state |= {f"head/{name}": value for name, value in self._head.state_dict().items()}
-        state |= self._optimizer_state()
-        return state | {f"probe/{name}": value for name, value in self.probe.state().items()}
+        """Everything the block carries from step to step, by name.
 
-    def _named_states(self, root: str, units: nn.ModuleDict) -> Iterator[tuple[str, Tensor]]:
-        for index, module in units.items():
-            prefix = root + self._units[int(index)].prefix
-            for name, value in module.state_dict().items():
-                yield prefix + name, value
-
-    def _optimizer_state(self) -> dict[str, Tensor]:
-        names = {}
-        for part, module in (("home", self._home), ("guest", self._guest), ("head", self._head)):
-            names |= {p: f"{part}/{name}" for name, p in module.named_parameters()}
-        return {
-            f"optimizer/{names[parameter]}/{key}": torch.as_tensor(value)
-            for parameter, state in self._optimizer.state.items()
-            for key, value in state.items()
+        Homes, guests, head, optimizer, probe, count of bad steps. Weights and buffers are the
+        block's own tensors, not copies.
+        """
+        state = {name: tensor.detach() for name, tensor in self._tensors()}
+        parts = {
+            "optimizer": self._optimizer_state.state(),
+            "probe": self.probe.state(),
+            "bad": self._bad_steps.state(),
         }
+        for part, tensors in parts.items():
+            state |= {f"{part}/{name}": tensor for name, tensor in tensors.items()}
+        return state
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take over a copy of a state of `state()`; the block goes on as the one it came from.
+
+        Raises ValueError, and changes nothing, where the state is of another block.
+        """
+        _check_fits(state, self.state())
+        self._optimizer_state.check(_part(state, "optimizer"))
+        with torch.no_grad():
+            for name, tensor in self._tensors():
+                tensor.copy_(state[name])
+        self._optimizer_state.load(_part(state, "optimizer"))
+        self.probe.load(_part(state, "probe"))
+        self._bad_steps.load(_part(state, "bad"))
+        was_good = self._bad_steps.num_in_a_row == 0
+        self.loss = self._bad_steps.last_finite_loss if was_good else math.nan
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """All weights and buffers, each once, by part and the plain network's name."""
+        for part, units in (("home", self._home), ("guest", self._guest)):
+            for index, module in units.items():
+                prefix = f"{part}/{self._units[int(index)].prefix}"
+                yield from ((prefix + name, tensor) for name, tensor in _own_tensors(module))
+        yield from ((f"head/{name}", tensor) for name, tensor in _own_tensors(self._head))
+
+    def _buffers(self) -> list[Tensor]:
+        modules = (self._home, self._guest, self._head)
+        return [buffer for module in modules for buffer in module.buffers()]
+
+    def _unit_tensors(self, units: nn.ModuleDict) -> dict[str, list[str]]:
+        members = ((self._units[int(index)], module) for index, module in units.items())
+        return {
+            unit.name: [unit.prefix + name for name, _ in _own_tensors(module)]
+            for unit, module in members
+        }
+
+
+def _own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers, also those that a state dict leaves out or names twice."""
+    yield from module.named_parameters()
+    yield from module.named_buffers()
+
+
+def _part(state: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    root = f"{part}/"
+    return {name.removeprefix(root): t for name, t in state.items() if name.startswith(root)}
+
+
+def _check_fits(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Compare names, shapes and types; but the optimizer's tensors are made as it steps."""
+    given_forms, own_forms = _forms(given), _forms(own)
+    names = sorted(given_forms.keys() | own_forms.keys())
+    differ = [name for name in names if given_forms.get(name) != own_forms.get(name)]
+    if differ:
+        name = differ[0]
+        raise ValueError(
+            f"state {name!r} is {given_forms.get(name, 'missing')} where the block's is"
+            f" {own_forms.get(name, 'missing')} ({len(differ)} such in all); load it into a block"
+            " of the model, cuts and heads that it was saved with"
+        )
+
+
+def _forms(state: Mapping[str, Tensor]) -> dict[str, str]:
+    return {
+        name: f"{tuple(tensor.shape)} {tensor.dtype}"
+        for name, tensor in state.items()
+        if not name.startswith("optimizer/")
+    }
 
 
 def _parameters(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
     return [p for module in modules for p in module.parameters() if p.requires_grad]
-
-
-def _flat_weights(parameters: list[nn.Parameter]) -> Payload | None:
-    if not parameters:
-        return None
-    return (parameters_to_vector(parameters).detach().to("cpu"),)
-
-
-def _flat_gradients(parameters: list[nn.Parameter]) -> Payload | None:
-    if not parameters:
-        return None
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    return (parameters_to_vector(gradients).to("cpu"),)
-
-
-def _slices(parameters: list[nn.Parameter], flat: Tensor) -> Iterator[tuple[nn.Parameter, Tensor]]:
-    pieces = flat.split([p.numel() for p in parameters])
-    return zip(
-        parameters,
-        (piece.view_as(p) for p, piece in zip(parameters, pieces, strict=True)),
-        strict=True,
-    )
-
-
-def _add_gradients(parameters: list[nn.Parameter], flat: Tensor) -> None:
-    for parameter, gradient in _slices(parameters, flat):
-        if parameter.grad is None:
-            parameter.grad = gradient.clone()
-        else:
-            parameter.grad += gradient
-
-
-def _pull(parameters: list[nn.Parameter], flat: Tensor, alpha: float) -> None:
-    with torch.no_grad():
-        for parameter, partner in _slices(parameters, flat):
-            parameter.lerp_(partner, alpha)

@@ -33,7 +33,7 @@ def train(
     """Train all blocks, lowest first, for `num_steps` steps.
 
     At step t a block gets the tie of the block below as of t, and of the block above as of
-    t - lag; before step `lag` that term is absent.
+    t - lag; before step `lag` that term is absent, and so is the term of a block's bad step.
     """
     history: deque[list[Ties]] = deque(maxlen=lag + 1)  # the ties of steps t - lag .. t
     for step in range(num_steps):

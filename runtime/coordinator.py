@@ -1,16 +1,15 @@
-"""The coordinator: resolves the job, shows and records it, and makes the summary at the end.
+"""The coordinator: announces the job, shows and records it, and makes the summary at the end.
 
-Owns the run directory and the terminal. No step waits for it: workers report and go on. It runs
-in a process of its own on rank 0; as any process of a job, its death ends the job.
+Owns the terminal and what a run directory says of the run. No step waits for it, and its death
+stops nothing: the one that takes over finds the announcement, and workers hand in what it asks for.
 """
 
-import secrets
+import os
 import signal
 import sys
 import time
 import traceback
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -18,15 +17,15 @@ import safetensors.torch
 import zmq
 from torch import Tensor
 
+from runtime.announcing import announce, recall
+from runtime.fault_log import FaultLog
 from runtime.job import Job
 from runtime.lifetime import die_with_parent
-from runtime.links.zeromq import bind_for_this_user, endpoint
 from runtime.live_view import LiveView, make_console
-from runtime.program import REFUSED, Meeting, Program
+from runtime.program import REFUSED, Life, Meeting, Program
 from runtime.recorder import Recorder
 from runtime.rendezvous import Announcement, Rendezvous, open_rendezvous
-from runtime.reports import WorkerStatus, units_label
-from runtime.run_dir import RunDir
+from runtime.reports import WorkerStatus, event_line, units_label
 
 POLL_MS = 200
 TRACEBACK_CHARACTERS = 20_000  # what a pipe takes without a reader
@@ -36,7 +35,7 @@ IDLE_SHARES = dict.fromkeys(
 )
 
 
-def run_coordinator(program: Program, meeting: Meeting, keeper: Connection) -> None:
+def run_coordinator(program: Program, meeting: Meeting, life: Life, keeper: Connection) -> None:
     """The body of the coordinator process. A refused job is said in one message, exit code 2."""
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the keeper decides what an interrupt means
@@ -44,15 +43,17 @@ def run_coordinator(program: Program, meeting: Meeting, keeper: Connection) -> N
     try:
         rendezvous = open_rendezvous(meeting, is_coordinator=True)
         try:
-            text = program.resolve()
-            run_dir = _take_run_dir(program, rendezvous)
+            found = recall(rendezvous) if life.generation else None
+            announcement, run_dir, socket = found or announce(program, rendezvous)
         except ValueError as error:
             print(f"{program.name}: error: {error}", file=sys.stderr, flush=True)
             rendezvous.announce(Announcement(refused=True))
             sys.exit(REFUSED)
+        if announcement.nothing_to_do or rendezvous.is_finished:
+            return
         recorder = Recorder(run_dir)
         try:
-            coordinator = Coordinator(program, text, recorder)
+            coordinator = Coordinator(program, announcement, recorder, socket, life)
             keeper.send_bytes(msgpack.packb({"num_workers": coordinator.num_workers}))
             coordinator.run(rendezvous)
         finally:
@@ -64,78 +65,59 @@ def run_coordinator(program: Program, meeting: Meeting, keeper: Connection) -> N
         sys.exit(1)
 
 
-def _take_run_dir(program: Program, rendezvous: Rendezvous) -> RunDir:
-    """The user's directory, the one of the attempt before this, or a new one."""
-    recalled = rendezvous.recall_run_dir()
-    wish = recalled or program.run_dir
-    path = None if wish is None else Path(wish)
-    run_dir = RunDir.create(path, name=program.run_name, restart=recalled is not None)
-    rendezvous.remember_run_dir(str(run_dir.path.absolute()))
-    return run_dir
-
-
 class Coordinator:
     """Listens to the workers of one job and leads them through its end."""
 
-    def __init__(self, program: Program, text: str, recorder: Recorder) -> None:
+    def __init__(
+        self,
+        program: Program,
+        announcement: Announcement,
+        recorder: Recorder,
+        socket: zmq.Socket[bytes],
+        life: Life,
+    ) -> None:
         self._program = program
-        self._text = text
-        self._job: Job = program.load(text)
-        recorder.run_dir.write_config(self._job.config_toml)
+        self._announcement = announcement
+        self._job: Job = program.load(announcement.job_text)
         self.num_workers = self._job.num_workers
         self._recorder = recorder
+        self._socket = socket
+        self._is_first = life.generation == 0
+        self._log = FaultLog(recorder.run_dir.path, generation=life.generation)
+        self._faults = [f for f in self._job.faults if f.kind == "coordinator-kill"]
         self._console = make_console()
         self._identities: dict[int, bytes] = {}
         self._reports: dict[int, dict[str, Any]] = {}
         self._last_records: dict[int, dict[str, Any]] = {}
         self._shares: dict[int, dict[str, float]] = {}
         self._results: dict[int, dict[str, Any]] = {}
-        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
-        self._socket = context.socket(zmq.ROUTER)
-        self._socket.setsockopt(zmq.LINGER, 2000)
 
     def run(self, rendezvous: Rendezvous) -> None:
-        """Announce the job, follow it to its end, evaluate, and write the summary."""
-        job, run_id = self._job, secrets.token_hex(8)
-        on_this_host = job.link == "zmq-ipc"
-        address = f"ipc://@loco-{run_id}-coordinator" if on_this_host else f"tcp://{job.bind}:*"
-        bind_for_this_user(self._socket, address)
-        rendezvous.announce(
-            Announcement(
-                refused=False,
-                job_text=self._text,
-                run_id=run_id,
-                run_dir=str(self._recorder.run_dir.path.absolute()),
-                coordinator=endpoint(self._socket),
-            )
-        )
-        self._say_what_runs()
+        """Follow the job to its end, evaluate, write the summary, and let the workers go."""
+        if self._is_first:
+            self._say_what_runs()
         self._follow()
         weights = self._gather_weights()
         self._recorder.write_weights(weights)  # first: nothing that follows may lose them
         self._measure_blocks()
-        for identity in self._identities.values():
-            self._socket.send_multipart([identity, msgpack.packb({"kind": "leave"})])
-        self._socket.close()
         self._recorder.finish(
-            job,
+            self._job,
             [result for _, result in sorted(self._results.items())],
             weights,
             started_t=self._program.started_t,
             console=self._console,
         )
+        rendezvous.mark_finished()
+        self._socket.close()
 
     def _say_what_runs(self) -> None:
         names = [" ".join(self._job.unit_names(k)[0]) for k in range(self.num_workers)]
-        self._console.print(
+        self._say(
             f"{self.num_workers} workers, {self._job.num_steps} steps of"
-            f" {self._job.batch_size} samples: {' | '.join(names)}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
+            f" {self._job.batch_size} samples: {' | '.join(names)}"
         )
         for note in self._job.notes:
-            self._console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+            self._say(f"note: {note}")
 
     def _follow(self) -> None:
         """Record and show reports until every worker has handed in its result."""
@@ -160,7 +142,10 @@ class Coordinator:
                 case "report":
                     self._take_report(block, report)
                 case "result":
-                    self._results[block] = report | {"weights": weights[0]}
+                    last = report["last"] or self._last_records.get(block)
+                    restarts = self._reports[block]["generation"]
+                    more = {"weights": weights[0], "last": last, "restarts": restarts}
+                    self._results[block] = report | more
                 case "measured":
                     measured.append(report)
         return measured
@@ -172,9 +157,30 @@ class Coordinator:
         if total > 0:
             self._shares[block] = {name: value / total for name, value in spent.items()}
         self._reports[block] = report
+        if report["finished"] and block not in self._results:
+            self._order(block, "hand-in")
         if report["records"]:
-            self._last_records[block] = report["records"][-1]
             self._recorder.add(report["records"])
+        for record in report["records"]:
+            line = event_line(record, self._last_records.get(block))
+            if line:
+                self._say(line)
+            if "event" not in record:
+                self._last_records[block] = record
+                self._fall_over(record)
+
+    def _fall_over(self, record: dict[str, Any]) -> None:
+        """Die where the fault plan says so; the step is the lowest worker's."""
+        for fault in self._faults:
+            is_due = record["block"] == 0 and record["step"] >= fault.step
+            if is_due and self._log.claim(str(fault)):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def _order(self, block: int, kind: str) -> None:
+        self._socket.send_multipart([self._identities[block], msgpack.packb({"kind": kind})])
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _statuses(self) -> list[WorkerStatus]:
         statuses = []
@@ -211,12 +217,12 @@ class Coordinator:
         for first in range(0, self.num_workers, at_once):
             waiting = set(range(first, min(first + at_once, self.num_workers)))
             for block in waiting:
-                order = msgpack.packb({"kind": "measure"})
-                self._socket.send_multipart([self._identities[block], order])
+                self._order(block, "measure")
             deadline_s = time.monotonic() + MEASURING_TIMEOUT_S
             while waiting and time.monotonic() < deadline_s:
                 for answer in self._listen():
-                    self._results[answer["block"]]["measured"] = answer
+                    if answer["step_s"] is not None:
+                        self._results[answer["block"]]["measured"] = answer
                     waiting.discard(answer["block"])
 
     def _gather_weights(self) -> dict[str, Tensor]:

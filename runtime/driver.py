@@ -1,8 +1,8 @@
 """Drives one worker's core: turns messages into events and actions into work.
 
-Owns the loop, the payloads in memory and the hand-over to the compute thread. What to do next is
-the core's; how bytes move is the links'; what is learned is the block's. The loop runs on a
-thread of its own, so that messages come and go while the block computes on the main thread.
+Owns the loop, the payloads and the hand-over to the compute thread. What to do next is the
+core's; how bytes move is the links'; what is learned is the block's. The loop runs on a thread of
+its own, so that messages come and go while the block computes on the main thread.
 """
 
 import logging
@@ -17,35 +17,43 @@ import zmq
 
 from runtime.core.messages import (
     Acknowledge,
-    Acknowledged,
     Action,
-    Arrived,
+    AskSnapshot,
     Compute,
     Computed,
     Event,
     Finish,
     Hello,
     Keep,
-    Linked,
     Phase,
     Rejected,
     Release,
     Send,
+    Snapshot,
+    SnapshotTaken,
+    StopWanted,
+    TellStop,
     Tick,
     Trim,
 )
 from runtime.core.plan import Side, Stream
 from runtime.core.worker import State, WorkerCore
-from runtime.links.link import Damaged, Link, LinkError
-from runtime.links.message import AckMessage, DataMessage, HelloMessage, Message
+from runtime.injection import Injector
+from runtime.links.link import Damaged, Link
+from runtime.links.message import DataMessage
+from runtime.memory import Page, Word
+from runtime.neighbours import Neighbours
+from runtime.retention import Retention
+from runtime.saving import Saver
 from runtime.step import BlockStep, Payload, TensorSpec
 from runtime.telemetry import Telemetry
+from runtime.wire import event_of, message_of
 
 log = logging.getLogger(__name__)
 
 TICK_S = 0.1
-SILENCE_TIMEOUT_S = 60.0  # a linked neighbour repeats itself every tick, also while it computes
-LINK_TIMEOUT_S = 300.0  # neighbours may take their time to build their blocks
+LOGGED_DAMAGES = 20  # a log is not flooded by a link that does nothing but damage
+STATES = tuple(State)
 Task = Callable[[], None]
 Made = Mapping[Stream, Payload | None]
 
@@ -59,23 +67,29 @@ class Driver:
         block: BlockStep,
         *,
         links: Mapping[Side, Link],
+        neighbours: Neighbours,
         outgoing_specs: Mapping[Stream, tuple[TensorSpec, ...]],
         telemetry: Telemetry,
+        retention: Retention,
+        saver: Saver,
+        page: Page,
+        injector: Injector,
     ) -> None:
         self.core = core
         self.block = block
         self.telemetry = telemetry
         self.last_inputs: dict[Stream, Payload] = {}
-        self.sent = dict.fromkeys(Stream, 0)
         self.damaged = 0
         self._links = links
+        self._neighbours = neighbours
+        self._retention = retention
+        self._saver = saver
+        self._page = page
+        self._injector = injector
         self._outgoing_specs = outgoing_specs
         self._inbox: dict[tuple[Stream, int], Payload] = {}
-        self._outbox: dict[tuple[Stream, int], Payload] = {}
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
-        self._done: deque[tuple[Computed, Made]] = deque()
-        self._heard_s: dict[Side, float] = {}
-        self._started_s = math.inf
+        self._done: deque[tuple[Computed | SnapshotTaken, Made]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._failure: BaseException | None = None
         self._poller = zmq.Poller()
@@ -114,7 +128,6 @@ class Driver:
         """
         if poll_also is not None:
             self._poller.register(poll_also, zmq.POLLIN)
-        self._started_s = time.monotonic()
         self._perform(self.core.start())
         next_tick_s = 0.0
         while not until():
@@ -122,19 +135,31 @@ class Driver:
             self._poller.poll(math.ceil(wait_s * 1000))
             if self._failure is not None:
                 return  # the compute thread raises it
+            self._injector.turn()
             self._take_results()
             for side, link in self._links.items():
                 self._take_messages(side, link)
             if time.monotonic() >= next_tick_s:
                 next_tick_s = time.monotonic() + TICK_S
                 self._handle(Tick())
-                self._check_silence()
+                if self._page[Word.STOP_WANTED] and self.core.stop_at is None:
+                    self._handle(StopWanted())
+                self._neighbours.check(self.core)
+            self._tell_keeper()
 
     def close(self) -> None:
         """Close the links and what this driver opened."""
         for link in self._links.values():
             link.close()
         os.close(self._wake)
+
+    def _tell_keeper(self) -> None:
+        """Leave on the page where this worker is, once a turn."""
+        core, page = self.core, self._page
+        page[Word.TURNS] += 1
+        page[Word.STATE] = STATES.index(core.state)
+        page[Word.STEP] = core.step
+        page[Word.STOP_AT] = 0 if core.stop_at is None else core.stop_at + 1
 
     @property
     def queue_depth(self) -> int:
@@ -148,61 +173,26 @@ class Driver:
             return
         while self._done:
             event, made = self._done.popleft()
-            self._keep_made(made, event.step)
+            self._keep_made(made, event)
             self._handle(event)
-            if event.phase is Phase.APPLY:
-                self.telemetry.step_done(
-                    event.step, loss=self.block.loss, probe_top1=self.block.probe_top1
-                )
+            if isinstance(event, Computed) and event.phase is Phase.APPLY:
+                self.telemetry.step_done(event.step, block=self.block)
 
     def _take_messages(self, side: Side, link: Link) -> None:
         while (message := link.receive()) is not None:
-            self._heard_s[side] = time.monotonic()
-            event = self._event(side, message)
+            self._neighbours.heard(side)
+            if isinstance(message, Damaged):
+                self._note_damage(side, message)
+                if message.stream is not None:
+                    self._handle(Rejected(stream=message.stream))
+                continue
             payload = message.payload if isinstance(message, DataMessage) else None
-            if event is not None:
-                self._handle(event, payload)
+            self._handle(event_of(side, message), payload)
 
-    def _check_silence(self) -> None:
-        """Raise LinkError where a neighbour has been silent for too long, or never came."""
-        waited_s = time.monotonic() - self._started_s
-        if self.core.state is State.LINKING and waited_s > LINK_TIMEOUT_S:
-            missing = [side.value for side, peer in self.core.peers.items() if peer is None]
-            raise LinkError(
-                f"no word from the worker {' and '.join(missing)} in {LINK_TIMEOUT_S:.0f} s;"
-                " can its address be reached from this host (--bind)?"
-            )
-        for side, heard_s in self._heard_s.items():
-            if time.monotonic() - heard_s > SILENCE_TIMEOUT_S:
-                raise LinkError(
-                    f"the worker {side.value} has been silent for {SILENCE_TIMEOUT_S:.0f} s;"
-                    f" this one is at step {self.core.step}, {self.core.state.value}"
-                )
-
-    def _event(self, side: Side, message: Message | Damaged) -> Event | None:
-        match message:
-            case HelloMessage():
-                return Linked(side=side, generation=message.generation, wants=message.wants)
-            case AckMessage():
-                return Acknowledged(
-                    stream=message.stream,
-                    generation=message.generation,
-                    expected=message.expected,
-                    released=message.released,
-                    durable=message.durable,
-                    resend=message.resend,
-                )
-            case DataMessage():
-                return Arrived(
-                    stream=message.stream,
-                    step=message.step,
-                    generation=message.generation,
-                    checksum=message.checksum,
-                    absent=message.absent,
-                )
+    def _note_damage(self, side: Side, message: Damaged) -> None:
         self.damaged += 1
-        log.warning("a damaged message from the worker %s: %s", side.value, message.reason)
-        return None if message.stream is None else Rejected(stream=message.stream)
+        if self.damaged <= LOGGED_DAMAGES:
+            log.warning("a damaged message from the worker %s: %s", side.value, message.reason)
 
     def _handle(self, event: Event, payload: Payload | None = None) -> None:
         actions = self.core.handle(event)
@@ -221,57 +211,43 @@ class Driver:
                     self._inbox[stream, step] = arrived
                 case Release(stream=stream, step=step):
                     self.last_inputs[stream] = self._inbox.pop((stream, step))
-                case Trim(stream=stream, step=step):
-                    self._trim(stream, step)
-                case Acknowledge():
-                    self._acknowledge(action)
-                case Hello(side=side, generation=generation, wants=wants):
-                    hello = HelloMessage(generation=generation, wants=dict(wants), fingerprint=0)
-                    self._links[side].send(hello)
+                case Trim():
+                    pass  # its slots are free to be used again
+                case Snapshot():
+                    self._save(action)
+                case Hello() | Acknowledge() | AskSnapshot() | TellStop():
+                    side, message = message_of(action, self.core)
+                    self._links[side].send(message)
                 case Finish():
-                    log.info("all %d steps done", self.core.plan.num_steps)
-                case _:
-                    raise AssertionError(f"the driver can't do {action}")
+                    log.info("done before step %d", self.core.step)
 
     def _send(self, action: Send) -> None:
-        payload = () if action.absent else self._outbox[action.stream, action.step]
-        message = DataMessage(
-            stream=action.stream,
-            step=action.step,
-            generation=self.core.generation,
-            absent=action.absent,
-            checksum=0,
-            payload=payload,
-        )
-        if not self._links[action.stream.target].send(message):
+        payload = () if action.absent else self._retention.get(action.stream, action.step)
+        side, message = message_of(action, self.core, payload)
+        if not self._links[side].send(message):
             log.warning("%s %d found no peer", action.stream.value, action.step)
-            return
-        self.sent[action.stream] += 1
 
-    def _acknowledge(self, action: Acknowledge) -> None:
-        message = AckMessage(
-            stream=action.stream,
-            generation=self.core.generation,
-            expected=action.expected,
-            released=action.released,
-            durable=action.durable,
-            resend=action.resend,
-        )
-        self._links[action.stream.source].send(message)
+    def _save(self, action: Snapshot) -> None:
+        """Hand a snapshot over to the compute thread."""
 
-    def _trim(self, stream: Stream, below: int) -> None:
-        for key in [key for key in self._outbox if key[0] is stream and key[1] < below]:
-            del self._outbox[key]
+        def task() -> None:
+            self._saver.save(action.step, self.block.state(), checkpoint=action.checkpoint)
+            self._done.append((SnapshotTaken(step=action.step), {}))
+
+        self.submit(task)
 
     def _compute(self, action: Compute) -> None:
         """Hand a phase to the compute thread, with the payloads that it uses."""
         step, block = action.step, self.block
+        absent = False
 
         def forward() -> Made:
             return {Stream.ACTIVATION: block.forward(step, incoming)}
 
         def update() -> Made:
+            nonlocal absent
             ties = block.update(step)
+            absent = ties.absent
             return {Stream.TIE_UP: ties.up, Stream.TIE_DOWN: ties.down}
 
         def apply() -> Made:
@@ -279,30 +255,36 @@ class Driver:
             return {}
 
         def task() -> None:
+            self._injector.begin(action.phase, step)
             began_s = time.perf_counter()
             made = phases[action.phase]()
+            self._injector.end(step, time.perf_counter() - began_s)
             self.telemetry.stopwatch.computed_s += time.perf_counter() - began_s
-            self._done.append((Computed(phase=action.phase, step=step), made))
+            self._done.append((Computed(phase=action.phase, step=step, absent=absent), made))
 
         incoming = self._inbox.get((Stream.ACTIVATION, step))
         below = self._inbox_or_none(Stream.TIE_UP, action.from_below)
         above = self._inbox_or_none(Stream.TIE_DOWN, action.from_above)
         phases = {Phase.FORWARD: forward, Phase.UPDATE: update, Phase.APPLY: apply}
+        self._page[Word.REACHED] = max(self._page[Word.REACHED], self.core.reached)
         self.submit(task)
 
     def _inbox_or_none(self, stream: Stream, step: int | None) -> Payload | None:
         return None if step is None else self._inbox[stream, step]
 
-    def _keep_made(self, made: Made, step: int) -> None:
+    def _keep_made(self, made: Made, event: Computed | SnapshotTaken) -> None:
         """Keep what the block made, until its receiver will never ask for it again."""
         for stream, payload in made.items():
             specs = self._outgoing_specs.get(stream)
-            if specs is None or step >= self.core.plan.num_messages(stream):
+            if specs is None:
                 continue
-            assert payload is not None, f"the block made no {stream.value} at step {step}"
+            if isinstance(event, Computed) and event.absent:
+                self._retention.put(stream, event.step, None)
+                continue
+            assert payload is not None, f"no {stream.value} was made at step {event.step}"
             for spec, tensor in zip(specs, payload, strict=True):
                 spec.check(tensor)
-            self._outbox[stream, step] = payload
+            self._retention.put(stream, event.step, payload)
 
     @property
     def is_done(self) -> bool:

@@ -2,18 +2,18 @@
 
 from multiprocessing.connection import Connection
 
-from runtime.program import Meeting, Program
+from runtime.program import Life, Meeting, Program
 
 
-def coordinator(program: Program, meeting: Meeting, keeper: Connection) -> None:
+def coordinator(program: Program, meeting: Meeting, life: Life, keeper: Connection) -> None:
     """Run the coordinator in this process."""
     from runtime.coordinator import run_coordinator
 
-    run_coordinator(program, meeting, keeper)
+    run_coordinator(program, meeting, life, keeper)
 
 
-def worker(program: Program, meeting: Meeting, k: int, generation: int, keeper: Connection) -> None:
+def worker(program: Program, meeting: Meeting, k: int, life: Life, keeper: Connection) -> None:
     """Run worker k in this process."""
     from runtime.worker import run_worker
 
-    run_worker(program, meeting, k, generation, keeper)
+    run_worker(program, meeting, k, life, keeper)

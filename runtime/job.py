@@ -8,7 +8,9 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from runtime.checkpoint import Checkpoint
 from runtime.core.plan import WorkerPlan
+from runtime.faults import Fault
 from runtime.step import BlockStep, Specs
 
 
@@ -32,6 +34,18 @@ class Job(Protocol):
     @property
     def report_every_s(self) -> float: ...
     @property
+    def patience_s(self) -> float:
+        """Seconds that a worker waits for a silent neighbour: longer than any restart takes."""
+
+    @property
+    def faults(self) -> Sequence[Fault]:
+        """What is to go wrong, on purpose."""
+
+    @property
+    def final_errors(self) -> tuple[type[Exception], ...]:
+        """What a block raises where another life would only raise it again."""
+
+    @property
     def config_toml(self) -> str: ...
     @property
     def notes(self) -> Sequence[str]:
@@ -45,6 +59,10 @@ class Job(Protocol):
 
     def build_block(self, k: int) -> BlockStep:
         """Build worker k's block; called once, in its process, on its compute thread."""
+
+    def carry(self, k: int, checkpoint: Checkpoint) -> tuple[BlockStep, Sequence[str]]:
+        """Build worker k's block from a checkpoint of the same network with another cut, as far
+        as that goes; return also what was carried and what was not, as short notes."""
 
     def unit_names(self, k: int) -> tuple[Sequence[str], Sequence[str]]:
         """The names of block k's home units and guest units."""

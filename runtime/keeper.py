@@ -1,58 +1,29 @@
-"""The keeper: starts this rank's processes from a fork server, watches them, ends them.
+"""The keeper: starts this rank's processes from a fork server, restarts those that die or hang.
 
-Owns processes and exit codes. It imports no torch, so that a rank starts at once and stays small.
-A process that dies ends the job: its traceback is shown, the others are ended, nothing is left.
+Owns processes, the job's stop and its exit code. It imports no torch, so that a rank starts at
+once and stays small. A dead worker costs its own restart; what ends the job is a failure that
+would only repeat itself, or too many of them. Nothing is left when it returns.
 """
 
-import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerProcess
+from pathlib import Path
 from types import FrameType
-from typing import Any
-
-import msgpack
 
 from runtime import entry
+from runtime.checkpoint import CheckpointWriter, last_complete
+from runtime.disk import Disk
 from runtime.lifetime import die_with_parent
-from runtime.program import REFUSED, Meeting, Program
+from runtime.memory import Word
+from runtime.program import FINAL, REFUSED, Meeting, Program
+from runtime.ward import END_S, RESTART_WINDOW_S, Ward
 
-GRACE_S = 3.0
-POLL_S = 0.5
-
-
-@dataclass
-class Child:
-    """One process under a keeper's care, and what it has said through its pipe."""
-
-    name: str
-    process: ForkServerProcess
-    pipe: Connection
-    said: dict[str, Any] = field(default_factory=dict)
-
-    def listen(self, timeout_s: float) -> None:
-        """Take all that the child says, waiting for a first word at most that long."""
-        try:
-            while self.pipe.poll(timeout_s):
-                self.said |= msgpack.unpackb(self.pipe.recv_bytes())
-                timeout_s = 0
-        except (EOFError, ConnectionError):
-            self.process.join(timeout_s)  # it has ended, and says nothing more
-
-
-class Interrupted(Exception):
-    """The user or the launcher asked the job to stop."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
+POLL_S = 0.25
+STOP_S = 10.0  # to reach the step to stop at, and to write the checkpoint there
 
 
 class Keeper:
@@ -63,115 +34,192 @@ class Keeper:
         self._rank = rank
         self._speaks = rank in (None, 0)  # this rank has the coordinator, and talks to the user
         self._context = multiprocessing.get_context("forkserver")
-        self._children: list[Child] = []
+        self._coordinator: Ward | None = None
+        self._workers: list[Ward] = []
         self._memory = os.memfd_create("loco-rendezvous") if rank is None else -1
+        file = f"/proc/{os.getpid()}/fd/{self._memory}" if rank is None else None
+        self._meeting = Meeting(file=file, keeper_pid=os.getpid())
+        self._writer: CheckpointWriter | None = None
+        self._signals: list[int] = []
+        self._stop_by_s = 0.0
 
     def run(self) -> int:
-        """Run to the end of the job and return the exit code: 0, 1, 2 (refused) or 128 + signal."""
+        """Run to the end of the job; return its exit code: 0, 1, 2 (refused) or 128 + signal."""
         if self._rank is not None:
             die_with_parent()
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _interrupt)
+            signal.signal(number, self._note_signal)
+        self._disk = Disk(self._program.faults, say=self._say)
         try:
             self._context.set_forkserver_preload(["runtime.fork_server", *self._program.preload])
             if self._speaks:
-                self._start("coordinator", entry.coordinator)
-            for rank in self._ranks():
-                self._start(f"worker {rank}", entry.worker, rank, 0)
+                self._coordinator = Ward(
+                    self._context, entry.coordinator, self._program, self._meeting
+                )
+            if self._rank is not None:
+                self._start_worker(self._rank)
             return self._watch()
-        except Interrupted as interrupt:
-            self._ignore_signals()
-            self._end_all()
-            if self._speaks:
-                name = signal.Signals(interrupt.number).name
-                print(f"{self._program.name}: stopped by {name}", file=sys.stderr)
-            return 128 + interrupt.number
         finally:
-            self._end_all()
+            for ward in self._wards():
+                ward.kill()
+            self._disk.close(END_S)
+            for ward in self._wards():
+                ward.close()
             if self._memory >= 0:
                 os.close(self._memory)
 
-    def _ranks(self) -> Sequence[int]:
-        """The ranks whose workers this keeper starts; without a launcher the coordinator knows."""
-        if self._rank is not None:
-            return (self._rank,)
-        (coordinator,) = self._children
-        while coordinator.process.exitcode is None and "num_workers" not in coordinator.said:
-            coordinator.listen(POLL_S)
-        return range(coordinator.said.get("num_workers", 0))
+    def _wards(self) -> list[Ward]:
+        return [*([] if self._coordinator is None else [self._coordinator]), *self._workers]
 
-    def _start(self, name: str, body: Callable[..., None], *arguments: Any) -> None:
-        ours, theirs = self._context.Pipe()
-        process = self._context.Process(
-            target=body, args=(self._program, self._meeting(), *arguments, theirs), name=name
+    def _start_worker(self, block: int) -> None:
+        self._workers.append(
+            Ward(self._context, entry.worker, self._program, self._meeting, block=block)
         )
-        process.start()
-        theirs.close()
-        self._children.append(Child(name=name, process=process, pipe=ours))
 
-    def _meeting(self) -> Meeting:
-        file = f"/proc/{os.getpid()}/fd/{self._memory}" if self._rank is None else None
-        return Meeting(file=file)
+    def _note_signal(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        self._signals.append(number)
+
+    # The watch --------------------------------------------------------------------------------
 
     def _watch(self) -> int:
-        """Wait until every child has ended well or one has not; never longer than a poll."""
-        left = list(self._children)
-        while left:
-            multiprocessing.connection.wait([c.process.sentinel for c in left], timeout=POLL_S)
-            for child in [c for c in left if c.process.exitcode is not None]:
-                left.remove(child)
-                if child.process.exitcode != 0:
-                    return self._end_badly(child)
-        return 0
+        """Until all have ended well, or the job ends otherwise; never waits longer than a poll."""
+        while True:
+            living = [ward for ward in self._wards() if not ward.has_ended]
+            sources = [source for ward in living for source in (ward.process.sentinel, ward.pipe)]
+            multiprocessing.connection.wait(sources, timeout=POLL_S)
+            for ward in self._wards():
+                self._listen(ward)
+            if self._signals and (code := self._stop()) is not None:
+                return code
+            for ward in self._wards():
+                if (code := self._look_after(ward)) is not None:
+                    return code
+            if self._all_ended_well():
+                return 0
 
-    def _end_badly(self, child: Child) -> int:
-        """End the job because of this child, and say why, below whatever the view has drawn."""
-        code = child.process.exitcode
-        assert code is not None
-        self._ignore_signals()
-        self._end_all()
-        if code == REFUSED:
-            return REFUSED  # the coordinator has said why
-        print(
-            f"{self._program.name}: {child.name} (pid {child.process.pid})"
-            f" {_how_it_ended(code)}; the job is ended",
-            file=sys.stderr,
+    def _all_ended_well(self) -> bool:
+        wards = self._wards()
+        return bool(self._workers or self._rank is None) and all(
+            ward.has_ended and ward.process.exitcode == 0 for ward in wards
         )
-        child.listen(0)
-        if "traceback" in child.said:
-            print(child.said["traceback"].rstrip(), file=sys.stderr)
+
+    def _listen(self, ward: Ward) -> None:
+        """Take what a ward says, and do what it asks for."""
+        announced = ward.listen()
+        if ward.block is None and self._rank is None and not self._workers:
+            for block in range(ward.said.get("num_workers", 0)):
+                self._start_worker(block)
+        if announced:
+            assert ward.memory is not None
+            assert ward.block is not None
+            if self._writer is None:
+                self._writer = CheckpointWriter(
+                    run_dir=Path(ward.said["run_dir"]),
+                    run_id=ward.said["run_id"],
+                    num_parts=ward.said["num_workers"],
+                )
+            self._disk.write(self._writer, ward.block, ward.memory)
+
+    def _look_after(self, ward: Ward) -> int | None:
+        """Restart a ward that has died or hangs; the exit code where that ends the job."""
+        now_s = time.monotonic()
+        if not ward.has_ended:
+            why = ward.hangs(now_s)
+            if not why:
+                return None
+            ward.kill()
+            cause = f"was killed, for {why}"
+        elif ward.process.exitcode == 0:
+            return None
+        else:
+            self._listen(ward)  # its last words
+            cause = ward.how_it_ended()
+        if ward.process.exitcode == REFUSED:
+            return self._end_refused()
+        if ward.process.exitcode == FINAL:
+            return self._end_badly(ward, "can't go on")
+        if not ward.may_restart(now_s):
+            limit = self._program.max_worker_restarts
+            return self._end_badly(
+                ward,
+                f"{cause}; that is more than {limit} restarts in {RESTART_WINDOW_S:.0f} s"
+                " (--max-worker-restarts)",
+            )
+        if ward.block is None:
+            self._say(f"the coordinator (pid {ward.process.pid}) {cause}; a new one takes over")
+        ward.restart(cause)
+        return None
+
+    # The end ----------------------------------------------------------------------------------
+
+    def _stop(self) -> int | None:
+        """The user or the launcher wants the job to stop: at a checkpoint if that can be had."""
+        number = self._signals[0]
+        name = signal.Signals(number).name
+        if not self._stop_by_s:
+            if not any(ward.memory and ward.memory.page[Word.TURNS] for ward in self._workers):
+                return self._end_stopped(f"stopped by {name} before the first step")
+            self._stop_by_s = time.monotonic() + STOP_S
+            for ward in self._workers:
+                assert ward.memory is not None
+                ward.memory.page[Word.STOP_WANTED] = 1
+            self._say(f"{name}: stopping at a checkpoint (at most {STOP_S:.0f} s; again: at once)")
+        if len(self._signals) > 1:
+            return self._end_stopped(f"stopped by {name}, at once")
+        if time.monotonic() > self._stop_by_s:
+            return self._end_stopped(f"stopped by {name}; no checkpoint in {STOP_S:.0f} s")
+        steps = {ward.memory.page[Word.STOP_AT] - 1 for ward in self._workers if ward.memory}
+        if len(steps) != 1 or self._writer is None:
+            return None
+        (step,) = steps
+        left = all(ward.has_ended and ward.process.exitcode == 0 for ward in self._workers)
+        if left and step >= 0 and self._writer.is_complete(step):
+            return self._end_stopped(f"stopped by {name} at step {step}")
+        return None
+
+    def _end_stopped(self, how: str) -> int:
+        self._end_coordinator()
+        self._say(f"{how}{self._how_to_go_on()}")
+        return 128 + self._signals[0]
+
+    def _end_refused(self) -> int:
+        """The coordinator has said why, or says it still: it may be another rank's to say."""
+        if self._coordinator is not None:
+            self._coordinator.process.join(END_S)
+        return REFUSED
+
+    def _end_badly(self, ward: Ward, how: str) -> int:
+        """End the job because of this ward, and say why, below whatever the view has drawn."""
+        self._end_coordinator()
+        self._speaks = True
+        self._say(f"{ward.name} (pid {ward.process.pid}) {how}; the job is ended")
+        if "traceback" in ward.said:
+            print(ward.said["traceback"].rstrip(), file=sys.stderr, flush=True)
+        going_on = self._how_to_go_on()
+        if going_on:
+            self._say(going_on.removeprefix("; "))
         return 1
 
-    def _end_all(self) -> None:
-        """End every child that still lives: ask, then kill. The coordinator, which draws, first."""
-        for child in self._children:
-            if child.process.exitcode is None:
-                _signal(child, signal.SIGCONT)
-                _signal(child, signal.SIGTERM)
-        deadline_s = time.monotonic() + GRACE_S
-        for child in self._children:
-            child.process.join(max(0.0, deadline_s - time.monotonic()))
-            if child.process.exitcode is None:
-                _signal(child, signal.SIGKILL)
-                child.process.join(GRACE_S)
+    def _end_coordinator(self) -> None:
+        """First of all, since it draws on the terminal."""
+        if self._coordinator is not None:
+            self._coordinator.end(signal.SIGTERM)
+            self._coordinator.process.join(END_S)
 
-    def _ignore_signals(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
+    def _how_to_go_on(self) -> str:
+        run_dir = next((w.said["run_dir"] for w in self._workers if "run_dir" in w.said), None)
+        if run_dir is None:
+            return ""
+        self._disk.close(END_S)
+        found = last_complete(Path(run_dir))
+        if found is None:
+            return f"; {run_dir} holds no complete checkpoint"
+        return (
+            f"; the last complete checkpoint is of step {found.step}: the same command with"
+            f" --run-dir {run_dir} goes on from there"
+        )
 
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    del frame
-    raise Interrupted(number)
-
-
-def _signal(child: Child, number: signal.Signals) -> None:
-    assert child.process.pid is not None
-    with contextlib.suppress(ProcessLookupError):  # it may have ended meanwhile
-        os.kill(child.process.pid, number)
-
-
-def _how_it_ended(code: int) -> str:
-    if code < 0:
-        return f"was killed by {signal.Signals(-code).name}"
-    return f"failed with exit code {code}"
+    def _say(self, text: str) -> None:
+        if self._speaks:
+            print(f"{self._program.name}: {text}", file=sys.stderr, flush=True)

@@ -5,14 +5,24 @@ Owns the description only: how the processes come by the job, and where they mee
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from runtime.faults import Fault
+from runtime.memory import MemoryPaths
 
 if TYPE_CHECKING:
     from runtime.job import Job
 
 REFUSED = 2  # exit code of a job that was refused; the coordinator has said why
+FINAL = 3  # exit code of a process whose failure would only repeat itself in another life
+
+
+def refuse_resume(old_toml: str, new_text: str) -> tuple[bool, list[str]]:
+    """Of a program whose runs can't be resumed. Raises ValueError."""
+    del old_toml, new_text
+    raise ValueError("this program's runs can't be resumed; give another --run-dir")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +30,11 @@ class Program:
     """How a job's processes come by it; both callables are module-level, so they can travel.
 
     `resolve` runs once, in the coordinator, and raises ValueError for what a user got wrong; its
-    text is what `load` makes the job of in every process. `preload` are modules that the fork
-    server imports once. `run_dir` is the user's wish; None makes a new one.
+    text is what `load` makes the job of in every process. `check_resume` compares the config of a
+    checkpoint with that text: it returns whether the network is cut otherwise now, and what the
+    user should know; it raises ValueError where the run can't be resumed with that config.
+    `preload` are modules that the fork server imports once. `run_dir` is the user's wish; None
+    makes a new one, and `fresh` starts over in one that holds a run.
     """
 
     resolve: Callable[[], str]
@@ -31,6 +44,11 @@ class Program:
     name: str
     run_name: str
     started_t: float  # unix seconds at which the command was given
+    check_resume: Callable[[str, str], tuple[bool, list[str]]] = refuse_resume
+    fresh: bool = False
+    hang_timeout_s: float = 60.0
+    max_worker_restarts: int = 3
+    faults: Sequence[Fault] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,3 +56,17 @@ class Meeting:
     """Where a job's processes meet: a file (laptop), or torchrun's store when `file` is None."""
 
     file: str | None
+    keeper_pid: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Life:
+    """Which life of a process this is, why the one before ended, and what was kept for it.
+
+    `detected_t` (unix seconds) is when its keeper saw that end. The coordinator has no memory.
+    """
+
+    generation: int = 0
+    cause: str = ""
+    detected_t: float = 0.0
+    memory: MemoryPaths | None = None

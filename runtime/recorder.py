@@ -31,10 +31,12 @@ class Recorder:
         self._events = SummaryWriter(str(run_dir.tensorboard))
 
     def add(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Append step records to metrics.jsonl, flushed, and each block's newest to TensorBoard."""
+        """Append records and events to metrics.jsonl, flushed, and each block's newest record to
+        TensorBoard."""
         records = list(records)
         self.run_dir.append_metrics(records)
-        for record in {record["block"]: record for record in records}.values():
+        steps = [record for record in records if "event" not in record]
+        for record in {record["block"]: record for record in steps}.values():
             for name in SCALARS:
                 if record[name] is not None and math.isfinite(record[name]):
                     self._events.add_scalar(

@@ -1,7 +1,7 @@
 """How the processes of a job find each other: a key-value store, opened in each of them.
 
 Owns the keys. Under torchrun the store is the agent's TCPStore; without it a FileStore on memory
-that the keeper owns. It holds addresses and the resolved config, and is not used after the start.
+that the keeper owns. It holds addresses, the resolved config, and the word that the result is safe.
 """
 
 import json
@@ -16,6 +16,7 @@ from runtime.program import Meeting
 
 STORE_TIMEOUT_S = 600.0  # the coordinator may have a large data set to load first
 JOB_KEY = "job"
+FINISHED_KEY = "finished"
 RUN_DIR_KEY = "loco/run-dir"
 
 
@@ -25,13 +26,21 @@ class RendezvousError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Announcement:
-    """What the coordinator tells every worker: the job, or that there is none."""
+    """What the coordinator tells every worker: the job, or that there is none.
 
-    refused: bool
+    `resume` is the directory of the checkpoint to begin from, and `resume_step` its step;
+    `recut` says that it was made with another cut.
+    """
+
+    refused: bool = False
+    nothing_to_do: bool = False
     job_text: str = ""
     run_id: str = ""
     run_dir: str = ""
     coordinator: str = ""
+    resume: str = ""
+    resume_step: int = 0
+    recut: bool = False
 
 
 class Rendezvous:
@@ -51,6 +60,20 @@ class Rendezvous:
         found: dict[str, Any] = json.loads(self._get(JOB_KEY))
         return Announcement(**found)
 
+    def recall_announcement(self) -> Announcement | None:
+        """What a coordinator of this attempt has announced, if one has."""
+        return self.await_announcement() if self._store.check([JOB_KEY]) else None
+
+    def mark_finished(self) -> None:
+        """Let the workers go: the result is safe."""
+        self._store.set(FINISHED_KEY, "1")
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the result is safe."""
+        finished: bool = self._store.check([FINISHED_KEY])
+        return finished
+
     def publish_edge(self, edge: int, address: str) -> None:
         """Say where the lower end of an edge listens."""
         self._store.set(f"edge/{edge}", address)
@@ -58,6 +81,10 @@ class Rendezvous:
     def await_edge(self, edge: int) -> str:
         """Wait for an edge's address. Raises RendezvousError after STORE_TIMEOUT_S."""
         return self._get(f"edge/{edge}")
+
+    def find_edge(self, edge: int) -> str | None:
+        """An edge's address, if it is known by now; does not wait."""
+        return self.await_edge(edge) if self._store.check([f"edge/{edge}"]) else None
 
     def remember_run_dir(self, path: str) -> None:
         """Keep the run directory for a restart by the same launcher."""

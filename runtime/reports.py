@@ -3,8 +3,9 @@
 Owns the report's fields and units. Knows nothing of how it travels or how it is shown.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,3 +35,27 @@ class WorkerStatus:
 def units_label(home: Sequence[str], guest: Sequence[str]) -> str:
     """A block's units as shown to people: its home, and its guest in brackets."""
     return " ".join(home) + (f" (+ {' '.join(guest)})" if guest else "")
+
+
+def event_line(record: Mapping[str, Any], before: Mapping[str, Any] | None) -> str:
+    """What the user should be told of a record of metrics.jsonl; mostly nothing.
+
+    `before` is the same worker's step record before this one.
+    """
+    who = f"worker {record['block']}"
+    match record.get("event"):
+        case "restart":
+            return (
+                f"{who} {record['cause']}, after {record['completed_before']} steps; a new one goes"
+                f" on from step {record['from_step']}"
+            )
+        case "healed":
+            return f"{who} is back where it was, {record['healed_s']:.1f} s later"
+        case "carried":
+            return f"{who} begins with {', '.join(record['notes'])}"
+        case None if before is not None and record["bad_steps"] > before["bad_steps"]:
+            return (
+                f"{who}: step {record['step']} was skipped, for its numbers were not finite"
+                f" ({record['bad_steps']} such steps so far)"
+            )
+    return ""

@@ -9,11 +9,14 @@ import json
 import math
 import os
 import re
+import shutil
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import Any, TextIO
+
+from runtime.checkpoint import write_durably
 
 
 class RunDir:
@@ -43,13 +46,25 @@ class RunDir:
             ) from error
         _take(lock, path)
         run_dir = cls(path, lock)
-        if not restart and (run_dir.config_toml.exists() or run_dir.metrics.exists()):
+        if not restart and run_dir.holds_run:
             run_dir.close()
             raise ValueError(
                 f"run directory {str(path)!r} already holds a run; give another by --run-dir, "
                 "or delete this one"
             )
         return run_dir
+
+    @property
+    def holds_run(self) -> bool:
+        """Whether a run has begun here."""
+        return self.config_toml.exists() or self.metrics.exists()
+
+    def clear(self) -> None:
+        """Delete the run that it holds."""
+        for path in self.path.iterdir():
+            if path.name == ".lock":
+                continue
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     @property
     def config_toml(self) -> Path:
@@ -144,18 +159,7 @@ def _take(lock: TextIO, path: Path) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    """Replace a file as one: a reader, also after a crash, sees the old text or the new."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    write_durably(path, text.encode())
 
 
 def _finite(value: Any) -> Any:

@@ -18,12 +18,17 @@ Payload = tuple[Tensor, ...]
 
 
 class Ties(Protocol):
-    """What an update offers the neighbours; None where there is no tie on that side."""
+    """What an update offers the neighbours; None where there is no tie on that side.
+
+    `absent`: a tie was due and has no finite value, so that its term is left out.
+    """
 
     @property
     def up(self) -> Payload | None: ...
     @property
     def down(self) -> Payload | None: ...
+    @property
+    def absent(self) -> bool: ...
 
 
 class BlockStep(Protocol):
@@ -36,6 +41,10 @@ class BlockStep(Protocol):
     @property
     def loss(self) -> float:
         """The latest step's loss."""
+
+    @property
+    def num_bad_steps(self) -> int:
+        """Steps so far that were skipped because their numbers were not finite."""
 
     @property
     def probe_top1(self) -> float:
@@ -55,6 +64,9 @@ class BlockStep(Protocol):
 
     def state(self) -> Mapping[str, Tensor]:
         """Everything the block holds, by name."""
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state` gave in another life. Raises ValueError where it doesn't fit."""
 
 
 @dataclass(frozen=True, kw_only=True)

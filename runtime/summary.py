@@ -12,6 +12,7 @@ from runtime import digest
 from runtime.job import Job
 
 PREDICTIONS = ("ceiling", "one_process", "lock_step", "ceiling_core_each", "lock_step_core_each")
+COUNTERS = ("bad_steps", "fenced", "damaged", "dropped_reports")
 MICROBATCHES = 8  # of the lock-step schedule that predictions are compared with
 
 
@@ -36,13 +37,14 @@ def summarise(
     )
     if one_process:
         predicted["ceiling_samples_per_s"] = predicted["one_process_samples_per_s"]
-    samples_per_s = min(result["last"]["samples_per_s"] for result in results)
+    samples_per_s = min(_last(result, "samples_per_s") or 0.0 for result in results)
+    firsts = [result["first_step_t"] for result in results if result["first_step_t"] is not None]
     trained = sum(result["counters"]["trained"] for result in results)
     return {
         "samples_per_s": samples_per_s,
         "ceiling_samples_per_s": predicted["ceiling_samples_per_s"],
         "wall_s": ended_t - started_t,
-        "time_to_first_step_s": min(result["first_step_t"] for result in results) - started_t,
+        "time_to_first_step_s": min(firsts) - started_t if firsts else None,
         "steps": job.num_steps,
         "weights_sha256": weights_sha256,
         "state_sha256": digest.combine(result["digests"] for result in results),
@@ -55,6 +57,8 @@ def summarise(
             "lost": job.num_steps * job.num_workers - trained,
             "replayed": sum(result["counters"]["replayed"] for result in results),
             "duplicates_dropped": sum(r["counters"]["duplicates_dropped"] for r in results),
+            "retrained": sum(result["counters"]["retrained"] for result in results),
+            "bad": sum(result["counters"]["bad_steps"] for result in results),
         },
         "benefit": {
             "samples_per_s": samples_per_s,
@@ -63,6 +67,11 @@ def summarise(
             **predicted,
         },
     }
+
+
+def _last(result: Mapping[str, Any], key: str) -> Any:
+    """A figure of a block's last step; None where this attempt had no step to run."""
+    return (result["last"] or {}).get(key)
 
 
 def _block(job: Job, k: int, result: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,13 +83,13 @@ def _block(job: Job, k: int, result: Mapping[str, Any]) -> dict[str, Any]:
         "index": k,
         "units": list(units),
         "guest_units": list(guest_units),
-        "loss": result["last"]["loss"],
-        "probe_top1": result["last"]["probe_top1"],
+        "loss": _last(result, "loss"),
+        "probe_top1": _last(result, "probe_top1"),
         **seconds,
         "utilisation": seconds["compute_s"] / total_s if total_s else None,
         "alone_step_s": measured.get("step_s"),
         "alone_cpu_s": measured.get("cpu_s"),
-        **{key: result["counters"].get(key, 0) for key in ("fenced", "damaged", "dropped_reports")},
+        **{key: result["counters"].get(key, 0) for key in COUNTERS},
         "restarts": result.get("restarts", 0),
         "peak_rss_bytes": result["peak_rss_bytes"],
     }

@@ -1,4 +1,4 @@
-"""What a worker tells of itself: where its time went, and one record a step.
+"""What a worker tells of itself: where its time went, one record a step, and its restarts.
 
 Owns the measuring and the shape of reports. A report is lossy by design: nothing that training
 needs travels here.
@@ -7,12 +7,15 @@ needs travels here.
 import os
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import psutil
 
 from runtime.core.worker import State
+from runtime.memory import Page, Word
+from runtime.program import Life
+from runtime.step import BlockStep
 
 Report = dict[str, Any]
 
@@ -50,42 +53,97 @@ class Stopwatch:
 class Telemetry:
     """Collects one worker's step records and makes its reports, at most one per `every_s`."""
 
-    def __init__(self, *, block: int, generation: int, batch_size: int, every_s: float) -> None:
+    def __init__(
+        self,
+        *,
+        block: int,
+        life: Life,
+        page: Page,
+        batch_size: int,
+        every_s: float,
+        from_step: int,
+        carried: Sequence[str] = (),
+    ) -> None:
+        """`from_step` is where this life begins; the page tells what earlier ones did. `carried`
+        is what was made of another cut's checkpoint."""
         self.stopwatch = Stopwatch()
         self.dropped_reports = 0
         self._block = block
-        self._generation = generation
+        self._generation = life.generation
+        self._detected_t = life.detected_t
+        self._page = page
+        self._completed_before = page[Word.COMPLETED]
+        self._is_healed = life.generation == 0
         self._batch_size = batch_size
         self._every_s = every_s
         self._records: list[dict[str, Any]] = []
-        self._first_step_t: float | None = None
-        self._first_step = 0
         self._last: dict[str, Any] | None = None
         self._reported_s = 0.0
         self._process = psutil.Process()
+        if carried:
+            self._note("carried", notes=list(carried))
+        if not self._is_healed:
+            self._note(
+                "restart",
+                cause=life.cause,
+                detected_t=life.detected_t,
+                from_step=from_step,
+                completed_before=self._completed_before,
+            )
 
-    def step_done(self, step: int, *, loss: float, probe_top1: float) -> None:
+    def step_done(self, step: int, *, block: BlockStep) -> None:
         """Record a finished step."""
         t = time.time()
-        if self._first_step_t is None:
-            self._first_step_t, self._first_step = t, step
+        page = self._page
+        if not page[Word.FIRST_STEP_T_NS]:
+            page[Word.FIRST_STEP], page[Word.FIRST_STEP_T_NS] = step, int(t * 1e9)
+        page[Word.STEPS_DONE] += 1
+        page[Word.RETRAINED] += step < page[Word.COMPLETED]
+        page[Word.COMPLETED] = max(page[Word.COMPLETED], step + 1)
         record = {
             "t": t,
             "block": self._block,
             "pid": os.getpid(),
             "generation": self._generation,
             "step": step,
-            "loss": loss,
-            "probe_top1": probe_top1,
+            "loss": block.loss,
+            "probe_top1": block.probe_top1,
             "samples_per_s": self._rate(t, step),
+            "bad_steps": block.num_bad_steps,
         }
         self._last = record
         self._records.append(record)
+        if step >= self._completed_before:
+            self.healed()
+
+    def healed(self) -> None:
+        """Note, once in a later life, that it has come beyond all lives before it."""
+        if not self._is_healed:
+            self._is_healed = True
+            self._note("healed", healed_s=time.time() - self._detected_t)
+
+    def _note(self, event: str, **fields: Any) -> None:
+        self._records.append(
+            {
+                "event": event,
+                "t": time.time(),
+                "block": self._block,
+                "pid": os.getpid(),
+                "generation": self._generation,
+                **fields,
+            }
+        )
+
+    @property
+    def _first_step_t(self) -> float | None:
+        """When any life of this worker in this attempt ended its first step."""
+        t_ns = self._page[Word.FIRST_STEP_T_NS]
+        return t_ns / 1e9 if t_ns else None
 
     def _rate(self, t: float, step: int) -> float:
-        """Samples a second since the first step, which itself is warm-up."""
+        """Samples a second since the first step, which itself is warm-up; deaths included."""
         elapsed_s = t - (self._first_step_t or t)
-        done = step - self._first_step
+        done = step - self._page[Word.FIRST_STEP]
         return self._batch_size * done / elapsed_s if elapsed_s > 0 else 0.0
 
     def due_report(self, state: State, queue_depth: int, *, force: bool = False) -> Report | None:
@@ -100,6 +158,8 @@ class Telemetry:
             "block": self._block,
             "records": records,
             "state": state.value,
+            "generation": self._generation,
+            "finished": state is State.DONE,
             "seconds": self.stopwatch.shares(),
             "queue_depth": queue_depth,
             "rss_bytes": self._process.memory_info().rss,

@@ -1,73 +1,86 @@
 """A worker process: holds one block, runs its driver, and reports to the coordinator.
 
-Owns the order of a worker's life: meet, link, train, hand in the result, be measured, leave.
+Owns the order of a worker's life: meet, take up the state, link, train, hand in the result, be
+measured, leave. What a life leaves behind for the next one is runtime.saving's.
 """
 
 import faulthandler
-import itertools
 import logging
-import math
 import os
 import secrets
 import signal
-import statistics
 import sys
 import threading
-import time
 import traceback
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import msgpack
 import safetensors.torch
 import torch
 import zmq
 
-from runtime import digest
-from runtime.core.plan import Side, Stream
+from runtime.checkpoint import Checkpoint
+from runtime.core.plan import Side
+from runtime.core.streams import ProtocolError
 from runtime.core.worker import WorkerCore
 from runtime.driver import Driver
+from runtime.fault_log import FaultLog
+from runtime.injection import Injector
 from runtime.job import Job
 from runtime.lifetime import die_with_parent
-from runtime.links.link import Link
+from runtime.links.link import Link, LinkError
 from runtime.links.zeromq import ZmqLink
-from runtime.program import REFUSED, Meeting, Program
+from runtime.memory import Page, Word
+from runtime.neighbours import Neighbours
+from runtime.program import FINAL, REFUSED, Life, Meeting, Program
 from runtime.rendezvous import Announcement, Rendezvous, open_rendezvous
+from runtime.reporting import Reporter
+from runtime.retention import Retention
 from runtime.run_dir import worker_log
+from runtime.saving import Saver, put_back, split_part
 from runtime.step import Specs
 from runtime.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
-WARM_UP_STEPS = 2
 TRACEBACK_CHARACTERS = 20_000  # what a pipe takes without a reader
-MEASURED_STEPS = 30
-MIN_MEASURED_STEPS = 3
-MEASURING_LIMIT_S = 1.5
-COORDINATOR_PATIENCE_S = 600.0  # for its next order, while others finish or are measured
 
 
-def run_worker(
-    program: Program, meeting: Meeting, k: int, generation: int, keeper: Connection
-) -> None:
-    """The body of worker process k. Sends its traceback to the keeper if it fails."""
+def run_worker(program: Program, meeting: Meeting, k: int, life: Life, keeper: Connection) -> None:
+    """The body of worker process k in one of its lives. Tells the keeper why it fails, if so."""
     die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the keeper decides what an interrupt means
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the keeper decides what they mean
+    final: tuple[type[Exception], ...] = (ProtocolError,)
     try:
         rendezvous = open_rendezvous(meeting)
         announcement = rendezvous.await_announcement()
         if announcement.refused:
             sys.exit(REFUSED)
+        if announcement.nothing_to_do:
+            return
         _log_to(worker_log(Path(announcement.run_dir), k))
-        worker = Worker(program.load(announcement.job_text), announcement, k, generation)
+        _tell(keeper, run_dir=announcement.run_dir, run_id=announcement.run_id)
+        job = program.load(announcement.job_text)
+        final = (*final, *job.final_errors)
+        _tell(keeper, num_workers=job.num_workers)
+        worker = Worker(job, announcement, k, life, keeper, meeting.keeper_pid)
+        worker.take_up()
         worker.link(rendezvous)
-        worker.train()
-    except Exception:
+        worker.train(rendezvous)
+    except Exception as error:
         text = traceback.format_exc()
         log.error("%s", text)
-        keeper.send_bytes(msgpack.packb({"traceback": text[-TRACEBACK_CHARACTERS:]}))
-        sys.exit(1)
+        is_final = isinstance(error, final)
+        if is_final and not isinstance(error, ProtocolError):
+            text = str(error)  # it is meant for the user as it is
+        _tell(keeper, traceback=text[-TRACEBACK_CHARACTERS:])
+        sys.exit(FINAL if is_final else 1)
+
+
+def _tell(keeper: Connection, **facts: object) -> None:
+    keeper.send_bytes(msgpack.packb(facts))
 
 
 def _log_to(path: Path) -> None:
@@ -86,40 +99,104 @@ def _log_to(path: Path) -> None:
 
 
 class Worker:
-    """One block and everything that moves it."""
+    """One life of one block, and everything that moves it."""
 
-    def __init__(self, job: Job, announcement: Announcement, k: int, generation: int) -> None:
+    def __init__(
+        self,
+        job: Job,
+        announcement: Announcement,
+        k: int,
+        life: Life,
+        keeper: Connection,
+        keeper_pid: int,
+    ) -> None:
+        assert life.memory is not None, "a worker's keeper keeps memory for it"
         self._job = job
         self._k = k
-        self._generation = generation
+        self._carried: list[str] = []
+        self._life = life
         self._announcement = announcement
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
-        self._links: dict[Side, Link] = {}
         self._thread_failure: BaseException | None = None
-        self._final: tuple[bytes, bytes] | None = None
-        self._handed_in = False
-        self._last_order_s = math.inf
-        self._measuring: dict[str, Any] | None = None
-        self._leave = False
-        self._coordinator = self._context.socket(zmq.DEALER)
-        self._coordinator.setsockopt(zmq.LINGER, 2000)
-        self._coordinator.setsockopt(zmq.IDENTITY, f"{k}/{generation}".encode())
-        self._coordinator.connect(announcement.coordinator)
+        self._page = Page(life.memory.page)
+        self._plan = job.plan(k)
+        faults = FaultLog(Path(announcement.run_dir), generation=life.generation)
+        self._injector = Injector(job.faults, k, faults, keeper_pid=keeper_pid)
+        self._outgoing = {
+            stream: found
+            for edge in (k - 1, k)
+            if 0 <= edge < job.num_workers - 1
+            for stream, found in job.specs(edge).items()
+            if stream.target is (Side.BELOW if edge < k else Side.ABOVE)
+        }
+        self._retention = Retention(life.memory.messages, self._plan, self._outgoing)
+        self._saver = Saver(
+            life.memory,
+            self._page,
+            self._retention,
+            self._plan,
+            announce=lambda: _tell(keeper, checkpoint=True),
+            between=self._injector.checkpointing,
+        )
+
+    def take_up(self) -> None:
+        """Build the block and give it the state that is to be gone on from."""
+        torch.set_num_threads(self._job.threads)
+        self._start_step = 0
+        snapshot = self._saver.latest()
+        if snapshot is not None:
+            self._start_step, state = snapshot
+            self._block = self._job.build_block(self._k)
+            self._block.load(state)
+        elif self._announcement.resume:
+            self._start_step = self._announcement.resume_step
+            self._resume(Checkpoint.open(Path(self._announcement.resume)))
+        else:
+            self._block = self._job.build_block(self._k)
+        log.info("generation %d begins with step %d", self._life.generation, self._start_step)
+        if self._life.generation > 0:
+            self._injector.starting()
+
+    def _resume(self, checkpoint: Checkpoint) -> None:
+        """Begin from a checkpoint, and keep a snapshot of it: files may go, memory stays."""
+        if self._announcement.recut:
+            self._block, notes = self._job.carry(self._k, checkpoint)
+            self._carried = list(notes)
+        else:
+            state, ties = split_part(safetensors.torch.load_file(checkpoint.part(self._k)))
+            self._block = self._job.build_block(self._k)
+            self._block.load(state)
+            put_back(ties, self._retention)
+        self._saver.save(self._start_step, self._block.state(), checkpoint=False)
 
     def link(self, rendezvous: Rendezvous) -> None:
-        """Build the block, and bind and connect this worker's edges; waits for the neighbours."""
-        torch.set_num_threads(self._job.threads)
-        above_exists = self._k + 1 < self._job.num_workers
-        if above_exists:
-            specs = self._job.specs(self._k)
-            above = self._make_link(specs, Side.ABOVE, bind=self._bind_address())
+        """Bind and connect this worker's edges; waits for the neighbours' addresses."""
+        links: dict[Side, Link] = {}
+        if self._k + 1 < self._job.num_workers:
+            known = rendezvous.find_edge(self._k)
+            above = self._listen_above(known)
             rendezvous.publish_edge(self._k, above.address)
-            self._links[Side.ABOVE] = above
-        self._block = self._job.build_block(self._k)
+            links[Side.ABOVE] = above
         if self._k > 0:
             specs = self._job.specs(self._k - 1)
             address = rendezvous.await_edge(self._k - 1)
-            self._links[Side.BELOW] = self._make_link(specs, Side.BELOW, connect=address)
+            links[Side.BELOW] = self._make_link(specs, Side.BELOW, connect=address)
+        self._links = self._injector.wrap(links)
+        self._neighbours = Neighbours(
+            self._links,
+            find_below=lambda: rendezvous.find_edge(self._k - 1),
+            patience_s=self._job.patience_s,
+        )
+
+    def _listen_above(self, known: str | None) -> ZmqLink:
+        """Listen where an earlier life did, if that address is free; elsewhere if not."""
+        specs = self._job.specs(self._k)
+        if known is not None:
+            try:
+                return self._make_link(specs, Side.ABOVE, bind=known)
+            except LinkError as error:
+                log.warning("%s; listening elsewhere", error)
+        return self._make_link(specs, Side.ABOVE, bind=self._bind_address())
 
     def _bind_address(self) -> str:
         if self._job.link == "zmq-ipc":
@@ -140,136 +217,67 @@ class Worker:
             connect=connect,
         )
 
-    def train(self) -> None:
-        """Train to the end, hand in the result, and stay until the coordinator lets go."""
-        job, plan = self._job, self._job.plan(self._k)
-        outgoing = {
-            stream: found
-            for edge in (self._k - 1, self._k)
-            if 0 <= edge < job.num_workers - 1
-            for stream, found in job.specs(edge).items()
-            if stream.target is (Side.BELOW if edge < self._k else Side.ABOVE)
-        }
-        self._telemetry = Telemetry(
+    def train(self, rendezvous: Rendezvous) -> None:
+        """Train to the end, hand in the result, and stay until it is safe.
+
+        Where the job stops before its end, leave when the neighbours no longer need this worker.
+        """
+        stop_at = self._page[Word.STOP_AT]
+        telemetry = Telemetry(
             block=self._k,
-            generation=self._generation,
-            batch_size=job.batch_size,
-            every_s=job.report_every_s,
+            life=self._life,
+            page=self._page,
+            batch_size=self._job.batch_size,
+            every_s=self._job.report_every_s,
+            from_step=self._start_step,
+            carried=self._carried,
         )
-        self._driver = Driver(
-            WorkerCore(plan, generation=self._generation),
+        core = WorkerCore(
+            self._plan,
+            generation=self._life.generation,
+            start_step=self._start_step,
+            kept=self._retention.kept(self._start_step),
+            reached=self._page[Word.REACHED],
+            stop_at=stop_at - 1 if stop_at else None,
+        )
+        driver = Driver(
+            core,
             self._block,
             links=self._links,
-            outgoing_specs=outgoing,
-            telemetry=self._telemetry,
+            neighbours=self._neighbours,
+            outgoing_specs=self._outgoing,
+            telemetry=telemetry,
+            retention=self._retention,
+            saver=self._saver,
+            page=self._page,
+            injector=self._injector,
         )
-        thread = threading.Thread(target=self._drive, name="driver", daemon=True)
+        reporter = Reporter(
+            self._context,
+            self._announcement.coordinator,
+            driver,
+            page=self._page,
+            k=self._k,
+            generation=self._life.generation,
+            num_steps=self._job.num_steps,
+            is_over=lambda: rendezvous.is_finished,
+        )
+        thread = threading.Thread(
+            target=self._drive, args=(driver, reporter), name="driver", daemon=True
+        )
         thread.start()
-        self._driver.compute()
+        driver.compute()
         thread.join()
         if self._thread_failure is not None:
             raise self._thread_failure
-        self._driver.close()
-        self._coordinator.close()
+        driver.close()
+        reporter.close()
         self._context.term()
 
-    def _drive(self) -> None:
+    def _drive(self, driver: Driver, reporter: Reporter) -> None:
         try:
-            self._driver.run(until=self._turn, poll_also=self._coordinator)
+            driver.run(until=reporter.turn, poll_also=reporter.pollable)
         except BaseException as error:
             self._thread_failure = error
         finally:
-            self._driver.end_compute()
-
-    def _turn(self) -> bool:
-        """Once a turn of the loop: talk to the coordinator; True when it has let go."""
-        finished = self._driver.is_done
-        report = self._telemetry.due_report(
-            self._driver.core.state,
-            self._driver.queue_depth,
-            force=finished and self._final is None,
-        )
-        if report is not None:
-            self._report(report)
-        if finished and self._final is None:
-            self._final = self._result()
-            self._last_order_s = time.monotonic()
-        if self._final is not None and not self._handed_in:
-            self._handed_in = self._tell(*self._final)
-        self._listen()
-        if finished and not self._leave:
-            waited_s = time.monotonic() - self._last_order_s
-            if waited_s > COORDINATOR_PATIENCE_S:
-                raise TimeoutError(f"the coordinator has not answered for {waited_s:.0f} s")
-        return self._leave
-
-    def _listen(self) -> None:
-        while self._coordinator.poll(0):
-            order = msgpack.unpackb(self._coordinator.recv())
-            self._last_order_s = time.monotonic()
-            if order["kind"] == "measure":
-                self._driver.submit(self._measure)
-            elif order["kind"] == "leave":
-                self._leave = True
-        if self._measuring is not None:
-            self._report(self._measuring)
-            self._measuring = None
-
-    def _report(self, report: dict[str, Any]) -> None:
-        """Send a report; one that finds no room is lost, and counted."""
-        self._telemetry.dropped_reports += not self._tell(msgpack.packb(report))
-
-    def _tell(self, *frames: bytes) -> bool:
-        try:
-            self._coordinator.send_multipart(frames, zmq.NOBLOCK)
-        except zmq.Again:
-            return False
-        return True
-
-    def _result(self) -> tuple[bytes, bytes]:
-        """What the coordinator makes the run's result of: figures and digests, and the weights."""
-        driver = self._driver
-        counters = {
-            "sent": driver.sent[Stream.ACTIVATION],
-            "trained": driver.core.step,
-            "duplicates_dropped": driver.core.num_duplicates,
-            "replayed": driver.core.num_replayed,
-            "fenced": driver.core.num_fenced,
-            "damaged": driver.damaged,
-            "dropped_reports": self._telemetry.dropped_reports,
-        }
-        home = {
-            name: tensor.cpu().contiguous() for name, tensor in self._block.home_state().items()
-        }
-        result = self._telemetry.closing(counters) | {
-            "kind": "result",
-            "digests": digest.block_records(self._k, self._block.state()),
-        }
-        return msgpack.packb(result), safetensors.torch.save(home)
-
-    def _measure(self) -> None:
-        """Time this block alone, on the compute thread; its state is spent afterwards."""
-        inputs, step = self._driver.last_inputs, self._job.num_steps - 1
-        arguments = (
-            step,
-            inputs.get(Stream.TIE_UP),
-            inputs.get(Stream.TIE_DOWN),
-        )
-        walls, cpu_s, began_s = [], 0.0, time.monotonic()
-        for repeat in itertools.count():
-            wall_0, cpu_0 = time.perf_counter(), time.process_time()
-            self._block.forward(step, inputs.get(Stream.ACTIVATION))
-            self._block.update(step)
-            self._block.apply(*arguments)
-            if repeat >= WARM_UP_STEPS:
-                walls.append(time.perf_counter() - wall_0)
-                cpu_s += time.process_time() - cpu_0
-            late = time.monotonic() - began_s > MEASURING_LIMIT_S
-            if len(walls) >= (MIN_MEASURED_STEPS if late else MEASURED_STEPS):
-                break
-        self._measuring = {
-            "kind": "measured",
-            "block": self._k,
-            "step_s": statistics.median(walls),
-            "cpu_s": cpu_s / len(walls),
-        }
+            driver.end_compute()

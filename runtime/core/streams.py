@@ -11,6 +11,7 @@ from types import MappingProxyType
 from runtime.core.plan import Window
 
 RESEND_AFTER_TICKS = 10  # the first time; each time that nothing comes of it, twice as long
+LONGEST_PATIENCE_TICKS = 160  # what is lost after a long wait must not take as long again
 REMEMBERED_CHECKSUMS = 1024  # duplicates older than this are dropped without a comparison
 
 
@@ -35,7 +36,7 @@ class Outgoing:
         self._limit = limit
         self.made = start  # everything below is made
         self.sent = start
-        self.durable = min(kept, default=start)
+        self.durable = min(kept, default=self._sendable)
         self.released = self.durable  # the least it can be, until the receiver tells
         self._absent = {step for step, absent in kept.items() if absent}
 
@@ -172,7 +173,8 @@ class Incoming:
         self._quiet_ticks += 1
         if self._quiet_ticks < self._patience_ticks:
             return False
-        self._quiet_ticks, self._patience_ticks = 0, 2 * self._patience_ticks
+        self._quiet_ticks = 0
+        self._patience_ticks = min(2 * self._patience_ticks, LONGEST_PATIENCE_TICKS)
         return True
 
     def is_gap(self, step: int) -> bool:

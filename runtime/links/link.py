@@ -11,9 +11,11 @@ import zmq
 from runtime.core.plan import Stream
 from runtime.links.message import Message
 
+Frame = bytes | memoryview
+
 
 class LinkError(Exception):
-    """The two ends of an edge can't work together (another run, other tensors)."""
+    """An edge can't be made, or its other end does not answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,18 @@ class Link(Protocol):
 
     def receive(self) -> Message | Damaged | None:
         """The next message that has arrived, with its payload in tensors of its own; or None."""
+
+    def frames(self, message: Message) -> list[Frame]:
+        """The bytes that `send` would send: a header, then one frame a tensor."""
+
+    def send_frames(self, frames: list[Frame]) -> bool:
+        """Send bytes as they are, as `send` does."""
+
+    def redial(self, address: str | None = None) -> None:
+        """Connect anew, to a new address if one is given; nothing at the end that listens.
+
+        What is on its way may be lost.
+        """
 
     def close(self) -> None:
         """Close, after giving what was sent a moment to leave."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from runtime.core.plan import Stream
 from runtime.step import Payload, Specs
 
-VERSION = 1
+VERSION = 2
 HEADER_CHECKSUM_BYTES = 8
 
 
@@ -28,16 +28,22 @@ class HelloMessage:
     """Who is at the other end, what it wants next, and what it thinks this edge carries."""
 
     generation: int
+    heard: int | None
+    asks: bool
     wants: dict[Stream, int]
     fingerprint: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class AckMessage:
-    """How far the receiver of a stream is; all figures are cumulative."""
+    """How far the receiver of a stream is; all figures are cumulative.
+
+    Here and below, `generation` is the sender's and `to` the one it is meant for.
+    """
 
     stream: Stream
     generation: int
+    to: int
     expected: int
     released: int
     durable: int
@@ -51,12 +57,32 @@ class DataMessage:
     stream: Stream
     step: int
     generation: int
+    to: int
     absent: bool
     checksum: int
     payload: Payload = field(default=(), compare=False)
 
 
-Message = HelloMessage | AckMessage | DataMessage
+@dataclass(frozen=True, kw_only=True)
+class WantMessage:
+    """The sender of a stream wants a snapshot of its receiver that covers all below `durable`."""
+
+    stream: Stream
+    generation: int
+    to: int
+    durable: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopMessage:
+    """The job stops before `step`."""
+
+    generation: int
+    to: int
+    step: int
+
+
+Message = HelloMessage | AckMessage | DataMessage | WantMessage | StopMessage
 
 
 def tensor_bytes(tensor: Tensor) -> memoryview:
@@ -87,12 +113,20 @@ def encode(message: Message) -> bytes:
     match message:
         case HelloMessage():
             wants = {stream.value: step for stream, step in message.wants.items()}
-            fields = ["hello", message.generation, wants, message.fingerprint]
+            fields = [
+                "hello",
+                message.generation,
+                message.heard,
+                message.asks,
+                wants,
+                message.fingerprint,
+            ]
         case AckMessage():
             fields = [
                 "ack",
                 message.stream.value,
                 message.generation,
+                message.to,
                 message.expected,
                 message.released,
                 message.durable,
@@ -104,9 +138,15 @@ def encode(message: Message) -> bytes:
                 message.stream.value,
                 message.step,
                 message.generation,
+                message.to,
                 message.absent,
                 message.checksum,
             ]
+        case WantMessage():
+            stream = message.stream.value
+            fields = ["want", stream, message.generation, message.to, message.durable]
+        case StopMessage():
+            fields = ["stop", message.generation, message.to, message.step]
     body: bytes = msgpack.packb(fields)
     return xxhash.xxh3_64_digest(body) + body
 
@@ -124,20 +164,25 @@ def decode(frame: bytes) -> Message:
         raise BadMessage(f"a header that is no message: {error}") from error
 
 
-def _hello(generation: int, wants: dict[str, int], found: int) -> Message:
+def _hello(
+    generation: int, heard: int | None, asks: bool, wants: dict[str, int], found: int
+) -> Message:
     return HelloMessage(
         generation=_count(generation),
+        heard=None if heard is None else _count(heard),
+        asks=_flag(asks),
         wants={Stream(name): _count(step) for name, step in wants.items()},
         fingerprint=_count(found),
     )
 
 
 def _ack(
-    stream: str, generation: int, expected: int, released: int, durable: int, resend: bool
+    stream: str, generation: int, to: int, expected: int, released: int, durable: int, resend: bool
 ) -> Message:
     return AckMessage(
         stream=Stream(stream),
         generation=_count(generation),
+        to=_count(to),
         expected=_count(expected),
         released=_count(released),
         durable=_count(durable),
@@ -145,14 +190,28 @@ def _ack(
     )
 
 
-def _data(stream: str, step: int, generation: int, absent: bool, found: int) -> Message:
+def _data(stream: str, step: int, generation: int, to: int, absent: bool, found: int) -> Message:
     return DataMessage(
         stream=Stream(stream),
         step=_count(step),
         generation=_count(generation),
+        to=_count(to),
         absent=_flag(absent),
         checksum=_count(found),
     )
+
+
+def _want(stream: str, generation: int, to: int, durable: int) -> Message:
+    return WantMessage(
+        stream=Stream(stream),
+        generation=_count(generation),
+        to=_count(to),
+        durable=_count(durable),
+    )
+
+
+def _stop(generation: int, to: int, step: int) -> Message:
+    return StopMessage(generation=_count(generation), to=_count(to), step=_count(step))
 
 
 def _count(value: object) -> int:
@@ -167,4 +226,10 @@ def _flag(value: object) -> bool:
     return value
 
 
-_DECODERS: dict[str, Callable[..., Message]] = {"hello": _hello, "ack": _ack, "data": _data}
+_DECODERS: dict[str, Callable[..., Message]] = {
+    "hello": _hello,
+    "ack": _ack,
+    "data": _data,
+    "want": _want,
+    "stop": _stop,
+}

@@ -5,6 +5,7 @@ high-water marks are off. Tensors are sent without a copy and received straight 
 64-byte-aligned tensors.
 """
 
+import contextlib
 import os
 import socket
 from dataclasses import replace
@@ -12,7 +13,7 @@ from dataclasses import replace
 import zmq
 
 from runtime.core.plan import Stream
-from runtime.links.link import Damaged, LinkError
+from runtime.links.link import Damaged, Frame, LinkError
 from runtime.links.message import (
     BadMessage,
     DataMessage,
@@ -62,6 +63,7 @@ class ZmqLink:
         connect: str | None = None,
     ) -> None:
         self._incoming = incoming
+        self._dialled = connect
         self._fingerprint = fingerprint(run_id, specs)
         self._socket = context.socket(zmq.DEALER)
         largest = max((message_bytes(found) for found in incoming.values()), default=0)
@@ -71,7 +73,7 @@ class ZmqLink:
         self._socket.setsockopt(zmq.SNDHWM, 0)
         self._socket.setsockopt(zmq.RCVHWM, 0)
         self._socket.setsockopt(zmq.RECONNECT_IVL, 20)
-        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
+        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 100)
         try:
             if bind is not None:
                 bind_for_this_user(self._socket, bind)
@@ -91,7 +93,10 @@ class ZmqLink:
         return self._socket
 
     def send(self, message: Message) -> bool:
-        frames: list[bytes | memoryview]
+        return self.send_frames(self.frames(message))
+
+    def frames(self, message: Message) -> list[Frame]:
+        frames: list[Frame]
         if isinstance(message, HelloMessage):
             message = replace(message, fingerprint=self._fingerprint)
         if isinstance(message, DataMessage):
@@ -99,8 +104,11 @@ class ZmqLink:
             message = replace(message, checksum=checksum(message.payload))
         else:
             frames = []
+        return [encode(message), *frames]
+
+    def send_frames(self, frames: list[Frame]) -> bool:
         try:
-            self._socket.send_multipart([encode(message), *frames], zmq.NOBLOCK, copy=False)
+            self._socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
         except zmq.Again:
             return False
         return True
@@ -116,10 +124,7 @@ class ZmqLink:
             self._skip_rest()
             return Damaged(stream=None, reason=str(error))
         if isinstance(message, HelloMessage) and message.fingerprint != self._fingerprint:
-            raise LinkError(
-                "the neighbour belongs to another run, or was given other tensor shapes;"
-                " start all workers with the same config"
-            )
+            return Damaged(stream=None, reason="it is from another run, or of other tensor shapes")
         if isinstance(message, DataMessage) and not message.absent:
             return self._receive_tensors(message)
         self._skip_rest()
@@ -152,6 +157,14 @@ class ZmqLink:
     def _skip_rest(self) -> None:
         while self._socket.getsockopt(zmq.RCVMORE):
             self._socket.recv()
+
+    def redial(self, address: str | None = None) -> None:
+        if self._dialled is None:
+            return
+        with contextlib.suppress(zmq.ZMQError):  # it may be gone already
+            self._socket.disconnect(self._dialled)
+        self._dialled = address or self._dialled
+        self._socket.connect(self._dialled)
 
     def close(self) -> None:
         self._socket.close()

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from runtime.checkpoint import Checkpoint
 from runtime.core.plan import Stream, Window, WorkerPlan
 from runtime.step import Payload, Specs, TensorSpec, message_bytes
 
@@ -32,6 +33,7 @@ class SleptConfig:
     lag: int
     window: int
     link: str
+    snapshot_every: int = 1
 
     def to_text(self) -> str:
         """What `load_slept_job` reads."""
@@ -41,6 +43,7 @@ class SleptConfig:
 class SleptTies(NamedTuple):
     up: Payload | None
     down: Payload | None
+    absent: bool = False
 
 
 class SleptBlock:
@@ -48,6 +51,7 @@ class SleptBlock:
 
     loss = math.nan
     probe_top1 = math.nan
+    num_bad_steps = 0
 
     def __init__(self, config: SleptConfig) -> None:
         self._forward_s = config.step_s * config.forward_share
@@ -74,6 +78,9 @@ class SleptBlock:
     def state(self) -> dict[str, Tensor]:
         return {}
 
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """There is nothing to load."""
+
 
 class SleptJob:
     """The runtime.job.Job of slept blocks."""
@@ -83,6 +90,9 @@ class SleptJob:
     bind = "127.0.0.1"
     report_every_s = 0.5
     notes = ()
+    patience_s = 300.0
+    faults = ()
+    final_errors = ()
 
     def __init__(self, config: SleptConfig) -> None:
         self._config = config
@@ -112,17 +122,27 @@ class SleptJob:
             lag=self._config.lag,
             incoming={stream: self._window(stream) for stream in streams if stream in incoming},
             outgoing={stream: self._window(stream) for stream in streams if stream in outgoing},
+            snapshot_every=self._config.snapshot_every,
         )
 
     def _window(self, stream: Stream) -> Window:
         size = message_bytes(self.specs(0)[stream])
         down = max(2, self._config.lag + 1)
         messages = down if stream is Stream.TIE_DOWN else self._config.window
-        return Window(max_messages=messages, max_bytes=messages * size, message_bytes=size)
+        return Window(
+            max_messages=messages,
+            max_bytes=messages * size,
+            message_bytes=size,
+            max_retained=2 * (messages + self._config.lag + self._config.snapshot_every),
+        )
 
     def build_block(self, k: int) -> SleptBlock:
         del k
         return SleptBlock(self._config)
+
+    def carry(self, k: int, checkpoint: Checkpoint) -> tuple[SleptBlock, list[str]]:
+        del checkpoint
+        return self.build_block(k), []
 
     def unit_names(self, k: int) -> tuple[list[str], list[str]]:
         return [f"sleep{k}"], []

@@ -1,17 +1,19 @@
 """A network of cores for hypothesis and random walks: it delivers, delays, repeats, loses, kills.
 
-A worker here holds one number in place of weights. Each computation hashes into it everything
-that it used, so the last numbers equal those of a plain loop only if every batch was trained once
-by every block, in order, on the right messages.
+Each worker here holds one number in place of weights (see runtime.testing.hashed_blocks), and what
+its driver and keeper would hold.
 """
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from runtime.core.messages import (
     Acknowledge,
     Acknowledged,
+    Action,
     Arrived,
+    AskSnapshot,
     Compute,
     Computed,
     Event,
@@ -24,87 +26,43 @@ from runtime.core.messages import (
     Send,
     Snapshot,
     SnapshotTaken,
+    SnapshotWanted,
+    StopTold,
+    StopWanted,
+    TellStop,
+    Tick,
     Trim,
 )
-from runtime.core.plan import Side, Stream, Window, WorkerPlan
+from runtime.core.plan import Side, Stream
 from runtime.core.worker import State, WorkerCore
+from runtime.testing.hashed_blocks import MESSAGE_BYTES, Case, mix, reference
 
 ACTIVATION, TIE_UP, TIE_DOWN = Stream
-MESSAGE_BYTES = 10
+OTHER = {Side.BELOW: Side.ABOVE, Side.ABOVE: Side.BELOW}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """What a run is; `absent` holds the (worker, step) whose ties are not finite."""
+@dataclass
+class Memory:
+    """What the keeper owns of one worker, and no death of the worker takes away."""
 
-    num_workers: int
-    num_steps: int
-    lag: int
-    tied: bool
-    size: int  # window, in messages
-    slack_bytes: int = 0  # beyond two messages
-    snapshot_every: int = 0
-    absent: frozenset[tuple[int, int]] = frozenset()
-
-    def plan(self, k: int) -> WorkerPlan:
-        streams = set(Stream) if self.tied else {ACTIVATION}
-        sides = {Side.BELOW: k > 0, Side.ABOVE: k + 1 < self.num_workers}
-        return WorkerPlan(
-            num_steps=self.num_steps,
-            lag=self.lag,
-            incoming={s: self.window(s) for s in Stream if s in streams and sides[s.source]},
-            outgoing={s: self.window(s) for s in Stream if s in streams and sides[s.target]},
-            snapshot_every=self.snapshot_every,
-        )
-
-    def window(self, stream: Stream) -> Window:
-        size = max(2, self.lag + 1) if stream is TIE_DOWN else self.size
-        return Window(
-            max_messages=size,
-            max_bytes=2 * MESSAGE_BYTES + self.slack_bytes,
-            message_bytes=MESSAGE_BYTES,
-        )
-
-
-def reference(case: Case) -> list[int]:
-    """The same training as a plain loop; returns each worker's last number."""
-    weights = list(range(case.num_workers))
-    downs = []  # by step, then by worker
-    for step in range(case.num_steps):
-        activation, ups, down = None, [], []
-        for k in range(case.num_workers):
-            inputs, activation = activation, mix(weights[k], activation)
-            weights[k] = mix(weights[k], step, inputs)
-            absent = (k, step) in case.absent
-            ups.append(None if absent else mix(weights[k], 1))
-            down.append(None if absent else mix(weights[k], 2))
-        downs.append(down)
-        for k in range(case.num_workers):
-            below = ups[k - 1] if case.tied and k > 0 else None
-            late = step - case.lag
-            has_above = case.tied and k + 1 < case.num_workers and late >= 0
-            above = downs[late][k + 1] if has_above else None
-            weights[k] = mix(weights[k], step, below, above)
-    return weights
-
-
-def mix(*values: int | None) -> int:
-    """Hash numbers, alike in every process."""
-    return hash(tuple(-7 if value is None else value for value in values))
+    saved: tuple[int, int]  # step, weights
+    outbox: dict[Stream, dict[int, int | None]] = field(default_factory=dict)
+    reached: int = 0
+    stop_at: int | None = None
+    checkpoints: set[int] = field(default_factory=set)
 
 
 @dataclass
 class Node:
-    """One worker: its core and what its driver and keeper would hold."""
+    """One worker: its core and what its driver would hold."""
 
     core: WorkerCore
+    memory: Memory
     weights: int
     running: Compute | None = None
-    saving: int | None = None
+    saving: Snapshot | None = None
     inbox: dict[tuple[Stream, int], int | None] = field(default_factory=dict)
-    outbox: dict[Stream, dict[int, int | None]] = field(default_factory=dict)
     phases: list[tuple[Phase, int]] = field(default_factory=list)
-    saved: tuple[int, int] = (0, 0)  # step, weights
 
 
 class Network:
@@ -113,10 +71,10 @@ class Network:
     def __init__(self, case: Case) -> None:
         self.case = case
         self.nodes = [
-            Node(core=WorkerCore(case.plan(k)), weights=k, saved=(0, k))
+            Node(core=WorkerCore(case.plan(k)), memory=Memory(saved=(0, k)), weights=k)
             for k in range(case.num_workers)
         ]
-        self.queues: dict[tuple[int, int], deque[tuple[Event, int | None, int | None]]] = {}
+        self.queues: dict[tuple[int, int], deque[tuple[Event, int | None]]] = {}
         for k in range(case.num_workers - 1):
             self.queues[k, k + 1] = deque()
             self.queues[k + 1, k] = deque()
@@ -129,19 +87,19 @@ class Network:
     # What may happen -------------------------------------------------------------------------
 
     def deliver(self, edge: tuple[int, int]) -> None:
-        event, payload, addressee = self.queues[edge].popleft()
-        if isinstance(event, Arrived) and addressee != self.nodes[edge[1]].core.generation:
-            return  # a link's duty: what was sent to a dead generation is not for its successor
+        event, payload = self.queues[edge].popleft()
         self.delivered[edge].append((event, payload))
         self.handle(edge[1], event, payload)
 
     def finish(self, k: int) -> None:
         """End what worker k computes or saves."""
         node = self.nodes[k]
-        if node.saving is not None:
-            step, node.saving = node.saving, None
-            node.saved = (step, node.weights)
-            self.handle(k, SnapshotTaken(step=step))
+        if (saving := node.saving) is not None:
+            node.saving = None
+            node.memory.saved = (saving.step, node.weights)
+            if saving.checkpoint:
+                node.memory.checkpoints.add(saving.step)
+            self.handle(k, SnapshotTaken(step=saving.step))
             return
         action, node.running = node.running, None
         self._calculate(k, node, action)
@@ -149,7 +107,19 @@ class Network:
         self.handle(k, Computed(phase=action.phase, step=action.step, absent=absent))
 
     def handle(self, k: int, event: Event, payload: int | None = None) -> None:
-        self._perform(k, self.nodes[k].core.handle(event), payload)
+        node = self.nodes[k]
+        actions = node.core.handle(event)
+        node.memory.reached, node.memory.stop_at = node.core.reached, node.core.stop_at
+        self._perform(k, actions, payload)
+
+    def tick(self) -> None:
+        for k in range(self.case.num_workers):
+            self.handle(k, Tick())
+
+    def stop(self) -> None:
+        """The user wants the job to stop; every worker is told so."""
+        for k in range(self.case.num_workers):
+            self.handle(k, StopWanted())
 
     def kill(self, k: int, *, lose_in: bool, lose_out: bool) -> None:
         """Replace worker k by one that has its last snapshot and what the keeper kept.
@@ -159,31 +129,25 @@ class Network:
         for (a, b), queue in self.queues.items():
             if (b == k and lose_in) or (a == k and lose_out):
                 queue.clear()
-        for (_, b), delivered in self.delivered.items():
-            if b == k:
-                delivered.clear()  # nor is it delivered again
-        node, (step, weights) = self.nodes[k], self.nodes[k].saved
-        kept = {
-            stream: {s: payload is None for s, payload in messages.items() if s < step}
-            for stream, messages in node.outbox.items()
+        node, memory = self.nodes[k], self.nodes[k].memory
+        step, weights = memory.saved
+        memory.outbox = {
+            stream: {s: payload for s, payload in messages.items() if s < step}
+            for stream, messages in memory.outbox.items()
         }
         core = WorkerCore(
             self.case.plan(k),
             generation=node.core.generation + 1,
             start_step=step,
-            kept=kept,
+            kept={
+                stream: {s: payload is None for s, payload in messages.items()}
+                for stream, messages in memory.outbox.items()
+            },
+            reached=memory.reached,
+            stop_at=memory.stop_at,
         )
         phases = [(phase, s) for phase, s in node.phases if s < step]
-        self.nodes[k] = Node(
-            core=core,
-            weights=weights,
-            outbox={
-                stream: {s: p for s, p in messages.items() if s < step}
-                for stream, messages in node.outbox.items()
-            },
-            phases=phases,
-            saved=node.saved,
-        )
+        self.nodes[k] = Node(core=core, memory=memory, weights=weights, phases=phases)
         self._perform(k, core.start())
 
     def busy(self) -> list[int]:
@@ -207,56 +171,65 @@ class Network:
             for k in self.busy():
                 self.finish(k)
 
+    @property
+    def are_done(self) -> bool:
+        return all(node.core.state is State.DONE for node in self.nodes)
+
     # What follows ----------------------------------------------------------------------------
 
-    def _perform(self, k: int, actions: list, payload: int | None = None) -> None:
+    def _perform(self, k: int, actions: list[Action], payload: int | None = None) -> None:
         node = self.nodes[k]
         for action in actions:
             match action:
                 case Compute():
                     assert node.running is node.saving is None
                     node.running = action
-                case Snapshot(step=step):
+                case Snapshot():
                     assert node.running is node.saving is None
-                    node.saving = step
-                case Send(stream=stream, step=step, absent=absent):
-                    content = node.outbox[stream][step]
-                    assert absent == (content is None)
-                    event = Arrived(
-                        stream=stream,
-                        step=step,
-                        generation=node.core.generation,
-                        checksum=content or 0,
-                        absent=absent,
-                    )
-                    self._put(k, stream.target, event, content)
+                    node.saving = action
                 case Keep(stream=stream, step=step):
                     assert (stream, step) not in node.inbox
                     node.inbox[stream, step] = payload
                 case Release(stream=stream, step=step):
                     del node.inbox[stream, step]
                 case Trim(stream=stream, step=step):
-                    messages = node.outbox.get(stream, {})
-                    node.outbox[stream] = {s: p for s, p in messages.items() if s >= step}
-                case Acknowledge(stream=stream):
-                    word = {
-                        name: getattr(action, name)
-                        for name in ("stream", "expected", "released", "durable", "resend")
-                    }
-                    event = Acknowledged(generation=node.core.generation, **word)
-                    self._put(k, stream.source, event)
-                case Hello(side=side, generation=generation, wants=wants):
-                    other = Side.BELOW if side is Side.ABOVE else Side.ABOVE
-                    event = Linked(side=other, generation=generation, wants=wants)
-                    self._put(k, side, event)
+                    kept = node.memory.outbox.get(stream, {})
+                    for s in [s for s in kept if s < step]:
+                        del kept[s]
                 case Finish():
-                    assert node.core.step == self.case.num_steps
+                    assert node.core.step == node.core.end
                 case _:
-                    raise AssertionError(action)
+                    self._put(k, action)
 
-    def _put(self, k: int, side: Side, event: Event, payload: int | None = None) -> None:
-        to = k + 1 if side is Side.ABOVE else k - 1
-        self.queues[k, to].append((event, payload, self.nodes[k].core.peers[side]))
+    def _put(self, k: int, action: Action) -> None:
+        """Put on its way what one worker says to another."""
+        core, content = self.nodes[k].core, None
+        lives = {"generation": core.generation}
+        words = vars(action)
+        match action:
+            case Hello(side=side):
+                event = Linked(**words | {"side": OTHER[side]})
+                self._queue(k, side).append((event, None))
+                return
+            case Acknowledge(stream=stream):
+                side, kind = stream.source, Acknowledged
+            case AskSnapshot(stream=stream):
+                side, kind = stream.target, SnapshotWanted
+            case TellStop():
+                side, kind = Side.ABOVE, StopTold
+            case Send(stream=stream, step=step, absent=absent):
+                side, kind = stream.target, Arrived
+                content = self.nodes[k].memory.outbox[stream][step]
+                assert absent == (content is None)
+                lives["checksum"] = content or 0
+            case _:
+                raise AssertionError(action)
+        assert core.edges.peers[side].is_linked or kind is Acknowledged
+        lives["to"] = core.edges.peers[side].generation
+        self._queue(k, side).append((kind(**words, **lives), content))
+
+    def _queue(self, k: int, side: Side) -> deque[tuple[Event, int | None]]:
+        return self.queues[k, k + 1 if side is Side.ABOVE else k - 1]
 
     def _calculate(self, k: int, node: Node, action: Compute) -> None:
         step = action.step
@@ -279,8 +252,13 @@ class Network:
             node.weights = mix(node.weights, step, below, above)
 
     def _make(self, node: Node, stream: Stream, step: int, content: int | None) -> None:
-        if stream in node.core.outgoing and step < node.core.plan.num_messages(stream):
-            node.outbox.setdefault(stream, {})[step] = content
+        plan = node.core.plan
+        if stream not in plan.outgoing or step >= plan.num_messages(stream):
+            return
+        kept, room = node.memory.outbox.setdefault(stream, {}), plan.outgoing[stream].max_retained
+        kept[step] = content
+        if room is not None:
+            kept.pop(step - room, None)  # they lie in a ring, as the keeper's do
 
     # What must hold --------------------------------------------------------------------------
 
@@ -288,22 +266,32 @@ class Network:
         """On the way or in the inbox: never more than the window, in messages and in bytes."""
         for (a, b), queue in self.queues.items():
             node = self.nodes[b]
-            for stream, incoming in node.core.incoming.items():
+            lives = self.nodes[a].core.generation, node.core.generation
+            for stream, incoming in node.core.edges.incoming.items():
                 if (stream.source is Side.BELOW) != (a < b):
                     continue
                 held = {step: content for (s, step), content in node.inbox.items() if s is stream}
                 held |= {
                     event.step: content
-                    for event, content, addressee in queue
+                    for event, content in queue
                     if isinstance(event, Arrived)
                     and event.stream is stream
-                    and event.generation == self.nodes[a].core.generation
-                    and addressee == node.core.generation
+                    and (event.generation, event.to) == lives
                     and event.step >= incoming.released
                 }
                 num_bytes = MESSAGE_BYTES * sum(content is not None for content in held.values())
                 assert len(held) <= incoming.window.max_messages, (a, b, stream, sorted(held))
                 assert num_bytes <= incoming.window.max_bytes, (a, b, stream, held)
+
+    def check_retention(self) -> None:
+        """All that a receiver may ask for again is kept, in as many places as there are."""
+        for node in self.nodes:
+            for stream, outgoing in node.core.edges.outgoing.items():
+                made = min(outgoing.made, node.core.plan.num_messages(stream))
+                kept = node.memory.outbox.get(stream, {})
+                assert kept.keys() >= set(range(outgoing.durable, made)), (stream, sorted(kept))
+                room = outgoing.window.max_retained
+                assert room is None or outgoing.made - outgoing.durable <= room
 
     def check_order(self) -> None:
         """Every phase of every step once, in order."""
@@ -314,20 +302,34 @@ class Network:
     def check_waiting(self) -> None:
         """At most one message a stream waits for credit, in a worker that no one restarted."""
         for node in self.nodes:
-            for outgoing in node.core.outgoing.values():
-                assert outgoing.made - outgoing.sent <= 1
+            for stream, outgoing in node.core.edges.outgoing.items():
+                due = min(outgoing.made, node.core.plan.num_messages(stream))
+                assert due - outgoing.sent <= 1
 
     def check_end(self) -> None:
-        states = [node.core.state for node in self.nodes]
-        assert set(states) == {State.DONE}, [node.core.describe() for node in self.nodes]
+        """All are done, at the same step, with what the plain loop has there."""
+        assert self.are_done, [node.core.describe() for node in self.nodes]
+        (end,) = {node.core.end for node in self.nodes}
         for node in self.nodes:
-            assert len(node.phases) == 3 * self.case.num_steps
-            assert node.inbox == {}
-            for stream, messages in node.outbox.items():
+            plan, edges = node.core.plan, node.core.edges
+            assert len(node.phases) == 3 * end
+            used = {stream: plan.consumed_before(stream, end) for stream in Stream}
+            # Where the job stops early, the last downward ties wait for the run that goes on.
+            assert not list(_not_waiting(node.inbox, used))
+            for stream, messages in node.memory.outbox.items():
                 # What a restarted worker made again for a receiver that is durable already is
                 # left; nothing that is still to be acknowledged is.
-                assert all(step < node.core.outgoing[stream].durable for step in messages)
-            assert [i.released for i in node.core.incoming.values()] == [
-                node.core.plan.num_messages(stream) for stream in node.core.incoming
-            ]
-        assert [node.weights for node in self.nodes] == reference(self.case)
+                late = [s for s in messages if s >= edges.outgoing[stream].durable]
+                assert not list(_not_waiting(((stream, s) for s in late), used))
+            assert all(i.released == used[stream] for stream, i in edges.incoming.items())
+            assert not plan.snapshot_every or end in node.memory.checkpoints
+        assert [node.weights for node in self.nodes] == reference(self.case, end)
+
+
+def _not_waiting(messages, used: dict[Stream, int]) -> Iterator[tuple[Stream, int]]:
+    for stream, step in messages:
+        if stream is not TIE_DOWN or step < used[stream]:
+            yield stream, step
+
+
+__all__ = ["MESSAGE_BYTES", "Case", "Network"]

@@ -7,11 +7,9 @@ import pytest
 
 from runtime.core.messages import (
     Finish,
-    Hello,
     Phase,
     Rejected,
     SnapshotTaken,
-    SnapshotWanted,
     Tick,
     Trim,
 )
@@ -26,6 +24,7 @@ from .words import (
     bottom,
     compute,
     done,
+    hello,
     keep,
     linked,
     middle,
@@ -34,6 +33,7 @@ from .words import (
     send,
     started,
     top,
+    window,
 )
 
 ACTIVATION, TIE_UP, TIE_DOWN = Stream
@@ -46,14 +46,17 @@ BELOW, ABOVE = Side
 
 def test_two_steps_of_a_middle_worker_with_lag_1():
     core = WorkerCore(middle(num_steps=2, lag=1))
-    wants_below, wants_above = {ACTIVATION: 0, TIE_UP: 0}, {TIE_DOWN: 0}
     assert core.start() == [
-        Hello(side=BELOW, generation=0, wants=wants_below),
-        Hello(side=ABOVE, generation=0, wants=wants_above),
+        hello(BELOW, heard=None, asks=True, activation=0, tie_up=0),
+        hello(ABOVE, heard=None, asks=True, tie_down=0),
     ]
     conversation = [
-        (linked(BELOW), [Hello(side=BELOW, generation=0, wants=wants_below)]),
-        (linked(ABOVE), [Hello(side=ABOVE, generation=0, wants=wants_above)]),
+        (
+            linked(BELOW, heard=None, asks=True),
+            [hello(BELOW, heard=0, asks=True, activation=0, tie_up=0)],
+        ),
+        (linked(BELOW), []),
+        (linked(ABOVE, asks=True), [hello(ABOVE, heard=0, asks=False, tie_down=0)]),
         # Step 0: nothing from above is due.
         (arrived(ACTIVATION, 0), [keep(ACTIVATION, 0), compute(FORWARD, 0)]),
         (done(FORWARD, 0), [compute(UPDATE, 0), send(ACTIVATION, 0)]),
@@ -97,6 +100,17 @@ def test_a_worker_alone_runs_its_steps_and_finishes():
     assert run_step(core, 1) == [compute(UPDATE, 1), compute(APPLY, 1), Finish()]
 
 
+def test_a_downward_tie_is_made_at_every_step_though_the_last_ones_are_never_sent():
+    """Made they must be: where the job stops early, the run that goes on sends them."""
+    core = started(WorkerPlan(num_steps=3, lag=1, outgoing={TIE_DOWN: window()}))
+    sent = [action for step in range(3) for action in run_step(core, step)]
+    assert [action for action in sent if action in (send(TIE_DOWN, 0), send(TIE_DOWN, 1))]
+    assert send(TIE_DOWN, 2) not in sent
+    assert core.edges.outgoing[TIE_DOWN].made == 3
+    assert core.state is State.DRAINING
+    assert core.handle(acked(TIE_DOWN, 2, 2, 2)) == [Trim(stream=TIE_DOWN, step=2), Finish()]
+
+
 def test_nothing_starts_before_every_neighbour_is_linked():
     core = WorkerCore(middle())
     core.start()
@@ -134,6 +148,7 @@ def test_actions_do_not_depend_on_the_hash_seed():
     [
         done(UPDATE, 0),
         done(FORWARD, 1),
+        done(FORWARD, 0, absent=True),
         SnapshotTaken(step=0),
         "no event at all",
     ],
@@ -141,14 +156,14 @@ def test_actions_do_not_depend_on_the_hash_seed():
 def test_an_illegal_event_raises_with_the_history_and_changes_nothing(event):
     core = started(bottom())
     core.handle(acked(ACTIVATION, 0, 0))
-    before = vars(core.outgoing[ACTIVATION]).copy()
+    before = vars(core.edges.outgoing[ACTIVATION]).copy()
     with pytest.raises(IllegalEvent) as caught:
         core.handle(event)
     assert "in state FORWARD" in str(caught.value)
     assert "step 0 FORWARD: Acknowledged" in str(caught.value)
     assert "step 0 LINKING: Linked" in str(caught.value)
     assert (core.state, core.step) == (State.FORWARD, 0)
-    assert vars(core.outgoing[ACTIVATION]) == before
+    assert vars(core.edges.outgoing[ACTIVATION]) == before
     # It goes on as if nothing had been said.
     assert core.handle(done(FORWARD, 0)) == [compute(UPDATE, 0), send(ACTIVATION, 0)]
     assert "UPDATE, step=1" not in core.describe()
@@ -163,11 +178,11 @@ def test_nothing_can_finish_while_nothing_runs(event):
 
 
 def test_a_snapshot_of_another_step_is_illegal():
-    core = started(top())
-    core.handle(SnapshotWanted())
+    core = started(top(snapshot_every=1))
+    run_step(core, 0, needs=(ACTIVATION,))
     with pytest.raises(IllegalEvent):
-        core.handle(SnapshotTaken(step=1))
-    core.handle(SnapshotTaken(step=0))
+        core.handle(SnapshotTaken(step=0))
+    core.handle(SnapshotTaken(step=1))
 
 
 def test_the_history_is_bounded():
@@ -220,7 +235,7 @@ def test_resend_sends_everything_from_there_again():
         run_step(core, step)
     again = core.handle(acked(ACTIVATION, 1, 0, resend=True))
     assert again == [send(ACTIVATION, 1), send(ACTIVATION, 2)]
-    assert core.num_replayed == 2
+    assert core.edges.num_replayed == 2
 
 
 # Credit ----------------------------------------------------------------------------------------

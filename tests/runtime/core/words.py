@@ -4,13 +4,16 @@ from runtime.core.messages import (
     Acknowledge,
     Acknowledged,
     Arrived,
+    AskSnapshot,
     Compute,
     Computed,
+    Hello,
     Keep,
     Linked,
     Phase,
     Release,
     Send,
+    SnapshotWanted,
 )
 from runtime.core.plan import Side, Stream, Window, WorkerPlan
 from runtime.core.worker import WorkerCore
@@ -20,11 +23,18 @@ FORWARD, UPDATE, APPLY = Phase
 BELOW, ABOVE = Side
 
 
-def window(max_messages: int = 2) -> Window:
-    return Window(max_messages=max_messages, max_bytes=10 * max_messages, message_bytes=10)
+def window(max_messages: int = 2, *, retained: int | None = None) -> Window:
+    return Window(
+        max_messages=max_messages,
+        max_bytes=10 * max_messages,
+        message_bytes=10,
+        max_retained=retained,
+    )
 
 
-def middle(num_steps: int = 2, *, lag: int = 1, size: int = 2, snapshot_every: int = 0):
+def middle(
+    num_steps: int = 2, *, lag: int = 1, size: int = 2, snapshot_every: int = 0
+) -> WorkerPlan:
     windows = dict.fromkeys(Stream, window(size))
     return WorkerPlan(
         num_steps=num_steps,
@@ -35,30 +45,57 @@ def middle(num_steps: int = 2, *, lag: int = 1, size: int = 2, snapshot_every: i
     )
 
 
-def top(num_steps: int = 4, *, size: int = 2, snapshot_every: int = 0) -> WorkerPlan:
+def top(
+    num_steps: int = 4, *, size: int = 2, snapshot_every: int = 0, checkpoint_every: int = 0
+) -> WorkerPlan:
     """A receiver of activations only."""
     return WorkerPlan(
-        num_steps=num_steps, incoming={ACTIVATION: window(size)}, snapshot_every=snapshot_every
+        num_steps=num_steps,
+        incoming={ACTIVATION: window(size)},
+        snapshot_every=snapshot_every,
+        checkpoint_every=checkpoint_every,
     )
 
 
-def bottom(num_steps: int = 4, *, size: int = 2, snapshot_every: int = 0) -> WorkerPlan:
+def bottom(
+    num_steps: int = 4, *, size: int = 2, snapshot_every: int = 0, retained: int | None = None
+) -> WorkerPlan:
     """A sender of activations only."""
     return WorkerPlan(
-        num_steps=num_steps, outgoing={ACTIVATION: window(size)}, snapshot_every=snapshot_every
+        num_steps=num_steps,
+        outgoing={ACTIVATION: window(size, retained=retained)},
+        snapshot_every=snapshot_every,
     )
 
 
-def linked(side: Side, generation: int = 0, **wants: int) -> Linked:
+def linked(
+    side: Side, generation: int = 0, *, heard: int | None = 0, asks: bool = False, **wants: int
+) -> Linked:
+    """A neighbour's hello; unless said otherwise, the one that completes the handshake."""
     streams = [stream for stream in Stream if stream.target is side]
     full = {stream: wants.get(stream.value, 0) for stream in streams}
-    return Linked(side=side, generation=generation, wants=full)
+    return Linked(side=side, generation=generation, heard=heard, asks=asks, wants=full)
 
 
-def arrived(stream: Stream, step: int, *, generation=0, checksum=None, absent=False) -> Arrived:
+def hello(
+    side: Side, generation: int = 0, *, heard: int | None, asks: bool, **wants: int
+) -> Hello:
+    streams = {stream.value: stream for stream in Stream}
+    return Hello(
+        side=side,
+        generation=generation,
+        heard=heard,
+        asks=asks,
+        wants={streams[name]: step for name, step in wants.items()},
+    )
+
+
+def arrived(
+    stream: Stream, step: int, *, generation=0, to=0, checksum=None, absent=False
+) -> Arrived:
     checksum = step if checksum is None else checksum
     return Arrived(
-        stream=stream, step=step, generation=generation, checksum=checksum, absent=absent
+        stream=stream, step=step, generation=generation, to=to, checksum=checksum, absent=absent
     )
 
 
@@ -70,10 +107,11 @@ def compute(phase: Phase, step: int, below: int | None = None, above: int | None
     return Compute(phase=phase, step=step, from_below=below, from_above=above)
 
 
-def acked(stream, expected, released, durable=0, *, generation=0, resend=False) -> Acknowledged:
+def acked(stream, expected, released, durable=0, *, generation=0, to=0, resend=False) -> Acknowledged:
     return Acknowledged(
         stream=stream,
         generation=generation,
+        to=to,
         expected=expected,
         released=released,
         durable=durable,
@@ -100,12 +138,20 @@ def release(stream: Stream, step: int) -> Release:
     return Release(stream=stream, step=step)
 
 
+def wanted(stream: Stream, durable: int, *, generation: int = 0, to: int = 0) -> SnapshotWanted:
+    return SnapshotWanted(stream=stream, generation=generation, to=to, durable=durable)
+
+
+def ask(stream: Stream, durable: int) -> AskSnapshot:
+    return AskSnapshot(stream=stream, durable=durable)
+
+
 def started(plan: WorkerPlan, *, start_step: int = 0, generation: int = 0) -> WorkerCore:
-    """A core whose neighbours have said hello."""
+    """A core whose neighbours have said hello, and know that it has."""
     core = WorkerCore(plan, start_step=start_step, generation=generation)
     core.start()
     for side in plan.sides():
-        core.handle(linked(side))
+        core.handle(linked(side, heard=generation))
     return core
 
 

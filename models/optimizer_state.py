@@ -1,0 +1,138 @@
+"""An optimizer's state as named tensors, there and back.
+
+Owns the names and how a number survives as a tensor. Knows nothing of blocks. torch's own
+load_state_dict is not used: it casts what it loads to the parameter's type, and imports
+torch._dynamo (see models.optimizers).
+
+Names: "<parameter>/<key>", and "groups/<index>/<key>" for a number in a parameter group that has
+changed since the optimizer was made. A key of a number ends in its type, such as "k:int".
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+Number = bool | int | float
+
+DTYPES: dict[str, torch.dtype] = {"bool": torch.bool, "int": torch.int64, "float": torch.float64}
+KEYS = {
+    "sgd": frozenset({"momentum_buffer"}),
+    "adamw": frozenset({"step", "exp_avg", "exp_avg_sq"}),
+}
+
+
+class OptimizerState:
+    """What an optimizer of a name carries from step to step; `names` are its parameters'.
+
+    The learning rate is no part of it: the caller sets it before each step.
+    """
+
+    def __init__(
+        self, name: str, optimizer: torch.optim.Optimizer, names: Mapping[str, Parameter]
+    ) -> None:
+        self._name = name
+        self._optimizer = optimizer
+        self._parameters = dict(names)
+        self._names: dict[Tensor, str] = {parameter: name for name, parameter in names.items()}
+        self._groups = {
+            parameter: group for group in optimizer.param_groups for parameter in group["params"]
+        }
+        self._numbers_at_first = [_numbers(group) for group in optimizer.param_groups]
+
+    def state(self) -> dict[str, Tensor]:
+        """All of it; ValueError where the optimizer keeps what is no tensor and no number."""
+        found: dict[str, Any] = {}
+        for parameter, entries in self._optimizer.state.items():
+            if parameter not in self._names:
+                raise ValueError(
+                    f"optimizer {self._name!r} keeps a state of {str(parameter)[:40]!r}, which is"
+                    " no parameter of the block; use one that keeps its state by parameter"
+                )
+            found |= {f"{self._names[parameter]}/{key}": v for key, v in entries.items()}
+        for i, group in enumerate(self._optimizer.param_groups):
+            first = self._numbers_at_first[i]
+            changed = {k: v for k, v in _numbers(group).items() if k not in first or v != first[k]}
+            found |= {f"groups/{i}/{key}": value for key, value in changed.items()}
+        return dict(self._as_tensor(name, value) for name, value in found.items())
+
+    def _as_tensor(self, name: str, value: object) -> tuple[str, Tensor]:
+        if isinstance(value, Tensor):
+            return name, value
+        kind = type(value).__name__
+        if kind not in DTYPES:
+            raise ValueError(
+                f"optimizer {self._name!r} keeps a {kind} as {name!r}, which can't be saved; use"
+                " one that keeps tensors and numbers"
+            )
+        return f"{name}:{kind}", torch.tensor(value, dtype=DTYPES[kind])
+
+    def check(self, state: Mapping[str, Tensor]) -> None:
+        """Raise ValueError unless `state` is of this optimizer and of these parameters."""
+        keys: dict[str, set[str]] = {}
+        for name, value in state.items():
+            owner, _, key = name.rpartition("/")
+            if owner.startswith("groups/"):
+                index = int(owner.removeprefix("groups/"))
+                if index >= len(self._optimizer.param_groups):
+                    raise self._refusal(name, "which has no such group")
+                continue
+            if owner not in self._parameters:
+                raise self._refusal(name, "which has no such parameter")
+            shape = tuple(self._parameters[owner].shape)
+            if self._name in KEYS and tuple(value.shape) not in ((), shape):
+                raise self._refusal(name, f"{tuple(value.shape)} beside a parameter of {shape}")
+            keys.setdefault(owner, set()).add(key)
+        for owner, found in keys.items():
+            if found != KEYS.get(self._name, found):
+                raise self._refusal(
+                    f"{owner}/{','.join(sorted(found))}",
+                    f"which keeps {', '.join(sorted(KEYS[self._name]))}",
+                )
+
+    def _refusal(self, name: str, why: str) -> ValueError:
+        return ValueError(
+            f"state {name!r} for optimizer {self._name!r}, {why}; load it with the optimizer, the"
+            " model and the cuts that it was saved with"
+        )
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take over a copy of a state of `state()`, in place of all that was there."""
+        self._optimizer.state.clear()
+        for group, first in zip(self._optimizer.param_groups, self._numbers_at_first, strict=True):
+            for key in _numbers(group).keys() - first.keys():
+                del group[key]
+            group.update(first)
+        for name, value in state.items():
+            owner, _, key = name.rpartition("/")
+            plain_key, _, kind = key.rpartition(":")
+            if owner.startswith("groups/"):
+                group = self._optimizer.param_groups[int(owner.removeprefix("groups/"))]
+                group[plain_key] = value.item()
+                continue
+            entries = self._optimizer.state[self._parameters[owner]]
+            if kind in DTYPES and plain_key:
+                entries[plain_key] = value.item()
+            else:
+                entries[key] = self._placed(key, value, self._parameters[owner])
+
+    def _placed(self, key: str, value: Tensor, parameter: Parameter) -> Tensor:
+        """A copy where torch's optimizers want it: beside its parameter, but for the step count."""
+        group = self._groups[parameter]
+        if key == "step" and not (group.get("capturable") or group.get("fused")):
+            return value.detach().clone()
+        if value.shape == parameter.shape:  # with the parameter's strides
+            copy = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False)
+        else:
+            copy = torch.empty(value.shape, dtype=value.dtype, device=parameter.device)
+        return copy.copy_(value.detach())
+
+
+def _numbers(group: Mapping[str, Any]) -> dict[str, Number]:
+    return {
+        key: value
+        for key, value in group.items()
+        if type(value) in (bool, int, float) and key != "lr"
+    }

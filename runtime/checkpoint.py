@@ -1,0 +1,189 @@
+"""Checkpoints on disk: one part a worker, complete only when a manifest says so.
+
+Owns their layout, durability and verification. A part is a safetensors file; parts are written
+under a temporary name, flushed to the disk and renamed, and the manifest with all checksums
+follows when the last part is there, whoever wrote it. Imports no torch: keepers write.
+
+    checkpoints/00000120-5f3a9c1e/     step and run
+        part-0000.safetensors          the block's state before that step
+        part-0000.json                 its size and checksum
+        manifest.json                  all parts' checksums, and the run's config
+"""
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+KEPT = 2  # complete checkpoints that stay: where the newest is damaged, the one before serves
+CHUNK_BYTES = 1 << 22
+
+
+class DamagedCheckpoint(Exception):
+    """A checkpoint that says that it is complete, and is not what was written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A complete checkpoint: the state of `num_parts` blocks before `step`."""
+
+    path: Path
+    step: int
+    num_parts: int
+    config_toml: str
+
+    @classmethod
+    def open(cls, path: Path) -> "Checkpoint":
+        """The complete checkpoint in a directory, not verified. Raises DamagedCheckpoint."""
+        manifest = _read_json(path / "manifest.json")
+        if manifest is None:
+            raise DamagedCheckpoint(f"{path / 'manifest.json'} can't be read")
+        return cls(
+            path=path,
+            step=manifest["step"],
+            num_parts=len(manifest["parts"]),
+            config_toml=manifest["config"],
+        )
+
+    def part(self, block: int) -> Path:
+        """The file of one block's part."""
+        return _part(self.path, block)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointWriter:
+    """Writes the parts of one run, and the manifest when it finds all of them."""
+
+    run_dir: Path
+    run_id: str
+    num_parts: int
+
+    def directory(self, step: int) -> Path:
+        return self.run_dir / "checkpoints" / f"{step:08d}-{self.run_id[:8]}"
+
+    def part(self, step: int, block: int) -> Path:
+        """The file of one block's part."""
+        return _part(self.directory(step), block)
+
+    def write_part(self, block: int, step: int, image: bytes) -> bool:
+        """Make one part durable; True where that completed the checkpoint. Raises OSError."""
+        path = self.directory(step)
+        path.mkdir(parents=True, exist_ok=True)
+        record = {"bytes": len(image), "xxh3_64": f"{xxhash.xxh3_64_intdigest(image):016x}"}
+        write_durably(_part(path, block), image)
+        write_durably(_record(path, block), json.dumps(record).encode())
+        records = {k: _read_json(_record(path, k)) for k in range(self.num_parts)}
+        if None in records.values() or (path / "manifest.json").exists():
+            return False
+        manifest = {
+            "step": step,
+            "written_t": time.time(),
+            "parts": [records[k] for k in range(self.num_parts)],
+            "config": (self.run_dir / "config.toml").read_text("utf-8"),
+        }
+        write_durably(path / "manifest.json", json.dumps(manifest, indent=1).encode())
+        _prune(self.run_dir)
+        return True
+
+    def is_complete(self, step: int) -> bool:
+        """Whether the checkpoint of a step is complete."""
+        return (self.directory(step) / "manifest.json").exists()
+
+
+def newest(run_dir: Path) -> Iterator[Checkpoint | DamagedCheckpoint]:
+    """The complete checkpoints of a run, newest first, each verified as it is asked for.
+
+    One that is damaged comes as the error that says so, and the one before follows.
+    """
+    found = []
+    for path in (run_dir / "checkpoints").glob("*/manifest.json"):
+        manifest = _read_json(path)
+        if manifest is None:
+            yield DamagedCheckpoint(f"{path} can't be read")
+        else:
+            found.append((manifest["step"], manifest["written_t"], path.parent, manifest))
+    for _, _, path, manifest in sorted(found, key=lambda entry: entry[:2], reverse=True):
+        try:
+            _verify(path, manifest["parts"])
+        except DamagedCheckpoint as damage:
+            yield damage
+        else:
+            yield Checkpoint.open(path)
+
+
+def last_complete(run_dir: Path) -> Checkpoint | None:
+    """The newest whole checkpoint of a run, if it has one."""
+    return next((found for found in newest(run_dir) if isinstance(found, Checkpoint)), None)
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Replace a file as one, and have it on the disk when this returns. Raises OSError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()  # half a file helps no one, least of all on a full disk
+        raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _verify(path: Path, parts: Iterable[dict[str, Any]]) -> None:
+    for block, record in enumerate(parts):
+        part, digest = _part(path, block), xxhash.xxh3_64()
+        try:
+            with part.open("rb") as file:
+                while chunk := file.read(CHUNK_BYTES):
+                    digest.update(chunk)
+            size = part.stat().st_size
+        except OSError as error:
+            reason = os.strerror(error.errno or errno.EIO).lower()
+            raise DamagedCheckpoint(f"{part} can't be read ({reason})") from error
+        if size != record["bytes"] or f"{digest.intdigest():016x}" != record["xxh3_64"]:
+            raise DamagedCheckpoint(f"{part} is not what was written (its checksum differs)")
+
+
+def _prune(run_dir: Path) -> None:
+    """Delete all but the newest complete checkpoints, and what was begun before them."""
+    complete = []
+    for path in (run_dir / "checkpoints").glob("*/manifest.json"):
+        manifest = _read_json(path)
+        if manifest is not None:
+            complete.append((manifest["step"], manifest["written_t"], path.parent))
+    kept = sorted(complete, reverse=True)[:KEPT]
+    oldest = kept[-1][0] if len(kept) == KEPT else 0
+    for path in (run_dir / "checkpoints").iterdir():
+        is_kept = path in [entry[2] for entry in kept]
+        if not is_kept and int(path.name.split("-")[0]) < oldest:
+            shutil.rmtree(path, ignore_errors=True)  # another keeper may be at it too
+
+
+def _part(path: Path, block: int) -> Path:
+    return path / f"part-{block:04d}.safetensors"
+
+
+def _record(path: Path, block: int) -> Path:
+    return path / f"part-{block:04d}.json"
+
+
+def _read_json(path: Path) -> Any | None:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,150 @@
+"""A link on which messages are lost, damaged, late or doubled, as a plan says.
+
+Owns what each fault of an edge does to the bytes. Everything else passes through unchanged.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import zmq
+
+from runtime.faults import Fault
+from runtime.links.link import Damaged, Frame, Link
+from runtime.links.message import DataMessage, HelloMessage, Message
+
+OVERTAKEN_S = 0.5  # a message waits at most that long for one that overtakes it
+
+
+class FaultyLink:
+    """One end of an edge with its faults. `sends` is (this worker, the other)."""
+
+    def __init__(
+        self,
+        link: Link,
+        faults: Sequence[Fault],
+        zombies: Sequence[Fault],
+        *,
+        sends: tuple[int, int],
+        claim: Callable[[str], bool],
+    ) -> None:
+        self._link = link
+        self._claim = claim
+        # The end that dials cuts the connection; all else is done to what this end sends.
+        self._cuts = [f for f in faults if f.kind == "cut"] if sends[0] > sends[1] else []
+        self._faults = [f for f in faults if f.edge == sends and f.kind != "cut"]
+        self._zombies = [f"{fault} speaks to {sends[1]}" for fault in zombies]
+        self._late: deque[tuple[float, list[Frame]]] = deque()  # when to send what, in order
+        self._overtaken = False
+        self._parted_until_s = 0.0
+
+    @property
+    def pollable(self) -> zmq.Socket[bytes] | int:
+        return self._link.pollable
+
+    def frames(self, message: Message) -> list[Frame]:
+        return self._link.frames(message)
+
+    def send_frames(self, frames: list[Frame]) -> bool:
+        return self._link.send_frames(frames)
+
+    def redial(self, address: str | None = None) -> None:
+        self._link.redial(address)
+
+    def close(self) -> None:
+        self._link.close()
+
+    def send(self, message: Message) -> bool:
+        self._speak_as_zombie(message)
+        self._cut_if_due(message)
+        fault = self._due(message)
+        if fault is not None:
+            return self._send_faultily(message, fault)
+        if time.monotonic() < self._parted_until_s:
+            return True
+        if self._late and not self._overtaken:
+            self._late.append((self._late[-1][0], self._link.frames(message)))
+            return True
+        sent = self._link.send(message)
+        if isinstance(message, DataMessage) and self._overtaken:
+            self._send_late(at_once=True)
+        return sent
+
+    def receive(self) -> Message | Damaged | None:
+        self._send_late()
+        message = self._link.receive()
+        while message is not None and time.monotonic() < self._parted_until_s:
+            message = self._link.receive()
+        if message is not None and not isinstance(message, Damaged):
+            self._cut_if_due(message)
+        return message
+
+    def _due(self, message: Message) -> Fault | None:
+        if not isinstance(message, DataMessage):
+            return None
+        for fault in self._faults:
+            if fault.step == message.step and self._claim(str(fault)):
+                return fault
+        return None
+
+    def _send_faultily(self, message: Message, fault: Fault) -> bool:
+        frames = self._link.frames(message)
+        header, *tensors = frames
+        match fault.kind:
+            case "drop":
+                return True
+            case "duplicate":
+                self._link.send_frames(frames)
+            case "delay":
+                self._late.append((time.monotonic() + fault.amount, frames))
+                return True
+            case "reorder":
+                self._overtaken = True
+                self._late.append((time.monotonic() + OVERTAKEN_S, frames))
+                return True
+            case "corrupt":
+                frames = [header, *tensors[:-1], _flip(tensors[-1])] if tensors else [_flip(header)]
+            case "corrupt-header":
+                frames = [_flip(header), *tensors]
+            case "truncate":
+                cut = bytes(frames[-1])
+                frames = [*frames[:-1], cut[: len(cut) // 2]]
+            case "oversize":
+                frames = [*frames, bytes(2 * max(map(len, frames)) + (1 << 20))]
+            case "partition":
+                self._parted_until_s = time.monotonic() + fault.amount
+                return True
+        return self._link.send_frames(frames)
+
+    def _send_late(self, *, at_once: bool = False) -> None:
+        while self._late and (at_once or self._late[0][0] <= time.monotonic()):
+            self._link.send_frames(self._late.popleft()[1])
+            self._overtaken = False
+
+    def _cut_if_due(self, message: Message) -> None:
+        for fault in self._cuts:
+            due = isinstance(message, DataMessage) and message.step == fault.step
+            if due and self._claim(str(fault)):
+                self._link.redial()
+
+    def _speak_as_zombie(self, message: Message) -> None:
+        """Say what a dead life of this worker might still say: a hello, and wrong tensors."""
+        if not isinstance(message, DataMessage):
+            return
+        for name in self._zombies:
+            if self._claim(name):
+                dead = message.generation - 1
+                hello = HelloMessage(
+                    generation=dead, heard=message.to, asks=True, wants={}, fingerprint=0
+                )
+                wrong = tuple(tensor + 1 for tensor in message.payload)
+                self._link.send(hello)
+                self._link.send(replace(message, generation=dead, payload=wrong))
+
+
+def _flip(frame: Frame) -> bytes:
+    """A copy with one bit flipped, in its middle."""
+    flipped = bytearray(frame)
+    flipped[len(flipped) // 2] ^= 0x10
+    return bytes(flipped)

@@ -1,0 +1,94 @@
+"""Memory that outlives a worker: files in memory which its keeper owns and both can open.
+
+Owns their creation and names, and the page on which keeper and worker tell each other how things
+are. Imports no torch: the keeper reads this. What lies in the other files is the worker's.
+"""
+
+import mmap
+import os
+from dataclasses import dataclass
+from enum import IntEnum, auto
+from pathlib import Path
+
+PAGE_BYTES = 4096
+WORD_BYTES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryPaths:
+    """Where a worker finds its memory; the paths live as long as its keeper."""
+
+    page: str
+    messages: str
+    snapshots: tuple[str, str]
+    checkpoint: str
+
+
+class OwnedMemory:
+    """The keeper's hold on one worker's memory; `close` gives it back to the system."""
+
+    def __init__(self, name: str) -> None:
+        parts = ("page", "messages", "snapshot-a", "snapshot-b", "checkpoint")
+        self._fds = [os.memfd_create(f"{name}-{part}") for part in parts]
+        page, messages, first, second, checkpoint = (
+            f"/proc/{os.getpid()}/fd/{fd}" for fd in self._fds
+        )
+        self.paths = MemoryPaths(
+            page=page, messages=messages, snapshots=(first, second), checkpoint=checkpoint
+        )
+        os.ftruncate(self._fds[0], PAGE_BYTES)
+        self.page = Page(page)
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes up now."""
+        return sum(os.fstat(fd).st_blocks * 512 for fd in self._fds)
+
+    def close(self) -> None:
+        """Let go; what a worker still has open stays until it ends."""
+        self.page.close()
+        for fd in self._fds:
+            os.close(fd)
+
+
+class Word(IntEnum):
+    """The words of the page: 64-bit integers, each written by one side only."""
+
+    # By the worker's loop:
+    TURNS = 0  # of its loop, in this generation
+    STATE = auto()  # index of the core's state in its enum
+    STEP = auto()
+    STEPS_DONE = auto()  # in this generation
+    REACHED = auto()  # the first step that no generation has begun
+    COMPLETED = auto()  # the first step that no generation has ended
+    STOP_AT = auto()  # where the job stops, plus 1; 0: nowhere yet
+    FIRST_STEP = auto()  # the job's first step here, and when it was done
+    FIRST_STEP_T_NS = auto()
+    RETRAINED = auto()
+    REPLAYED = auto()
+    DUPLICATES = auto()
+    FENCED = auto()
+    DAMAGED = auto()
+    CHECKPOINT = auto()  # the step of what lies in the checkpoint's memory, plus 1
+    # By the keeper:
+    CHECKPOINT_DONE = auto()  # the last of these that it has dealt with, plus 1
+    STOP_WANTED = auto()
+
+
+class Page:
+    """The page of one worker. Words are aligned, so that each is read and written whole."""
+
+    def __init__(self, path: str) -> None:
+        with Path(path).open("r+b") as file:
+            self._map = mmap.mmap(file.fileno(), PAGE_BYTES)
+        self._words = memoryview(self._map).cast("q")
+
+    def __getitem__(self, word: Word) -> int:
+        return self._words[word]
+
+    def __setitem__(self, word: Word, value: int) -> None:
+        self._words[word] = value
+
+    def close(self) -> None:
+        self._words.release()
+        self._map.close()

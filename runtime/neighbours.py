@@ -1,0 +1,66 @@
+"""Whether the neighbours can still be heard, and dialling anew where they can't.
+
+Owns the patience with silence. A neighbour repeats itself every tick, also while it computes, so
+a silent one is dead, stopped, or behind a broken connection. The first two are its keeper's
+business; only the last is mended here.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from runtime.core.plan import Side
+from runtime.core.worker import WorkerCore
+from runtime.links.link import Link, LinkError
+
+log = logging.getLogger(__name__)
+
+REDIAL_AFTER_S = 1.0  # of silence; each time that nothing comes of it, twice as long
+MAX_REDIAL_S = 16.0
+
+
+@dataclass
+class _Silence:
+    since_s: float
+    redial_after_s: float = REDIAL_AFTER_S
+
+
+class Neighbours:
+    """Watches the silence on each side of one worker.
+
+    `find_below` says where the worker below listens now, if it has said so. After `patience_s` of
+    silence `check` raises LinkError: longer than any restart takes.
+    """
+
+    def __init__(
+        self,
+        links: Mapping[Side, Link],
+        *,
+        find_below: Callable[[], str | None],
+        patience_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._links = links
+        self._find_below = find_below
+        self._patience_s = patience_s
+        self._clock = clock
+        self._silences = {side: _Silence(since_s=clock()) for side in links}
+
+    def heard(self, side: Side) -> None:
+        """Note a word from a side."""
+        self._silences[side] = _Silence(since_s=self._clock())
+
+    def check(self, core: WorkerCore) -> None:
+        """Dial anew where it has been silent for long. Raises LinkError after all patience."""
+        for side, silence in self._silences.items():
+            silent_s = self._clock() - silence.since_s
+            if silent_s > self._patience_s:
+                raise LinkError(
+                    f"no word from the worker {side.value} in {self._patience_s:.0f} s, at step"
+                    f" {core.step}; can its address be reached from this host (--bind)?"
+                )
+            if silent_s > silence.redial_after_s:
+                silence.redial_after_s = silent_s + min(MAX_REDIAL_S, silence.redial_after_s)
+                log.warning("the worker %s is silent; dialling anew", side.value)
+                self._links[side].redial(self._find_below() if side is Side.BELOW else None)

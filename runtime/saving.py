@@ -1,0 +1,100 @@
+"""How a worker's state is made safe, and where a new generation takes it up.
+
+Owns what a snapshot and a part of a checkpoint hold: the block's state, and in a part also the
+downward ties that its receiver has not used up. Both are written where the keeper keeps them.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from runtime.core.plan import Stream, WorkerPlan
+from runtime.image import write_image
+from runtime.memory import MemoryPaths, Page, Word
+from runtime.retention import Retention
+from runtime.snapshots import Snapshots, image_of
+
+MESSAGE = "message/"  # what follows: stream, step, index of the tensor
+KEEPER_TIMEOUT_S = 600.0  # for the checkpoint before this one to reach the disk
+POLL_S = 0.01
+
+
+class Saver:
+    """Saves one worker's state; called on its compute thread, at step boundaries only."""
+
+    def __init__(
+        self,
+        memory: MemoryPaths,
+        page: Page,
+        retention: Retention,
+        plan: WorkerPlan,
+        *,
+        announce: Callable[[], None],
+        between: Callable[[int], None],
+    ) -> None:
+        """`announce` wakes the keeper; `between` is called when a part is written and its
+        snapshot is not yet (a place where a fault can strike)."""
+        self._checkpoint = memory.checkpoint
+        self._snapshots = Snapshots(memory.snapshots)
+        self._page = page
+        self._retention = retention
+        self._plan = plan
+        self._announce = announce
+        self._between = between
+
+    def latest(self) -> tuple[int, dict[str, Tensor]] | None:
+        """The newest snapshot of the generations before, and its step."""
+        return self._snapshots.latest()
+
+    def save(self, step: int, state: Mapping[str, Tensor], *, checkpoint: bool) -> None:
+        """Save the state before `step`, first as a part of a checkpoint where it is one.
+
+        A death between the two repeats both; the part is then found to be there already.
+        """
+        if checkpoint and self._page[Word.CHECKPOINT] != step + 1:
+            self._await_keeper()
+            write_image(self._checkpoint, step, image_of({**state, **self._messages(step)}))
+            self._page[Word.CHECKPOINT] = step + 1
+            self._announce()
+        if checkpoint:
+            self._between(step)
+        self._snapshots.take(step, image_of(state))
+
+    def _await_keeper(self) -> None:
+        """Wait until the part before this one is on the disk: its memory is used again."""
+        deadline_s = time.monotonic() + KEEPER_TIMEOUT_S
+        while self._page[Word.CHECKPOINT_DONE] < self._page[Word.CHECKPOINT]:
+            if time.monotonic() > deadline_s:
+                raise TimeoutError(f"the last checkpoint took over {KEEPER_TIMEOUT_S:.0f} s")
+            time.sleep(POLL_S)
+
+    def _messages(self, step: int) -> dict[str, Tensor]:
+        """The downward ties that the worker below uses from `step` on, and absent ones empty."""
+        down = Stream.TIE_DOWN
+        found: dict[str, Tensor] = {}
+        if down not in self._plan.outgoing:
+            return {}
+        for late in range(max(0, step - self._plan.lag), step):
+            name = f"{MESSAGE}{down.value}/{late}"
+            payload = self._retention.get(down, late) or (torch.empty(0),)
+            found |= {f"{name}/{i}": tensor for i, tensor in enumerate(payload)}
+        return found
+
+
+def split_part(part: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[int, list[Tensor]]]:
+    """Divide a part of a checkpoint into the block's state and the downward ties by step."""
+    state = {name: tensor for name, tensor in part.items() if not name.startswith(MESSAGE)}
+    ties: dict[int, list[Tensor]] = {}
+    for name in sorted(part.keys() - state.keys()):
+        _, _, step, _ = name.split("/")
+        ties.setdefault(int(step), []).append(part[name])
+    return state, ties
+
+
+def put_back(ties: Mapping[int, list[Tensor]], retention: Retention) -> None:
+    """Keep a checkpoint's downward ties as if they had just been sent."""
+    for step, tensors in ties.items():
+        absent = len(tensors) == 1 and tensors[0].numel() == 0
+        retention.put(Stream.TIE_DOWN, step, None if absent else tuple(tensors))

@@ -1,0 +1,159 @@
+"""One process under a keeper's care, through all its lives.
+
+Owns its start, what it says, how it ends, and whether it still makes progress. Imports no torch.
+"""
+
+import contextlib
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from typing import Any
+
+import msgpack
+
+from runtime.core.worker import State
+from runtime.memory import OwnedMemory, Word
+from runtime.program import Life, Meeting, Program
+
+RESTART_WINDOW_S = 300.0
+START_TIMEOUT_S = 600.0  # from its start to the first turn of its loop; others may load data
+FIRST_STEP_PATIENCE = 5  # times the hang timeout, for the first step of a life
+END_S = 3.0
+COMPUTING = (State.FORWARD, State.UPDATE, State.APPLY, State.SNAPSHOT)
+STATES = tuple(State)
+
+
+class Ward:
+    """The coordinator (`block` None), or a worker with the memory that outlives it."""
+
+    def __init__(
+        self,
+        context: ForkServerContext,
+        body: Callable[..., None],
+        program: Program,
+        meeting: Meeting,
+        *,
+        block: int | None = None,
+    ) -> None:
+        self.block = block
+        self.name = "the coordinator" if block is None else f"worker {block}"
+        self.memory = None if block is None else OwnedMemory(f"loco-{block}")
+        self.said: dict[str, Any] = {}
+        self._context = context
+        self._body = body
+        self._program = program
+        self._meeting = meeting
+        self._life = Life(memory=None if self.memory is None else self.memory.paths)
+        self._restarts_s: deque[float] = deque()
+        self._start()
+
+    def _start(self) -> None:
+        if self.memory is not None:  # what the life before has left there says nothing of this one
+            for word in (Word.TURNS, Word.STATE, Word.STEPS_DONE):
+                self.memory.page[word] = 0
+        ours, theirs = self._context.Pipe()
+        who = () if self.block is None else (self.block,)
+        self.process: ForkServerProcess = self._context.Process(
+            target=self._body,
+            args=(self._program, self._meeting, *who, self._life, theirs),
+            name=self.name,
+        )
+        self.process.start()
+        theirs.close()
+        self.pipe: Connection = ours
+        self.said.pop("traceback", None)
+        self._began_s = self._moved_s = self._computing_s = time.monotonic()
+        self._turns = 0
+        self._computing: tuple[State, int] | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        return self.process.exitcode is not None
+
+    def listen(self) -> bool:
+        """Take all that it says; True where it has announced a part of a checkpoint."""
+        announced = False
+        try:
+            while self.pipe.poll():
+                facts = msgpack.unpackb(self.pipe.recv_bytes())
+                announced |= facts.pop("checkpoint", False)
+                self.said |= facts
+        except (EOFError, ConnectionError):
+            pass  # it has ended, and says nothing more
+        return announced
+
+    def hangs(self, now_s: float) -> str:
+        """Why it is taken to make no progress; "" where it does.
+
+        A loop that does not turn hangs, whatever it waits for. Of the states only computing is
+        bounded, so that one that waits in good health is left alone.
+        """
+        if self.memory is None:
+            return ""
+        page, limit_s = self.memory.page, self._program.hang_timeout_s
+        if page[Word.TURNS] != self._turns:
+            self._turns, self._moved_s = page[Word.TURNS], now_s
+        if self._turns == 0:
+            limit_s = max(limit_s, START_TIMEOUT_S)
+        if now_s - self._moved_s > limit_s:
+            return f"its loop has not turned for {now_s - self._moved_s:.1f} s"
+        computing = (STATES[page[Word.STATE]], page[Word.STEP])
+        writes = page[Word.CHECKPOINT] > page[Word.CHECKPOINT_DONE]  # it may wait for the disk
+        if computing != self._computing or computing[0] not in COMPUTING or writes:
+            self._computing, self._computing_s = computing, now_s
+        if page[Word.STEPS_DONE] == 0:
+            limit_s *= FIRST_STEP_PATIENCE
+        if now_s - self._computing_s > limit_s:
+            what, step = computing
+            return f"the {what.value} of step {step} has not ended in {limit_s:.1f} s"
+        return ""
+
+    def may_restart(self, now_s: float) -> bool:
+        """Count a restart; False where that makes too many in RESTART_WINDOW_S."""
+        self._restarts_s.append(now_s)
+        while self._restarts_s[0] < now_s - RESTART_WINDOW_S:
+            self._restarts_s.popleft()
+        return len(self._restarts_s) <= self._program.max_worker_restarts
+
+    def restart(self, cause: str) -> None:
+        """Begin its next life; the one before has ended."""
+        assert self.has_ended, "two lives at once would be a zombie"
+        self.pipe.close()
+        self.process.close()
+        self._life = Life(
+            generation=self._life.generation + 1,
+            cause=cause,
+            detected_t=time.time(),
+            memory=self._life.memory,
+        )
+        self._start()
+
+    def end(self, number: signal.Signals) -> None:
+        """Send a signal to it, if it lives; a stopped process is woken for it."""
+        if not self.has_ended:
+            assert self.process.pid is not None
+            with contextlib.suppress(ProcessLookupError):  # it may have ended meanwhile
+                os.kill(self.process.pid, signal.SIGCONT)
+                os.kill(self.process.pid, number)
+
+    def kill(self) -> None:
+        """End it now, and wait until it has."""
+        self.end(signal.SIGKILL)
+        self.process.join(END_S)
+
+    def how_it_ended(self) -> str:
+        """In words, with the last line of its traceback where it left one."""
+        code = self.process.exitcode
+        if code is not None and code < 0:
+            return f"was killed by {signal.Signals(-code).name}"
+        lines = self.said.get("traceback", "").rstrip().splitlines()
+        return f"failed with exit code {code}" + (f" ({lines[-1]})" if lines else "")
+
+    def close(self) -> None:
+        self.pipe.close()
+        if self.memory is not None:
+            self.memory.close()
