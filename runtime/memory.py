@@ -69,6 +69,7 @@ class Word(IntEnum):
     DUPLICATES = auto()
     FENCED = auto()
     DAMAGED = auto()
+    LEAVING = auto()  # its loop has ended: it only closes what it has open
     CHECKPOINT = auto()  # the step of what lies in the checkpoint's memory, plus 1
     # By the keeper:
     CHECKPOINT_DONE = auto()  # the last of these that it has dealt with, plus 1

@@ -17,6 +17,7 @@ import zmq
 
 from runtime import digest
 from runtime.core.plan import Stream
+from runtime.core.worker import State
 from runtime.driver import Driver
 from runtime.memory import Page, Word
 
@@ -80,16 +81,17 @@ class Reporter:
             self._report(force=True)
         self._report(force=False)
         self._listen()
-        if not done:
-            return False
-        return driver.core.end < self._num_steps or self._may_leave()
+        if done and driver.core.end < self._num_steps:
+            return True  # the job stops here, and no neighbour needs this worker
+        is_linking = driver.core.state is State.LINKING  # the others may have left meanwhile
+        return (done or is_linking) and self._may_leave(done)
 
-    def _may_leave(self) -> bool:
+    def _may_leave(self, done: bool) -> bool:
         now_s = time.monotonic()
         if now_s - self._asked_s < ASK_EVERY_S:
             return False
         self._asked_s = now_s
-        if now_s - self._done_s > COORDINATOR_PATIENCE_S:
+        if done and now_s - self._done_s > COORDINATOR_PATIENCE_S:
             raise TimeoutError(f"no result is safe after {COORDINATOR_PATIENCE_S:.0f} s")
         return self._is_over()
 

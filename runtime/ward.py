@@ -21,6 +21,7 @@ from runtime.program import Life, Meeting, Program
 
 RESTART_WINDOW_S = 300.0
 START_TIMEOUT_S = 600.0  # from its start to the first turn of its loop; others may load data
+LEAVING_TIMEOUT_S = 30.0  # from its loop's last turn: what was said may still be on its way
 FIRST_STEP_PATIENCE = 5  # times the hang timeout, for the first step of a life
 END_S = 3.0
 COMPUTING = (State.FORWARD, State.UPDATE, State.APPLY, State.SNAPSHOT)
@@ -53,7 +54,7 @@ class Ward:
 
     def _start(self) -> None:
         if self.memory is not None:  # what the life before has left there says nothing of this one
-            for word in (Word.TURNS, Word.STATE, Word.STEPS_DONE):
+            for word in (Word.TURNS, Word.STATE, Word.STEPS_DONE, Word.LEAVING):
                 self.memory.page[word] = 0
         ours, theirs = self._context.Pipe()
         who = () if self.block is None else (self.block,)
@@ -99,6 +100,8 @@ class Ward:
             self._turns, self._moved_s = page[Word.TURNS], now_s
         if self._turns == 0:
             limit_s = max(limit_s, START_TIMEOUT_S)
+        if page[Word.LEAVING]:
+            limit_s = max(limit_s, LEAVING_TIMEOUT_S)
         if now_s - self._moved_s > limit_s:
             return f"its loop has not turned for {now_s - self._moved_s:.1f} s"
         computing = (STATES[page[Word.STATE]], page[Word.STEP])

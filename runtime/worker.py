@@ -19,9 +19,10 @@ import msgpack
 import safetensors.torch
 import torch
 import zmq
+from torch import Tensor
 
 from runtime.checkpoint import Checkpoint
-from runtime.core.plan import Side
+from runtime.core.plan import Side, Stream
 from runtime.core.streams import ProtocolError
 from runtime.core.worker import WorkerCore
 from runtime.driver import Driver
@@ -58,7 +59,7 @@ def run_worker(program: Program, meeting: Meeting, k: int, life: Life, keeper: C
         announcement = rendezvous.await_announcement()
         if announcement.refused:
             sys.exit(REFUSED)
-        if announcement.nothing_to_do:
+        if announcement.nothing_to_do or rendezvous.is_finished:
             return
         _log_to(worker_log(Path(announcement.run_dir), k))
         _tell(keeper, run_dir=announcement.run_dir, run_id=announcement.run_id)
@@ -162,12 +163,19 @@ class Worker:
         if self._announcement.recut:
             self._block, notes = self._job.carry(self._k, checkpoint)
             self._carried = list(notes)
+            put_back(self._absent_ties(checkpoint.step), self._retention)
         else:
             state, ties = split_part(safetensors.torch.load_file(checkpoint.part(self._k)))
             self._block = self._job.build_block(self._k)
             self._block.load(state)
             put_back(ties, self._retention)
         self._saver.save(self._start_step, self._block.state(), checkpoint=False)
+
+    def _absent_ties(self, step: int) -> dict[int, list[Tensor]]:
+        """Another cut's downward ties mean nothing here: their terms are left out."""
+        if Stream.TIE_DOWN not in self._outgoing:
+            return {}
+        return {late: [torch.empty(0)] for late in range(max(0, step - self._plan.lag), step)}
 
     def link(self, rendezvous: Rendezvous) -> None:
         """Bind and connect this worker's edges; waits for the neighbours' addresses."""
@@ -280,4 +288,5 @@ class Worker:
         except BaseException as error:
             self._thread_failure = error
         finally:
+            self._page[Word.LEAVING] = 1
             driver.end_compute()

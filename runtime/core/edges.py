@@ -151,6 +151,6 @@ class Edges:
 
     def send_what_credit_allows(self) -> Iterator[Send]:
         for stream, outgoing in self.outgoing.items():
-            if self.peers[stream.target].is_linked:
+            if outgoing.waits and self.peers[stream.target].is_linked:
                 for step in outgoing.take_sendable():
                     yield Send(stream=stream, step=step, absent=outgoing.is_absent(step))

@@ -14,6 +14,7 @@ class Side(Enum):
 
     BELOW = "below"
     ABOVE = "above"
+    __hash__ = object.__hash__  # each member is one object; Enum's own is slow, and seeded
 
 
 class Stream(Enum):
@@ -23,6 +24,7 @@ class Stream(Enum):
     ACTIVATION = "activation"  # upward: the detached output of the lower home
     TIE_UP = "tie_up"  # upward: gradients or weights of the lower worker's guest
     TIE_DOWN = "tie_down"  # downward: gradients or weights of the upper worker's shared units
+    __hash__ = object.__hash__
 
     @property
     def source(self) -> Side:
@@ -57,6 +59,12 @@ class Window:
                 f" give it at least {2 * self.message_bytes}"
             )
 
+    @property
+    def num_largest(self) -> int:
+        """How many of its largest messages it holds."""
+        by_bytes = self.max_bytes // self.message_bytes if self.message_bytes else self.max_messages
+        return min(self.max_messages, by_bytes)
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerPlan:
@@ -85,9 +93,9 @@ class WorkerPlan:
             raise ValueError("checkpoints without snapshots; give snapshot_every")
         for windows in (self.incoming, self.outgoing):
             down = windows.get(Stream.TIE_DOWN)
-            if down is not None and down.max_messages < self.lag + 1:
+            if down is not None and down.num_largest < self.lag + 1:
                 raise ValueError(
-                    f"the downward window of {down.max_messages} messages is too small for lag"
+                    f"the downward window of {down.num_largest} messages is too small for lag"
                     f" {self.lag}; it must hold at least {self.lag + 1}"
                 )
         for stream, window in self.outgoing.items():

@@ -35,6 +35,7 @@ class Outgoing:
         self.window = window
         self._limit = limit
         self.made = start  # everything below is made
+        self._sendable = start if limit is None else min(start, limit)  # of these, what is sent
         self.sent = start
         self.durable = min(kept, default=self._sendable)
         self.released = self.durable  # the least it can be, until the receiver tells
@@ -44,6 +45,8 @@ class Outgoing:
         """Note that message `step` exists and waits to be sent."""
         assert step == self.made, (step, self.made)
         self.made += 1
+        if self._limit is None or step < self._limit:
+            self._sendable = self.made
         if absent:
             self._absent.add(step)
 
@@ -54,10 +57,6 @@ class Outgoing:
     def waits(self) -> bool:
         """Whether a message that is made has not been sent."""
         return self.sent < self._sendable
-
-    @property
-    def _sendable(self) -> int:
-        return self.made if self._limit is None else min(self.made, self._limit)
 
     @property
     def has_room(self) -> bool:

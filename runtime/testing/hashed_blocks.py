@@ -65,9 +65,11 @@ class Case:
 def reference(case: Case, end: int | None = None) -> list[int]:
     """The same training up to step `end` as a plain loop; returns each worker's last number."""
     weights = list(range(case.num_workers))
-    downs = []  # by step, then by worker
+    downs: list[list[int | None]] = []  # by step, then by worker
     for step in range(case.num_steps if end is None else end):
-        activation, ups, down = None, [], []
+        activation: int | None = None
+        ups: list[int | None] = []
+        down: list[int | None] = []
         for k in range(case.num_workers):
             inputs, activation = activation, mix(weights[k], activation)
             weights[k] = mix(weights[k], step, inputs)
@@ -91,10 +93,11 @@ def mix(*values: int | None) -> int:
 
 @dataclass(frozen=True)
 class HashedTies:
-    """What an update offers the neighbours; None: absent."""
+    """What an update offers the neighbours."""
 
     up: int | None
     down: int | None
+    absent: bool
 
 
 class HashedBlock:
@@ -104,7 +107,7 @@ class HashedBlock:
         self.weights = k if weights is None else weights
         self._case = case
         self._k = k
-        self._inputs: int | None = None
+        self._inputs: int | None = None  # of the step under way
 
     def forward(self, step: int, incoming: int | None) -> int:
         """Make the activation."""
@@ -116,8 +119,8 @@ class HashedBlock:
         """Take the own step; make the ties."""
         self.weights = mix(self.weights, step, self._inputs)
         if (self._k, step) in self._case.absent:
-            return HashedTies(None, None)
-        return HashedTies(mix(self.weights, 1), mix(self.weights, 2))
+            return HashedTies(None, None, absent=True)
+        return HashedTies(mix(self.weights, 1), mix(self.weights, 2), absent=False)
 
     def apply(self, step: int, from_below: int | None, from_above: int | None) -> None:
         """Apply the partners' ties."""

@@ -2,19 +2,21 @@
 
 Owns simulated time, messages in flight, and what each worker computed when. The blocks may be
 real ones, whose steps then take the time that `duration_s` says, or None, when only the timing
-matters. One seed gives one history.
+matters. One seed gives one history. Nothing goes wrong here (see runtime.testing.simulated_faults).
 """
 
 import heapq
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from runtime.core.messages import (
     Acknowledge,
     Acknowledged,
     Action,
     Arrived,
+    AskSnapshot,
     Compute,
     Computed,
     Event,
@@ -25,31 +27,49 @@ from runtime.core.messages import (
     Phase,
     Release,
     Send,
+    Snapshot,
+    SnapshotTaken,
+    SnapshotWanted,
+    StopTold,
+    TellStop,
     Tick,
     Trim,
 )
 from runtime.core.plan import Side, Stream, WorkerPlan
 from runtime.core.worker import State, WorkerCore
-from runtime.step import BlockStep, Payload
 
 Duration = Callable[[int, Phase, int], float]  # (worker, phase, step) -> seconds
 Latency = Callable[[int, int], float]  # (from worker, to worker) -> seconds
+Payload = Any  # tensors of real blocks, numbers of hashed ones
+
+
+class SimulatedBlock(Protocol):
+    """What of a block the simulation uses; runtime.step.BlockStep offers it."""
+
+    def forward(self, step: int, incoming: Payload) -> Payload: ...
+    def update(self, step: int) -> Any: ...
+    def apply(self, step: int, from_below: Payload, from_above: Payload) -> None: ...
 
 
 def _nothing(simulation: "Simulation", worker: int) -> None:
     del simulation, worker
 
 
+def _copied(payload: Payload) -> Payload:
+    """What a real link does: the receiver's tensors are its own."""
+    return None if payload is None else tuple(tensor.clone() for tensor in payload)
+
+
 class Stuck(Exception):
     """Nothing is left to happen and a worker has not finished: a deadlock."""
 
 
-@dataclass
+@dataclass(eq=False)
 class SimulatedWorker:
-    """One core, its block if it has one, and the payloads its driver would keep."""
+    """One life of a worker: core, block if it has one, and the payloads its driver would keep."""
 
     core: WorkerCore
-    block: BlockStep | None
+    block: SimulatedBlock | None
     inbox: dict[tuple[Stream, int], Payload] = field(default_factory=dict)
     outbox: dict[tuple[Stream, int], Payload] = field(default_factory=dict)
     computed: list[tuple[float, Phase, int]] = field(default_factory=list)
@@ -64,10 +84,13 @@ class Simulation:
         *,
         duration_s: Duration,
         latency_s: Latency,
-        blocks: Sequence[BlockStep] | None = None,
+        snapshot_s: Callable[[int], float] = lambda _: 0.0,
+        blocks: Sequence[SimulatedBlock] | None = None,
         on_event: Callable[["Simulation", int], None] = _nothing,
+        own: Callable[[Payload], Payload] = _copied,
     ) -> None:
-        found: Sequence[BlockStep | None] = blocks or [None] * len(plans)
+        """`own` makes a payload the receiver's own."""
+        found: Sequence[SimulatedBlock | None] = blocks or [None] * len(plans)
         self.workers = [
             SimulatedWorker(core=WorkerCore(plan), block=block)
             for plan, block in zip(plans, found, strict=True)
@@ -75,7 +98,9 @@ class Simulation:
         self.now_s = 0.0
         self._duration_s = duration_s
         self._latency_s = latency_s
+        self._snapshot_s = snapshot_s
         self._on_event = on_event
+        self._own = own
         self._order = itertools.count()
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._last_arrival_s: dict[tuple[int, int], float] = {}
@@ -87,15 +112,13 @@ class Simulation:
         while self._heap:
             self.now_s, _, happen = heapq.heappop(self._heap)
             happen()
-        unfinished = {
-            k: worker.core.state.value
-            for k, worker in enumerate(self.workers)
-            if worker.core.state is not State.DONE
-        }
-        if unfinished:
-            details = "\n".join(self.workers[k].core.describe() for k in unfinished)
-            raise Stuck(f"at {self.now_s:.3f} s {unfinished} wait for ever\n{details}")
+        if not self.are_done:
+            raise self._stuck()
         return self.now_s
+
+    @property
+    def are_done(self) -> bool:
+        return all(worker.core.state is State.DONE for worker in self.workers)
 
     def tick(self, k: int) -> None:
         """Let worker k's timer run out now."""
@@ -105,46 +128,53 @@ class Simulation:
         """Let something happen after `delay_s` of simulated time."""
         heapq.heappush(self._heap, (self.now_s + delay_s, next(self._order), happen))
 
-    def _deliver(self, k: int, event: Event, payload: Payload | None = None) -> None:
+    def _stuck(self) -> Stuck:
+        unfinished = {
+            k: f"{worker.core.state.value} at {worker.core.step}"
+            for k, worker in enumerate(self.workers)
+            if worker.core.state is not State.DONE
+        }
+        details = "\n".join(self.workers[k].core.describe() for k in unfinished)
+        return Stuck(f"at {self.now_s:.3f} s {unfinished} wait for ever\n{details}")
+
+    def _deliver(self, k: int, event: Event, payload: Payload = None) -> None:
         actions = self.workers[k].core.handle(event)
         self._perform(k, actions, payload)
         self._on_event(self, k)
 
-    def _perform(self, k: int, actions: list[Action], arrived: Payload | None = None) -> None:
+    def _perform(self, k: int, actions: list[Action], arrived: Payload = None) -> None:
         worker = self.workers[k]
         for action in actions:
+            if type(action) in _SIDES:
+                self._say(k, worker, action)
+                continue
             match action:
                 case Compute():
                     self._compute(k, action)
-                case Send(stream=stream, step=step, absent=absent):
-                    event = Arrived(
-                        stream=stream,
-                        step=step,
-                        generation=worker.core.generation,
-                        checksum=step,
-                        absent=absent,
-                    )
-                    self._transmit(k, stream.target, event, worker.outbox.get((stream, step)))
                 case Keep(stream=stream, step=step):
-                    if arrived is not None:
-                        # What a real link does: the receiver's tensors are its own.
-                        worker.inbox[stream, step] = tuple(tensor.clone() for tensor in arrived)
+                    worker.inbox[stream, step] = self._own(arrived)
                 case Release(stream=stream, step=step):
                     worker.inbox.pop((stream, step), None)
                 case Trim(stream=stream, step=step):
-                    for key in [key for key in worker.outbox if key[0] is stream and key[1] < step]:
-                        del worker.outbox[key]
-                case Acknowledge():
-                    self._transmit(k, action.stream.source, _acknowledged(action, worker.core))
-                case Hello(side=side, generation=generation, wants=wants):
-                    back = Side.BELOW if side is Side.ABOVE else Side.ABOVE
-                    self._transmit(k, side, Linked(side=back, generation=generation, wants=wants))
+                    self._trim(worker, stream, step)
+                case Snapshot():
+                    self._snapshot(k, action)
                 case Finish():
                     pass
                 case _:
                     raise AssertionError(f"this simulation has no place for {action}")
 
-    def _transmit(self, k: int, side: Side, event: Event, payload: Payload | None = None) -> None:
+    def _say(self, k: int, worker: SimulatedWorker, action: Action) -> None:
+        """Put on its way what one worker says to another: driver and link in one."""
+        payload = None
+        side = _SIDES[type(action)](action)
+        if isinstance(action, Send):
+            payload = worker.outbox.get((action.stream, action.step))
+        peer = worker.core.edges.peers[side]
+        event = _heard(action, worker.core.generation, peer.generation)
+        self._transmit(k, side, event, payload)
+
+    def _transmit(self, k: int, side: Side, event: Event, payload: Payload = None) -> None:
         """Deliver after the latency; what one worker sends to another stays in order."""
         to = k + 1 if side is Side.ABOVE else k - 1
         arrival_s = max(self.now_s + self._latency_s(k, to), self._last_arrival_s.get((k, to), 0.0))
@@ -153,42 +183,95 @@ class Simulation:
 
     def _compute(self, k: int, action: Compute) -> None:
         worker = self.workers[k]
-        if worker.block is not None:
-            _run_phase(worker, worker.block, action)
+        absent = worker.block is not None and _run_phase(worker, worker.block, action)
         worker.computed.append((self.now_s, action.phase, action.step))
-        event = Computed(phase=action.phase, step=action.step)
+        event = Computed(phase=action.phase, step=action.step, absent=absent)
         duration_s = self._duration_s(k, action.phase, action.step)
-        self.after(duration_s, lambda: self._deliver(k, event))
+        self.after(duration_s, lambda: self._complete(worker, k, event))
+
+    def _snapshot(self, k: int, action: Snapshot) -> None:
+        worker, event = self.workers[k], SnapshotTaken(step=action.step)
+        self.after(self._snapshot_s(k), lambda: self._complete(worker, k, event))
+
+    def _complete(self, worker: SimulatedWorker, k: int, event: Event) -> None:
+        """End what a worker was at, if it still lives."""
+        if self.workers[k] is worker:
+            self._deliver(k, event)
+
+    def _trim(self, worker: SimulatedWorker, stream: Stream, step: int) -> None:
+        for key in [key for key in worker.outbox if key[0] is stream and key[1] < step]:
+            del worker.outbox[key]
 
 
-def _acknowledged(action: Acknowledge, core: WorkerCore) -> Acknowledged:
-    return Acknowledged(
-        stream=action.stream,
-        generation=core.generation,
-        expected=action.expected,
-        released=action.released,
-        durable=action.durable,
-        resend=action.resend,
-    )
+_SIDES: Mapping[type, Callable[[Any], Side]] = {
+    Hello: lambda action: action.side,
+    Send: lambda action: action.stream.target,
+    Acknowledge: lambda action: action.stream.source,
+    AskSnapshot: lambda action: action.stream.target,
+    TellStop: lambda _: Side.ABOVE,
+}
 
 
-def _run_phase(worker: SimulatedWorker, block: BlockStep, action: Compute) -> None:
-    step = action.step
+def _heard(action: Action, generation: int, to: int | None) -> Event:
+    """What the neighbour hears; `generation` is the sender's and `to` the one it knows there."""
+    if isinstance(action, Hello):
+        back = Side.BELOW if action.side is Side.ABOVE else Side.ABOVE
+        return Linked(
+            side=back,
+            generation=generation,
+            heard=action.heard,
+            asks=action.asks,
+            wants=action.wants,
+        )
+    assert to is not None, action
+    match action:
+        case Acknowledge():
+            return Acknowledged(
+                stream=action.stream,
+                generation=generation,
+                to=to,
+                expected=action.expected,
+                released=action.released,
+                durable=action.durable,
+                resend=action.resend,
+            )
+        case Send(stream=stream, step=step, absent=absent):
+            return Arrived(
+                stream=stream,
+                step=step,
+                generation=generation,
+                to=to,
+                checksum=step,
+                absent=absent,
+            )
+        case AskSnapshot(stream=stream, durable=durable):
+            return SnapshotWanted(stream=stream, generation=generation, to=to, durable=durable)
+        case TellStop(step=step):
+            return StopTold(generation=generation, to=to, step=step)
+    raise AssertionError(action)
+
+
+def _run_phase(worker: SimulatedWorker, block: SimulatedBlock, action: Compute) -> bool:
+    """Compute, keep what is made, and return whether it is absent."""
+    step, plan = action.step, worker.core.plan
+    made, absent = {}, False
     if action.phase is Phase.FORWARD:
-        made = {Stream.ACTIVATION: block.forward(step, worker.inbox.get((Stream.ACTIVATION, step)))}
+        made[Stream.ACTIVATION] = block.forward(step, worker.inbox.get((Stream.ACTIVATION, step)))
     elif action.phase is Phase.UPDATE:
         ties = block.update(step)
-        made = {Stream.TIE_UP: ties.up, Stream.TIE_DOWN: ties.down}
+        made, absent = {Stream.TIE_UP: ties.up, Stream.TIE_DOWN: ties.down}, ties.absent
     else:
-        made = {}
         below, above = action.from_below, action.from_above
         block.apply(
             step,
             None if below is None else worker.inbox[Stream.TIE_UP, below],
             None if above is None else worker.inbox[Stream.TIE_DOWN, above],
         )
-    plan = worker.core.plan
     for stream, payload in made.items():
-        is_sent = stream in plan.outgoing and step < plan.num_messages(stream)
-        if payload is not None and is_sent:
-            worker.outbox[stream, step] = payload
+        window = plan.outgoing.get(stream)
+        if window is None or step >= plan.num_messages(stream):
+            continue
+        worker.outbox[stream, step] = payload
+        if window.max_retained is not None:
+            worker.outbox.pop((stream, step - window.max_retained), None)  # they lie in a ring
+    return absent

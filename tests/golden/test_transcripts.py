@@ -49,11 +49,13 @@ class Transcript(Simulation):
 
 def _said(event: Event) -> str:
     match event:
-        case Linked(generation=generation, wants=wants):
+        case Linked(generation=generation, heard=heard, asks=asks, wants=wants):
             wanted = (
                 ", ".join(f"{stream.value} {step}" for stream, step in wants.items()) or "nothing"
             )
-            return f"hello, generation {generation}, wants {wanted}"
+            known = "knows no one" if heard is None else f"knows generation {heard}"
+            asked = ", asks" if asks else ""
+            return f"hello, generation {generation}, {known}, wants {wanted}{asked}"
         case Arrived(stream=stream, step=step, absent=absent):
             return f"{stream.value} {step}" + (" absent" if absent else "")
         case Acknowledged(stream=stream, expected=expected, released=released):

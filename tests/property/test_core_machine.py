@@ -249,7 +249,7 @@ def test_both_directions_of_an_edge_full_at_once(lag, size):
         assert State.WAIT_CREDIT in seen or State.WAIT_TIE in seen
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(12))
 def test_sixty_steps_of_five_workers_in_random_order(seed):
     rng = random.Random(seed)
     case = Case(
@@ -266,8 +266,8 @@ def test_sixty_steps_of_five_workers_in_random_order(seed):
     network.check_end()
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_thirty_steps_with_many_deaths(seed):
+@pytest.mark.parametrize("seed", range(8))
+def test_thirty_steps_with_many_deaths_and_losses(seed):
     rng = random.Random(seed)
     case = Case(
         num_workers=4,
@@ -294,6 +294,9 @@ def test_thirty_steps_with_many_deaths(seed):
             num_deaths += 1
             k = rng.randrange(4)
             network.kill(k, lose_in=rng.random() < 0.5, lose_out=rng.random() < 0.5)
+        if rng.random() < 0.02 and (moving := network.moving()):
+            queue = network.queues[rng.choice(moving)]
+            del queue[rng.randrange(len(queue))]
         network.check_windows()
         network.check_retention()
         network.check_order()

@@ -76,7 +76,10 @@ def on_the_network(run: Resolved, data, *, seed: int) -> list[LocalBlock]:
         latency_s=lambda a, b: rng.choice([0.0, rng.expovariate(5)]),
     )
     simulation.run()
-    assert not any(worker.inbox or worker.outbox for worker in simulation.workers)
+    for worker in simulation.workers:
+        assert not worker.inbox
+        durable = {s: outgoing.durable for s, outgoing in worker.core.edges.outgoing.items()}
+        assert all(step < durable[stream] for stream, step in worker.outbox)
     return blocks
 
 

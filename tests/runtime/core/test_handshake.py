@@ -101,10 +101,14 @@ def test_a_restarted_worker_wants_what_its_snapshot_has_not_used_up():
 def test_a_tick_says_hello_until_linked_and_repeats_every_word_to_whom_is_known():
     core = WorkerCore(middle())
     core.start()
-    assert core.handle(Tick()) == core.handle(Tick()) == [
-        hello(BELOW, heard=None, asks=True, activation=0, tie_up=0),
-        hello(ABOVE, heard=None, asks=True, tie_down=0),
-    ]
+    assert (
+        core.handle(Tick())
+        == core.handle(Tick())
+        == [
+            hello(BELOW, heard=None, asks=True, activation=0, tie_up=0),
+            hello(ABOVE, heard=None, asks=True, tie_down=0),
+        ]
+    )
     core.handle(linked(BELOW))
     core.handle(arrived(ACTIVATION, 0))
     core.handle(linked(ABOVE, heard=None))
@@ -188,9 +192,7 @@ class Pair:
         said = []
         for action in actions:
             if isinstance(action, Hello):
-                to, side = (
-                    (self.upper, BELOW) if action.side is ABOVE else (self.lower, ABOVE)
-                )
+                to, side = (self.upper, BELOW) if action.side is ABOVE else (self.lower, ABOVE)
                 said.append((to, Linked(**vars(action) | {"side": side})))
         return said
 
@@ -207,7 +209,7 @@ class Pair:
         return all(core.edges.are_linked for core in (self.lower, self.upper))
 
 
-def test_crossing_hellos_link_both_sides_in_four_messages():
+def test_crossing_hellos_link_both_sides_in_six_messages():
     pair, num_messages = Pair(), 0
     while pair.flying:
         pair.deliver()
@@ -265,6 +267,7 @@ def test_both_sides_restart_at_once_and_hear_the_dead_first():
     while pair.flying:
         pair.deliver()
     assert pair.are_linked
-    assert {core.edges.peers[side].generation for core, side in (
-        (pair.lower, ABOVE), (pair.upper, BELOW)
-    )} == {1}
+    assert {
+        core.edges.peers[side].generation
+        for core, side in ((pair.lower, ABOVE), (pair.upper, BELOW))
+    } == {1}

@@ -1,5 +1,7 @@
 """Which message is due at which step, and windows that could not work."""
 
+from dataclasses import replace
+
 import pytest
 
 from runtime.core.plan import Side, Stream, Window, WorkerPlan
@@ -62,6 +64,13 @@ def test_the_downward_window_holds_the_lag(direction):
         WorkerPlan(num_steps=9, lag=3, **{direction: wide_down(3)})
 
 
+def test_the_bytes_of_the_downward_window_hold_the_lag_too():
+    """With lag 6 and bytes for two ties, both workers once waited for credit for ever."""
+    few_bytes = Window(max_messages=7, max_bytes=20, message_bytes=10)
+    with pytest.raises(ValueError, match=r"downward window of 2 messages .* lag 6; .* at least 7"):
+        WorkerPlan(num_steps=9, lag=6, outgoing={TIE_DOWN: few_bytes})
+
+
 def test_a_window_holds_two_messages_and_their_bytes():
     with pytest.raises(ValueError, match="window of 1 message; it must hold at least 2"):
         Window(max_messages=1, max_bytes=20, message_bytes=10)
@@ -74,11 +83,26 @@ def test_a_window_holds_two_messages_and_their_bytes():
     [
         ({"num_steps": 0}, "0 steps; a run has at least 1"),
         ({"num_steps": 1, "lag": -1}, "lag -1 is negative; 0 ties neighbours step by step"),
+        ({"num_steps": 1, "checkpoint_every": 1}, "checkpoints without snapshots; give snapshot_e"),
     ],
 )
 def test_a_plan_that_can_not_be_is_refused(figures, message):
     with pytest.raises(ValueError, match=message):
         WorkerPlan(**figures)
+
+
+def test_the_least_room_to_keep_messages_is_a_window_one_more_and_the_lag():
+    plan = WorkerPlan(num_steps=9, lag=3, outgoing=dict.fromkeys(Stream, WINDOW) | wide_down(5))
+    assert [plan.min_retained(stream) for stream in Stream] == [3, 3, 9]
+
+
+def test_less_room_than_that_is_refused():
+    down = wide_down(5)[TIE_DOWN]
+    WorkerPlan(num_steps=9, lag=3, outgoing={TIE_DOWN: replace(down, max_retained=9)})
+    with pytest.raises(
+        ValueError, match="room to keep 8 messages of the tie_down stream; .* need 9"
+    ):
+        WorkerPlan(num_steps=9, lag=3, outgoing={TIE_DOWN: replace(down, max_retained=8)})
 
 
 def wide_down(max_messages: int) -> dict[Stream, Window]:

@@ -77,9 +77,7 @@ def linked(
     return Linked(side=side, generation=generation, heard=heard, asks=asks, wants=full)
 
 
-def hello(
-    side: Side, generation: int = 0, *, heard: int | None, asks: bool, **wants: int
-) -> Hello:
+def hello(side: Side, generation: int = 0, *, heard: int | None, asks: bool, **wants: int) -> Hello:
     streams = {stream.value: stream for stream in Stream}
     return Hello(
         side=side,
@@ -107,7 +105,9 @@ def compute(phase: Phase, step: int, below: int | None = None, above: int | None
     return Compute(phase=phase, step=step, from_below=below, from_above=above)
 
 
-def acked(stream, expected, released, durable=0, *, generation=0, to=0, resend=False) -> Acknowledged:
+def acked(
+    stream, expected, released, durable=0, *, generation=0, to=0, resend=False
+) -> Acknowledged:
     return Acknowledged(
         stream=stream,
         generation=generation,

@@ -1,0 +1,384 @@
+"""The simulated network under a fault plan: what each fault does to workers and messages there.
+
+Owns deaths and restarts, what outlives them (a keeper's memory, checkpoints), and what of a
+message arrives when. The blocks hold one number each (see runtime.testing.hashed_blocks), so that
+the end of a run can be compared with a plain loop. Real processes meet faults elsewhere.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from runtime.core.messages import (
+    Arrived,
+    Compute,
+    Event,
+    Phase,
+    Snapshot,
+    SnapshotTaken,
+    StopWanted,
+)
+from runtime.core.plan import Side, Stream
+from runtime.core.worker import State, WorkerCore
+from runtime.faults import Fault
+from runtime.testing.faulty_edges import (
+    LATE,
+    OTHER,
+    OVERTAKEN_S,
+    FaultyEdges,
+    words_of_the_dead,
+)
+from runtime.testing.hashed_blocks import Case, HashedBlock, mix, reference
+from runtime.testing.simulated_memory import Memory, Outbox, Part, is_complete, kept_below
+from runtime.testing.simulation import SimulatedWorker, Simulation
+
+TICK_S = 0.1
+LONGEST_STILL_S = 60.0  # without a computation anywhere: a deadlock
+MAX_EVENTS = 300_000
+
+DEATHS = {"kill", "segfault", "exit", "oom", "zombie", "kill-restarting"}
+FREEZES = {"stop", "gil", "spin"}
+BAD_PARTS = {"disk-full", "torn", "flip"}
+WAITING = set(State) - {State.FORWARD, State.UPDATE, State.APPLY, State.SNAPSHOT}
+
+
+class FaultySimulation(Simulation):
+    """Runs a case to its end under a fault plan; each fault fires at most once.
+
+    Timing is drawn from `seed`. `stop_s`: when the user wants the job to stop.
+    """
+
+    def __init__(
+        self, case: Case, faults: Sequence[Fault], *, seed: int, stop_s: float | None = None
+    ) -> None:
+        self.case, self.faults = case, tuple(faults)
+        self.rng = rng = random.Random(seed)
+        paces_s = [rng.uniform(0.001, 0.01) for _ in range(case.num_workers)]
+        reach_s = rng.choice([0.001, 0.01, 0.03])
+        super().__init__(
+            [case.plan(k) for k in range(case.num_workers)],
+            duration_s=lambda k, _, step: paces_s[k] * (0.5 + rng.random()) * self._slow(k, step),
+            latency_s=lambda *_: reach_s * (0.1 + rng.random()),
+            snapshot_s=lambda k: paces_s[k] * rng.random(),
+            blocks=[HashedBlock(case, k) for k in range(case.num_workers)],
+            own=lambda payload: payload,
+        )
+        self.memory = [Memory(saved=(0, k)) for k in range(case.num_workers)]
+        self.fired: Counter[str] = Counter()
+        self.counted: Counter[str] = Counter()
+        self._run = 0  # how often the whole job was started
+        self._dead: set[int] = set()
+        self._frozen: set[int] = set()
+        self._slowed: dict[int, tuple[range, float]] = {}
+        self._lurking: list[list[tuple[Arrived, Any]]] = [[] for _ in self.memory]
+        self._is_ticking = self._is_over = False
+        self._moved_s = 0.0
+        self._place(faults)
+        if stop_s is not None:
+            self.after(stop_s, self._stop)
+
+    def _place(self, faults: Sequence[Fault]) -> None:
+        """Find each fault where it waits: at a block's step, its checkpoint, or on an edge."""
+        self._at_steps: list[list[Fault]] = [[] for _ in self.workers]
+        self._at_parts: list[list[Fault]] = [[] for _ in self.workers]
+        for fault in faults:
+            if fault.kind in BAD_PARTS or fault.kind == "kill-checkpointing":
+                self._at_parts[fault.block or 0].append(fault)
+            elif fault.edge is None:
+                k = self.rng.randrange(len(self.workers)) if fault.block is None else fault.block
+                self._at_steps[k].append(fault)
+        down = range(1, self.case.num_workers)
+        silent = set() if self.case.tied else {(k, k - 1) for k in down}
+        self._edges = FaultyEdges(faults, self.rng, silent=silent)
+
+    # The run -----------------------------------------------------------------------------------
+
+    def run(self) -> float:
+        """Run to the end; raises Stuck, or what a core raised."""
+        self._tick_all()
+        return super().run()
+
+    def _tick_all(self) -> None:
+        """Ticks begin with the first fault: before it they only matter where all stand still.
+
+        Who computes will be waiting soon, or hangs and is replaced.
+        """
+        if self._is_over:
+            return
+        if self.now_s - self._moved_s > LONGEST_STILL_S or next(self._order) > MAX_EVENTS:
+            raise self._stuck()
+        if self._is_ticking or not self._heap:
+            for k in range(len(self.workers)):
+                if self._hears(k) and self.workers[k].core.state in WAITING:
+                    self.tick(k)
+        self.after(TICK_S, self._tick_all)
+
+    def _hears(self, k: int) -> bool:
+        return k not in self._dead and k not in self._frozen
+
+    def _deliver(self, k: int, event: Event, payload: Any = None) -> None:
+        super()._deliver(k, event, payload)
+        if self._lurking[k]:
+            self._let_out(k)
+        self._is_over = (
+            not self._dead and self.workers[k].core.state is State.DONE and self.are_done
+        )
+
+    def _later(self, delay_s: float, happen: Callable[[], None]) -> None:
+        """Let something happen, unless the whole job is started anew before."""
+        run = self._run
+        self.after(delay_s, lambda: happen() if run == self._run and not self._is_over else None)
+
+    def _stop(self) -> None:
+        """Tell every worker to stop, and again until the lowest has heard it."""
+        self._is_ticking = True
+        for k in range(len(self.workers)):
+            if self._hears(k):
+                self._deliver(k, StopWanted())
+        if not self._hears(0):
+            self.after(TICK_S, self._stop)
+
+    def _slow(self, k: int, step: int) -> float:
+        steps, factor = self._slowed.get(k, (range(0), 1.0))
+        return factor if step in steps else 1.0
+
+    # Workers -----------------------------------------------------------------------------------
+
+    def _compute(self, k: int, action: Compute) -> None:
+        self._moved_s = self.now_s
+        if action.phase is Phase.FORWARD:
+            for fault in [f for f in self._at_steps[k] if f.step <= action.step]:
+                self._at_steps[k].remove(fault)
+                self._fire(fault)
+                if not self._begin(k, fault):
+                    return
+        super()._compute(k, action)
+
+    def _begin(self, k: int, fault: Fault) -> bool:
+        """A fault strikes at the begin of block k's step; whether the step still begins."""
+        if fault.kind in DEATHS:
+            self._kill(k, fault)
+        elif fault.kind in FREEZES or fault.kind == "hang":
+            if fault.kind in FREEZES:
+                self._frozen.add(k)
+            self._later(self.rng.uniform(0.2, 1.0), self._reaper(k))
+        elif fault.kind in ("keeper-kill", "job-kill"):
+            self._kill_job()
+        elif fault.kind == "slow":
+            steps = range(fault.step, fault.step + int(fault.amount))
+            self._slowed[k] = (steps, fault.factor)
+            return True
+        else:
+            return True  # nan is in the case; a coordinator's death touches no worker
+        return False
+
+    def _reaper(self, k: int) -> Callable[[], None]:
+        """The keeper finds that this life of worker k hangs."""
+        worker = self.workers[k]
+
+        def reap() -> None:
+            if self.workers[k] is worker and k not in self._dead:
+                self._kill(k)
+
+        return reap
+
+    def _complete(self, worker: SimulatedWorker, k: int, event: Event) -> None:
+        if k in self._dead or k in self._frozen:
+            return
+        if isinstance(event, SnapshotTaken) and self.workers[k] is worker:
+            assert isinstance(worker.block, HashedBlock)
+            self.memory[k].saved = (event.step, worker.block.weights)
+        super()._complete(worker, k, event)
+
+    def _snapshot(self, k: int, action: Snapshot) -> None:
+        self._moved_s, is_whole = self.now_s, True
+        if action.checkpoint:
+            for fault in [f for f in self._at_parts[k] if f.step <= action.step]:
+                self._at_parts[k].remove(fault)
+                self._fire(fault)
+                if fault.kind == "kill-checkpointing":
+                    self._kill(k, fault)
+                    return
+                is_whole = False
+            self._write_part(k, action.step, is_whole)
+        super()._snapshot(k, action)
+
+    def _write_part(self, k: int, step: int, is_whole: bool) -> None:
+        worker, plan = self.workers[k], self.workers[k].core.plan
+        assert isinstance(worker.block, HashedBlock)
+        ties: Outbox = {}
+        if Stream.TIE_DOWN in plan.outgoing:
+            late = range(max(0, step - plan.lag), min(step, plan.num_messages(Stream.TIE_DOWN)))
+            ties = {(Stream.TIE_DOWN, s): worker.outbox[Stream.TIE_DOWN, s] for s in late}
+        self.memory[k].parts[step] = Part(worker.block.weights, ties, is_whole)
+
+    def _trim(self, worker: SimulatedWorker, stream: Stream, step: int) -> None:
+        """What lies in a ring is overwritten, not removed; a checkpoint may still want it."""
+        if worker.core.plan.outgoing[stream].max_retained is None:
+            super()._trim(worker, stream, step - worker.core.plan.lag)
+
+    def _kill(self, k: int, fault: Fault | None = None) -> None:
+        """End this life of worker k; its keeper starts the next one, from the last snapshot."""
+        worker = self.workers[k]
+        self._dead.add(k)
+        self._frozen.discard(k)
+        self.memory[k].stop_at = worker.core.stop_at
+        self._count(worker)
+        self._later(self.rng.uniform(0.01, 0.5), lambda: self._restart(k, fault))
+        if fault is not None and fault.kind == "zombie":
+            for side in worker.core.edges.peers:
+                self._haunt_later(k, side, worker)
+
+    def _restart(self, k: int, fault: Fault | None) -> None:
+        dead, memory = self.workers[k], self.memory[k]
+        step, weights = memory.saved
+        self._dead.discard(k)
+        self._begin_life(
+            k,
+            WorkerCore(
+                dead.core.plan,
+                generation=dead.core.generation + 1,
+                start_step=step,
+                kept=kept_below(dead.core, dead.outbox, step),
+                reached=dead.core.reached,
+                stop_at=memory.stop_at,
+            ),
+            weights,
+            dead.outbox,
+        )
+        if fault is not None and fault.kind == "kill-restarting":
+            self._later(self.rng.uniform(0.0, 0.01), self._reaper(k))
+
+    def _begin_life(self, k: int, core: WorkerCore, weights: int, outbox: Outbox) -> None:
+        block = HashedBlock(self.case, k, weights)
+        self.workers[k] = SimulatedWorker(core=core, block=block, outbox=outbox)
+        self._perform(k, core.start())
+
+    def _kill_job(self) -> None:
+        """Every process ends, and the same command begins again from the newest checkpoint."""
+        self._run += 1
+        for worker in self.workers:
+            self._count(worker)
+        self._dead = set(range(len(self.workers)))
+        self._frozen.clear()
+        self._lurking = [[] for _ in self.memory]
+        self._later(self.rng.uniform(0.01, 1.0), self._restart_job)
+
+    def _restart_job(self) -> None:
+        self._dead.clear()
+        step = max(
+            (s for s in self.memory[0].parts if is_complete(s, self.memory)),
+            default=0,
+        )
+        for k, old in enumerate(self.workers):
+            part = self.memory[k].parts.get(step, Part(k, {}))
+            kept = kept_below(old.core, part.ties, step)
+            core = WorkerCore(old.core.plan, start_step=step, kept=kept)
+            weights = part.weights if step else k
+            self.memory[k].saved, self.memory[k].stop_at = (step, weights), None
+            self._begin_life(k, core, weights, dict(part.ties))
+
+    # Messages ----------------------------------------------------------------------------------
+
+    def _transmit(self, k: int, side: Side, event: Event, payload: Any = None) -> None:
+        to, low = _edge(k, side)
+        if k in self._dead:
+            return
+        fault = self._edges.strike((k, to), event, step=self.workers[k].core.step)
+        if fault is not None:
+            self._fire(fault)
+        left = self._edges.pass_on(fault, low, event, self.now_s)
+        if left is None:
+            return
+        delay_s = self._latency_s(k, to)
+        if fault is not None and fault.kind in LATE:
+            delay_s += fault.amount or OVERTAKEN_S
+        else:
+            arrival_s = max(self.now_s + delay_s, self._last_arrival_s.get((k, to), 0.0))
+            self._last_arrival_s[k, to] = arrival_s
+            delay_s = arrival_s - self.now_s
+        self.after(delay_s, self._flight(k, to, left, payload))
+        if fault is not None and fault.kind == "duplicate":
+            again_s = delay_s + self.rng.choice([0.0, 0.5]) * self.rng.random()
+            self.after(again_s, self._flight(k, to, left, payload))
+
+    def _flight(self, k: int, to: int, event: Event, payload: Any) -> Callable[[], None]:
+        """A message on its way. Where either end dies meanwhile, it may be lost, or be late."""
+        run, low, ends = self._run, min(k, to), (self.workers[k], self.workers[to])
+        epoch = self._edges.epochs[low]
+        is_late = False
+
+        def land() -> None:
+            nonlocal is_late
+            if (run, epoch) != (self._run, self._edges.epochs[low]):
+                return
+            if ends != (self.workers[k], self.workers[to]) or not self._hears(to):
+                fate = self.rng.choice(["lost", "now", "now" if is_late else "late"])
+                if fate == "late" and isinstance(event, Arrived):
+                    self._lurking[to].append((event, payload))
+                elif fate == "late":
+                    is_late = True
+                    self.after(self.rng.random(), land)
+                if fate != "now" or not self._hears(to):
+                    return
+            self._deliver(to, event, payload)
+
+        return land
+
+    def _let_out(self, k: int) -> None:
+        """Deliver what was meant for a dead life of worker k where it would do the most harm."""
+        for late in list(self._lurking[k]):
+            event, payload = late
+            incoming = self.workers[k].core.edges.incoming[event.stream]
+            is_full = incoming.expected - incoming.released >= incoming.window.max_messages
+            if is_full and event.step == incoming.expected:
+                self._lurking[k].remove(late)
+                super()._deliver(k, event, payload)
+
+    def _haunt(self, k: int, side: Side, dead: SimulatedWorker) -> None:
+        """The dead life speaks once more, to a neighbour that knows the living one by now."""
+        to, _ = _edge(k, side)
+        hearer = self.workers[to].core
+        known = hearer.edges.peers[OTHER[side]].generation
+        if not self._hears(to) or known is None or known <= dead.core.generation:
+            self._later(TICK_S, lambda: self._haunt(k, side, dead))
+            return
+        for word in words_of_the_dead(dead.core.generation, hearer, OTHER[side]):
+            self._deliver(to, word, mix(-1))
+
+    def _haunt_later(self, k: int, side: Side, dead: SimulatedWorker) -> None:
+        self._later(self.rng.random(), lambda: self._haunt(k, side, dead))
+
+    # Figures -----------------------------------------------------------------------------------
+
+    def _fire(self, fault: Fault) -> None:
+        self.fired[fault.kind] += 1
+        self._is_ticking = True
+
+    def _count(self, worker: SimulatedWorker) -> None:
+        core = worker.core
+        self.counted["replayed"] += core.edges.num_replayed
+        self.counted["duplicates"] += core.num_duplicates
+        self.counted["fenced"] += core.edges.num_fenced
+
+    def judge(self) -> Counter[str]:
+        """Compare the end with the plain loop; return what was counted. Raises AssertionError."""
+        ends = {worker.core.end for worker in self.workers}
+        assert len(ends) == 1, f"the workers end at different steps: {ends}"
+        (end,) = ends
+        found = [worker.block.weights for worker in self.workers]  # type: ignore[union-attr]
+        expected = reference(self.case, end)
+        wrong = [
+            k for k, pair in enumerate(zip(found, expected, strict=True)) if len(set(pair)) > 1
+        ]
+        assert not wrong, f"workers {wrong} end with other weights than the plain loop"
+        assert all(end in memory.parts for memory in self.memory), "a last part is missing"
+        for worker in self.workers:
+            self._count(worker)
+        return self.counted
+
+
+def _edge(k: int, side: Side) -> tuple[int, int]:
+    """The neighbour on a side, and the lower worker of the edge to it."""
+    return (k + 1, k) if side is Side.ABOVE else (k - 1, k - 1)

@@ -1,0 +1,14 @@
+"""Memory of a worker, as its keeper owns it."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from runtime.memory import OwnedMemory
+
+
+@pytest.fixture
+def memory() -> Iterator[OwnedMemory]:
+    owned = OwnedMemory("test")
+    yield owned
+    owned.close()

@@ -1,0 +1,318 @@
+"""What a worker's core does between steps: snapshots, checkpoints, room to keep, the stop."""
+
+import pytest
+
+from runtime.core.messages import (
+    Finish,
+    Phase,
+    Snapshot,
+    SnapshotTaken,
+    StopTold,
+    StopWanted,
+    TellStop,
+    Tick,
+    Trim,
+)
+from runtime.core.plan import Side, Stream, WorkerPlan
+from runtime.core.worker import State, WorkerCore
+
+from .words import (
+    ack,
+    acked,
+    arrived,
+    ask,
+    bottom,
+    compute,
+    done,
+    hello,
+    keep,
+    linked,
+    middle,
+    release,
+    run_step,
+    send,
+    started,
+    top,
+    wanted,
+    window,
+)
+
+ACTIVATION, TIE_UP, TIE_DOWN = Stream
+FORWARD, UPDATE, APPLY = Phase
+BELOW, ABOVE = Side
+
+
+# Snapshots -------------------------------------------------------------------------------------
+
+
+def test_durable_follows_the_snapshot_and_the_snapshot_follows_the_plan():
+    core = started(top(num_steps=4, snapshot_every=2))
+    actions = run_step(core, 0, needs=(ACTIVATION,))
+    assert ack(ACTIVATION, 1, 1, 0) in actions
+    assert not any(isinstance(action, Snapshot) for action in actions)
+    actions = run_step(core, 1, needs=(ACTIVATION,))
+    assert ack(ACTIVATION, 2, 2, 0) in actions
+    assert actions[-1] == Snapshot(step=2)
+    assert core.state is State.SNAPSHOT
+    # Messages are taken meanwhile; the next step waits.
+    assert core.handle(arrived(ACTIVATION, 2)) == [keep(ACTIVATION, 2)]
+    assert core.handle(SnapshotTaken(step=2)) == [ack(ACTIVATION, 3, 2, 2), compute(FORWARD, 2)]
+
+
+def test_the_durable_figure_of_a_downward_tie_is_late_by_the_lag():
+    plan = WorkerPlan(num_steps=9, lag=1, incoming={TIE_DOWN: window()}, snapshot_every=3)
+    core = started(plan)
+    for step in range(3):
+        run_step(core, step, needs=(TIE_DOWN,))
+    assert core.handle(SnapshotTaken(step=3))[0] == ack(TIE_DOWN, 3, 2, 2)
+
+
+def test_messages_are_forgotten_when_they_are_durable_and_not_before():
+    core = started(bottom(snapshot_every=100))
+    run_step(core, 0)
+    assert core.handle(acked(ACTIVATION, 1, 1, 0)) == []
+    assert core.handle(acked(ACTIVATION, 1, 1, 1)) == [Trim(stream=ACTIVATION, step=1)]
+    assert core.handle(acked(ACTIVATION, 1, 1, 1)) == []
+
+
+def test_the_last_step_ends_in_a_checkpoint():
+    core = started(top(num_steps=1, snapshot_every=100))
+    assert run_step(core, 0, needs=(ACTIVATION,))[-1] == Snapshot(step=1, checkpoint=True)
+    assert core.handle(SnapshotTaken(step=1)) == [ack(ACTIVATION, 1, 1, 1), Finish()]
+
+
+def test_a_checkpoint_is_a_snapshot_at_a_step_of_its_own_rhythm():
+    core = started(WorkerPlan(num_steps=7, snapshot_every=2, checkpoint_every=3))
+    taken = []
+    for step in range(7):
+        for action in run_step(core, step):
+            if isinstance(action, Snapshot):
+                taken.append((action.step, action.checkpoint))
+                core.handle(SnapshotTaken(step=action.step))
+    assert taken == [(2, False), (3, True), (4, False), (6, True), (7, True)]
+
+
+def test_a_snapshot_and_a_checkpoint_at_one_step_are_one():
+    core = started(WorkerPlan(num_steps=4, snapshot_every=2, checkpoint_every=2))
+    run_step(core, 0)
+    assert run_step(core, 1)[-1] == Snapshot(step=2, checkpoint=True)
+    assert core.handle(SnapshotTaken(step=2)) == [compute(FORWARD, 2)]
+
+
+def test_without_snapshots_there_is_no_checkpoint_either():
+    core = started(top(num_steps=1))
+    assert run_step(core, 0, needs=(ACTIVATION,))[-1] == Finish()
+
+
+def test_a_worker_restarted_at_the_end_takes_its_checkpoint_again():
+    """The dead one's may have been lost with it."""
+    core = WorkerCore(top(num_steps=1, snapshot_every=1), generation=1, start_step=1)
+    core.start()
+    assert core.handle(linked(BELOW, heard=1, activation=1)) == [Snapshot(step=1, checkpoint=True)]
+    assert core.handle(SnapshotTaken(step=1)) == [ack(ACTIVATION, 1, 1, 1), Finish()]
+
+
+# Snapshots that are asked for ------------------------------------------------------------------
+
+
+def waiting_for_input() -> WorkerCore:
+    """Two steps are done, and the third activation is not here."""
+    core = started(top(num_steps=9, snapshot_every=100))
+    for step in range(2):
+        run_step(core, step, needs=(ACTIVATION,))
+    assert core.state is State.WAIT_INPUT
+    return core
+
+
+def test_a_snapshot_asked_for_while_waiting_for_input_is_taken_at_once():
+    core = waiting_for_input()
+    assert core.handle(wanted(ACTIVATION, 1)) == [Snapshot(step=2)]
+    assert core.handle(SnapshotTaken(step=2)) == [ack(ACTIVATION, 2, 2, 2)]
+    assert core.state is State.WAIT_INPUT
+
+
+def test_a_snapshot_asked_for_while_waiting_for_credit_is_taken_at_once():
+    windows = {"incoming": {ACTIVATION: window(9)}, "outgoing": {ACTIVATION: window()}}
+    core = started(WorkerPlan(num_steps=9, snapshot_every=100, **windows))
+    for step in range(3):
+        run_step(core, step, needs=(ACTIVATION,))
+    assert core.state is State.WAIT_CREDIT
+    assert core.handle(wanted(ACTIVATION, 3)) == [Snapshot(step=3)]
+    assert core.handle(SnapshotTaken(step=3)) == [ack(ACTIVATION, 3, 3, 3)]
+    assert core.state is State.WAIT_CREDIT
+
+
+def test_a_snapshot_asked_for_within_a_step_waits_for_its_end():
+    core = waiting_for_input()
+    core.handle(arrived(ACTIVATION, 2))
+    core.handle(arrived(ACTIVATION, 3))
+    assert core.handle(wanted(ACTIVATION, 1)) == []
+    assert core.handle(done(FORWARD, 2)) == [compute(UPDATE, 2)]
+    assert core.handle(done(UPDATE, 2))[-1] == compute(APPLY, 2)
+    assert core.handle(done(APPLY, 2)) == [Snapshot(step=3)]
+
+
+@pytest.mark.parametrize("durable", [0, 3, 9])
+def test_a_snapshot_that_would_not_help_is_not_taken(durable):
+    """Nothing new is asked for, or what is asked for is not used up."""
+    assert waiting_for_input().handle(wanted(ACTIVATION, durable)) == []
+
+
+def test_a_question_that_was_answered_is_not_answered_again():
+    core = waiting_for_input()
+    core.handle(wanted(ACTIVATION, 1))
+    core.handle(SnapshotTaken(step=2))
+    assert core.handle(wanted(ACTIVATION, 1)) == []
+
+
+# Room to keep what is sent ----------------------------------------------------------------------
+
+
+def test_from_half_full_on_a_snapshot_is_asked_for_and_when_full_the_step_waits():
+    core = started(bottom(num_steps=9, retained=4, snapshot_every=100))
+    assert core.handle(done(FORWARD, 0)) == [compute(UPDATE, 0), send(ACTIVATION, 0)]
+    finish(core, 0)
+    ask_1 = ask(ACTIVATION, 1)
+    assert core.handle(done(FORWARD, 1)) == [ask_1, compute(UPDATE, 1), send(ACTIVATION, 1)]
+    finish(core, 1)
+    for step in (2, 3):
+        assert core.handle(acked(ACTIVATION, step, step - 1)) == []
+        assert core.handle(done(FORWARD, step)) == [
+            ask_1,
+            compute(UPDATE, step),
+            send(ACTIVATION, step),
+        ]
+        finish(core, step)
+    assert core.state is State.WAIT_CREDIT
+    assert core.handle(acked(ACTIVATION, 4, 4)) == []  # released: credit, and no room
+    assert core.handle(Tick()) == [hello(ABOVE, heard=0, asks=False), ask_1]
+    assert core.handle(acked(ACTIVATION, 4, 4, 1)) == [
+        Trim(stream=ACTIVATION, step=1),
+        compute(FORWARD, 4),
+    ]
+
+
+def finish(core: WorkerCore, step: int) -> None:
+    core.handle(done(UPDATE, step))
+    core.handle(done(APPLY, step))
+
+
+@pytest.mark.parametrize("lag", [0, 1, 3])
+@pytest.mark.parametrize("size", [2, 3])
+def test_the_least_room_is_enough_for_a_window_and_one_more(size, lag):
+    """Full, with everything sent: at least one message is used up and not covered, so that the
+    snapshot which is asked for makes room."""
+    size = max(size, lag + 1)
+    least = WorkerPlan(
+        num_steps=99, lag=lag, outgoing={TIE_DOWN: window(size)}, snapshot_every=100
+    ).min_retained(TIE_DOWN)
+    assert least == size + lag + 1
+    plan = WorkerPlan(
+        num_steps=99,
+        lag=lag,
+        outgoing={TIE_DOWN: window(size, retained=least)},
+        snapshot_every=100,
+    )
+    core = started(plan)
+    for step in range(least):
+        run_step(core, step)
+        core.handle(acked(TIE_DOWN, step + 1, max(0, step + 1 - lag)))
+    assert core.state is State.WAIT_CREDIT
+    # The receiver has used up all but `lag`; a snapshot there covers just as many.
+    assert core.handle(acked(TIE_DOWN, least, least - lag, least - lag))[-1] == compute(
+        FORWARD, least
+    )
+
+
+# The stop ---------------------------------------------------------------------------------------
+
+
+def test_the_lowest_worker_stops_behind_the_highest_step_it_has_begun():
+    core = started(bottom(num_steps=9, snapshot_every=100))
+    run_step(core, 0)
+    assert core.handle(StopWanted()) == [TellStop(step=2)]
+    assert core.handle(StopWanted()) == []  # decided is decided
+    assert core.handle(Tick()) == [hello(ABOVE, heard=0, asks=False), TellStop(step=2)]
+    assert run_step(core, 1)[-1] == Snapshot(step=2, checkpoint=True)
+    core.handle(SnapshotTaken(step=2))
+    assert core.state is State.DRAINING
+    assert core.handle(acked(ACTIVATION, 2, 2, 2)) == [
+        Trim(stream=ACTIVATION, step=2),
+        Finish(),
+    ]
+
+
+def test_a_restarted_lowest_worker_stops_behind_what_the_dead_one_had_begun():
+    core = WorkerCore(bottom(num_steps=9, snapshot_every=3), start_step=3, reached=5)
+    core.start()
+    core.handle(linked(ABOVE, activation=3))
+    assert core.handle(StopWanted()) == [TellStop(step=5)]
+
+
+def test_the_others_wait_to_be_told():
+    core = started(middle(num_steps=9, snapshot_every=100))
+    assert core.handle(StopWanted()) == []
+    assert core.handle(StopTold(generation=0, to=0, step=3)) == [TellStop(step=3)]
+    assert core.handle(StopTold(generation=0, to=0, step=3)) == []
+    assert core.end == 3
+
+
+def test_a_stop_told_by_a_dead_life_is_fenced_off():
+    core = started(middle(num_steps=9, snapshot_every=100))
+    core.handle(linked(BELOW, 1))
+    assert core.handle(StopTold(generation=0, to=0, step=3)) == []
+    assert core.handle(StopTold(generation=1, to=1, step=3)) == []
+    assert core.end == 9
+
+
+def test_a_worker_that_waits_for_input_at_the_stop_ends_there():
+    core = waiting_for_input()
+    assert core.handle(StopTold(generation=0, to=0, step=2)) == [Snapshot(step=2, checkpoint=True)]
+    assert core.handle(SnapshotTaken(step=2)) == [ack(ACTIVATION, 2, 2, 2), Finish()]
+
+
+def test_a_worker_that_has_its_snapshot_there_still_takes_the_checkpoint():
+    core = waiting_for_input()
+    core.handle(wanted(ACTIVATION, 2))
+    core.handle(SnapshotTaken(step=2))
+    assert core.handle(StopTold(generation=0, to=0, step=2)) == [Snapshot(step=2, checkpoint=True)]
+
+
+def test_the_checkpoint_at_the_stop_is_not_taken_twice():
+    core = started(WorkerPlan(num_steps=9, snapshot_every=100, checkpoint_every=2))
+    run_step(core, 0)
+    core.handle(done(FORWARD, 1))
+    core.handle(StopWanted())
+    core.handle(done(UPDATE, 1))
+    assert core.handle(done(APPLY, 1)) == [Snapshot(step=2, checkpoint=True)]
+    assert core.handle(SnapshotTaken(step=2)) == [Finish()]
+
+
+def test_a_stop_after_the_last_step_has_begun_changes_nothing():
+    core = started(WorkerPlan(num_steps=1))
+    core.handle(StopWanted())
+    assert core.end == 1
+    assert run_step(core, 0)[-1] == Finish()
+
+
+def test_a_stop_before_the_first_step_trains_nothing():
+    core = WorkerCore(bottom(num_steps=9, snapshot_every=1))
+    core.start()
+    assert core.handle(StopWanted()) == []
+    assert core.handle(linked(ABOVE)) == [Snapshot(step=0, checkpoint=True)]
+    assert core.handle(SnapshotTaken(step=0)) == [Finish()]
+    assert core.handle(Tick()) == [hello(ABOVE, heard=0, asks=False), TellStop(step=0)]
+
+
+def test_the_downward_ties_behind_a_stop_stay_with_their_receiver():
+    """They are due in the steps that a resumed run takes; nothing here releases them."""
+    plan = WorkerPlan(num_steps=9, lag=1, incoming={TIE_DOWN: window()}, snapshot_every=100)
+    core = started(plan)
+    core.handle(done(FORWARD, 0))
+    core.handle(StopWanted())
+    core.handle(done(UPDATE, 0))
+    assert core.handle(arrived(TIE_DOWN, 0)) == [keep(TIE_DOWN, 0)]
+    assert core.handle(done(APPLY, 0)) == [Snapshot(step=1, checkpoint=True)]
+    last = core.handle(SnapshotTaken(step=1))
+    assert last == [ack(TIE_DOWN, 1, 0, 0), Finish()]
+    assert release(TIE_DOWN, 0) not in last

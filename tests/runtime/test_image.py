@@ -1,0 +1,86 @@
+"""An image of a state is read whole or not at all."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from runtime.image import HEAD, read_image, write_image
+
+IMAGE = bytes(range(256)) * 5
+pwrite = os.pwrite
+
+
+@pytest.fixture
+def path(tmp_path) -> Path:
+    path = tmp_path / "image"
+    path.touch()
+    return path
+
+
+def test_what_was_written_is_read(path):
+    write_image(str(path), 7, IMAGE)
+    assert read_image(str(path)) == (7, IMAGE)
+    write_image(str(path), 0, bytearray(b"short"))  # over a longer one
+    assert read_image(str(path)) == (0, b"short")
+
+
+def test_an_empty_image_is_an_image(path):
+    write_image(str(path), 3, b"")
+    assert read_image(str(path)) == (3, b"")
+
+
+def test_where_nothing_was_written_nothing_is_read(path):
+    assert read_image(str(path)) is None
+    path.write_bytes(bytes(HEAD.size))
+    assert read_image(str(path)) is None
+
+
+@pytest.mark.parametrize("size", [0, 1, HEAD.size - 1])
+def test_a_torn_head_is_not_read(path, size):
+    write_image(str(path), 7, IMAGE)
+    path.write_bytes(path.read_bytes()[:size])
+    assert read_image(str(path)) is None
+
+
+@pytest.mark.parametrize("size", [0, 1, len(IMAGE) - 1])
+def test_a_torn_body_is_not_read(path, size):
+    write_image(str(path), 7, IMAGE)
+    path.write_bytes(path.read_bytes()[: HEAD.size + size])
+    assert read_image(str(path)) is None
+
+
+@pytest.mark.parametrize("position", [HEAD.size, HEAD.size + len(IMAGE) // 2, -1])
+def test_a_flipped_bit_is_noticed(path, position):
+    write_image(str(path), 7, IMAGE)
+    damaged = bytearray(path.read_bytes())
+    damaged[position] ^= 1
+    path.write_bytes(damaged)
+    assert read_image(str(path)) is None
+
+
+def test_a_death_while_it_is_written_leaves_nothing_to_read(path, monkeypatch):
+    """The head is cleared before the first byte, and written after the last."""
+    write_image(str(path), 7, IMAGE)
+
+    def dies(fd, content, offset):
+        if offset > HEAD.size:
+            raise InterruptedError
+        return pwrite(fd, bytes(content)[:100], offset)
+
+    monkeypatch.setattr("runtime.image.os.pwrite", dies)
+    with pytest.raises(InterruptedError):
+        write_image(str(path), 8, IMAGE[::-1])
+    assert read_image(str(path)) is None
+
+
+def test_what_the_system_takes_in_pieces_is_written_whole(path, monkeypatch):
+    """A single write takes at most 2 GiB."""
+
+    def takes_a_little(fd, content, offset):
+        return pwrite(fd, bytes(content)[:100], offset)
+
+    monkeypatch.setattr("runtime.image.os.pwrite", takes_a_little)
+    write_image(str(path), 7, IMAGE)
+    monkeypatch.undo()
+    assert read_image(str(path)) == (7, IMAGE)

@@ -1,0 +1,139 @@
+"""What a worker has sent stays where its next life finds it."""
+
+import pytest
+import torch
+
+from runtime.core.plan import Stream, Window, WorkerPlan
+from runtime.retention import Retention
+from runtime.step import TensorSpec
+
+ROOMS = {Stream.ACTIVATION: 4, Stream.TIE_UP: 5}
+SPECS = {
+    Stream.ACTIVATION: (
+        TensorSpec(shape=(2, 3), dtype="bfloat16"),  # 12 bytes: what follows needs padding
+        TensorSpec(shape=(3,), dtype="int64"),
+        TensorSpec(shape=(0, 4), dtype="float32"),
+        TensorSpec(shape=(), dtype="float64"),
+    ),
+    Stream.TIE_UP: (TensorSpec(shape=(5,), dtype="float32"),),
+}
+
+
+def make_plan(rooms: dict[Stream, int | None] = ROOMS) -> WorkerPlan:
+    return WorkerPlan(
+        num_steps=100,
+        outgoing={
+            stream: Window(max_messages=2, max_bytes=200, message_bytes=44, max_retained=room)
+            for stream, room in rooms.items()
+        },
+    )
+
+
+def payload(stream: Stream, step: int) -> tuple[torch.Tensor, ...]:
+    return tuple(
+        torch.full(spec.shape, 10 * step + i, dtype=spec.torch_dtype)
+        for i, spec in enumerate(SPECS[stream])
+    )
+
+
+def assert_holds(retention: Retention, stream: Stream, step: int) -> None:
+    got = retention.get(stream, step)
+    for a, b in zip(got, payload(stream, step), strict=True):
+        assert (a.dtype, a.shape) == (b.dtype, b.shape)
+        assert torch.equal(a, b)
+
+
+@pytest.fixture
+def retention(memory) -> Retention:
+    return Retention(memory.paths.messages, make_plan(), SPECS)
+
+
+def test_what_is_put_is_got(retention):
+    for step in range(3):
+        for stream in SPECS:
+            retention.put(stream, step, payload(stream, step))
+    for step in range(3):
+        for stream in SPECS:
+            assert_holds(retention, stream, step)
+
+
+def test_tensors_lie_as_if_they_had_just_been_made(retention):
+    for stream in SPECS:
+        retention.put(stream, 7, payload(stream, 7))
+        for tensor in retention.get(stream, 7):
+            assert tensor.is_contiguous()
+            assert tensor.data_ptr() % 64 == 0
+
+
+def test_a_copy_is_kept_and_not_the_blocks_own_tensor(retention):
+    tensors = payload(Stream.TIE_UP, 1)
+    retention.put(Stream.TIE_UP, 1, tensors)
+    tensors[0].zero_()
+    assert_holds(retention, Stream.TIE_UP, 1)
+
+
+def test_an_absent_message_is_kept_as_such(retention):
+    retention.put(Stream.TIE_UP, 0, payload(Stream.TIE_UP, 0))
+    retention.put(Stream.TIE_UP, 1, None)
+    assert retention.get(Stream.TIE_UP, 1) == ()
+    assert retention.kept(2)[Stream.TIE_UP] == {0: False, 1: True}
+
+
+def test_a_slot_is_used_again_a_ring_later(retention):
+    for step in range(7):
+        retention.put(Stream.ACTIVATION, step, payload(Stream.ACTIVATION, step))
+    assert retention.kept(7)[Stream.ACTIVATION] == dict.fromkeys(range(3, 7), False)
+    with pytest.raises(AssertionError):
+        retention.get(Stream.ACTIVATION, 2)
+    retention.put(Stream.ACTIVATION, 7, None)
+    retention.put(Stream.ACTIVATION, 11, payload(Stream.ACTIVATION, 11))  # over an absent one
+    assert_holds(retention, Stream.ACTIVATION, 11)
+
+
+def test_what_was_never_put_is_not_there(retention):
+    with pytest.raises(AssertionError):
+        retention.get(Stream.ACTIVATION, 0)
+    assert retention.kept(5) == {Stream.ACTIVATION: {}, Stream.TIE_UP: {}}
+    assert retention.kept(0) == {Stream.ACTIVATION: {}, Stream.TIE_UP: {}}
+
+
+def test_kept_ends_at_the_first_gap_below(retention):
+    for step in (0, 1, 3, 4, 5):
+        retention.put(Stream.TIE_UP, step, payload(Stream.TIE_UP, step))
+    assert set(retention.kept(6)[Stream.TIE_UP]) == {3, 4, 5}
+    assert set(retention.kept(2)[Stream.TIE_UP]) == {1}  # 5 lies where 0 did
+    assert retention.kept(3)[Stream.TIE_UP] == {}
+
+
+def test_the_next_life_finds_what_the_one_before_has_put(memory, retention):
+    for step in range(5):
+        retention.put(Stream.TIE_UP, step, None if step == 3 else payload(Stream.TIE_UP, step))
+    again = Retention(memory.paths.messages, make_plan(), SPECS)
+    assert again.kept(5)[Stream.TIE_UP] == {0: False, 1: False, 2: False, 3: True, 4: False}
+    assert_holds(again, Stream.TIE_UP, 4)
+    again.put(Stream.TIE_UP, 5, payload(Stream.TIE_UP, 5))
+    assert_holds(retention, Stream.TIE_UP, 5)
+
+
+def test_a_death_while_a_message_is_put_leaves_an_empty_slot(memory, retention):
+    retention.put(Stream.ACTIVATION, 1, payload(Stream.ACTIVATION, 1))
+    first, *_ = payload(Stream.ACTIVATION, 5)
+    with pytest.raises(ValueError, match="shorter"):
+        retention.put(Stream.ACTIVATION, 5, (first,))
+    again = Retention(memory.paths.messages, make_plan(), SPECS)
+    assert again.kept(6)[Stream.ACTIVATION] == again.kept(2)[Stream.ACTIVATION] == {}
+    with pytest.raises(AssertionError):
+        again.get(Stream.ACTIVATION, 5)
+
+
+def test_a_worker_that_sends_nothing_keeps_nothing(memory):
+    retention = Retention(memory.paths.messages, make_plan({}), {})
+    assert retention.kept(9) == {}
+
+
+def test_the_bound_of_the_plan_is_the_size_of_the_rings(memory, retention):
+    before = memory.size_bytes
+    for step in range(50):
+        for stream in SPECS:
+            retention.put(stream, step, payload(stream, step))
+    assert memory.size_bytes - before <= 4096
