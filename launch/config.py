@@ -135,6 +135,8 @@ class RunConfig:
     """Restarts of one worker in five minutes, beyond which the job ends."""
     max_bad_steps: int = 10
     """Steps in a row that a block may skip because its numbers are not finite."""
+    quick_end: bool = False
+    """End without evaluating and without timing each block alone."""
     faults: str = ""
     """What is to go wrong, on purpose: kill:1@40,drop:0-1@70 (the README lists the kinds)."""
     fresh: bool = field(default=False, compare=False)

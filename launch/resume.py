@@ -24,6 +24,7 @@ RUNNING = {
     "hang_timeout_s",
     "max_worker_restarts",
     "max_bad_steps",
+    "quick_end",
     "faults",
 }
 CUT = {"workers", "cuts", "overlap"}

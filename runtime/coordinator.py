@@ -99,7 +99,8 @@ class Coordinator:
         self._follow()
         weights = self._gather_weights()
         self._recorder.write_weights(weights)  # first: nothing that follows may lose them
-        self._measure_blocks()
+        if not self._job.quick_end:
+            self._measure_blocks()
         self._recorder.finish(
             self._job,
             [result for _, result in sorted(self._results.items())],

@@ -145,6 +145,7 @@ class Driver:
                 if self._page[Word.STOP_WANTED] and self.core.stop_at is None:
                     self._handle(StopWanted())
                 self._neighbours.check(self.core)
+                self._page[Word.SILENT] = self._neighbours.are_silent
             self._tell_keeper()
 
     def close(self) -> None:

@@ -34,6 +34,10 @@ class Job(Protocol):
     @property
     def report_every_s(self) -> float: ...
     @property
+    def quick_end(self) -> bool:
+        """Whether to end without evaluating and without timing each block alone."""
+
+    @property
     def patience_s(self) -> float:
         """Seconds that a worker waits for a silent neighbour: longer than any restart takes."""
 

@@ -155,8 +155,7 @@ class Keeper:
 
     def _stop(self) -> int | None:
         """The user or the launcher wants the job to stop: at a checkpoint if that can be had."""
-        number = self._signals[0]
-        name = signal.Signals(number).name
+        name = signal.Signals(self._signals[0]).name
         if not self._stop_by_s:
             if not any(ward.memory and ward.memory.page[Word.TURNS] for ward in self._workers):
                 return self._end_stopped(f"stopped by {name} before the first step")
@@ -165,18 +164,30 @@ class Keeper:
                 assert ward.memory is not None
                 ward.memory.page[Word.STOP_WANTED] = 1
             self._say(f"{name}: stopping at a checkpoint (at most {STOP_S:.0f} s; again: at once)")
-        if len(self._signals) > 1:
-            return self._end_stopped(f"stopped by {name}, at once")
-        if time.monotonic() > self._stop_by_s:
-            return self._end_stopped(f"stopped by {name}; no checkpoint in {STOP_S:.0f} s")
+        if self._stopped_well():
+            return self._end_stopped(f"stopped by {name}")
+        why = self._why_not_wait()
+        return self._end_stopped(f"stopped by {name}; {why}") if why else None
+
+    def _stopped_well(self) -> bool:
+        """Whether the workers have left where the job stops, and its checkpoint is complete."""
         steps = {ward.memory.page[Word.STOP_AT] - 1 for ward in self._workers if ward.memory}
-        if len(steps) != 1 or self._writer is None:
-            return None
-        (step,) = steps
         left = all(ward.has_ended and ward.process.exitcode == 0 for ward in self._workers)
-        if left and step >= 0 and self._writer.is_complete(step):
-            return self._end_stopped(f"stopped by {name} at step {step}")
-        return None
+        if len(steps) != 1 or not left or self._writer is None:
+            return False
+        (step,) = steps
+        return step >= 0 and self._writer.is_complete(step)
+
+    def _why_not_wait(self) -> str:
+        """Why the checkpoint where the job is to stop is not waited for any longer."""
+        if len(self._signals) > 1:
+            return "at once"
+        if time.monotonic() > self._stop_by_s:
+            return f"no checkpoint in {STOP_S:.0f} s"
+        living = [ward for ward in self._workers if not ward.has_ended]
+        if self._rank is not None and any(w.memory and w.memory.page[Word.SILENT] for w in living):
+            return "another rank is not there any more"
+        return ""
 
     def _end_stopped(self, how: str) -> int:
         self._end_coordinator()

@@ -70,6 +70,7 @@ class Word(IntEnum):
     FENCED = auto()
     DAMAGED = auto()
     LEAVING = auto()  # its loop has ended: it only closes what it has open
+    SILENT = auto()  # a neighbour has not been heard for long
     CHECKPOINT = auto()  # the step of what lies in the checkpoint's memory, plus 1
     # By the keeper:
     CHECKPOINT_DONE = auto()  # the last of these that it has dealt with, plus 1

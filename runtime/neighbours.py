@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 REDIAL_AFTER_S = 1.0  # of silence; each time that nothing comes of it, twice as long
 MAX_REDIAL_S = 16.0
+LONG_SILENCE_S = 3.0
 
 
 @dataclass
@@ -50,6 +51,11 @@ class Neighbours:
     def heard(self, side: Side) -> None:
         """Note a word from a side."""
         self._silences[side] = _Silence(since_s=self._clock())
+
+    @property
+    def are_silent(self) -> bool:
+        """Whether one has been silent for longer than a restart takes when all goes well."""
+        return any(self._clock() - s.since_s > LONG_SILENCE_S for s in self._silences.values())
 
     def check(self, core: WorkerCore) -> None:
         """Dial anew where it has been silent for long. Raises LinkError after all patience."""

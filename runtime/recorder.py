@@ -69,13 +69,7 @@ class Recorder:
         Where evaluation is impossible (nothing labelled, diverged features) its figures are
         null, and the reason is shown.
         """
-        console.print("evaluating on the held-out split ...", highlight=False)
-        try:
-            units = job.evaluate(weights)
-        except ValueError as error:
-            console.print(f"not evaluated: {error}", markup=False, highlight=False, soft_wrap=True)
-            names = [name for k in range(job.num_workers) for name in job.unit_names(k)[0]]
-            units = [{"name": name, "linear_top1": None, "knn_top1": None} for name in names]
+        units = self._evaluate(job, weights, console)
         summary = summarise(
             job,
             results,
@@ -88,6 +82,20 @@ class Recorder:
         self.run_dir.write_summary(summary)
         render_closing(summary, console)
         console.print(f"\nrun directory: {self.run_dir.path}", soft_wrap=True, highlight=False)
+
+    def _evaluate(
+        self, job: Job, weights: Mapping[str, Tensor], console: Console
+    ) -> Sequence[Mapping[str, Any]]:
+        names = [name for k in range(job.num_workers) for name in job.unit_names(k)[0]]
+        unknown = [{"name": name, "linear_top1": None, "knn_top1": None} for name in names]
+        if job.quick_end:
+            return unknown
+        console.print("evaluating on the held-out split ...", highlight=False)
+        try:
+            return job.evaluate(weights)
+        except ValueError as error:
+            console.print(f"not evaluated: {error}", markup=False, highlight=False, soft_wrap=True)
+            return unknown
 
     def close(self) -> None:
         """Flush and close everything."""

@@ -13,6 +13,8 @@ from runtime.links.message import (
     BadMessage,
     DataMessage,
     HelloMessage,
+    StopMessage,
+    WantMessage,
     checksum,
     decode,
     encode,
@@ -20,21 +22,31 @@ from runtime.links.message import (
 )
 from runtime.step import TensorSpec
 
-HELLO = HelloMessage(generation=2, wants={Stream.ACTIVATION: 7, Stream.TIE_UP: 6}, fingerprint=9)
+HELLO = HelloMessage(
+    generation=2,
+    heard=1,
+    asks=True,
+    wants={Stream.ACTIVATION: 7, Stream.TIE_UP: 6},
+    fingerprint=9,
+)
+FIRST_HELLO = HelloMessage(generation=0, heard=None, asks=False, wants={}, fingerprint=0)
 ACK = AckMessage(
-    stream=Stream.TIE_DOWN, generation=1, expected=5, released=4, durable=3, resend=True
+    stream=Stream.TIE_DOWN, generation=1, to=2, expected=5, released=4, durable=3, resend=True
 )
 DATA = DataMessage(
-    stream=Stream.ACTIVATION, step=12, generation=3, absent=False, checksum=2**64 - 1
+    stream=Stream.ACTIVATION, step=12, generation=3, to=1, absent=False, checksum=2**64 - 1
 )
+WANT = WantMessage(stream=Stream.TIE_UP, generation=3, to=1, durable=17)
+STOP = StopMessage(generation=3, to=1, step=40)
+MESSAGES = [HELLO, FIRST_HELLO, ACK, DATA, WANT, STOP]
 
 
-@pytest.mark.parametrize("message", [HELLO, ACK, DATA])
+@pytest.mark.parametrize("message", MESSAGES)
 def test_a_header_is_read_back(message):
     assert decode(encode(message)) == message
 
 
-@pytest.mark.parametrize("message", [HELLO, ACK, DATA])
+@pytest.mark.parametrize("message", MESSAGES)
 def test_any_flipped_bit_of_a_header_is_noticed(message):
     frame = encode(message)
     for position in range(8 * len(frame)):
@@ -51,12 +63,23 @@ def test_any_flipped_bit_of_a_header_is_noticed(message):
         ["bye"],
         [["data"], 1],
         ["ack", "activation", 1, 2],
-        ["ack", "sideways", 0, 0, 0, 0, False],
-        ["data", "activation", -1, 0, False, 0],
-        ["data", "activation", True, 0, False, 0],
-        ["data", "activation", 1, 0, 1, 0],
-        ["hello", 0, [1], 3],
-        ["hello", 0, {"activation": 1.5}, 3],
+        ["ack", "sideways", 0, 0, 0, 0, 0, False],
+        ["ack", "activation", 0, 0, 0, 0, 0, 1],
+        ["data", "activation", -1, 0, 0, False, 0],
+        ["data", "activation", True, 0, 0, False, 0],
+        ["data", "activation", 1, 0, 0, 1, 0],
+        ["data", "activation", 1, 0, None, False, 0],
+        ["data", "activation", 1, 0, 0, False, 0, 0],
+        ["hello", 0, None, True, [1], 3],
+        ["hello", 0, -1, True, {}, 3],
+        ["hello", 0, None, None, {}, 3],
+        ["hello", 0, None, True, {"activation": 1.5}, 3],
+        ["hello", 0, None, True, {"sideways": 1}, 3],
+        ["want", "activation", 0, 0],
+        ["want", "activation", 0, 0, -1],
+        ["want", 0, 0, 0, 1],
+        ["stop", 0, 0],
+        ["stop", 0, 0, 1.0],
         {"data": 1},
         17,
     ],

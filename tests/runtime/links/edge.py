@@ -1,0 +1,110 @@
+"""Both ends of an edge for the tests of links; a link joins them by a line in LINKS."""
+
+import secrets
+import select
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import zmq
+
+from runtime.core.plan import Side, Stream
+from runtime.links.link import Damaged, Link
+from runtime.links.message import (
+    DataMessage,
+    HelloMessage,
+    Message,
+)
+from runtime.links.zeromq import ZmqLink
+from runtime.step import Specs, TensorSpec
+
+TIMEOUT_S = 20.0
+DTYPES = ("float32", "float64", "float16", "bfloat16", "int64", "int32", "uint8", "bool")
+SPECS: Specs = {
+    Stream.ACTIVATION: tuple(TensorSpec(shape=(3, 5), dtype=dtype) for dtype in DTYPES),
+    Stream.TIE_UP: (TensorSpec(shape=(0,), dtype="float32"), TensorSpec(shape=(), dtype="int64")),
+    Stream.TIE_DOWN: (TensorSpec(shape=(16 << 20,), dtype="float32"),),  # 64 MiB
+}
+
+
+@dataclass
+class Ends:
+    """Both ends of an edge; `raw` sends frames that no link would."""
+
+    lower: Link
+    upper: Link
+    address: str
+
+
+def zmq_ends(address: str) -> Callable[[zmq.Context], Ends]:
+    def make(context: zmq.Context) -> Ends:
+        lower = make_end(context, Side.ABOVE, bind=address.format(token=secrets.token_hex(6)))
+        upper = make_end(context, Side.BELOW, connect=lower.address)
+        return Ends(lower=lower, upper=upper, address=lower.address)
+
+    return make
+
+
+def make_end(context: zmq.Context, side: Side, *, run_id: str = "run", **address: str) -> ZmqLink:
+    incoming = {stream: specs for stream, specs in SPECS.items() if stream.source is side}
+    return ZmqLink(context, run_id=run_id, incoming=incoming, specs=SPECS, **address)
+
+
+LINKS = {"zmq-ipc": zmq_ends("ipc://@test-{token}"), "zmq-tcp": zmq_ends("tcp://127.0.0.1:*")}
+
+
+def wait(link: Link) -> None:
+    poller = zmq.Poller()
+    poller.register(link.pollable, zmq.POLLIN)
+    assert poller.poll(TIMEOUT_S * 1000), "nothing arrived in time"
+
+
+def receive(link: Link) -> Message | Damaged:
+    while (message := link.receive()) is None:
+        wait(link)
+    return message
+
+
+def send(link: Link, message: Message) -> None:
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while not link.send(message):
+        assert time.monotonic() < deadline_s, "no peer in time"
+        select.select([], [], [], 0.001)
+
+
+def repeat(sender: Link, receiver: Link, message: Message) -> Message:
+    """Send a message until it is heard, as cores do: one behind a redial may be lost."""
+    deadline_s = time.monotonic() + TIMEOUT_S
+    poller = zmq.Poller()
+    poller.register(receiver.pollable, zmq.POLLIN)
+    while time.monotonic() < deadline_s:
+        send(sender, message)
+        poller.poll(20)
+        while (heard := receiver.receive()) is not None:
+            if not isinstance(heard, Damaged) and heard.generation == message.generation:
+                return heard
+    raise AssertionError("nothing was heard in time")
+
+
+def random_payload(stream: Stream, seed: int) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(
+        torch.randint(0, 2, spec.shape, generator=generator).to(spec.torch_dtype)
+        for spec in SPECS[stream]
+    )
+
+
+def data(stream: Stream, step: int, *, absent: bool = False, seed: int = 0) -> DataMessage:
+    payload = () if absent else random_payload(stream, seed)
+    return DataMessage(
+        stream=stream, step=step, generation=1, to=2, absent=absent, checksum=0, payload=payload
+    )
+
+
+def hello(generation: int = 0) -> HelloMessage:
+    return HelloMessage(generation=generation, heard=None, asks=True, wants={}, fingerprint=0)
+
+
+def flip(frame: bytes) -> bytes:
+    return bytes([frame[0] ^ 1]) + frame[1:]

@@ -1,0 +1,87 @@
+"""Connections that break, and ends that come back, whatever broke or died."""
+
+import secrets
+import time
+
+import pytest
+import zmq
+
+from runtime.core.plan import Side, Stream
+from runtime.links.link import Frame, Link
+from runtime.links.message import (
+    DataMessage,
+    HelloMessage,
+)
+
+from .edge import TIMEOUT_S, data, hello, make_end, receive, repeat, send
+
+
+def test_after_a_redial_both_ends_are_heard(ends):
+    for generation in range(1, 4):
+        ends.upper.redial()
+        ends.lower.redial()  # it listens: nothing to do
+        repeat(ends.upper, ends.lower, hello(generation))
+        repeat(ends.lower, ends.upper, hello(generation))
+
+
+def test_a_redial_takes_a_new_address(ends, context):
+    elsewhere = make_end(context, Side.ABOVE, bind=f"ipc://@test-{secrets.token_hex(6)}")
+    ends.upper.redial(elsewhere.address)
+    repeat(ends.upper, elsewhere, hello(generation=5))
+    repeat(elsewhere, ends.upper, hello(generation=6))
+    ends.upper.redial()  # the address stays the new one
+    repeat(ends.upper, elsewhere, hello(generation=7))
+    elsewhere.close()
+
+
+def too_large(link: Link, message: DataMessage) -> list[Frame]:
+    return [*link.frames(message), bytes(80 << 20)]
+
+
+def test_a_redial_mends_what_an_oversize_frame_from_below_has_cut(ends):
+    """The end that dialled closes the connection for good; the other one can't make it again."""
+    assert ends.lower.send_frames(too_large(ends.lower, data(Stream.TIE_UP, 3, absent=True)))
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while ends.lower.send(hello()):
+        assert time.monotonic() < deadline_s, "the connection was not closed"
+        assert ends.upper.receive() is None
+    ends.upper.redial()
+    repeat(ends.upper, ends.lower, hello(generation=7))
+    repeat(ends.lower, ends.upper, hello(generation=8))
+
+
+def test_an_oversize_frame_from_above_mends_itself(ends):
+    assert ends.upper.send_frames(too_large(ends.upper, data(Stream.TIE_DOWN, 3, absent=True)))
+    repeat(ends.upper, ends.lower, hello(generation=7))
+    repeat(ends.lower, ends.upper, hello(generation=8))
+
+
+def test_an_end_that_comes_back_is_heard_again(context):
+    lower = make_end(context, Side.ABOVE, bind=f"ipc://@test-{secrets.token_hex(6)}")
+    for generation in range(3):
+        upper = make_end(context, Side.BELOW, connect=lower.address)
+        send(upper, hello(generation))
+        heard = receive(lower)
+        assert isinstance(heard, HelloMessage)
+        assert heard.generation == generation
+        send(lower, data(Stream.TIE_UP, generation))
+        assert receive(upper).step == generation
+        upper.close()
+    lower.close()
+
+
+@pytest.mark.parametrize("address", ["ipc://@test-{token}", "tcp://127.0.0.1:*"])
+def test_a_new_life_listens_where_the_one_before_did(context, address):
+    """The other end finds it there by itself; an abstract address leaves no file to remove."""
+    address = address.format(token=secrets.token_hex(6))
+    upper = None
+    for generation in range(3):
+        life = zmq.Context()
+        lower = make_end(life, Side.ABOVE, bind=address)
+        address = lower.address
+        upper = upper or make_end(context, Side.BELOW, connect=address)
+        send(lower, hello(generation))
+        assert receive(upper).generation == generation
+        lower.close()
+        life.term()
+    upper.close()

@@ -1,0 +1,266 @@
+"""Checkpoints are complete or not there; what is damaged is passed over, loudly."""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from runtime import checkpoint
+from runtime.checkpoint import (
+    Checkpoint,
+    CheckpointWriter,
+    DamagedCheckpoint,
+    last_complete,
+    newest,
+    write_durably,
+)
+
+CONFIG = "lag = 1\n"
+RUN_ID = "0123456789abcdef"
+
+
+def image(block: int, step: int) -> bytes:
+    return f"block {block} before step {step}; ".encode() * 50
+
+
+def make_writer(run_dir: Path, *, num_parts: int = 3, run_id: str = RUN_ID) -> CheckpointWriter:
+    (run_dir / "config.toml").write_text(CONFIG)
+    return CheckpointWriter(run_dir=run_dir, run_id=run_id, num_parts=num_parts)
+
+
+def write_all(writer: CheckpointWriter, *steps: int) -> None:
+    for step in steps:
+        done = [writer.write_part(k, step, image(k, step)) for k in range(writer.num_parts)]
+        assert done == [False] * (writer.num_parts - 1) + [True]
+
+
+def steps_on_disk(run_dir: Path) -> list[int]:
+    return sorted(int(path.name[:8]) for path in (run_dir / "checkpoints").iterdir())
+
+
+def found(run_dir: Path) -> list[int | str]:
+    """Steps of what is whole, and words for what is damaged, in the order they come."""
+    return [f.step if isinstance(f, Checkpoint) else str(f) for f in newest(run_dir)]
+
+
+def leftovers(run_dir: Path) -> list[str]:
+    return [path.name for path in run_dir.rglob("*.tmp")]
+
+
+# Completeness -----------------------------------------------------------------------------------
+
+
+def test_complete_only_with_all_parts(tmp_path):
+    writer = make_writer(tmp_path)
+    for block in (2, 0):
+        assert not writer.write_part(block, 12, image(block, 12))
+        assert not writer.is_complete(12)
+        assert found(tmp_path) == []
+    assert writer.write_part(1, 12, image(1, 12))
+    assert writer.is_complete(12)
+    assert found(tmp_path) == [12]
+    assert leftovers(tmp_path) == []
+
+
+def test_what_was_written_is_found(tmp_path):
+    write_all(make_writer(tmp_path), 12)
+    whole = last_complete(tmp_path)
+    assert whole is not None
+    assert (whole.step, whole.num_parts, whole.config_toml) == (12, 3, CONFIG)
+    assert [whole.part(k).read_bytes() for k in range(3)] == [image(k, 12) for k in range(3)]
+    assert Checkpoint.open(whole.path) == whole
+
+
+def test_the_manifest_says_what_the_parts_are(tmp_path):
+    writer = make_writer(tmp_path)
+    write_all(writer, 12)
+    manifest = json.loads((writer.directory(12) / "manifest.json").read_text())
+    assert (manifest["step"], manifest["config"]) == (12, CONFIG)
+    assert [part["bytes"] for part in manifest["parts"]] == [len(image(k, 12)) for k in range(3)]
+    assert len({part["xxh3_64"] for part in manifest["parts"]}) == 3
+
+
+def test_a_part_that_comes_twice_completes_nothing_twice(tmp_path):
+    """A worker that dies behind its part makes the same one again."""
+    writer = make_writer(tmp_path)
+    assert not writer.write_part(0, 12, image(0, 12))
+    assert not writer.write_part(0, 12, image(0, 12))
+    assert not writer.write_part(1, 12, image(1, 12))
+    assert writer.write_part(2, 12, image(2, 12))
+    assert not writer.write_part(1, 12, image(1, 12))
+    assert found(tmp_path) == [12]
+
+
+def test_parts_of_two_runs_do_not_mix(tmp_path):
+    """A run that is gone on with from step 8 comes to step 12 again, in another life."""
+    first, second = (make_writer(tmp_path, num_parts=2, run_id=c * 16) for c in "ab")
+    first.write_part(0, 12, image(0, 12))
+    assert not second.write_part(1, 12, image(1, 12))
+    assert found(tmp_path) == []
+    assert second.write_part(0, 12, image(0, 12))
+    assert last_complete(tmp_path).path == second.directory(12)
+
+
+def test_of_two_runs_at_one_step_the_later_one_counts(tmp_path, monkeypatch):
+    times = iter([10.0, 20.0])
+    monkeypatch.setattr(checkpoint.time, "time", lambda: next(times))
+    earlier, later = (make_writer(tmp_path, num_parts=1, run_id=c * 16) for c in "ba")
+    write_all(earlier, 12)
+    write_all(later, 12)
+    assert last_complete(tmp_path).path == later.directory(12)
+
+
+@pytest.mark.parametrize("when", ["manifest.json", "part-0002.json"])
+def test_two_writers_that_finish_at_once_make_one_manifest(tmp_path, monkeypatch, when):
+    """Each rank has a writer; the second one comes in just before the first writes this file."""
+    writer = make_writer(tmp_path)
+    writer.write_part(0, 12, image(0, 12))
+    write = checkpoint.write_durably
+    completed = []
+
+    def interrupted(path: Path, content: bytes) -> None:
+        if path.name == when:
+            monkeypatch.setattr(checkpoint, "write_durably", write)
+            completed.append(writer.write_part(2, 12, image(2, 12)))
+        write(path, content)
+
+    if when == "manifest.json":
+        writer.write_part(2, 12, image(2, 12))
+    monkeypatch.setattr(checkpoint, "write_durably", interrupted)
+    completed.append(writer.write_part(1, 12, image(1, 12)))
+    if when == "part-0002.json":
+        completed.append(writer.write_part(2, 12, image(2, 12)))
+    assert any(completed)
+    assert found(tmp_path) == [12]
+    assert len(list(tmp_path.rglob("manifest.json"))) == 1
+    assert leftovers(tmp_path) == []
+
+
+# Damage -----------------------------------------------------------------------------------------
+
+
+def tear(part: Path) -> None:
+    os.truncate(part, part.stat().st_size // 2)
+
+
+def flip(part: Path) -> None:
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 1
+    part.write_bytes(content)
+
+
+def tear_manifest(part: Path) -> None:
+    tear(part.parent / "manifest.json")
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (tear, "part-0001.safetensors is not what was written (its checksum differs)"),
+        (flip, "part-0001.safetensors is not what was written (its checksum differs)"),
+        (Path.unlink, "part-0001.safetensors can't be read (no such file or directory)"),
+        (tear_manifest, "manifest.json can't be read"),
+    ],
+)
+def test_a_damaged_checkpoint_says_so_and_the_one_before_follows(tmp_path, damage, says):
+    writer = make_writer(tmp_path)
+    write_all(writer, 12, 24)
+    damage(writer.part(24, 1))
+    words, step = found(tmp_path)
+    assert words == f"{writer.directory(24)}/{says}"
+    assert step == 12
+    assert last_complete(tmp_path).step == 12
+    assert isinstance(next(newest(tmp_path)), DamagedCheckpoint)
+
+
+def test_where_all_are_damaged_there_is_none(tmp_path):
+    writer = make_writer(tmp_path)
+    write_all(writer, 12, 24)
+    for step in (12, 24):
+        flip(writer.part(step, 0))
+    assert last_complete(tmp_path) is None
+    assert all(isinstance(entry, DamagedCheckpoint) for entry in newest(tmp_path))
+
+
+def test_older_ones_are_read_only_when_they_are_needed(tmp_path, monkeypatch):
+    writer = make_writer(tmp_path)
+    write_all(writer, 12, 24)
+    verified = []
+    monkeypatch.setattr(checkpoint, "_verify", lambda path, parts: verified.append(path))
+    assert last_complete(tmp_path).step == 24
+    assert verified == [writer.directory(24)]
+
+
+def test_a_run_without_checkpoints(tmp_path):
+    assert found(tmp_path) == []
+    assert last_complete(tmp_path) is None
+    with pytest.raises(DamagedCheckpoint, match=r"manifest\.json can't be read"):
+        Checkpoint.open(tmp_path / "checkpoints" / "00000012-none")
+
+
+# Pruning ----------------------------------------------------------------------------------------
+
+
+def test_the_two_newest_stay(tmp_path):
+    write_all(make_writer(tmp_path), 4, 8, 12, 16)
+    assert steps_on_disk(tmp_path) == [12, 16]
+    assert found(tmp_path) == [16, 12]
+
+
+def test_what_was_begun_and_never_completed_goes_when_it_is_old(tmp_path):
+    writer = make_writer(tmp_path)
+    for step in (3, 6, 9, 10):
+        writer.write_part(0, step, image(0, step))
+    write_all(writer, 4)
+    assert steps_on_disk(tmp_path) == [3, 4, 6, 9, 10]
+    write_all(writer, 8)
+    assert steps_on_disk(tmp_path) == [4, 6, 8, 9, 10]
+    write_all(writer, 9)
+    assert steps_on_disk(tmp_path) == [8, 9, 10]
+
+
+# The disk ---------------------------------------------------------------------------------------
+
+
+def full_disk(fd: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_leaves_nothing_half_done(tmp_path, monkeypatch):
+    writer = make_writer(tmp_path)
+    write_all(writer, 12)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.os, "fsync", full_disk)
+        with pytest.raises(OSError, match="No space left"):
+            writer.write_part(0, 24, image(0, 24))
+    assert list(writer.directory(24).iterdir()) == []
+    assert found(tmp_path) == [12]
+    write_all(writer, 24)  # there is space again
+    assert found(tmp_path) == [24, 12]
+
+
+def test_a_file_is_replaced_as_one(tmp_path, monkeypatch):
+    path = tmp_path / "config.toml"
+    write_durably(path, b"old")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.os, "fsync", full_disk)
+        with pytest.raises(OSError, match="No space left"):
+            write_durably(path, b"new")
+    assert path.read_bytes() == b"old"
+    write_durably(path, b"new")
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"new"]
+
+
+def test_bytes_and_name_are_on_the_disk_before_it_counts_as_written(tmp_path, monkeypatch):
+    flushed = []
+    fsync = os.fsync
+
+    def noting(fd: int) -> None:
+        flushed.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name)
+        fsync(fd)
+
+    monkeypatch.setattr(checkpoint.os, "fsync", noting)
+    write_durably(tmp_path / "a", b"new")
+    assert flushed == [f".a.{os.getpid()}.tmp", tmp_path.name]

@@ -1,0 +1,199 @@
+"""A state is made safe in an order that a death can't spoil, and taken up again."""
+
+from collections.abc import Callable
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from runtime import saving
+from runtime.core.plan import Stream, Window, WorkerPlan
+from runtime.image import read_image
+from runtime.memory import OwnedMemory, Word
+from runtime.retention import Retention
+from runtime.saving import Saver, put_back, split_part
+from runtime.snapshots import Snapshots
+from runtime.step import TensorSpec
+
+LAG = 3
+SPECS = {Stream.TIE_DOWN: (TensorSpec(shape=(4,), dtype="float32"),)}
+WINDOW = Window(max_messages=4, max_bytes=64, message_bytes=16, max_retained=8)
+STATE = {"home.weight": torch.arange(6.0).view(2, 3), "step": torch.tensor(5)}
+
+
+class Saving:
+    """A saver on real memory, which notes what is there whenever it says something."""
+
+    def __init__(self, memory: OwnedMemory, *, sends_down: bool = True) -> None:
+        outgoing = {Stream.TIE_DOWN: WINDOW} if sends_down else {}
+        plan = WorkerPlan(num_steps=50, lag=LAG, outgoing=outgoing)
+        self.memory = memory
+        self.retention = Retention(memory.paths.messages, plan, SPECS)
+        self.heard: list[tuple[str, int | None, int | None]] = []
+        self.on_announce: Callable[[], None] = lambda: None
+        self.saver = Saver(
+            memory.paths,
+            memory.page,
+            self.retention,
+            plan,
+            announce=self._announced,
+            between=lambda step: self._hear(f"between at {step}"),
+        )
+
+    def _announced(self) -> None:
+        self._hear("announced")
+        self.on_announce()
+
+    def _hear(self, what: str) -> None:
+        part = read_image(self.memory.paths.checkpoint)
+        snapshot = Snapshots(self.memory.paths.snapshots).latest()
+        self.heard.append(
+            (what, None if part is None else part[0], None if snapshot is None else snapshot[0])
+        )
+
+    def save(self, step: int, *, checkpoint: bool) -> None:
+        self.saver.save(step, STATE, checkpoint=checkpoint)
+
+    def put(self, *steps: int) -> None:
+        for step in steps:
+            self.retention.put(Stream.TIE_DOWN, step, (torch.full((4,), float(step)),))
+
+    def finish_writing(self) -> None:
+        """What the keeper does when the part is on the disk."""
+        page = self.memory.page
+        page[Word.CHECKPOINT_DONE] = page[Word.CHECKPOINT]
+
+    def part(self) -> tuple[int, dict[str, Tensor]]:
+        found = read_image(self.memory.paths.checkpoint)
+        assert found is not None
+        return found[0], safetensors.torch.load(found[1])
+
+
+@pytest.fixture
+def make(memory) -> Callable[..., Saving]:
+    return lambda **options: Saving(memory, **options)
+
+
+def test_a_snapshot_is_the_state_alone(make):
+    case = make()
+    case.put(0, 1, 2, 3, 4)
+    case.save(5, checkpoint=False)
+    assert case.heard == []
+    assert case.memory.page[Word.CHECKPOINT] == 0
+    step, state = make().saver.latest()
+    assert step == 5
+    assert state.keys() == STATE.keys()
+    assert all(torch.equal(state[name], STATE[name]) for name in STATE)
+
+
+def test_a_part_is_whole_before_it_is_announced_and_the_snapshot_follows(make):
+    """A death in between finds the part, and the snapshot before: the step is run again."""
+    case = make()
+    case.put(0, 1, 2, 3, 4, 5, 6)
+    case.save(4, checkpoint=False)
+    case.save(7, checkpoint=True)
+    assert case.heard == [("announced", 7, 4), ("between at 7", 7, 4)]
+    assert case.memory.page[Word.CHECKPOINT] == 8
+    assert make().saver.latest()[0] == 7
+
+
+def test_a_part_that_is_there_is_not_written_again(make):
+    """A life that died behind the part comes to the same step once more."""
+    case = make()
+    case.put(0, 1, 2)
+    case.save(3, checkpoint=True)
+    again = make()
+    again.put(0, 1, 2)
+    again.saver.save(3, {}, checkpoint=True)
+    assert again.heard == [("between at 3", 3, 3)]
+    assert split_part(again.part()[1])[0].keys() == STATE.keys()
+
+
+def test_the_next_part_waits_until_the_keeper_has_the_one_before(make, monkeypatch):
+    case = make()
+    case.put(*range(7))
+    case.save(3, checkpoint=True)
+    waits: list[float] = []
+
+    def pass_time(seconds: float) -> None:
+        assert case.part()[0] == 3, "its memory was used again too early"
+        waits.append(seconds)
+        if len(waits) == 3:
+            case.finish_writing()
+
+    monkeypatch.setattr(saving.time, "sleep", pass_time)
+    case.save(6, checkpoint=True)
+    assert waits == [saving.POLL_S] * 3
+    assert case.part()[0] == 6
+
+
+def test_a_snapshot_waits_for_no_disk(make, monkeypatch):
+    case = make()
+    case.put(0, 1, 2)
+    case.save(3, checkpoint=True)
+    monkeypatch.setattr(saving.time, "sleep", lambda _: pytest.fail("it waited"))
+    case.save(4, checkpoint=False)
+    assert make().saver.latest()[0] == 4
+
+
+def test_a_disk_that_never_ends_is_an_error(make, monkeypatch):
+    case = make()
+    case.put(0, 1, 2)
+    case.save(3, checkpoint=True)
+    now_s = iter(range(0, 10**6, 100))
+    monkeypatch.setattr(saving.time, "monotonic", lambda: float(next(now_s)))
+    monkeypatch.setattr(saving.time, "sleep", lambda _: None)
+    with pytest.raises(TimeoutError, match="the last checkpoint took over 600 s"):
+        case.save(6, checkpoint=True)
+    assert case.part()[0] == 3
+
+
+# Downward ties ----------------------------------------------------------------------------------
+
+
+def test_a_part_holds_the_ties_that_the_worker_below_uses_after_it(make):
+    case = make()
+    case.put(4, 5, 6, 7)
+    case.retention.put(Stream.TIE_DOWN, 8, None)
+    case.save(9, checkpoint=True)
+    state, ties = split_part(case.part()[1])
+    assert state.keys() == STATE.keys()
+    assert {step: [t.tolist() for t in tensors] for step, tensors in ties.items()} == {
+        6: [[6.0] * 4],
+        7: [[7.0] * 4],
+        8: [[]],
+    }
+
+
+def test_ties_are_put_back_as_if_they_had_just_been_sent(make, tmp_path):
+    case = make()
+    case.put(6, 7)
+    case.retention.put(Stream.TIE_DOWN, 8, None)
+    case.save(9, checkpoint=True)
+    _, ties = split_part(case.part()[1])
+
+    other = OwnedMemory("resumed")
+    resumed = Saving(other)
+    put_back(ties, resumed.retention)
+    assert resumed.retention.kept(9)[Stream.TIE_DOWN] == {6: False, 7: False, 8: True}
+    assert resumed.retention.get(Stream.TIE_DOWN, 7)[0].tolist() == [7.0] * 4
+    assert resumed.retention.get(Stream.TIE_DOWN, 8) == ()
+    resumed.put(9)
+    resumed.save(10, checkpoint=True)  # its own next part needs two of them
+    assert sorted(split_part(resumed.part()[1])[1]) == [7, 8, 9]
+    other.close()
+
+
+@pytest.mark.parametrize(("step", "steps"), [(0, []), (1, [0]), (2, [0, 1]), (4, [1, 2, 3])])
+def test_early_parts_hold_what_there_is(make, step, steps):
+    case = make()
+    case.put(*range(step))
+    case.save(step, checkpoint=True)
+    assert sorted(split_part(case.part()[1])[1]) == steps
+
+
+def test_the_lowest_worker_has_no_ties_to_keep(make):
+    case = make(sends_down=False)
+    case.save(9, checkpoint=True)
+    assert split_part(case.part()[1])[1] == {}

@@ -1,0 +1,268 @@
+"""When a worker is taken to hang, how often it may come back, and what is said of its end."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from multiprocessing import Pipe
+from types import SimpleNamespace
+from typing import Any
+
+import msgpack
+import pytest
+
+from runtime import ward as ward_module
+from runtime.core.worker import State
+from runtime.memory import Word
+from runtime.program import Meeting, Program
+from runtime.ward import FIRST_STEP_PATIENCE, RESTART_WINDOW_S, START_TIMEOUT_S, Ward
+
+LIMIT_S = 10.0
+WAITING = set(State) - {State.FORWARD, State.UPDATE, State.APPLY, State.SNAPSHOT}
+
+
+class FakeProcess:
+    """A process that ends when the test says so."""
+
+    def __init__(self, args: tuple[Any, ...]) -> None:
+        *_, self.life, self.pipe = args
+        self.pid = 2**22 + 1  # beyond any that there is
+        self.exitcode: int | None = None
+
+    def start(self) -> None:
+        """It runs, as far as anyone can tell."""
+
+    def join(self, timeout_s: float) -> None:
+        """It does not end by being waited for."""
+
+    def close(self) -> None:
+        """It holds nothing."""
+
+
+class Case:
+    """A ward over fake processes, on a clock that begins with 0."""
+
+    def __init__(self, *, block: int | None = 0, max_restarts: int = 3) -> None:
+        self.lives: list[FakeProcess] = []
+        program = Program(
+            resolve=str,
+            load=lambda text: pytest.fail("no job is needed"),
+            preload=(),
+            run_dir=None,
+            name="test",
+            run_name="test",
+            started_t=0.0,
+            hang_timeout_s=LIMIT_S,
+            max_worker_restarts=max_restarts,
+        )
+        context = SimpleNamespace(Pipe=self._pipe, Process=self._process)
+        meeting = Meeting(file=None, keeper_pid=os.getpid())
+        self.ward = Ward(context, print, program, meeting, block=block)
+
+    def _pipe(self) -> tuple[Any, Any]:
+        ours, theirs = Pipe()
+        return ours, SimpleNamespace(close=lambda: None, real=theirs)
+
+    def _process(self, *, target: object, args: tuple[Any, ...], name: str) -> FakeProcess:
+        self.lives.append(FakeProcess(args))
+        return self.lives[-1]
+
+    def turn(self, state: State, *, step: int = 5, steps_done: int = 1) -> None:
+        """A turn of the worker's loop."""
+        assert self.ward.memory is not None
+        page = self.ward.memory.page
+        page[Word.TURNS] += 1
+        page[Word.STATE], page[Word.STEP] = list(State).index(state), step
+        page[Word.STEPS_DONE] = steps_done
+
+    def say(self, **facts: object) -> None:
+        self.lives[-1].pipe.real.send_bytes(msgpack.packb(facts))
+
+    def close(self) -> None:
+        self.ward.close()
+        for life in self.lives:
+            life.pipe.real.close()
+
+
+@pytest.fixture
+def make(monkeypatch) -> Iterator[Callable[..., Case]]:
+    monkeypatch.setattr(ward_module, "time", SimpleNamespace(monotonic=float, time=float))
+    cases: list[Case] = []
+
+    def make(**options: Any) -> Case:
+        cases.append(Case(**options))
+        return cases[-1]
+
+    yield make
+    for case in cases:
+        case.close()
+
+
+@pytest.fixture
+def case(make) -> Case:
+    return make()
+
+
+# Progress ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", sorted(WAITING, key=lambda state: state.value))
+def test_one_that_waits_in_good_health_is_left_alone(case, state):
+    for now_s in range(0, 1000, 5):
+        case.turn(state)
+        assert case.ward.hangs(now_s) == ""
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_a_loop_that_does_not_turn_hangs_whatever_it_does(case, state):
+    case.turn(state)
+    assert case.ward.hangs(3.0) == ""
+    assert case.ward.hangs(3.0 + LIMIT_S) == ""
+    assert case.ward.hangs(3.1 + LIMIT_S) == "its loop has not turned for 10.1 s"
+
+
+@pytest.mark.parametrize("state", sorted(set(State) - WAITING, key=lambda state: state.value))
+def test_computing_beyond_the_limit_hangs(case, state):
+    case.turn(state)
+    assert case.ward.hangs(2.0) == ""
+    case.turn(state)
+    assert case.ward.hangs(2.0 + LIMIT_S) == ""
+    case.turn(state)
+    assert case.ward.hangs(2.1 + LIMIT_S) == f"the {state.value} of step 5 has not ended in 10.0 s"
+
+
+def test_each_phase_and_each_step_has_its_own_time(case):
+    phases = (State.FORWARD, State.UPDATE, State.APPLY)
+    for now_s, (step, state) in enumerate((s, p) for s in range(5) for p in phases):
+        case.turn(state, step=step)
+        assert case.ward.hangs(0.9 * LIMIT_S * now_s) == ""
+
+
+def test_a_wait_in_between_begins_the_time_anew(case):
+    for now_s, state in ((0, State.UPDATE), (9, State.WAIT_TIE), (18, State.UPDATE)):
+        case.turn(state)
+        assert case.ward.hangs(now_s) == ""
+    case.turn(State.UPDATE)
+    assert case.ward.hangs(27) == ""
+
+
+def test_the_first_step_of_a_life_may_take_five_times_as_long(case):
+    case.turn(State.FORWARD, step=0, steps_done=0)
+    assert case.ward.hangs(0.0) == ""
+    case.turn(State.FORWARD, step=0, steps_done=0)
+    assert case.ward.hangs(FIRST_STEP_PATIENCE * LIMIT_S) == ""
+    case.turn(State.FORWARD, step=0, steps_done=0)
+    late = FIRST_STEP_PATIENCE * LIMIT_S + 0.1
+    assert case.ward.hangs(late) == "the forward of step 0 has not ended in 50.0 s"
+
+
+def test_a_wait_for_the_disk_is_not_counted(case):
+    page = case.ward.memory.page
+    page[Word.CHECKPOINT] = 13
+    for now_s in range(0, 100, 5):
+        case.turn(State.SNAPSHOT)
+        assert case.ward.hangs(now_s) == ""
+    page[Word.CHECKPOINT_DONE] = 13
+    case.turn(State.SNAPSHOT)
+    assert case.ward.hangs(95 + LIMIT_S) == ""
+    case.turn(State.SNAPSHOT)
+    assert "the snapshot of step 5" in case.ward.hangs(95.1 + LIMIT_S)
+
+
+def test_a_start_has_time_of_its_own(case):
+    """Data are loaded and neighbours awaited before the loop's first turn."""
+    assert case.ward.hangs(START_TIMEOUT_S) == ""
+    assert "its loop has not turned" in case.ward.hangs(START_TIMEOUT_S + 0.1)
+
+
+def test_the_coordinator_is_never_taken_to_hang(make):
+    assert make(block=None).ward.hangs(10**6) == ""
+
+
+# Lives ------------------------------------------------------------------------------------------
+
+
+def test_a_new_life_keeps_the_memory_and_forgets_the_progress(case):
+    page = case.ward.memory.page
+    case.turn(State.UPDATE)
+    assert case.ward.hangs(3.0) == ""
+    page[Word.COMPLETED] = 6
+    case.say(traceback="Oh no", run_dir="runs/x")
+    case.ward.listen()
+    case.lives[0].exitcode = 1
+    case.ward.restart("failed")
+
+    first, second = (process.life for process in case.lives)
+    assert (first.generation, second.generation, second.cause) == (0, 1, "failed")
+    assert first.memory == second.memory == case.ward.memory.paths
+    assert [page[w] for w in (Word.TURNS, Word.STATE, Word.STEPS_DONE)] == [0, 0, 0]
+    assert page[Word.COMPLETED] == 6
+    assert case.ward.said == {"run_dir": "runs/x"}
+    assert case.ward.hangs(START_TIMEOUT_S) == ""
+
+
+def test_two_lives_at_once_are_refused(case):
+    with pytest.raises(AssertionError, match="zombie"):
+        case.ward.restart("for no reason")
+
+
+def test_restarts_are_counted_within_a_window(make):
+    ward = make(max_restarts=2).ward
+    assert ward.may_restart(0.0)
+    assert ward.may_restart(100.0)
+    assert not ward.may_restart(RESTART_WINDOW_S)
+
+
+def test_restarts_long_ago_do_not_count(make):
+    ward = make(max_restarts=2).ward
+    for now_s in (0.0, 100.0, RESTART_WINDOW_S + 1, RESTART_WINDOW_S + 101):
+        assert ward.may_restart(now_s)
+    assert not ward.may_restart(RESTART_WINDOW_S + 102)
+
+
+def test_no_restart_where_none_is_allowed(make):
+    assert not make(max_restarts=0).ward.may_restart(0.0)
+
+
+# Words ------------------------------------------------------------------------------------------
+
+
+def test_what_it_says_is_kept_and_a_part_is_announced_once(case):
+    case.say(run_dir="runs/x", run_id="ab")
+    assert not case.ward.listen()
+    case.say(checkpoint=True)
+    case.say(num_workers=4)
+    assert case.ward.listen()
+    assert not case.ward.listen()
+    assert case.ward.said == {"run_dir": "runs/x", "run_id": "ab", "num_workers": 4}
+
+
+def test_last_words_are_heard_after_the_end(case):
+    case.say(checkpoint=True)
+    case.say(traceback="Traceback ...\nValueError: no")
+    case.lives[0].pipe.real.close()
+    assert case.ward.listen()
+    case.lives[0].exitcode = 1
+    assert case.ward.how_it_ended() == "failed with exit code 1 (ValueError: no)"
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (-signal.SIGKILL, "was killed by SIGKILL"),
+        (-signal.SIGSEGV, "was killed by SIGSEGV"),
+        (1, "failed with exit code 1"),
+    ],
+)
+def test_an_end_is_put_into_words(case, code, words):
+    case.lives[0].exitcode = code
+    assert case.ward.how_it_ended() == words
+
+
+def test_a_signal_to_one_that_has_just_ended_is_no_error(case):
+    case.ward.kill()
+    case.lives[0].exitcode = 0
+    case.ward.kill()
+
+
+def test_names(make):
+    assert [make(block=k).ward.name for k in (None, 3)] == ["the coordinator", "worker 3"]
