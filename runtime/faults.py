@@ -96,9 +96,13 @@ class Fault:
         place = "" if self.block is None else f":{self.block}"
         if self.edge is not None:
             place = f":{self.edge[0]}-{self.edge[1]}"
-        factor = f"x{self.factor:g}" if self.kind == "slow" else ""
-        amount = f"+{self.amount:g}" if KINDS[self.kind].amount_of else ""
+        factor = f"x{_number(self.factor)}" if self.kind == "slow" else ""
+        amount = f"+{_number(self.amount)}" if KINDS[self.kind].amount_of else ""
         return f"{self.kind}{place}@{self.step}{factor}{amount}"
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else f"{value:f}".rstrip("0")
 
 
 def parse(text: str) -> tuple[Fault, ...]:

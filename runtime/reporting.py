@@ -28,6 +28,7 @@ MEASURING_LIMIT_S = 1.5
 ASK_EVERY_S = 0.2
 COORDINATOR_PATIENCE_S = 3600.0  # others may take their time to finish
 LINGER_MS = 2000
+STOP_LINGER_S = 0.5
 
 
 class Reporter:
@@ -82,7 +83,8 @@ class Reporter:
         self._report(force=False)
         self._listen()
         if done and driver.core.end < self._num_steps:
-            return True  # the job stops here, and no neighbour needs this worker
+            # The job stops here. A neighbour may still need to hear what was said last.
+            return time.monotonic() - self._done_s > STOP_LINGER_S
         is_linking = driver.core.state is State.LINKING  # the others may have left meanwhile
         return (done or is_linking) and self._may_leave(done)
 

@@ -1,7 +1,9 @@
 """What a worker has sent and must be able to send again, in memory that outlives it.
 
 Owns the layout: a ring of slots for each outgoing stream, a header and tensors in each. A message
-lies in slot `step % slots`, until the core says that its receiver's snapshot covers it.
+lies in slot `step % slots` until another takes the slot, which the core allows only when the
+receiver's snapshot covers it. Nothing is deleted before: a checkpoint may need ties that their
+receiver has used up already.
 """
 
 import mmap
