@@ -82,11 +82,11 @@ class HeldBlock:
 class Seat:
     """One worker's place: its plan and memory, which lives of it come and go."""
 
-    def __init__(self, context, address, run_dir, plan, k) -> None:
+    def __init__(self, address, run_dir, plan, k, *, patience_s: float) -> None:
         self.memory = OwnedMemory(f"seat-{k}")
         self.announced: list[int] = []
-        self.patience_s = float(TIMEOUT_S)
-        self._context = context
+        self._context = zmq.Context()
+        self._patience_s = patience_s
         self._address = address
         self._log = FaultLog(run_dir, generation=0)
         self._plan = plan
@@ -94,8 +94,13 @@ class Seat:
         self._generation = -1
 
     def begin(self, block) -> Driver:
-        """Begin the next life: with the snapshot, and what was kept, of those before."""
+        """Begin the next life: with the snapshot, and what was kept, of those before.
+
+        The one before is closed. Its context ends here, so that its address is free.
+        """
         self._generation += 1
+        self._context.term()
+        self._context = zmq.Context()
         page, side = self.memory.page, SIDES[self._k]
         specs = {stream: SPECS[stream] for stream in self._plan.outgoing}
         retention = Retention(self.memory.paths.messages, self._plan, specs)
@@ -121,7 +126,7 @@ class Seat:
             block,
             links=links,
             neighbours=Neighbours(
-                links, find_below=lambda: self._address, patience_s=self.patience_s
+                links, find_below=lambda: self._address, patience_s=self._patience_s
             ),
             outgoing_specs=specs,
             telemetry=Telemetry(
@@ -138,6 +143,10 @@ class Seat:
             injector=Injector((), self._k, self._log, keeper_pid=0),
         )
 
+    def end(self) -> None:
+        self._context.destroy(linger=0)
+        self.memory.close()
+
     def _announced(self) -> None:
         page = self.memory.page
         self.announced.append(page[Word.CHECKPOINT] - 1)
@@ -152,7 +161,16 @@ class Seat:
 class Pair:
     """Two drivers, lower and upper, over one edge; each computes on a thread of the test."""
 
-    def __init__(self, context, run_dir, *, num_steps: int, lag: int, blocks, **every) -> None:
+    def __init__(
+        self,
+        run_dir,
+        *,
+        num_steps: int,
+        lag: int,
+        blocks,
+        patience_s: float = TIMEOUT_S,
+        **every: int,
+    ) -> None:
         up = Window(max_messages=2, max_bytes=32, message_bytes=16, max_retained=16)
         down = Window(max_messages=4, max_bytes=64, message_bytes=16, max_retained=16)
         windows, below = dict.fromkeys(UP, up), dict.fromkeys(DOWN, down)
@@ -161,7 +179,9 @@ class Pair:
             WorkerPlan(num_steps=num_steps, lag=lag, incoming=windows, outgoing=below, **every),
         )
         address = f"ipc://@test-driver-{secrets.token_hex(6)}"
-        self.seats = [Seat(context, address, run_dir, plan, k) for k, plan in enumerate(plans)]
+        self.seats = [
+            Seat(address, run_dir, plan, k, patience_s=patience_s) for k, plan in enumerate(plans)
+        ]
         self.drivers = [seat.begin(block) for seat, block in zip(self.seats, blocks, strict=True)]
         self.failures: list[BaseException] = []
         self._stop = threading.Event()
@@ -212,4 +232,4 @@ class Pair:
         for driver in self.drivers:
             driver.close()
         for seat in self.seats:
-            seat.memory.close()
+            seat.end()

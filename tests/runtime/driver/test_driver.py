@@ -121,10 +121,8 @@ def test_a_tensor_that_was_not_agreed_on_is_refused(make_pair):
 
 
 def test_a_silent_neighbour_is_an_error_not_a_wait(make_pair):
-    pair = make_pair(num_steps=3, lag=1, blocks=(HeldBlock(), HeldBlock()))
-    pair.drivers[0].close()
-    pair.seats[0].patience_s = 0.3
-    pair.drivers[0] = pair.seats[0].begin(HeldBlock())
+    blocks = HeldBlock(), HeldBlock()
+    pair = make_pair(num_steps=3, lag=1, blocks=blocks, patience_s=0.3)
     pair.start(0)
     lower = pair.drivers[0]
     pair.drivers[1].run(until=lambda: lower.core.edges.are_linked)
