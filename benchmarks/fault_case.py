@@ -108,7 +108,7 @@ def run_case(job: Job, run_dir: Path, faults: Sequence[Fault]) -> Outcome:
         summary=_read_json(run_dir / "summary.json"),
         metrics=_read_lines(run_dir / "metrics.jsonl"),
         fired=_read_lines(run_dir / "faults.jsonl"),
-        left_behind=_left_behind(seen, set(os.listdir("/dev/shm")) - shared_before),
+        left_behind=_left_behind(run_dir, seen, set(os.listdir("/dev/shm")) - shared_before),
     )
 
 
@@ -142,14 +142,16 @@ def _run(command: Sequence[str], seen: set[psutil.Process]) -> tuple[int, str]:
                         child.kill()
 
 
-def _left_behind(seen: set[psutil.Process], shared: set[str]) -> list[str]:
-    """Processes, abstract sockets and shared memory that outlived the run."""
+def _left_behind(run_dir: Path, seen: set[psutil.Process], shared: set[str]) -> list[str]:
+    """Processes, ports, abstract sockets and shared memory that outlived the run."""
     _, alive = psutil.wait_procs(list(seen), timeout=GRACE_S)
     found = [f"process {process.pid}" for process in alive]
     for process in alive:
         found += [f"port {c.laddr.port}" for c in process.net_connections() if c.status == "LISTEN"]
-    lines = Path("/proc/net/unix").read_text().splitlines()
-    found += re.findall(r"@loco-\S+", "\n".join(lines))
+    run_ids = re.findall(r"run (\w+): generation", (run_dir / "logs/worker-0.log").read_text())
+    sockets = Path("/proc/net/unix").read_text()
+    for run_id in set(run_ids):
+        found += re.findall(rf"@loco-{run_id}\S*", sockets)
     return found + [f"/dev/shm/{name}" for name in sorted(shared)]
 
 

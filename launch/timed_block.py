@@ -90,7 +90,8 @@ class TimedBlock:
     def result(self) -> dict[str, Any]:
         """What the summary needs of this block, as a worker hands it in."""
         num_steps = len(self._wall_s)
-        waits = dict.fromkeys(("overhead_s", "wait_input_s", "wait_credit_s", "wait_tie_s"), 0.0)
+        others = ("overhead_s", "wait_input_s", "wait_credit_s", "wait_tie_s", "snapshot_s")
+        waits = dict.fromkeys(others, 0.0)
         return {
             "last": self._record,
             "first_step_t": self._first_step_t,

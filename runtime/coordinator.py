@@ -31,7 +31,7 @@ POLL_MS = 200
 TRACEBACK_CHARACTERS = 20_000  # what a pipe takes without a reader
 MEASURING_TIMEOUT_S = 60.0
 IDLE_SHARES = dict.fromkeys(
-    ("compute_s", "overhead_s", "wait_input_s", "wait_credit_s", "wait_tie_s"), 0.0
+    ("compute_s", "overhead_s", "wait_input_s", "wait_credit_s", "wait_tie_s", "snapshot_s"), 0.0
 )
 
 

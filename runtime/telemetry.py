@@ -47,6 +47,7 @@ class Stopwatch:
             "wait_input_s": self.seconds[State.WAIT_INPUT],
             "wait_credit_s": self.seconds[State.WAIT_CREDIT],
             "wait_tie_s": self.seconds[State.WAIT_TIE],
+            "snapshot_s": self.seconds[State.SNAPSHOT],
         }
 
 

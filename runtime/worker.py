@@ -154,7 +154,8 @@ class Worker:
             self._resume(Checkpoint.open(Path(self._announcement.resume)))
         else:
             self._block = self._job.build_block(self._k)
-        log.info("generation %d begins with step %d", self._life.generation, self._start_step)
+        run_id, generation = self._announcement.run_id, self._life.generation
+        log.info("run %s: generation %d begins with step %d", run_id, generation, self._start_step)
         if self._life.generation > 0:
             self._injector.starting()
 

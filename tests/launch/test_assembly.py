@@ -1,13 +1,18 @@
 """What a resolved config becomes: blocks whose messages fit the specs, and plans."""
 
+from dataclasses import replace
+
 import pytest
+import safetensors.torch
 import torch
 
 from launch.assembly import LocalLearningJob
 from launch.config import parse
 from launch.program import load_job
 from launch.resolve import Environment, Resolved, dump, resolve
+from models.bad_numbers import BadNumbers
 from runtime.core.plan import Stream
+from runtime.snapshots import image_of
 from runtime.step import message_bytes
 
 MACHINE = Environment(world_size=None, local_world_size=None, cores=2, gpus=0)
@@ -65,7 +70,32 @@ def test_neighbours_agree_on_every_stream():
         lower, upper = job.plan(k), job.plan(k + 1)
         for stream in Stream:
             sender, receiver = (upper, lower) if stream is Stream.TIE_DOWN else (lower, upper)
-            assert sender.outgoing[stream] == receiver.incoming[stream]
+            sent, received = sender.outgoing[stream], receiver.incoming[stream]
+            assert sent.max_retained is not None  # what is kept is the sender's own business
+            assert replace(sent, max_retained=None) == received
+
+
+def test_what_a_job_says_of_its_faults_and_patience():
+    job = LocalLearningJob(resolved("--faults", "kill:1@2, nan:0@1", "--hang-timeout-s", "30"))
+    assert [str(fault) for fault in job.faults] == ["kill:1@2", "nan:0@1"]
+    assert job.patience_s > 300  # a silent neighbour is its keeper's business first
+    assert BadNumbers in job.final_errors
+
+
+def test_a_block_takes_up_what_another_life_left():
+    job = LocalLearningJob(resolved("--model", "mlp"))
+    block, again = (job.build_block(0) for _ in range(2))
+    for step in range(2):
+        block.forward(step, None)
+        block.update(step)
+        block.apply(step, None, None)
+    found = safetensors.torch.load(bytes(image_of(block.state())))
+    again.load(found)
+    assert again.state().keys() == block.state().keys()
+    for name, tensor in block.state().items():
+        assert torch.equal(again.state()[name], tensor), name
+    a, b = block.forward(2, None), again.forward(2, None)
+    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 def test_a_private_guest_costs_no_messages():

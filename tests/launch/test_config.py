@@ -35,6 +35,25 @@ def test_flags_fill_fields_of_every_type(tmp_path):
     assert config.run_dir == tmp_path
 
 
+def test_flags_of_what_may_go_wrong():
+    argv = (
+        "--snapshot-every 2 --retain-mb 64 --checkpoint-every 10 --hang-timeout-s 2.5 "
+        "--max-worker-restarts 0 --max-bad-steps 3 --faults kill:1@40,drop:0-1@7 --fresh"
+    )
+    config = parse(argv.split(), prog="pipeline.py")
+    assert config == RunConfig(
+        snapshot_every=2,
+        retain_mb=64,
+        checkpoint_every=10,
+        hang_timeout_s=2.5,
+        max_worker_restarts=0,
+        max_bad_steps=3,
+        faults="kill:1@40,drop:0-1@7",
+    )
+    assert config.fresh
+    assert not parse([], prog="pipeline.py").fresh
+
+
 def test_a_flag_wins_over_the_file(tmp_path):
     file = write(tmp_path / "run.toml", "lag = 4\nalpha = 0.5\ncuts = [0, 2]\ndecoder-depth = [2]")
     config = parse(["--lag", "3", *file], prog="pipeline.py")
@@ -48,13 +67,27 @@ def test_a_flag_wins_over_the_file(tmp_path):
         (["--epochs", "2"], {"epochs": 2, "steps": None}),
         (["--workers", "2"], {"workers": 2, "cuts": None}),
         (["--cuts", "0,3"], {"workers": None, "cuts": (0, 3)}),
-        (["--lag", "5"], {"lag": 5, "window": None}),
+        (["--lag", "5"], {"lag": 5, "window": None, "snapshot_every": None}),
         (["--method", "e2e"], {"method": "e2e", "workers": None, "cuts": None}),
         (["--epochs", "2", "--steps", "9"], {"epochs": 2, "steps": 9}),
+        (["--window", "5"], {"window": 5, "snapshot_every": None}),
+        (["--retain-mb", "5"], {"retain_mb": 5, "snapshot_every": None}),
+        (
+            ["--batch-size", "8"],
+            {"batch_size": 8, "steps": None, "snapshot_every": None, "checkpoint_every": None},
+        ),
     ],
 )
 def test_a_flag_drops_what_followed_from_it_in_the_file(tmp_path, flags, expected):
-    resolved = RunConfig(workers=4, cuts=(0, 1, 2, 3), epochs=30, steps=330, window=2)
+    resolved = RunConfig(
+        workers=4,
+        cuts=(0, 1, 2, 3),
+        epochs=30,
+        steps=330,
+        window=2,
+        snapshot_every=4,
+        checkpoint_every=11,
+    )
     config = parse([*write(tmp_path / "run.toml", to_toml(resolved)), *flags], prog="x")
     assert config == replace(resolved, **expected)
 
@@ -65,7 +98,9 @@ def test_a_flag_drops_what_followed_from_it_in_the_file(tmp_path, flags, expecte
         RunConfig(),
         RunConfig(workers=2, cuts=(0, 1), decoder_depth=(1, 0), lr=1 / 3, alpha=1e-9),
         RunConfig(model='odd "name"\\ [x]', tie="gradient", lag=0, window=9, device="cuda"),
-        RunConfig(run_dir=Path("somewhere"), config=Path("else.toml")),
+        RunConfig(run_dir=Path("somewhere"), config=Path("else.toml"), fresh=True),
+        RunConfig(snapshot_every=2, retain_mb=7, checkpoint_every=9, hang_timeout_s=0.5),
+        RunConfig(faults="slow:1@2x3+4, drop:0-1@7", max_worker_restarts=0, max_bad_steps=1),
     ],
 )
 def test_toml_gives_back_an_equal_config(tmp_path, config):
@@ -82,7 +117,8 @@ def test_help_names_every_flag_and_exits_with_0(capsys):
     flags = (
         "--run-dir --config --workers --model --overlap --cuts --tie --lag --alpha --objective "
         "--temperature --optimizer --lr --epochs --steps --batch-size --seed --threads --link "
-        "--method --data --device --decoder-depth"
+        "--method --data --device --decoder-depth --snapshot-every --retain-mb --checkpoint-every "
+        "--hang-timeout-s --max-worker-restarts --max-bad-steps --faults --fresh"
     )
     assert "pipeline.py" in printed
     assert [flag for flag in flags.split() if f" {flag} " not in printed] == []
@@ -142,6 +178,21 @@ def test_a_flag_that_is_not_understood(argv, message):
             "cuts 0,2,1 can't be; give the first unit of each home in rising order, such as "
             "0,1,2,3",
         ),
+        ("--snapshot-every 0", "snapshot-every 0 can't be; give at least 1 step"),
+        ("--retain-mb 0", "retain-mb 0 can't be; give at least 1"),
+        ("--checkpoint-every 0", "checkpoint-every 0 can't be; give at least 1 step"),
+        ("--hang-timeout-s .4", "hang-timeout-s 0.4 can't be; give at least 0.5 s"),
+        ("--hang-timeout-s nan", "hang-timeout-s nan can't be; give at least 0.5 s"),
+        (
+            "--max-worker-restarts -1",
+            "max-worker-restarts -1 can't be; give 0 or more; 0 ends the job at once",
+        ),
+        ("--max-bad-steps 0", "max-bad-steps 0 can't be; give at least 1"),
+        ("--faults kil:1@4", "fault 'kil:1@4': there is no kind 'kil'; did you mean 'kill'?"),
+        (
+            "--faults kill:1@4,drop:0-2@4",
+            "fault 'drop:0-2@4': workers 0 and 2 are no neighbours",
+        ),
         (
             "--decoder-depth 1,-1",
             "decoder-depth 1,-1 can't be; give 0 or more conv blocks, as in 1",
@@ -172,6 +223,10 @@ def test_a_file_that_is_not_understood_is_named(tmp_path, text, message):
     ("text", "message"),
     [
         ("lag = -1", "lag -1 can't be; give 0 or more steps; 0 ties neighbours step by step"),
+        (
+            "faults = 'kill:1'",
+            "fault 'kill:1' is malformed; write kill for a block, as in kill:1@40",
+        ),
         ("lag = true", "Invalid value for [lag]: 'True' is not a whole number ({}); see --help"),
         ("cuts = [0, 1.5]", "Invalid value for [cuts]: '1.5' is not a whole number ({}); see "),
     ],

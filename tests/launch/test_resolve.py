@@ -65,6 +65,11 @@ def resolved(environment: Environment | None = None, **settings: object) -> Reso
     return resolve(RunConfig(**settings), environment=environment or machine())
 
 
+def light(environment: Environment | None = None, **settings: object) -> Resolved:
+    """For what the network has no part in: one that is quick to look at."""
+    return resolved(environment, **({"model": "mlp", "decoder_depth": (0,)} | settings))
+
+
 def refusal(environment: Environment | None = None, **settings: object) -> str:
     with pytest.raises(ConfigError) as caught:
         resolved(environment, **settings)
@@ -93,6 +98,8 @@ def test_the_defaults_are_locos_cut_for_four_workers():
         device="cpu",
         link="zmq-ipc",
         window=2,
+        snapshot_every=4,
+        checkpoint_every=22,
     )
     assert run.network.units[0].name == "stem"
     assert run.partition.cuts == (0, 1, 2, 3)
@@ -146,29 +153,54 @@ def test_stages_too_short_for_the_overlap_give_way_to_balanced_cuts():
 
 def test_threads_are_shared_among_the_workers_of_a_host():
     cores = {"cores": 16}
-    assert resolved(machine(**cores)).config.threads == 4
-    assert resolved(machine(**cores), method="e2e").config.threads == 16
-    assert resolved(machine(**cores), threads=3).config.threads == 3
+    assert light(machine(**cores)).config.threads == 4
+    assert light(machine(**cores), method="e2e").config.threads == 16
+    assert light(machine(**cores), threads=3).config.threads == 3
     two_hosts = machine(world_size=4, local_world_size=2, **cores)
-    assert resolved(two_hosts, bind="0.0.0.0").config.threads == 8
-    assert resolved(machine(cores=1)).config.threads == 1
+    assert light(two_hosts, bind="0.0.0.0").config.threads == 8
+    assert light(machine(cores=1)).config.threads == 1
 
 
 def test_length_in_epochs_or_steps():
-    assert resolved(epochs=2, batch_size=128).config.steps == 22
-    by_steps = resolved(epochs=2, steps=12, batch_size=128).config
+    assert light(epochs=2, batch_size=128).config.steps == 22
+    by_steps = light(epochs=2, steps=12, batch_size=128).config
     assert (by_steps.epochs, by_steps.steps) == (2, 12)
-    assert resolved(steps=23, batch_size=128).config.epochs == 3
+    assert light(steps=23, batch_size=128).config.epochs == 3
 
 
 def test_window_follows_the_lag():
-    assert [resolved(lag=lag).config.window for lag in (0, 1, 4)] == [2, 2, 5]
-    assert resolved(lag=4, window=3).config.window == 3
+    assert [light(lag=lag).config.window for lag in (0, 1, 4)] == [2, 2, 5]
+    assert light(lag=4, window=3).config.window == 3
+
+
+def test_snapshots_and_checkpoints():
+    """A checkpoint an epoch; snapshots as rare as the memory to keep messages allows."""
+    config = light(epochs=2, batch_size=128).config
+    assert (config.snapshot_every, config.checkpoint_every) == (4, 11)
+    config = light(snapshot_every=9, checkpoint_every=5).config
+    assert (config.snapshot_every, config.checkpoint_every) == (9, 5)
+    assert resolved(batch_size=256, retain_mb=40).config.snapshot_every < 4
+
+
+def test_too_little_memory_to_keep_messages_is_refused():
+    assert "retain-mb 1 is too little: worker 0 must be able to keep" in refusal(retain_mb=1)
+
+
+@pytest.mark.parametrize(
+    ("faults", "message"),
+    [
+        ("kill:4@3", "fault 'kill:4@3': there is no worker 4; the job has 0 to 3"),
+        ("drop:3-4@3", "fault 'drop:3-4@3': there is no worker 4; the job has 0 to 3"),
+        ("kill:0@264", "fault 'kill:0@264': the job ends before step 264"),
+    ],
+)
+def test_faults_that_the_job_never_meets_are_refused(faults, message):
+    assert refusal(faults=faults) == message
 
 
 def test_device():
-    assert resolved(machine(gpus=1)).config.device == "cuda"
-    assert resolved(machine(gpus=1), device="cpu").config.device == "cpu"
+    assert light(machine(gpus=1)).config.device == "cuda"
+    assert light(machine(gpus=1), device="cpu").config.device == "cpu"
     assert refusal(device="cuda") == (
         "device cuda is asked for, but no GPU is seen; use --device cpu or auto"
     )
@@ -176,9 +208,9 @@ def test_device():
 
 def test_link():
     two_hosts = torchrun(4, local_world_size=2)
-    assert resolved(torchrun(4), link="zmq").config.link == "zmq-ipc"
-    assert resolved(link="zmq-tcp").config.link == "zmq-tcp"
-    assert resolved(two_hosts, bind="0.0.0.0").config.link == "zmq-tcp"
+    assert light(torchrun(4), link="zmq").config.link == "zmq-ipc"
+    assert light(link="zmq-tcp").config.link == "zmq-tcp"
+    assert light(two_hosts, bind="0.0.0.0").config.link == "zmq-tcp"
     assert refusal(two_hosts, link="zmq-ipc") == (
         "link zmq-ipc reaches one host only; use --link zmq-tcp or auto"
     )

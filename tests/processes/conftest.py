@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import subprocess
 import sys
 import time
@@ -12,6 +13,13 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
+
+from launch.assembly import LocalLearningJob
+from launch.config import parse
+from launch.resolve import Environment, resolve
+from models.sequential import train
+from runtime import digest
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 100.0
@@ -104,3 +112,25 @@ def start(tmp_path) -> Iterator[Start]:
 def torchrun() -> list[str]:
     """The launcher's command for four ranks, on a port of its own."""
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=4"]
+
+
+def assert_nothing_is_left(run: Run) -> None:
+    """Neither processes nor abstract sockets of a run; other runs may be at work meanwhile."""
+    assert run.survivors() == []
+    run_ids = re.findall(r"run (\w+): generation", (run.dir / "logs/worker-0.log").read_text())
+    assert run_ids
+    sockets = Path("/proc/net/unix").read_text()
+    assert [run_id for run_id in run_ids if f"@loco-{run_id}" in sockets] == []
+
+
+def reference_digests(*arguments: str) -> dict[str, str]:
+    """What the sequential program, one process and one loop, ends with."""
+    config = parse(arguments, prog="reference")
+    machine = Environment(world_size=None, local_world_size=None, cores=2, gpus=0)
+    job = LocalLearningJob(resolve(config, environment=machine))
+    torch.set_num_threads(job.threads)
+    blocks = [job.build_block(k) for k in range(job.num_workers)]
+    train(blocks, num_steps=job.num_steps, lag=config.lag)
+    return digest.of_run(
+        [block.home_state() for block in blocks], [block.state() for block in blocks]
+    )

@@ -111,3 +111,19 @@ def test_a_summary_that_fails_leaves_the_old_one(tmp_path):
         run.write_summary({"steps": object()})
     assert json.loads(run.summary.read_text()) == {"steps": 1}
     run.close()
+
+
+def test_a_run_that_is_cleared_is_gone_and_the_directory_still_taken(tmp_path):
+    run = create(tmp_path)
+    run.write_config("lag = 1\n")
+    run.append_metrics([{"step": 1}])
+    part = tmp_path / "checkpoints" / "00000012-ab" / "part-0000.safetensors"
+    part.parent.mkdir(parents=True)
+    part.touch()
+    run.clear()
+    assert not run.holds_run
+    assert [path for path in tmp_path.rglob("*") if path.name not in (".lock", "logs")] == []
+    with pytest.raises(ValueError, match="in use"):
+        create(tmp_path)
+    run.close()
+    create(tmp_path).close()

@@ -149,7 +149,7 @@ def summary() -> dict[str, Any]:
             block | {"index": 0, "units": ["stem"], "guest_units": ["layer1.0"]},
             block | {"index": 1, "units": ["layer1.0", "layer2.0"], "guest_units": []},
         ],
-        "batches": {"sent": 330, "trained": 660, "lost": 0, "replayed": 0, "duplicates_dropped": 0},
+        "batches": {"sent": 330, "trained": 660, "lost": 0, "duplicates_dropped": 3},
         "benefit": {
             "samples_per_s": 500.0,
             "ceiling_samples_per_s": 625.0,
@@ -187,6 +187,7 @@ def test_closing_tables(summary):
     assert "lock-step, GPipe of 8 with a core a worker (predicted) 800.0 0.62 x" in lines
     assert "test top-1: linear 0.975, kNN 0.981" in lines
     assert "330 steps in 61.2 s, the first after 4.1 s" in lines
+    assert "batches: 330 sent, 660 trained, 0 lost, 3 duplicates dropped" in lines
 
 
 def test_what_was_not_measured_shows_as_a_dash(summary):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import zmq
 
 from runtime.core.plan import Side, Stream, Window, WorkerPlan
 from runtime.core.worker import WorkerCore

@@ -1,0 +1,148 @@
+"""Real runs under faults: whatever dies, the result is that of a run in which nothing did."""
+
+import json
+import os
+import signal
+import time
+
+from .conftest import SMALL, assert_nothing_is_left, reference_digests
+
+QUICK = (*SMALL, "--quick-end", "--report-every-s", "0.1", "--hang-timeout-s", "1.5")
+FAULTS = (
+    "kill:1@8",
+    "stop:2@12",
+    "drop:0-1@16",
+    "corrupt:1-2@18",
+    "corrupt-header:2-1@20",
+    "nan:3@22",
+    "coordinator-kill@24",
+    "kill:0@27",
+    "kill:1@27",
+    "zombie:2@30",
+    "oversize:0-1@33",
+    "cut:2-1@35",
+    "kill-checkpointing:1@36",
+    "kill-restarting:2@42",
+    "disk-full:0@40",
+)
+
+
+def digests(run) -> dict[str, str]:
+    return {key: run.summary[key] for key in ("weights_sha256", "state_sha256")}
+
+
+def fired(run) -> set[str]:
+    path = run.dir / "faults.jsonl"
+    return {json.loads(line)["fault"] for line in path.read_text().splitlines()}
+
+
+def test_fifteen_faults_in_one_run_change_nothing(start):
+    flags = (*QUICK, "--workers", "4", "--steps", "50", "--max-worker-restarts", "9")
+    plan = ("--faults", ",".join(FAULTS), "--checkpoint-every", "10")
+    run = start(*flags, *plan)
+    run.await_step(3, 2)
+    code, out, err = run.end()
+    assert code == 0, out + err
+    assert fired(run) >= set(FAULTS)
+    assert digests(run) == reference_digests(*flags, *plan)
+    batches = run.summary["batches"]
+    assert (batches["lost"], batches["trained"], batches["bad"]) == (0, 200, 1)
+    assert batches["replayed"] > 0
+    assert [block["restarts"] for block in run.summary["blocks"]] == [1, 3, 4, 0]
+    pids = [{r["pid"] for r in run.metrics() if r["block"] == k} for k in range(4)]
+    assert len(pids[3]) == 1
+    assert "worker 1 was killed by SIGKILL, after 8 steps; a new one goes on from step 8" in out
+    assert "worker 3: step 22 was skipped" in out
+    assert "its loop has not turned for 1.5 s" in out
+    assert "the coordinator (pid" in err
+    assert "No space left on device" in err
+    assert_nothing_is_left(run)
+
+
+def test_a_stopped_run_goes_on_by_the_same_command_and_a_finished_one_can_be_extended(start):
+    flags = (*QUICK, "--workers", "2", "--steps", "150", "--schedule", "constant")
+    run = start(*flags)
+    run.await_step(1, 5)
+    run.process.send_signal(signal.SIGINT)
+    code, _, err = run.end(timeout_s=30)
+    assert code == 128 + signal.SIGINT
+    assert "stopped by SIGINT; the last complete checkpoint is of step" in err
+    assert f"--run-dir {run.dir}" in err
+    assert_nothing_is_left(run)
+
+    refused = start(*flags, "--lr", "0.5", run_dir=run.dir)
+    code, _, err = refused.end()
+    assert code == 2
+    assert "other settings (lr 0.002 -> 0.5)" in err
+
+    longer = (*QUICK, "--workers", "2", "--steps", "170", "--schedule", "constant")
+    code, out, err = start(*longer, run_dir=run.dir).end()
+    assert code == 0, out + err
+    assert "goes on from step" in err
+    assert "150 steps become 170" in err
+    assert digests(run) == reference_digests(*longer)
+
+    code, _, err = start(*longer, run_dir=run.dir).end()
+    assert code == 0
+    assert "holds a finished run of 170 steps" in err
+
+    other = (*QUICK, "--workers", "3", "--steps", "180", "--schedule", "constant")
+    code, out, err = start(*other, run_dir=run.dir).end()
+    assert code == 0, out + err
+    assert "another cut (workers 2 -> 3" in err
+    assert "re-cloned as a guest" in out
+
+
+def test_a_damaged_checkpoint_is_passed_over_after_the_whole_job_was_killed(start):
+    flags = (*QUICK, "--workers", "2", "--steps", "45")
+    plan = ("--checkpoint-every", "10", "--faults", "flip:1@20,job-kill@28")
+    run = start(*flags, *plan)
+    run.await_step(1, 1)
+    code, _, _ = run.end()
+    assert code == -signal.SIGKILL
+    assert_nothing_is_left(run)
+    code, out, err = start(*flags, *plan, run_dir=run.dir).end()
+    assert code == 0, out + err
+    assert "a damaged checkpoint is passed over" in err
+    assert "goes on from step 10" in err
+    assert digests(run) == reference_digests(*flags)
+
+
+def test_under_torchrun_a_dead_keeper_resumes_from_the_checkpoint_without_help(start, torchrun):
+    flags = (*QUICK, "--steps", "40", "--checkpoint-every", "10")
+    launcher = [*torchrun, "--max-restarts=2"]
+    run = start(*flags, "--faults", "kill:1@8,keeper-kill:0@26", launcher=launcher)
+    run.await_step(3, 1)
+    code, out, err = run.end()
+    assert code == 0, out + err
+    assert digests(run) == reference_digests(*flags, "--workers", "4")
+    assert "goes on from step" in err
+    assert_nothing_is_left(run)
+
+
+def test_bad_numbers_in_a_row_end_the_run_with_figures_and_no_restart(start):
+    plan = ",".join(f"nan:1@{step}" for step in (12, 20, 21, 22))
+    run = start(
+        *(*QUICK, "--workers", "2", "--steps", "60", "--max-bad-steps", "3"),
+        *("--faults", plan, "--checkpoint-every", "10"),
+    )
+    code, _, err = run.end()
+    assert code == 1
+    assert "worker 1 (pid" in err
+    assert "3 steps in a row, up to step 22" in err
+    assert "the last finite loss was" in err
+    assert "Traceback" not in err
+    assert "the last complete checkpoint is of step" in err
+
+
+def test_a_second_interrupt_does_not_wait_for_a_worker_that_is_stopped(start):
+    run = start(*SMALL, "--steps", "100000", "--workers", "2")
+    os.kill(run.await_step(1, 2)["pid"], signal.SIGSTOP)
+    run.process.send_signal(signal.SIGINT)
+    time.sleep(0.3)  # two signals at once are one
+    run.process.send_signal(signal.SIGINT)
+    code, _, err = run.end(timeout_s=9)
+    assert code == 128 + signal.SIGINT
+    assert "stopped by SIGINT; at once" in err
+    assert "Traceback" not in err
+    assert_nothing_is_left(run)
