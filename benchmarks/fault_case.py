@@ -70,12 +70,14 @@ class Outcome:
         return min(later, default=None)
 
     def healed_s(self, fault: Fault, block: int) -> float | None:
-        """From a fault to the first step of the worker beyond its highest before."""
+        """From a fault to the first step of the worker beyond its highest before, and not before
+        the one that the fault belongs to."""
         fired_t = self.fired_t(fault)
         if fired_t is None:
             return None
         own = [record for record in self.steps if record["block"] == block]
         highest = max((r["step"] for r in own if r["t"] <= fired_t), default=-1)
+        highest = max(highest, fault.step - 1)
         beyond = [r["t"] - fired_t for r in own if r["t"] > fired_t and r["step"] > highest]
         return min(beyond, default=None)
 

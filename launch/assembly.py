@@ -53,6 +53,7 @@ class LocalLearningJob:
         self.notes = _notes(config)
         self.config_toml = to_toml(config)
         self.patience_s = PATIENCE_S + 10 * config.hang_timeout_s
+        self.retain_bytes = config.retain_mb * 1e6
         self.faults: tuple[Fault, ...] = parse(config.faults)
         self.final_errors: tuple[type[Exception], ...] = (BadNumbers,)
 

@@ -126,7 +126,7 @@ class RunConfig:
     snapshot_every: int | None = None
     """Steps between a worker's snapshots in memory; without it at most 4, as retain-mb allows."""
     retain_mb: int = 1024
-    """Megabytes a worker may keep of what it has sent, for neighbours that restart."""
+    """Megabytes a worker may use for what must outlive it: messages it has sent, snapshots."""
     checkpoint_every: int | None = None
     """Steps between checkpoints on disk; without it an epoch."""
     hang_timeout_s: float = 60.0

@@ -42,6 +42,10 @@ class Job(Protocol):
         """Seconds that a worker waits for a silent neighbour: longer than any restart takes."""
 
     @property
+    def retain_bytes(self) -> float:
+        """Memory that a worker may use for what must outlive it."""
+
+    @property
     def faults(self) -> Sequence[Fault]:
         """What is to go wrong, on purpose."""
 

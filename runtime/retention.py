@@ -37,13 +37,15 @@ class Retention:
 
     def __init__(self, path: str, plan: WorkerPlan, specs: Specs) -> None:
         rooms = {stream: window.max_retained for stream, window in plan.outgoing.items()}
-        size_bytes = sum((room or 0) * _slot_bytes(specs[stream]) for stream, room in rooms.items())
+        self.size_bytes = sum(
+            (room or 0) * _slot_bytes(specs[stream]) for stream, room in rooms.items()
+        )
         self._rings: dict[Stream, list[Slot]] = {}
-        if not size_bytes:
+        if not self.size_bytes:
             return
         with Path(path).open("r+b") as file:
-            os.ftruncate(file.fileno(), size_bytes)
-            memory = mmap.mmap(file.fileno(), size_bytes)
+            os.ftruncate(file.fileno(), self.size_bytes)
+            memory = mmap.mmap(file.fileno(), self.size_bytes)
         offset = 0
         for stream, room in rooms.items():
             assert room is not None, "a worker that may restart has a bound on what it keeps"
@@ -86,14 +88,6 @@ class Retention:
     def _slot(self, stream: Stream, step: int) -> Slot:
         ring = self._rings[stream]
         return ring[step % len(ring)]
-
-
-def retained_bytes(plan: WorkerPlan) -> int:
-    """The memory that a worker's retention takes."""
-    return sum(
-        (window.max_retained or 0) * (window.message_bytes + 2 * ALIGNMENT_BYTES)
-        for window in plan.outgoing.values()
-    )
 
 
 def _slot_bytes(specs: tuple[TensorSpec, ...]) -> int:

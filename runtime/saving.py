@@ -4,6 +4,7 @@ Owns what a snapshot and a part of a checkpoint hold: the block's state, and in 
 downward ties that its receiver has not used up. Both are written where the keeper keeps them.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping
 
@@ -19,6 +20,11 @@ from runtime.snapshots import Snapshots, image_of
 MESSAGE = "message/"  # what follows: stream, step, index of the tensor
 KEEPER_TIMEOUT_S = 600.0  # for the checkpoint before this one to reach the disk
 POLL_S = 0.01
+PLACES = 3  # two for snapshots, one for a part of a checkpoint
+
+
+class OutOfRoom(Exception):
+    """What must be kept for other lives takes more memory than the user allows."""
 
 
 class Saver:
@@ -33,9 +39,11 @@ class Saver:
         *,
         announce: Callable[[], None],
         between: Callable[[int], None],
+        max_bytes: float,
     ) -> None:
         """`announce` wakes the keeper; `between` is called when a part is written and its
-        snapshot is not yet (a place where a fault can strike)."""
+        snapshot is not yet (a place where a fault can strike). `max_bytes` bounds all that is
+        kept: messages, two snapshots and a part of a checkpoint."""
         self._checkpoint = memory.checkpoint
         self._snapshots = Snapshots(memory.snapshots)
         self._page = page
@@ -43,6 +51,7 @@ class Saver:
         self._plan = plan
         self._announce = announce
         self._between = between
+        self._max_bytes = max_bytes
 
     def latest(self) -> tuple[int, dict[str, Tensor]] | None:
         """The newest snapshot of the generations before, and its step."""
@@ -51,8 +60,17 @@ class Saver:
     def save(self, step: int, state: Mapping[str, Tensor], *, checkpoint: bool) -> None:
         """Save the state before `step`, first as a part of a checkpoint where it is one.
 
-        A death between the two repeats both; the part is then found to be there already.
+        A death between the two repeats both; the part is then found to be there already. Raises
+        OutOfRoom.
         """
+        image = image_of(state)
+        needed = PLACES * len(image) + self._retention.size_bytes
+        if needed > self._max_bytes:
+            raise OutOfRoom(
+                f"retain-mb {self._max_bytes / 1e6:.0f} is too little: the snapshots of this block"
+                f" ({PLACES} times {len(image) / 1e6:.1f} MB) and what it has sent take"
+                f" {needed / 1e6:.1f} MB; give --retain-mb {math.ceil(needed / 1e6)}"
+            )
         if checkpoint and self._page[Word.CHECKPOINT] != step + 1:
             self._await_keeper()
             write_image(self._checkpoint, step, image_of({**state, **self._messages(step)}))
@@ -60,7 +78,7 @@ class Saver:
             self._announce()
         if checkpoint:
             self._between(step)
-        self._snapshots.take(step, image_of(state))
+        self._snapshots.take(step, image)
 
     def _await_keeper(self) -> None:
         """Wait until the part before this one is on the disk: its memory is used again."""

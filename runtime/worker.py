@@ -39,7 +39,7 @@ from runtime.rendezvous import Announcement, Rendezvous, open_rendezvous
 from runtime.reporting import Reporter
 from runtime.retention import Retention
 from runtime.run_dir import worker_log
-from runtime.saving import Saver, put_back, split_part
+from runtime.saving import OutOfRoom, Saver, put_back, split_part
 from runtime.step import Specs
 from runtime.telemetry import Telemetry
 
@@ -53,7 +53,7 @@ def run_worker(program: Program, meeting: Meeting, k: int, life: Life, keeper: C
     die_with_parent()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the keeper decides what they mean
-    final: tuple[type[Exception], ...] = (ProtocolError,)
+    final: tuple[type[Exception], ...] = (ProtocolError, OutOfRoom)
     try:
         rendezvous = open_rendezvous(meeting)
         announcement = rendezvous.await_announcement()
@@ -138,6 +138,7 @@ class Worker:
             self._plan,
             announce=lambda: _tell(keeper, checkpoint=True),
             between=self._injector.checkpointing,
+            max_bytes=job.retain_bytes,
         )
 
     def take_up(self) -> None:

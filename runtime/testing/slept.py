@@ -91,6 +91,7 @@ class SleptJob:
     report_every_s = 0.5
     notes = ()
     patience_s = 300.0
+    retain_bytes = math.inf
     quick_end = False
     faults = ()
     final_errors = ()

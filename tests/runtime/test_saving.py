@@ -1,5 +1,6 @@
 """A state is made safe in an order that a death can't spoil, and taken up again."""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -12,8 +13,8 @@ from runtime.core.plan import Stream, Window, WorkerPlan
 from runtime.image import read_image
 from runtime.memory import OwnedMemory, Word
 from runtime.retention import Retention
-from runtime.saving import Saver, put_back, split_part
-from runtime.snapshots import Snapshots
+from runtime.saving import OutOfRoom, Saver, put_back, split_part
+from runtime.snapshots import Snapshots, image_of
 from runtime.step import TensorSpec
 
 LAG = 3
@@ -25,7 +26,9 @@ STATE = {"home.weight": torch.arange(6.0).view(2, 3), "step": torch.tensor(5)}
 class Saving:
     """A saver on real memory, which notes what is there whenever it says something."""
 
-    def __init__(self, memory: OwnedMemory, *, sends_down: bool = True) -> None:
+    def __init__(
+        self, memory: OwnedMemory, *, sends_down: bool = True, max_bytes: float = math.inf
+    ) -> None:
         outgoing = {Stream.TIE_DOWN: WINDOW} if sends_down else {}
         plan = WorkerPlan(num_steps=50, lag=LAG, outgoing=outgoing)
         self.memory = memory
@@ -39,6 +42,7 @@ class Saving:
             plan,
             announce=self._announced,
             between=lambda step: self._hear(f"between at {step}"),
+            max_bytes=max_bytes,
         )
 
     def _announced(self) -> None:
@@ -147,6 +151,17 @@ def test_a_disk_that_never_ends_is_an_error(make, monkeypatch):
     with pytest.raises(TimeoutError, match="the last checkpoint took over 600 s"):
         case.save(6, checkpoint=True)
     assert case.part()[0] == 3
+
+
+def test_a_state_too_large_for_the_memory_allowed_is_refused_before_anything_is_written(make):
+    needed = make().retention.size_bytes + 3 * len(image_of(STATE))
+    make(max_bytes=needed).save(4, checkpoint=False)
+    small = make(max_bytes=needed - 1)
+    small.put(*range(8))
+    with pytest.raises(OutOfRoom, match=r"retain-mb 0 is too little: .*; give --retain-mb 1$"):
+        small.save(8, checkpoint=True)
+    assert small.memory.page[Word.CHECKPOINT] == 0
+    assert make().saver.latest()[0] == 4
 
 
 # Downward ties ----------------------------------------------------------------------------------

@@ -14,7 +14,13 @@ from runtime import ward as ward_module
 from runtime.core.worker import State
 from runtime.memory import Word
 from runtime.program import Meeting, Program
-from runtime.ward import FIRST_STEP_PATIENCE, RESTART_WINDOW_S, START_TIMEOUT_S, Ward
+from runtime.ward import (
+    FIRST_STEP_PATIENCE,
+    LEAVING_TIMEOUT_S,
+    RESTART_WINDOW_S,
+    START_TIMEOUT_S,
+    Ward,
+)
 
 LIMIT_S = 10.0
 WAITING = set(State) - {State.FORWARD, State.UPDATE, State.APPLY, State.SNAPSHOT}
@@ -174,6 +180,15 @@ def test_a_start_has_time_of_its_own(case):
     assert "its loop has not turned" in case.ward.hangs(START_TIMEOUT_S + 0.1)
 
 
+def test_one_that_leaves_has_time_to_close_what_it_has_open(case):
+    """Its loop has ended, and what it said last may still be on its way."""
+    case.turn(State.DONE)
+    assert case.ward.hangs(0.0) == ""
+    case.ward.memory.page[Word.LEAVING] = 1
+    assert case.ward.hangs(LEAVING_TIMEOUT_S) == ""
+    assert "its loop has not turned" in case.ward.hangs(LEAVING_TIMEOUT_S + 0.1)
+
+
 def test_the_coordinator_is_never_taken_to_hang(make):
     assert make(block=None).ward.hangs(10**6) == ""
 
@@ -194,7 +209,7 @@ def test_a_new_life_keeps_the_memory_and_forgets_the_progress(case):
     first, second = (process.life for process in case.lives)
     assert (first.generation, second.generation, second.cause) == (0, 1, "failed")
     assert first.memory == second.memory == case.ward.memory.paths
-    assert [page[w] for w in (Word.TURNS, Word.STATE, Word.STEPS_DONE)] == [0, 0, 0]
+    assert [page[w] for w in (Word.TURNS, Word.STATE, Word.STEPS_DONE, Word.LEAVING)] == [0] * 4
     assert page[Word.COMPLETED] == 6
     assert case.ward.said == {"run_dir": "runs/x"}
     assert case.ward.hangs(START_TIMEOUT_S) == ""

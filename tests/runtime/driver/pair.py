@@ -1,5 +1,6 @@
 """Two drivers with real links, memory and savers, and blocks that a test holds by the hand."""
 
+import math
 import queue
 import secrets
 import threading
@@ -112,6 +113,7 @@ class Seat:
             self._plan,
             announce=self._announced,
             between=lambda step: None,
+            max_bytes=math.inf,
         )
         step, _ = saver.latest() or (0, {})
         core = WorkerCore(
