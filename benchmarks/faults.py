@@ -51,11 +51,11 @@ class Options:
     """Kinds, without it all; two-neighbours is kill of two at once."""
     seeds: int = 10
     """Cases of each kind; seed i draws block or edge, and step."""
-    steps: int = 40
+    steps: int = 32
     """Steps of a case."""
     model: str = "resnet-small"
     """Network of the main job."""
-    batch_size: int = 16
+    batch_size: int = 8
     """Images a step."""
     soak: float | None = None
     """Minutes of random faults instead, in one run."""

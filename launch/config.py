@@ -195,11 +195,12 @@ _FIELDS = {field.name.replace("_", "-"): field for field in dataclasses.fields(R
 # Keys of a file that followed from another one when it was resolved: a flag for the latter
 # drops them, for otherwise `--config old.toml --epochs 60` would keep the old number of steps.
 _FOLLOWS = {
-    "method": ("workers", "cuts", "threads"),
-    "workers": ("cuts", "threads"),
-    "cuts": ("workers", "threads"),
-    "model": ("cuts",),
-    "overlap": ("cuts",),
+    "method": ("workers", "cuts", "threads", "snapshot-every"),
+    "workers": ("cuts", "threads", "snapshot-every"),
+    "cuts": ("workers", "threads", "snapshot-every"),
+    "model": ("cuts", "snapshot-every"),
+    "overlap": ("cuts", "snapshot-every"),
+    "tie": ("snapshot-every",),
     "lag": ("window", "snapshot-every"),
     "window": ("snapshot-every",),
     "retain-mb": ("snapshot-every",),

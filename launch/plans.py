@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from launch.resolve import Resolved
 
 MOST_STEPS_BETWEEN_SNAPSHOTS = 4  # a restarted worker repeats half of them, on the average
+MESSAGES_SHARE = 0.5  # of --retain-mb, unless the windows need more; the rest is for snapshots
 UPWARD = (Stream.ACTIVATION, Stream.TIE_UP)
 
 
@@ -56,7 +57,8 @@ def choose_snapshot_every(resolved: Resolved) -> int:
     """The most steps between snapshots for which all that is sent meanwhile can be kept."""
     for every in range(MOST_STEPS_BETWEEN_SNAPSHOTS, 1, -1):
         if all(
-            _bytes(outgoing, _full_rooms(resolved, outgoing, every)) <= _bound(resolved)
+            _bytes(outgoing, _full_rooms(resolved, outgoing, every))
+            <= MESSAGES_SHARE * _bound(resolved)
             for _, outgoing in _all_specs(resolved)
         ):
             return every
@@ -95,9 +97,10 @@ def _specs(resolved: Resolved, k: int) -> tuple[Specs, Specs]:
 def _rooms(resolved: Resolved, outgoing: Specs, every: int) -> dict[Stream, int]:
     """How many messages of each stream are kept: what `every` asks for, or the bound allows."""
     least, full = _least_rooms(resolved, outgoing), _full_rooms(resolved, outgoing, every)
-    wanted = _bytes(outgoing, full)
-    share = min(1.0, _bound(resolved) / wanted) if wanted else 1.0
-    return {s: max(least[s], math.floor(share * full[s])) for s in outgoing}
+    more = {s: full[s] - least[s] for s in outgoing}
+    left = MESSAGES_SHARE * _bound(resolved) - _bytes(outgoing, least)
+    share = max(0.0, min(1.0, left / max(1, _bytes(outgoing, more))))
+    return {s: least[s] + math.floor(share * more[s]) for s in outgoing}
 
 
 def _full_rooms(resolved: Resolved, outgoing: Specs, every: int) -> dict[Stream, int]:

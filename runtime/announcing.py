@@ -110,7 +110,8 @@ def _checkpoint(
         return None, False
     for found in newest(run_dir.path):
         if isinstance(found, DamagedCheckpoint):
-            _say(program, f"a damaged checkpoint is passed over: {found}")
+            aside = found.set_aside()
+            _say(program, f"a damaged checkpoint is passed over: {found}; it is now {aside.name}")
             continue
         recut, notes = program.check_resume(found.config_toml, text)
         if found.step > job.num_steps:

@@ -14,6 +14,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -25,10 +26,20 @@ import xxhash
 
 KEPT = 2  # complete checkpoints that stay: where the newest is damaged, the one before serves
 CHUNK_BYTES = 1 << 22
+NAME = re.compile(r"(?P<step>\d{8,})-[0-9a-f]{8}")
 
 
 class DamagedCheckpoint(Exception):
     """A checkpoint that says that it is complete, and is not what was written."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        super().__init__(what)
+        self.path = path
+
+    def set_aside(self) -> Path:
+        """Rename its directory, so that it counts no more and can still be looked at."""
+        aside = self.path.with_name(f"damaged-{self.path.name}")
+        return self.path.rename(aside)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +53,9 @@ class Checkpoint:
 
     @classmethod
     def open(cls, path: Path) -> "Checkpoint":
-        """The complete checkpoint in a directory, not verified. Raises DamagedCheckpoint."""
-        manifest = _read_json(path / "manifest.json")
-        if manifest is None:
-            raise DamagedCheckpoint(f"{path / 'manifest.json'} can't be read")
+        """The complete checkpoint in a directory, its parts not verified. Raises
+        DamagedCheckpoint."""
+        manifest = _manifest(path)
         return cls(
             path=path,
             step=manifest["step"],
@@ -89,7 +99,8 @@ class CheckpointWriter:
             "parts": [records[k] for k in range(self.num_parts)],
             "config": (self.run_dir / "config.toml").read_text("utf-8"),
         }
-        write_durably(path / "manifest.json", json.dumps(manifest, indent=1).encode())
+        signed = {"xxh3_64": _signature(manifest), "manifest": manifest}
+        write_durably(path / "manifest.json", json.dumps(signed, indent=1).encode())
         _prune(self.run_dir)
         return True
 
@@ -104,13 +115,12 @@ def newest(run_dir: Path) -> Iterator[Checkpoint | DamagedCheckpoint]:
     One that is damaged comes as the error that says so, and the one before follows.
     """
     found = []
-    for path in (run_dir / "checkpoints").glob("*/manifest.json"):
-        manifest = _read_json(path)
-        if manifest is None:
-            yield DamagedCheckpoint(f"{path} can't be read")
-        else:
-            found.append((manifest["step"], manifest["written_t"], path.parent, manifest))
-    for _, _, path, manifest in sorted(found, key=lambda entry: entry[:2], reverse=True):
+    for path in _complete(run_dir):
+        try:
+            found.append((_manifest(path), path))
+        except DamagedCheckpoint as damage:
+            yield damage
+    for manifest, path in sorted(found, key=_age, reverse=True):
         try:
             _verify(path, manifest["parts"])
         except DamagedCheckpoint as damage:
@@ -154,24 +164,49 @@ def _verify(path: Path, parts: Iterable[dict[str, Any]]) -> None:
             size = part.stat().st_size
         except OSError as error:
             reason = os.strerror(error.errno or errno.EIO).lower()
-            raise DamagedCheckpoint(f"{part} can't be read ({reason})") from error
+            raise DamagedCheckpoint(path, f"{part} can't be read ({reason})") from error
         if size != record["bytes"] or f"{digest.intdigest():016x}" != record["xxh3_64"]:
-            raise DamagedCheckpoint(f"{part} is not what was written (its checksum differs)")
+            raise DamagedCheckpoint(path, f"{part} is not what was written (its checksum differs)")
 
 
 def _prune(run_dir: Path) -> None:
     """Delete all but the newest complete checkpoints, and what was begun before them."""
-    complete = []
-    for path in (run_dir / "checkpoints").glob("*/manifest.json"):
-        manifest = _read_json(path)
-        if manifest is not None:
-            complete.append((manifest["step"], manifest["written_t"], path.parent))
-    kept = sorted(complete, reverse=True)[:KEPT]
-    oldest = kept[-1][0] if len(kept) == KEPT else 0
+    found = []
+    for path in _complete(run_dir):
+        with contextlib.suppress(DamagedCheckpoint):
+            found.append((_manifest(path), path))
+    kept = sorted(found, key=_age, reverse=True)[:KEPT]
+    oldest = kept[-1][0]["step"] if len(kept) == KEPT else 0
     for path in (run_dir / "checkpoints").iterdir():
-        is_kept = path in [entry[2] for entry in kept]
-        if not is_kept and int(path.name.split("-")[0]) < oldest:
+        named = NAME.fullmatch(path.name)
+        if named and int(named["step"]) < oldest and path not in [entry[1] for entry in kept]:
             shutil.rmtree(path, ignore_errors=True)  # another keeper may be at it too
+
+
+def _complete(run_dir: Path) -> list[Path]:
+    """The directories of the checkpoints that have a manifest."""
+    paths = (path.parent for path in (run_dir / "checkpoints").glob("*/manifest.json"))
+    return [path for path in paths if NAME.fullmatch(path.name)]
+
+
+def _age(found: tuple[dict[str, Any], Path]) -> tuple[int, float]:
+    manifest, _ = found
+    return manifest["step"], manifest["written_t"]
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    """What a manifest says. Raises DamagedCheckpoint where it can't be read or was changed."""
+    signed = _read_json(path / "manifest.json")
+    if not isinstance(signed, dict) or signed.keys() != {"xxh3_64", "manifest"}:
+        raise DamagedCheckpoint(path, f"{path / 'manifest.json'} can't be read")
+    manifest: dict[str, Any] = signed["manifest"]
+    if _signature(manifest) != signed["xxh3_64"]:
+        raise DamagedCheckpoint(path, f"{path / 'manifest.json'} is not what was written")
+    return manifest
+
+
+def _signature(manifest: object) -> str:
+    return f"{xxhash.xxh3_64_intdigest(json.dumps(manifest, sort_keys=True).encode()):016x}"
 
 
 def _part(path: Path, block: int) -> Path:

@@ -48,15 +48,16 @@ class Disk:
         image = read_image(memory.paths.checkpoint)
         assert image is not None, "a part is announced when it is whole"
         step, content = image
-        faults = self._due(writer, block, step)
         try:
+            faults = self._due(writer, block, step)
             if "disk-full" in faults:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             writer.write_part(block, step, content)
             _damage(writer.part(step, block), faults)
-        except OSError as error:
+        except Exception as error:  # whatever it is, training goes on, and the user is told
+            reason = error.strerror if isinstance(error, OSError) else None
             self._say(
-                f"the checkpoint at step {step} was not written: {error.strerror or error}"
+                f"the checkpoint at step {step} was not written: {reason or repr(error)}"
                 f" ({writer.run_dir}); training goes on, the one before stays"
             )
         finally:

@@ -15,8 +15,9 @@ class FaultLog:
     def __init__(self, run_dir: Path, *, generation: int) -> None:
         self._path = run_dir / "faults.jsonl"
         self._generation = generation
-        lines = self._path.read_text().splitlines() if self._path.exists() else []
-        self._fired = {json.loads(line)["fault"] for line in lines}
+        text = self._path.read_text() if self._path.exists() else ""
+        whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        self._fired = {json.loads(line)["fault"] for line in whole}
 
     def has_fired(self, name: str) -> bool:
         """Whether a fault had fired when this process began, or has in it."""

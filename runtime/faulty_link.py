@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import zmq
 
+from runtime.core.plan import Stream
 from runtime.faults import Fault
 from runtime.links.link import Damaged, Frame, Link
 from runtime.links.message import DataMessage, HelloMessage, Message
@@ -36,12 +37,16 @@ class FaultyLink:
         self._faults = [f for f in faults if f.edge == sends and f.kind != "cut"]
         self._zombies = [f"{fault} speaks to {sends[1]}" for fault in zombies]
         self._late: deque[tuple[float, list[Frame]]] = deque()  # when to send what, in order
-        self._overtaken = False
+        self._overtaken: Stream | None = None  # the stream whose next message goes first
         self._parted_until_s = 0.0
 
     @property
     def pollable(self) -> zmq.Socket[bytes] | int:
         return self._link.pollable
+
+    @property
+    def limit_bytes(self) -> int:
+        return self._link.limit_bytes
 
     def frames(self, message: Message) -> list[Frame]:
         return self._link.frames(message)
@@ -58,16 +63,15 @@ class FaultyLink:
     def send(self, message: Message) -> bool:
         self._speak_as_zombie(message)
         self._cut_if_due(message)
-        fault = self._due(message)
-        if fault is not None:
+        if isinstance(message, DataMessage) and (fault := self._due(message)) is not None:
             return self._send_faultily(message, fault)
         if time.monotonic() < self._parted_until_s:
             return True
-        if self._late and not self._overtaken:
+        if self._late and self._overtaken is None:
             self._late.append((self._late[-1][0], self._link.frames(message)))
             return True
         sent = self._link.send(message)
-        if isinstance(message, DataMessage) and self._overtaken:
+        if isinstance(message, DataMessage) and message.stream is self._overtaken:
             self._send_late(at_once=True)
         return sent
 
@@ -80,15 +84,13 @@ class FaultyLink:
             self._cut_if_due(message)
         return message
 
-    def _due(self, message: Message) -> Fault | None:
-        if not isinstance(message, DataMessage):
-            return None
+    def _due(self, message: DataMessage) -> Fault | None:
         for fault in self._faults:
             if fault.step == message.step and self._claim(str(fault)):
                 return fault
         return None
 
-    def _send_faultily(self, message: Message, fault: Fault) -> bool:
+    def _send_faultily(self, message: DataMessage, fault: Fault) -> bool:
         frames = self._link.frames(message)
         header, *tensors = frames
         match fault.kind:
@@ -100,7 +102,7 @@ class FaultyLink:
                 self._late.append((time.monotonic() + fault.amount, frames))
                 return True
             case "reorder":
-                self._overtaken = True
+                self._overtaken = message.stream
                 self._late.append((time.monotonic() + OVERTAKEN_S, frames))
                 return True
             case "corrupt":
@@ -111,7 +113,7 @@ class FaultyLink:
                 cut = bytes(frames[-1])
                 frames = [*frames[:-1], cut[: len(cut) // 2]]
             case "oversize":
-                frames = [*frames, bytes(2 * max(map(len, frames)) + (1 << 20))]
+                frames = [*frames, bytes(self._link.limit_bytes + 1)]
             case "partition":
                 self._parted_until_s = time.monotonic() + fault.amount
                 return True
@@ -120,7 +122,7 @@ class FaultyLink:
     def _send_late(self, *, at_once: bool = False) -> None:
         while self._late and (at_once or self._late[0][0] <= time.monotonic()):
             self._link.send_frames(self._late.popleft()[1])
-            self._overtaken = False
+            self._overtaken = None
 
     def _cut_if_due(self, message: Message) -> None:
         for fault in self._cuts:

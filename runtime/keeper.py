@@ -124,17 +124,13 @@ class Keeper:
     def _look_after(self, ward: Ward) -> int | None:
         """Restart a ward that has died or hangs; the exit code where that ends the job."""
         now_s = time.monotonic()
-        if not ward.has_ended:
-            why = ward.hangs(now_s)
-            if not why:
-                return None
+        why = "" if ward.has_ended else ward.hangs(now_s)
+        if why:
             ward.kill()
-            cause = f"was killed, for {why}"
-        elif ward.process.exitcode == 0:
+        elif not ward.has_ended or ward.process.exitcode == 0:
             return None
-        else:
-            self._listen(ward)  # its last words
-            cause = ward.how_it_ended()
+        self._listen(ward)  # its last words
+        cause = f"was killed, for {why}" if why else ward.how_it_ended()
         if ward.process.exitcode == REFUSED:
             return self._end_refused()
         if ward.process.exitcode == FINAL:

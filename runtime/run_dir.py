@@ -18,6 +18,12 @@ from typing import Any, TextIO
 
 from runtime.checkpoint import write_durably
 
+# All that a run writes into its directory.
+WRITTEN = (
+    *("config.toml", "metrics.jsonl", "summary.json", "weights.safetensors", "faults.jsonl"),
+    *("checkpoints", "tensorboard", "logs"),
+)
+
 
 class RunDir:
     """One run's directory, locked until `close`."""
@@ -60,11 +66,13 @@ class RunDir:
         return self.config_toml.exists() or self.metrics.exists()
 
     def clear(self) -> None:
-        """Delete the run that it holds."""
-        for path in self.path.iterdir():
-            if path.name == ".lock":
-                continue
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        """Delete the run that it holds, and nothing else that lies there."""
+        for name in WRITTEN:
+            path = self.path / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
     @property
     def config_toml(self) -> Path:

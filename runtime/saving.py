@@ -64,21 +64,25 @@ class Saver:
         OutOfRoom.
         """
         image = image_of(state)
-        needed = PLACES * len(image) + self._retention.size_bytes
-        if needed > self._max_bytes:
-            raise OutOfRoom(
-                f"retain-mb {self._max_bytes / 1e6:.0f} is too little: the snapshots of this block"
-                f" ({PLACES} times {len(image) / 1e6:.1f} MB) and what it has sent take"
-                f" {needed / 1e6:.1f} MB; give --retain-mb {math.ceil(needed / 1e6)}"
-            )
+        self.check_room(len(image))
         if checkpoint and self._page[Word.CHECKPOINT] != step + 1:
             self._await_keeper()
             write_image(self._checkpoint, step, image_of({**state, **self._messages(step)}))
             self._page[Word.CHECKPOINT] = step + 1
-            self._announce()
         if checkpoint:
+            self._announce()  # each time: a life before may have died before it could
             self._between(step)
         self._snapshots.take(step, image)
+
+    def check_room(self, image_bytes: int) -> None:
+        """Raise OutOfRoom unless snapshots of that size fit beside what is kept of messages."""
+        needed = PLACES * image_bytes + self._retention.size_bytes
+        if needed > self._max_bytes:
+            raise OutOfRoom(
+                f"retain-mb {self._max_bytes / 1e6:.0f} is too little: this block's snapshots"
+                f" ({PLACES} times {image_bytes / 1e6:.1f} MB) and what it keeps of its messages"
+                f" take {needed / 1e6:.1f} MB; give --retain-mb {math.ceil(needed / 1e6)}"
+            )
 
     def _await_keeper(self) -> None:
         """Wait until the part before this one is on the disk: its memory is used again."""
@@ -104,11 +108,11 @@ class Saver:
 def split_part(part: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[int, list[Tensor]]]:
     """Divide a part of a checkpoint into the block's state and the downward ties by step."""
     state = {name: tensor for name, tensor in part.items() if not name.startswith(MESSAGE)}
-    ties: dict[int, list[Tensor]] = {}
-    for name in sorted(part.keys() - state.keys()):
-        _, _, step, _ = name.split("/")
-        ties.setdefault(int(step), []).append(part[name])
-    return state, ties
+    ties: dict[int, dict[int, Tensor]] = {}
+    for name in part.keys() - state.keys():
+        _, _, step, index = name.split("/")
+        ties.setdefault(int(step), {})[int(index)] = part[name]
+    return state, {step: [tensors[i] for i in sorted(tensors)] for step, tensors in ties.items()}
 
 
 def put_back(ties: Mapping[int, list[Tensor]], retention: Retention) -> None:

@@ -23,7 +23,12 @@ DTYPES = {
     torch.int32: "I32",
     torch.int16: "I16",
     torch.int8: "I8",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
     torch.uint8: "U8",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
     torch.bool: "BOOL",
 }
 
@@ -40,7 +45,12 @@ def image_of(tensors: Mapping[str, Tensor]) -> bytearray:
     }
     offset, entries = 0, {}
     for name, raw in flat.items():
-        dtype, shape = DTYPES[tensors[name].dtype], list(tensors[name].shape)
+        dtype, shape = DTYPES.get(tensors[name].dtype), list(tensors[name].shape)
+        if dtype is None:
+            raise ValueError(
+                f"{name!r} is of {tensors[name].dtype}, which safetensors can't hold; keep it as"
+                " one of " + ", ".join(str(known).removeprefix("torch.") for known in DTYPES)
+            )
         span = [offset, offset + raw.numel()]
         entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": span}
         offset = span[1]

@@ -157,6 +157,8 @@ class Worker:
             self._block = self._job.build_block(self._k)
         run_id, generation = self._announcement.run_id, self._life.generation
         log.info("run %s: generation %d begins with step %d", run_id, generation, self._start_step)
+        state_bytes = sum(tensor.nbytes for tensor in self._block.state().values())
+        self._saver.check_room(state_bytes)  # an optimizer may add to it with the first step
         if self._life.generation > 0:
             self._injector.starting()
 

@@ -33,6 +33,10 @@ class Link(Protocol):
     def pollable(self) -> zmq.Socket[bytes] | int:
         """What the driver polls for input: a ZeroMQ socket or a file descriptor."""
 
+    @property
+    def limit_bytes(self) -> int:
+        """The largest frame that the other end takes."""
+
     def send(self, message: Message) -> bool:
         """Hand a message over; False where no peer is connected (it is then not sent).
 

@@ -15,10 +15,12 @@ import zmq
 from runtime.core.plan import Stream
 from runtime.links.link import Damaged, Frame, LinkError
 from runtime.links.message import (
+    AckMessage,
     BadMessage,
     DataMessage,
     HelloMessage,
     Message,
+    WantMessage,
     checksum,
     decode,
     encode,
@@ -45,6 +47,11 @@ def endpoint(bound: zmq.Socket[bytes]) -> str:
     return address.replace("tcp://0.0.0.0:", f"tcp://{socket.getfqdn()}:")
 
 
+def _limit_bytes(specs: Specs) -> int:
+    largest = max((message_bytes(found) for found in specs.values()), default=0)
+    return largest + HEADER_LIMIT_BYTES
+
+
 class ZmqLink:
     """One end of an edge. `incoming` are the specs of what this end receives.
 
@@ -63,11 +70,13 @@ class ZmqLink:
         connect: str | None = None,
     ) -> None:
         self._incoming = incoming
+        self._specs = specs
         self._dialled = connect
         self._fingerprint = fingerprint(run_id, specs)
         self._socket = context.socket(zmq.DEALER)
-        largest = max((message_bytes(found) for found in incoming.values()), default=0)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, largest + HEADER_LIMIT_BYTES)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, _limit_bytes(incoming))
+        outgoing = {stream: specs[stream] for stream in specs.keys() - incoming.keys()}
+        self.limit_bytes = _limit_bytes(outgoing)
         self._socket.setsockopt(zmq.IMMEDIATE, 1)
         self._socket.setsockopt(zmq.LINGER, LINGER_MS)
         self._socket.setsockopt(zmq.SNDHWM, 0)
@@ -124,18 +133,27 @@ class ZmqLink:
             self._skip_rest()
             return Damaged(stream=None, reason=str(error))
         if isinstance(message, HelloMessage) and message.fingerprint != self._fingerprint:
+            self._skip_rest()
             return Damaged(stream=None, reason="it is from another run, or of other tensor shapes")
+        if not self._flows_here(message):
+            self._skip_rest()
+            return Damaged(stream=None, reason=f"{message} does not flow this way")
         if isinstance(message, DataMessage) and not message.absent:
             return self._receive_tensors(message)
         self._skip_rest()
         return message
 
+    def _flows_here(self, message: Message) -> bool:
+        """Whether this end receives that stream, or sends it where the message is about that."""
+        match message:
+            case DataMessage(stream=stream) | WantMessage(stream=stream):
+                return stream in self._incoming
+            case AckMessage(stream=stream):
+                return stream in self._specs and stream not in self._incoming
+        return True
+
     def _receive_tensors(self, message: DataMessage) -> Message | Damaged:
-        specs = self._incoming.get(message.stream)
-        if specs is None:
-            self._skip_rest()
-            return Damaged(stream=None, reason=f"{message.stream.value} does not flow this way")
-        payload = tuple(spec.empty() for spec in specs)
+        payload = tuple(spec.empty() for spec in self._incoming[message.stream])
         for tensor in payload:
             if not self._socket.getsockopt(zmq.RCVMORE):
                 return self._damaged(message.stream, "it has too few frames")

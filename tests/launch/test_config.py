@@ -65,10 +65,13 @@ def test_a_flag_wins_over_the_file(tmp_path):
     ("flags", "expected"),
     [
         (["--epochs", "2"], {"epochs": 2, "steps": None}),
-        (["--workers", "2"], {"workers": 2, "cuts": None}),
-        (["--cuts", "0,3"], {"workers": None, "cuts": (0, 3)}),
+        (["--workers", "2"], {"workers": 2, "cuts": None, "snapshot_every": None}),
+        (["--cuts", "0,3"], {"workers": None, "cuts": (0, 3), "snapshot_every": None}),
         (["--lag", "5"], {"lag": 5, "window": None, "snapshot_every": None}),
-        (["--method", "e2e"], {"method": "e2e", "workers": None, "cuts": None}),
+        (
+            ["--method", "e2e"],
+            {"method": "e2e", "workers": None, "cuts": None, "snapshot_every": None},
+        ),
         (["--epochs", "2", "--steps", "9"], {"epochs": 2, "steps": 9}),
         (["--window", "5"], {"window": 5, "snapshot_every": None}),
         (["--retain-mb", "5"], {"retain_mb": 5, "snapshot_every": None}),

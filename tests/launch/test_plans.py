@@ -92,7 +92,7 @@ def test_snapshots_are_as_rare_as_the_bound_allows():
     assert choose_snapshot_every(with_settings(retain_mb=1024)) == MOST_STEPS_BETWEEN_SNAPSHOTS
     assert choose_snapshot_every(with_settings(retain_mb=largest_least_mb())) == 1
     found = []
-    for tenth in range(10, 60):
+    for tenth in range(10, 120):
         run = with_settings(retain_mb=largest_least_mb() * tenth / 10)
         every = choose_snapshot_every(run)
         found.append(every)

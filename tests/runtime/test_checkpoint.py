@@ -76,7 +76,7 @@ def test_what_was_written_is_found(tmp_path):
 def test_the_manifest_says_what_the_parts_are(tmp_path):
     writer = make_writer(tmp_path)
     write_all(writer, 12)
-    manifest = json.loads((writer.directory(12) / "manifest.json").read_text())
+    manifest = json.loads((writer.directory(12) / "manifest.json").read_text())["manifest"]
     assert (manifest["step"], manifest["config"]) == (12, CONFIG)
     assert [part["bytes"] for part in manifest["parts"]] == [len(image(k, 12)) for k in range(3)]
     assert len({part["xxh3_64"] for part in manifest["parts"]}) == 3
