@@ -5,6 +5,7 @@ measured is None and shows as a dash.
 """
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -107,8 +108,18 @@ def _outcome(summary: Mapping[str, Any]) -> str:
     return (
         f"test top-1: linear {linear}, kNN {knn}\n"
         f"{summary['steps']} steps in {wall}, the first after {first}\n"
-        f"batches: {counts}"
+        f"batches: {counts}" + _restarts(summary["restarts"])
     )
+
+
+def _restarts(restarts: Sequence[Mapping[str, Any]]) -> str:
+    """How often workers were restarted, if at all, and how long that took in the middle."""
+    if not restarts:
+        return ""
+    times_s = [r["healed_s"] for r in restarts if r["healed_s"] is not None]
+    middle = f"; the median was back after {statistics.median(times_s):.1f} s" if times_s else ""
+    blocks = ", ".join(str(block) for block in sorted({r["block"] for r in restarts}))
+    return f"\nrestarts: {len(restarts)}, of worker {blocks}{middle}"
 
 
 def _table(*headings: str, gap: int = 2) -> Table:

@@ -75,6 +75,7 @@ class Recorder:
             results,
             weights_sha256=digest.of_tensors(weights),
             units=units,
+            events=self.run_dir.events(),
             started_t=started_t,
             ended_t=time.time(),
             one_process=one_process,

@@ -116,6 +116,12 @@ class RunDir:
             self._metrics.write(json.dumps(_finite(row), allow_nan=False) + "\n")
         self._metrics.flush()
 
+    def events(self) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl that tell of an event, not of a step; oldest first."""
+        lines = self.metrics.read_text("utf-8").splitlines() if self.metrics.exists() else []
+        rows = [json.loads(line) for line in lines if '"event"' in line]
+        return [row for row in rows if "event" in row]
+
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json, durably and at once."""
         _write(self.summary, json.dumps(_finite(summary), indent=2, allow_nan=False) + "\n")

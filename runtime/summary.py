@@ -22,6 +22,7 @@ def summarise(
     *,
     weights_sha256: str,
     units: Sequence[Mapping[str, Any]],
+    events: Sequence[Mapping[str, Any]],
     started_t: float,
     ended_t: float,
     one_process: bool,
@@ -60,6 +61,7 @@ def summarise(
             "retrained": sum(result["counters"]["retrained"] for result in results),
             "bad": sum(result["counters"]["bad_steps"] for result in results),
         },
+        "restarts": restarts_of(events),
         "benefit": {
             "samples_per_s": samples_per_s,
             "cores": job.cores,
@@ -67,6 +69,24 @@ def summarise(
             **predicted,
         },
     }
+
+
+def restarts_of(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The restarts of workers, oldest first, each with what it took until it was healed.
+
+    `healed_s` is None where it died again before that.
+    """
+    restarts: list[dict[str, Any]] = []
+    for event in events:
+        life = {key: event[key] for key in ("block", "generation")}
+        if event["event"] == "restart":
+            facts = ("cause", "detected_t", "from_step", "completed_before")
+            restarts.append(life | {key: event[key] for key in facts} | {"healed_s": None})
+        elif event["event"] == "healed":
+            own = [r for r in restarts if r.items() >= life.items() and r["healed_s"] is None]
+            if own:  # its restart may be in a report that a coordinator took with it
+                own[-1]["healed_s"] = event["healed_s"]
+    return restarts
 
 
 def _last(result: Mapping[str, Any], key: str) -> Any:

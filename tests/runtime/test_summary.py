@@ -2,7 +2,7 @@
 
 import math
 
-from runtime.summary import MICROBATCHES, throughput_from_block_times
+from runtime.summary import MICROBATCHES, restarts_of, throughput_from_block_times
 
 
 def times(*pairs: tuple[float, float]) -> list[dict[str, float]]:
@@ -37,3 +37,23 @@ def test_lock_step_pays_its_bubble():
 def test_a_block_that_was_not_timed_leaves_everything_open():
     found = throughput_from_block_times([None, *times((1, 1))], batch_size=1, cores=2)
     assert set(found.values()) == {None}
+
+
+def restart(block: int, generation: int) -> dict[str, object]:
+    facts = {"cause": "was killed", "detected_t": 5.0, "from_step": 3, "completed_before": 4}
+    return {"event": "restart", "block": block, "generation": generation, **facts}
+
+
+def healed(block: int, generation: int, after_s: float) -> dict[str, object]:
+    return {"event": "healed", "block": block, "generation": generation, "healed_s": after_s}
+
+
+def test_restarts_are_told_with_what_they_took_also_over_attempts_of_a_launcher():
+    carried = {"event": "carried", "block": 0, "generation": 0, "notes": []}
+    events = [
+        *(carried, restart(1, 1), healed(1, 1, 0.5), restart(2, 1), restart(2, 2)),
+        *(healed(2, 2, 0.7), restart(1, 1), healed(1, 1, 0.9), healed(3, 1, 0.1)),
+    ]
+    found = [(r["block"], r["generation"], r["healed_s"]) for r in restarts_of(events)]
+    assert found == [(1, 1, 0.5), (2, 1, None), (2, 2, 0.7), (1, 1, 0.9)]
+    assert restarts_of(events)[0]["cause"] == "was killed"

@@ -150,6 +150,7 @@ def summary() -> dict[str, Any]:
             block | {"index": 1, "units": ["layer1.0", "layer2.0"], "guest_units": []},
         ],
         "batches": {"sent": 330, "trained": 660, "lost": 0, "duplicates_dropped": 3},
+        "restarts": [],
         "benefit": {
             "samples_per_s": 500.0,
             "ceiling_samples_per_s": 625.0,

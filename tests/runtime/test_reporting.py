@@ -1,0 +1,473 @@
+"""A worker's end of its talk with the coordinator: handing in, being measured, leaving."""
+
+import math
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import msgpack
+import pytest
+import safetensors.torch
+import torch
+import zmq
+
+from runtime import digest, reporting
+from runtime.core.plan import Stream
+from runtime.core.worker import State
+from runtime.memory import OwnedMemory, Word
+from runtime.program import Life
+from runtime.reporting import (
+    ASK_EVERY_S,
+    COORDINATOR_PATIENCE_S,
+    MEASURED_STEPS,
+    MEASURING_LIMIT_S,
+    MIN_MEASURED_STEPS,
+    STOP_LINGER_S,
+    WARM_UP_STEPS,
+    Reporter,
+)
+from runtime.telemetry import Telemetry
+
+NUM_STEPS = 12
+HOME = {"weight": torch.arange(3.0)}
+STATE = {"home.weight": torch.arange(3.0), "step": torch.tensor(NUM_STEPS)}
+ACTIVATION, TIE = (torch.ones(2),), (torch.zeros(2),)
+
+
+class Block:
+    """Notes what it is asked to compute; each forward takes `forward_s` on the test's clock."""
+
+    loss = 2.5
+    probe_top1 = 0.25
+    num_bad_steps = 1
+
+    def __init__(self, clock: "Clock") -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.forward_s = 0.0
+        self._clock = clock
+
+    def forward(self, step, incoming):
+        self.calls.append(("forward", step, incoming))
+        self._clock.now_s += self.forward_s
+
+    def update(self, step):
+        self.calls.append(("update", step))
+
+    def apply(self, step, from_below, from_above):
+        self.calls.append(("apply", step, from_below, from_above))
+
+    def home_state(self):
+        return HOME
+
+    def state(self):
+        return STATE
+
+
+class Clock:
+    """One clock for all: `cpu_share` of the time is spent computing."""
+
+    cpu_share = 0.5
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    perf_counter = time = monotonic
+
+    def process_time(self) -> float:
+        return self.now_s * self.cpu_share
+
+
+class Driver:
+    """What a reporter sees of a driver; what is handed over to it is computed by `compute`."""
+
+    queue_depth = 2
+
+    def __init__(self, block: Block, telemetry: Telemetry, *, k: int) -> None:
+        self.block = block
+        self.telemetry = telemetry
+        self.damaged = 0
+        self.last_inputs: dict[Stream, Any] = {}
+        edges = SimpleNamespace(
+            incoming={} if k == 0 else {Stream.ACTIVATION: None},
+            outgoing={Stream.ACTIVATION: SimpleNamespace(sent=NUM_STEPS)},
+            num_replayed=0,
+            num_fenced=0,
+        )
+        self.core = SimpleNamespace(
+            state=State.FORWARD, step=0, end=NUM_STEPS, edges=edges, num_duplicates=0
+        )
+        self._tasks: list[Any] = []
+
+    @property
+    def is_done(self) -> bool:
+        return self.core.state is State.DONE
+
+    def submit(self, task) -> None:
+        self._tasks.append(task)
+
+    def compute(self) -> None:
+        while self._tasks:
+            self._tasks.pop(0)()
+
+
+class Conversation:
+    """A worker's reporter and a coordinator's socket, in one process."""
+
+    def __init__(self, memory: OwnedMemory, clock: Clock) -> None:
+        self.page = memory.page
+        self.clock = clock
+        self.is_over = False
+        self.num_asked = 0  # whether it is over
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.bind("inproc://coordinator")
+        self._reporter: Reporter | None = None
+
+    def begin(
+        self, *, k: int = 1, generation: int = 0, every_s: float = math.inf
+    ) -> "Conversation":
+        """Begin the worker's next life."""
+        self.leave()
+        telemetry = Telemetry(
+            block=k,
+            life=Life(generation=generation),
+            page=self.page,
+            batch_size=8,
+            every_s=every_s,
+            from_step=0,
+        )
+        self.block = Block(self.clock)
+        self.driver = Driver(self.block, telemetry, k=k)
+        self._reporter = Reporter(
+            self._context,
+            "inproc://coordinator",
+            self.driver,
+            page=self.page,
+            k=k,
+            generation=generation,
+            num_steps=NUM_STEPS,
+            is_over=self._ask,
+        )
+        self.identity = f"{k}/{generation}".encode()
+        return self
+
+    def _ask(self) -> bool:
+        self.num_asked += 1
+        return self.is_over
+
+    def turn(self) -> bool:
+        """One turn of the worker's loop; True where it may leave."""
+        return self._reporter.turn()
+
+    def finish(self, *, end: int = NUM_STEPS) -> bool:
+        """All steps are done; the turn that follows."""
+        core = self.driver.core
+        core.state, core.step, core.end = State.DONE, end, end
+        return self.turn()
+
+    def order(self, kind: str) -> None:
+        self._socket.send_multipart([self.identity, msgpack.packb({"kind": kind})])
+
+    def heard(self, kind: str) -> list[Any]:
+        """What has come of this kind; a result comes with its weights. The rest is forgotten."""
+        found = []
+        while self._socket.poll(0):
+            identity, packed, *weights = self._socket.recv_multipart()
+            assert identity == self.identity
+            said = msgpack.unpackb(packed)
+            if said["kind"] == kind:
+                found.append((said, *weights) if weights else said)
+        return found
+
+    def counted(self) -> dict[Word, int]:
+        return {word: self.page[word] for word in reporting._COUNTED}
+
+    def leave(self) -> None:
+        if self._reporter is not None:
+            self._reporter.close()
+
+    def end(self) -> None:
+        self._context.destroy(linger=0)
+
+
+@pytest.fixture
+def talk(memory, monkeypatch) -> Iterator[Conversation]:
+    clock = Clock()
+    monkeypatch.setattr(reporting, "time", clock)
+    conversation = Conversation(memory, clock)
+    yield conversation.begin()
+    conversation.end()
+
+
+# The result -------------------------------------------------------------------------------------
+
+
+def test_a_result_is_handed_in_only_when_it_is_asked_for(talk):
+    talk.finish()
+    talk.turn()
+    assert talk.heard("result") == []
+    talk.order("hand-in")
+    talk.turn()
+    (result,) = talk.heard("result")
+    talk.turn()
+    assert talk.heard("result") == []
+    for _ in range(2):  # by a coordinator that has taken over
+        talk.order("hand-in")
+    talk.turn()
+    assert talk.heard("result") == [result, result]
+
+
+def test_what_is_asked_for_too_early_is_not_there(talk):
+    talk.order("hand-in")
+    talk.turn()
+    talk.finish()
+    assert talk.heard("result") == []
+
+
+def test_a_result_holds_figures_digests_and_weights(talk):
+    talk.driver.telemetry.step_done(NUM_STEPS - 1, block=talk.block)
+    talk.driver.core.num_duplicates = 3
+    talk.driver.telemetry.dropped_reports = 2
+    talk.page[Word.RETRAINED] = 4
+    talk.finish()
+    talk.order("hand-in")
+    talk.turn()
+    ((result, weights),) = talk.heard("result")
+    assert result["block"] == 1
+    assert result["digests"] == digest.block_records(1, STATE)
+    assert result["last"]["step"] == NUM_STEPS - 1
+    assert result["counters"] == {
+        "sent": NUM_STEPS,
+        "trained": NUM_STEPS,
+        "retrained": 4,
+        "bad_steps": 1,
+        "duplicates_dropped": 3,
+        "replayed": 0,
+        "fenced": 0,
+        "damaged": 0,
+        "dropped_reports": 2,
+    }
+    loaded = safetensors.torch.load(weights)
+    assert loaded.keys() == HOME.keys()
+    assert torch.equal(loaded["weight"], HOME["weight"])
+
+
+def test_tied_weights_are_handed_in_one_by_one(talk):
+    """safetensors refuses tensors that share memory."""
+    shared = torch.arange(4.0)
+    talk.block.home_state = lambda: {"in.weight": shared, "out.weight": shared.view(2, 2).T}
+    talk.finish()
+    talk.order("hand-in")
+    talk.turn()
+    ((_, weights),) = talk.heard("result")
+    loaded = safetensors.torch.load(weights)
+    assert torch.equal(loaded["in.weight"], shared)
+    assert torch.equal(loaded["out.weight"], shared.view(2, 2).T)
+
+
+def test_the_topmost_worker_has_sent_nothing(talk):
+    talk.driver.core.edges.outgoing = {}
+    talk.finish()
+    talk.order("hand-in")
+    talk.turn()
+    ((result, _),) = talk.heard("result")
+    assert result["counters"]["sent"] == 0
+
+
+def test_the_result_is_that_of_the_end_whatever_is_measured_after_it(talk):
+    talk.begin(k=0).finish()
+    talk.order("measure")
+    talk.turn()
+    talk.driver.compute()
+    talk.block.state = talk.block.home_state = lambda: {"weight": torch.full((3,), math.nan)}
+    talk.order("hand-in")
+    talk.turn()
+    ((result, weights),) = talk.heard("result")
+    assert result["digests"] == digest.block_records(0, STATE)
+    assert torch.equal(safetensors.torch.load(weights)["weight"], HOME["weight"])
+
+
+# Reports ----------------------------------------------------------------------------------------
+
+
+def test_the_end_is_reported_at_once_and_once(talk):
+    talk.turn()
+    assert talk.heard("report") == []
+    talk.driver.telemetry.step_done(NUM_STEPS - 1, block=talk.block)
+    talk.finish()
+    (report,) = talk.heard("report")
+    assert (report["finished"], report["state"], report["queue_depth"]) == (True, "done", 2)
+    assert [record["step"] for record in report["records"]] == [NUM_STEPS - 1]
+    talk.turn()
+    assert talk.heard("report") == []
+
+
+def test_reports_go_on_to_say_that_the_result_is_there(talk):
+    """The coordinator asks for it by them, also one that has taken over."""
+    talk.begin(every_s=0.0).finish()
+    talk.heard("report")
+    talk.turn()
+    assert [report["finished"] for report in talk.heard("report")] == [True]
+
+
+def test_a_life_that_comes_back_behind_the_end_is_healed_by_it(talk):
+    talk.begin(generation=1).finish()
+    (report,) = talk.heard("report")
+    assert [record["event"] for record in report["records"]] == ["restart", "healed"]
+
+
+def test_a_report_that_finds_no_room_is_lost_and_counted(talk):
+    talk.begin(every_s=0.0)
+    num_turns = 0
+    while talk.driver.telemetry.dropped_reports < 3:  # nobody listens
+        talk.turn()
+        num_turns += 1
+    assert len(talk.heard("report")) == num_turns - 3
+    talk.turn()
+    (report,) = talk.heard("report")
+    assert report["dropped_reports"] == 3
+
+
+def test_what_is_counted_adds_up_over_lives(talk):
+    for generation in range(2):
+        talk.begin(generation=generation)
+        for factor in (1, 2):  # within a life it is the same count that grows
+            core = talk.driver.core
+            core.edges.num_replayed, core.num_duplicates = 1 * factor, 10 * factor
+            core.edges.num_fenced, talk.driver.damaged = 100 * factor, 1000 * factor
+            talk.turn()
+    assert talk.counted() == {
+        Word.REPLAYED: 4,
+        Word.DUPLICATES: 40,
+        Word.FENCED: 400,
+        Word.DAMAGED: 4000,
+    }
+    talk.finish()
+    talk.order("hand-in")
+    talk.turn()
+    ((result, _),) = talk.heard("result")
+    names = ("replayed", "duplicates_dropped", "fenced", "damaged")
+    assert [result["counters"][name] for name in names] == [4, 40, 400, 4000]
+
+
+# Leaving ----------------------------------------------------------------------------------------
+
+
+def test_a_worker_that_trains_does_not_ask_whether_it_is_over(talk):
+    talk.is_over = True
+    states = [state for state in State if state not in (State.LINKING, State.DONE)]
+    for state in states:
+        talk.driver.core.state = state
+        assert not talk.turn()
+    assert talk.num_asked == 0
+
+
+def test_a_worker_leaves_when_the_result_is_safe(talk):
+    assert not talk.finish()
+    talk.clock.now_s += 2 * ASK_EVERY_S
+    assert not talk.turn()
+    talk.is_over = True
+    talk.clock.now_s += 2 * ASK_EVERY_S
+    assert talk.turn()
+
+
+def test_it_asks_now_and_then(talk):
+    talk.finish()
+    for _ in range(3):
+        talk.turn()
+    assert talk.num_asked == 1
+    talk.clock.now_s += 1.1 * ASK_EVERY_S
+    talk.turn()
+    assert talk.num_asked == 2
+
+
+def test_a_worker_that_finds_nobody_leaves_when_all_is_over(talk):
+    """The others may have left while it was away."""
+    talk.driver.core.state = State.LINKING
+    assert not talk.turn()
+    talk.is_over = True
+    talk.clock.now_s += 2 * ASK_EVERY_S
+    assert talk.turn()
+    assert talk.heard("result") == []
+
+
+def test_a_result_that_is_never_safe_is_an_error_in_the_end(talk):
+    talk.finish()
+    talk.clock.now_s += COORDINATOR_PATIENCE_S
+    assert not talk.turn()
+    talk.clock.now_s += 2 * ASK_EVERY_S
+    with pytest.raises(TimeoutError, match="no result is safe after 3600 s"):
+        talk.turn()
+
+
+def test_one_that_links_for_long_is_not_the_reporters_to_judge(talk):
+    talk.driver.core.state = State.LINKING
+    talk.clock.now_s += 2 * COORDINATOR_PATIENCE_S
+    assert not talk.turn()
+
+
+def test_where_the_job_stops_early_it_leaves_after_a_while(talk):
+    """Nobody makes a result of it; a neighbour may still need to hear what was said last."""
+    assert not talk.finish(end=NUM_STEPS - 4)
+    (report,) = talk.heard("report")
+    assert report["finished"]
+    talk.clock.now_s += 0.9 * STOP_LINGER_S
+    assert not talk.turn()
+    talk.clock.now_s += 0.2 * STOP_LINGER_S
+    assert talk.turn()
+    assert talk.num_asked == 0
+
+
+# The block's time -------------------------------------------------------------------------------
+
+
+def measured(talk: Conversation) -> Any:
+    """The answer of a worker that is done, whose coordinator asks for its block's time."""
+    talk.finish()
+    talk.order("measure")
+    talk.turn()
+    assert talk.heard("measured") == []
+    talk.driver.compute()
+    talk.turn()
+    (answer,) = talk.heard("measured")
+    talk.turn()
+    assert talk.heard("measured") == []
+    return answer
+
+
+def test_a_block_is_timed_alone_on_its_last_inputs(talk):
+    talk.driver.last_inputs = {Stream.ACTIVATION: ACTIVATION, Stream.TIE_DOWN: TIE}
+    talk.block.forward_s = 0.015625  # a power of 2, so that sums are exact
+    answer = measured(talk)
+    assert answer == {"kind": "measured", "block": 1, "step_s": 0.015625, "cpu_s": 0.0078125}
+    last = NUM_STEPS - 1
+    step = [("forward", last, ACTIVATION), ("update", last), ("apply", last, None, TIE)]
+    assert talk.block.calls == step * (WARM_UP_STEPS + MEASURED_STEPS)
+
+
+def test_a_slow_block_is_timed_a_few_times(talk):
+    talk.driver.last_inputs = {Stream.ACTIVATION: ACTIVATION}
+    talk.block.forward_s = 2 * MEASURING_LIMIT_S
+    assert measured(talk)["step_s"] == 2 * MEASURING_LIMIT_S
+    assert len(talk.block.calls) == 3 * (WARM_UP_STEPS + MIN_MEASURED_STEPS)
+
+
+def test_the_lowest_block_needs_no_input_to_be_timed(talk):
+    talk.begin(k=0)
+    talk.block.forward_s = 0.015625
+    assert measured(talk)["step_s"] == 0.015625
+    assert talk.block.calls[0] == ("forward", NUM_STEPS - 1, None)
+
+
+def test_a_block_that_has_had_no_step_to_repeat_says_so(talk):
+    """A life that begins behind the last step has seen no input."""
+    assert measured(talk) == {"kind": "measured", "block": 1, "step_s": None}
+    assert talk.block.calls == []
+
+
+def test_it_can_be_timed_again(talk):
+    talk.driver.last_inputs = {Stream.ACTIVATION: ACTIVATION}
+    assert measured(talk)["block"] == measured(talk)["block"] == 1
