@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from launch.config import ConfigError, RunConfig, from_toml
 
-# How it is run: what is learned does not depend on these.
+# How it is run: what is learned does not depend on these, nor on any fault but nan.
 RUNNING = {
     "run_dir",
     "config",
@@ -41,7 +41,7 @@ def check_resume(old_toml: str, new_text: str) -> tuple[bool, list[str]]:
     old, new = from_toml(old_toml), from_toml(json.loads(new_text)["config"])
     differing = [name for name in vars(new) if getattr(old, name) != getattr(new, name)]
     recut = any(name in CUT for name in differing)
-    if recut and _one_depth(old) == _one_depth(new):
+    if recut and _one_depth(old) == _one_depth(new) is not None:
         differing = [name for name in differing if name != "decoder_depth"]
     refused = [n for n in differing if n not in RUNNING | CUT | LENGTH | ROUNDING]
     if refused:

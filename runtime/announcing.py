@@ -31,7 +31,7 @@ def announce(program: Program, rendezvous: Rendezvous) -> Found:
     try:
         checkpoint, recut = _checkpoint(program, text, job, run_dir)
         resume = {} if checkpoint is None else _resume(checkpoint, recut)
-        if checkpoint is not None and checkpoint.step == job.num_steps and run_dir.summary.exists():
+        if checkpoint is not None and run_dir.finished_steps == checkpoint.step == job.num_steps:
             _say(
                 program,
                 f"{run_dir.path} holds a finished run of {job.num_steps} steps; give more --epochs"
@@ -48,14 +48,18 @@ def announce(program: Program, rendezvous: Rendezvous) -> Found:
     return announcement, run_dir, socket
 
 
-def recall(rendezvous: Rendezvous) -> Found | None:
+def recall(program: Program, rendezvous: Rendezvous) -> Found | None:
     """What a coordinator before this one announced, with its directory and address; if it did."""
     announcement = rendezvous.recall_announcement()
     if announcement is None:
         return None
     run_dir = RunDir.create(Path(announcement.run_dir), name="", restart=True)
     socket = _make_socket()
-    bind_for_this_user(socket, announcement.coordinator)
+    address = announcement.coordinator
+    if address.startswith("tcp://"):  # others reach it by a name; it listens where it was told to
+        bind = program.load(announcement.job_text).bind
+        address = f"tcp://{bind}:{address.rpartition(':')[2]}"
+    bind_for_this_user(socket, address)
     return announcement, run_dir, socket
 
 
@@ -110,8 +114,7 @@ def _checkpoint(
         return None, False
     for found in newest(run_dir.path):
         if isinstance(found, DamagedCheckpoint):
-            aside = found.set_aside()
-            _say(program, f"a damaged checkpoint is passed over: {found}; it is now {aside.name}")
+            _say(program, f"a damaged checkpoint is passed over: {found}{found.set_aside()}")
             continue
         recut, notes = program.check_resume(found.config_toml, text)
         if found.step > job.num_steps:
@@ -123,6 +126,8 @@ def _checkpoint(
         for note in notes:
             _say(program, note)
         return found, recut
+    if run_dir.config_toml.exists():
+        program.check_resume(run_dir.config_toml.read_text("utf-8"), text)
     if run_dir.summary.exists():
         raise ValueError(
             f"run directory {str(run_dir.path)!r} holds a finished run and no checkpoint of it;"

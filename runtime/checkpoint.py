@@ -32,14 +32,20 @@ NAME = re.compile(r"(?P<step>\d{8,})-[0-9a-f]{8}")
 class DamagedCheckpoint(Exception):
     """A checkpoint that says that it is complete, and is not what was written."""
 
-    def __init__(self, path: Path, what: str) -> None:
+    def __init__(self, path: Path, what: str, *, certain: bool = True) -> None:
+        """`certain`: its bytes are wrong; otherwise they could not be read this time."""
         super().__init__(what)
         self.path = path
+        self.certain = certain
 
-    def set_aside(self) -> Path:
-        """Rename its directory, so that it counts no more and can still be looked at."""
+    def set_aside(self) -> str:
+        """Rename its directory, where it is certain to be damaged, so that it counts no more and
+        can still be looked at; return what to say of that."""
+        if not self.certain:
+            return ""
         aside = self.path.with_name(f"damaged-{self.path.name}")
-        return self.path.rename(aside)
+        self.path.rename(aside)
+        return f"; it is now {aside.name}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +89,8 @@ class CheckpointWriter:
         """The file of one block's part."""
         return _part(self.directory(step), block)
 
-    def write_part(self, block: int, step: int, image: bytes) -> bool:
-        """Make one part durable; True where that completed the checkpoint. Raises OSError."""
+    def write_part(self, block: int, step: int, image: bytes) -> None:
+        """Make one part durable, and the manifest where it is the last part. Raises OSError."""
         path = self.directory(step)
         path.mkdir(parents=True, exist_ok=True)
         record = {"bytes": len(image), "xxh3_64": f"{xxhash.xxh3_64_intdigest(image):016x}"}
@@ -92,7 +98,7 @@ class CheckpointWriter:
         write_durably(_record(path, block), json.dumps(record).encode())
         records = {k: _read_json(_record(path, k)) for k in range(self.num_parts)}
         if None in records.values() or (path / "manifest.json").exists():
-            return False
+            return
         manifest = {
             "step": step,
             "written_t": time.time(),
@@ -102,7 +108,6 @@ class CheckpointWriter:
         signed = {"xxh3_64": _signature(manifest), "manifest": manifest}
         write_durably(path / "manifest.json", json.dumps(signed, indent=1).encode())
         _prune(self.run_dir)
-        return True
 
     def is_complete(self, step: int) -> bool:
         """Whether the checkpoint of a step is complete."""
@@ -164,7 +169,11 @@ def _verify(path: Path, parts: Iterable[dict[str, Any]]) -> None:
             size = part.stat().st_size
         except OSError as error:
             reason = os.strerror(error.errno or errno.EIO).lower()
-            raise DamagedCheckpoint(path, f"{part} can't be read ({reason})") from error
+            raise DamagedCheckpoint(
+                path,
+                f"{part} can't be read ({reason})",
+                certain=isinstance(error, FileNotFoundError),
+            ) from error
         if size != record["bytes"] or f"{digest.intdigest():016x}" != record["xxh3_64"]:
             raise DamagedCheckpoint(path, f"{part} is not what was written (its checksum differs)")
 

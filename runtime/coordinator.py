@@ -22,13 +22,12 @@ from runtime.fault_log import FaultLog
 from runtime.job import Job
 from runtime.lifetime import die_with_parent
 from runtime.live_view import LiveView, make_console
-from runtime.program import REFUSED, Life, Meeting, Program
+from runtime.program import REFUSED, TRACEBACK_CHARACTERS, Life, Meeting, Program
 from runtime.recorder import Recorder
 from runtime.rendezvous import Announcement, Rendezvous, open_rendezvous
 from runtime.reports import WorkerStatus, event_line, units_label
 
 POLL_MS = 200
-TRACEBACK_CHARACTERS = 20_000  # what a pipe takes without a reader
 MEASURING_TIMEOUT_S = 60.0
 IDLE_SHARES = dict.fromkeys(
     ("compute_s", "overhead_s", "wait_input_s", "wait_credit_s", "wait_tie_s", "snapshot_s"), 0.0
@@ -43,7 +42,7 @@ def run_coordinator(program: Program, meeting: Meeting, life: Life, keeper: Conn
     try:
         rendezvous = open_rendezvous(meeting, is_coordinator=True)
         try:
-            found = recall(rendezvous) if life.generation else None
+            found = recall(program, rendezvous) if life.generation else None
             announcement, run_dir, socket = found or announce(program, rendezvous)
         except ValueError as error:
             print(f"{program.name}: error: {error}", file=sys.stderr, flush=True)
@@ -144,8 +143,7 @@ class Coordinator:
                     self._take_report(block, report)
                 case "result":
                     last = report["last"] or self._last_records.get(block)
-                    restarts = self._reports[block]["generation"]
-                    more = {"weights": weights[0], "last": last, "restarts": restarts}
+                    more = {"weights": weights[0], "last": last, "restarts": report["generation"]}
                     self._results[block] = report | more
                 case "measured":
                     measured.append(report)

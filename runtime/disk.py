@@ -41,14 +41,16 @@ class Disk:
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             writer, block, memory = job
-            if memory.page[Word.CHECKPOINT] > memory.page[Word.CHECKPOINT_DONE]:
-                self._write(writer, block, memory)
+            announced = memory.page[Word.CHECKPOINT]
+            if announced > memory.page[Word.CHECKPOINT_DONE]:
+                self._write(writer, block, memory, announced - 1)
+                memory.page[Word.CHECKPOINT_DONE] = announced
 
-    def _write(self, writer: CheckpointWriter, block: int, memory: OwnedMemory) -> None:
-        image = read_image(memory.paths.checkpoint)
-        assert image is not None, "a part is announced when it is whole"
-        step, content = image
+    def _write(self, writer: CheckpointWriter, block: int, memory: OwnedMemory, step: int) -> None:
         try:
+            image = read_image(memory.paths.checkpoint)
+            assert image is not None, "a part is announced when it is whole"
+            step, content = image
             faults = self._due(writer, block, step)
             if "disk-full" in faults:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -60,8 +62,6 @@ class Disk:
                 f"the checkpoint at step {step} was not written: {reason or repr(error)}"
                 f" ({writer.run_dir}); training goes on, the one before stays"
             )
-        finally:
-            memory.page[Word.CHECKPOINT_DONE] = step + 1
 
     def _due(self, writer: CheckpointWriter, block: int, step: int) -> set[str]:
         """The kinds of faults that strike this part."""

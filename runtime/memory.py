@@ -52,7 +52,8 @@ class OwnedMemory:
 
 
 class Word(IntEnum):
-    """The words of the page: 64-bit integers, each written by one side only."""
+    """The words of the page: 64-bit integers, each written by one side while the worker lives;
+    before a new life the keeper clears what the one before has said of itself."""
 
     # By the worker's loop:
     TURNS = 0  # of its loop, in this generation

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from runtime.job import Job
 
 REFUSED = 2  # exit code of a job that was refused; the coordinator has said why
+TRACEBACK_CHARACTERS = 20_000  # what a pipe to a keeper takes without a reader
 FINAL = 3  # exit code of a process whose failure would only repeat itself in another life
 
 

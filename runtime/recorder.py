@@ -5,6 +5,7 @@ the coordinator share it.
 """
 
 import math
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -29,11 +30,19 @@ class Recorder:
     def __init__(self, run_dir: RunDir) -> None:
         self.run_dir = run_dir
         self._events = SummaryWriter(str(run_dir.tensorboard))
+        self._is_failing = False
 
     def add(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Append records and events to metrics.jsonl, flushed, and each block's newest record to
-        TensorBoard."""
-        records = list(records)
+        TensorBoard. Where they can't be written that is said once, and the run goes on."""
+        try:
+            self._add(list(records))
+        except OSError as error:
+            if not self._is_failing:
+                print(f"records are lost: {error.strerror or error}", file=sys.stderr, flush=True)
+            self._is_failing = True
+
+    def _add(self, records: list[Mapping[str, Any]]) -> None:
         self.run_dir.append_metrics(records)
         steps = [record for record in records if "event" not in record]
         for record in {record["block"]: record for record in steps}.values():

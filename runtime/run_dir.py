@@ -95,6 +95,14 @@ class RunDir:
         return self.path / "summary.json"
 
     @property
+    def finished_steps(self) -> int | None:
+        """The steps of the run that was finished here, if one was."""
+        if not self.summary.exists():
+            return None
+        steps: int = json.loads(self.summary.read_text("utf-8"))["steps"]
+        return steps
+
+    @property
     def tensorboard(self) -> Path:
         """Directory of TensorBoard's event files."""
         return self.path / "tensorboard"
@@ -111,6 +119,7 @@ class RunDir:
     def append_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append one line a row and flush them, so that whoever follows the file sees them."""
         if self._metrics is None:
+            _drop_half_a_line(self.metrics)
             self._metrics = self.metrics.open("a", encoding="utf-8")
         for row in rows:
             self._metrics.write(json.dumps(_finite(row), allow_nan=False) + "\n")
@@ -170,6 +179,13 @@ def _take(lock: TextIO, path: Path) -> None:
     lock.truncate(0)
     lock.write(str(os.getpid()))
     lock.flush()
+
+
+def _drop_half_a_line(path: Path) -> None:
+    """Cut off what a death or a full disk left without an end."""
+    if path.exists():
+        content = path.read_bytes()
+        os.truncate(path, content.rfind(b"\n") + 1)
 
 
 def _write(path: Path, text: str) -> None:

@@ -38,9 +38,9 @@ def summarise(
     )
     if one_process:
         predicted["ceiling_samples_per_s"] = predicted["one_process_samples_per_s"]
-    samples_per_s = min(_last(result, "samples_per_s") or 0.0 for result in results)
+    rates = [_last(result, "samples_per_s") for result in results]
+    samples_per_s = None if None in rates else min(rates)
     firsts = [result["first_step_t"] for result in results if result["first_step_t"] is not None]
-    trained = sum(result["counters"]["trained"] for result in results)
     return {
         "samples_per_s": samples_per_s,
         "ceiling_samples_per_s": predicted["ceiling_samples_per_s"],
@@ -52,15 +52,7 @@ def summarise(
         "final": {key: units[-1][key] if units else None for key in ("linear_top1", "knn_top1")},
         "units": list(units),
         "blocks": [_block(job, k, result) for k, result in enumerate(results)],
-        "batches": {
-            "sent": sum(result["counters"]["sent"] for result in results),
-            "trained": trained,
-            "lost": job.num_steps * job.num_workers - trained,
-            "replayed": sum(result["counters"]["replayed"] for result in results),
-            "duplicates_dropped": sum(r["counters"]["duplicates_dropped"] for r in results),
-            "retrained": sum(result["counters"]["retrained"] for result in results),
-            "bad": sum(result["counters"]["bad_steps"] for result in results),
-        },
+        "batches": _batches(job, results),
         "restarts": restarts_of(events),
         "benefit": {
             "samples_per_s": samples_per_s,
@@ -68,6 +60,21 @@ def summarise(
             "microbatches": MICROBATCHES,
             **predicted,
         },
+    }
+
+
+def _batches(job: Job, results: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    def total(counter: str) -> int:
+        return sum(result["counters"][counter] for result in results)
+
+    return {
+        "sent": total("sent"),
+        "trained": total("trained"),
+        "lost": job.num_steps * job.num_workers - total("trained"),
+        "replayed": total("replayed"),
+        "duplicates_dropped": total("duplicates_dropped"),
+        "retrained": total("retrained"),
+        "bad": total("bad_steps"),
     }
 
 

@@ -171,6 +171,7 @@ class Telemetry:
         """What the summary needs of this worker."""
         return {
             "block": self._block,
+            "generation": self._generation,
             "seconds": self.stopwatch.shares(),
             "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "first_step_t": self._first_step_t,

@@ -26,6 +26,7 @@ FIRST_STEP_PATIENCE = 5  # times the hang timeout, for the first step of a life
 END_S = 3.0
 COMPUTING = (State.FORWARD, State.UPDATE, State.APPLY, State.SNAPSHOT)
 STATES = tuple(State)
+REMEDY = " (--hang-timeout-s)"
 
 
 class Ward:
@@ -50,11 +51,14 @@ class Ward:
         self._meeting = meeting
         self._life = Life(memory=None if self.memory is None else self.memory.paths)
         self._restarts_s: deque[float] = deque()
+        self.rest_until_s = 0.0  # when it may be restarted
+        self._fruitless = 0  # lives in a row that ended no step that none before had ended
+        self._completed = 0
         self._start()
 
     def _start(self) -> None:
         if self.memory is not None:  # what the life before has left there says nothing of this one
-            for word in (Word.TURNS, Word.STATE, Word.STEPS_DONE, Word.LEAVING):
+            for word in (Word.TURNS, Word.STATE, Word.STEPS_DONE, Word.LEAVING, Word.SILENT):
                 self.memory.page[word] = 0
         ours, theirs = self._context.Pipe()
         who = () if self.block is None else (self.block,)
@@ -103,24 +107,40 @@ class Ward:
         if page[Word.LEAVING]:
             limit_s = max(limit_s, LEAVING_TIMEOUT_S)
         if now_s - self._moved_s > limit_s:
-            return f"its loop has not turned for {now_s - self._moved_s:.1f} s"
+            return f"its loop has not turned for {now_s - self._moved_s:.1f} s{REMEDY}"
         computing = (STATES[page[Word.STATE]], page[Word.STEP])
         writes = page[Word.CHECKPOINT] > page[Word.CHECKPOINT_DONE]  # it may wait for the disk
-        if computing != self._computing or computing[0] not in COMPUTING or writes:
+        waits = writes and computing[0] is State.SNAPSHOT
+        if computing != self._computing or computing[0] not in COMPUTING or waits:
             self._computing, self._computing_s = computing, now_s
         if page[Word.STEPS_DONE] == 0:
             limit_s *= FIRST_STEP_PATIENCE
         if now_s - self._computing_s > limit_s:
             what, step = computing
-            return f"the {what.value} of step {step} has not ended in {limit_s:.1f} s"
+            return f"the {what.value} of step {step} has not ended in {limit_s:.1f} s{REMEDY}"
         return ""
 
-    def may_restart(self, now_s: float) -> bool:
-        """Count a restart; False where that makes too many in RESTART_WINDOW_S."""
+    def count_restart(self, now_s: float) -> str:
+        """Count a restart; why it is one too many, "" where it is not.
+
+        Too many in RESTART_WINDOW_S, or as many lives in a row without progress, however long
+        each took.
+        """
+        limit = self._program.max_worker_restarts
         self._restarts_s.append(now_s)
         while self._restarts_s[0] < now_s - RESTART_WINDOW_S:
             self._restarts_s.popleft()
-        return len(self._restarts_s) <= self._program.max_worker_restarts
+        if self.memory is not None:
+            completed = self.memory.page[Word.COMPLETED]
+            self._fruitless = 0 if completed > self._completed else self._fruitless + 1
+            self._completed = completed
+        if len(self._restarts_s) > limit:
+            return f"more than {limit} restarts in {RESTART_WINDOW_S:.0f} s"
+        return f"{limit} restarts without progress" if self._fruitless > limit else ""
+
+    def forgive(self, now_s: float) -> None:
+        """Begin to watch anew: the keeper itself was not there for a while."""
+        self._moved_s = self._computing_s = now_s
 
     def restart(self, cause: str) -> None:
         """Begin its next life; the one before has ended."""
@@ -152,7 +172,7 @@ class Ward:
         """In words, with the last line of its traceback where it left one."""
         code = self.process.exitcode
         if code is not None and code < 0:
-            return f"was killed by {signal.Signals(-code).name}"
+            return f"was killed by {signal_name(-code)}"
         lines = self.said.get("traceback", "").rstrip().splitlines()
         return f"failed with exit code {code}" + (f" ({lines[-1]})" if lines else "")
 
@@ -160,3 +180,9 @@ class Ward:
         self.pipe.close()
         if self.memory is not None:
             self.memory.close()
+
+
+def signal_name(number: int) -> str:
+    """A signal by its name, where it has one."""
+    names = {known.value: known.name for known in signal.Signals}
+    return names.get(number, f"signal {number}")

@@ -34,7 +34,7 @@ from runtime.links.link import Link, LinkError
 from runtime.links.zeromq import ZmqLink
 from runtime.memory import Page, Word
 from runtime.neighbours import Neighbours
-from runtime.program import FINAL, REFUSED, Life, Meeting, Program
+from runtime.program import FINAL, REFUSED, TRACEBACK_CHARACTERS, Life, Meeting, Program
 from runtime.rendezvous import Announcement, Rendezvous, open_rendezvous
 from runtime.reporting import Reporter
 from runtime.retention import Retention
@@ -44,8 +44,6 @@ from runtime.step import Specs
 from runtime.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
-
-TRACEBACK_CHARACTERS = 20_000  # what a pipe takes without a reader
 
 
 def run_worker(program: Program, meeting: Meeting, k: int, life: Life, keeper: Connection) -> None:
@@ -234,36 +232,7 @@ class Worker:
 
         Where the job stops before its end, leave when the neighbours no longer need this worker.
         """
-        stop_at = self._page[Word.STOP_AT]
-        telemetry = Telemetry(
-            block=self._k,
-            life=self._life,
-            page=self._page,
-            batch_size=self._job.batch_size,
-            every_s=self._job.report_every_s,
-            from_step=self._start_step,
-            carried=self._carried,
-        )
-        core = WorkerCore(
-            self._plan,
-            generation=self._life.generation,
-            start_step=self._start_step,
-            kept=self._retention.kept(self._start_step),
-            reached=self._page[Word.REACHED],
-            stop_at=stop_at - 1 if stop_at else None,
-        )
-        driver = Driver(
-            core,
-            self._block,
-            links=self._links,
-            neighbours=self._neighbours,
-            outgoing_specs=self._outgoing,
-            telemetry=telemetry,
-            retention=self._retention,
-            saver=self._saver,
-            page=self._page,
-            injector=self._injector,
-        )
+        driver = self._make_driver()
         reporter = Reporter(
             self._context,
             self._announcement.coordinator,
@@ -285,6 +254,38 @@ class Worker:
         driver.close()
         reporter.close()
         self._context.term()
+
+    def _make_driver(self) -> Driver:
+        stop_at = self._page[Word.STOP_AT]
+        core = WorkerCore(
+            self._plan,
+            generation=self._life.generation,
+            start_step=self._start_step,
+            kept=self._retention.kept(self._start_step),
+            reached=self._page[Word.REACHED],
+            stop_at=stop_at - 1 if stop_at else None,
+        )
+        telemetry = Telemetry(
+            block=self._k,
+            life=self._life,
+            page=self._page,
+            batch_size=self._job.batch_size,
+            every_s=self._job.report_every_s,
+            from_step=self._start_step,
+            carried=self._carried,
+        )
+        return Driver(
+            core,
+            self._block,
+            links=self._links,
+            neighbours=self._neighbours,
+            outgoing_specs=self._outgoing,
+            telemetry=telemetry,
+            retention=self._retention,
+            saver=self._saver,
+            page=self._page,
+            injector=self._injector,
+        )
 
     def _drive(self, driver: Driver, reporter: Reporter) -> None:
         try:

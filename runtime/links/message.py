@@ -108,8 +108,9 @@ def fingerprint(run_id: str, specs: Specs) -> int:
     return xxhash.xxh3_64_intdigest(msgpack.packb([VERSION, run_id, listed]))
 
 
-def encode(message: Message) -> bytes:
-    """The header frame of a message."""
+def encode(message: Message, *, edge: int = 0) -> bytes:
+    """The header frame of a message. Its checksum is seeded by `edge`, the fingerprint of its
+    edge and run, so that no other run can be heard; a hello's is not, for it brings its own."""
     match message:
         case HelloMessage():
             wants = {stream.value: step for stream, step in message.wants.items()}
@@ -148,20 +149,28 @@ def encode(message: Message) -> bytes:
         case StopMessage():
             fields = ["stop", message.generation, message.to, message.step]
     body: bytes = msgpack.packb(fields)
-    return xxhash.xxh3_64_digest(body) + body
+    return _checksum(message, body, edge) + body
 
 
-def decode(frame: bytes) -> Message:
+def decode(frame: bytes, *, edge: int = 0) -> Message:
     """The message of a header frame, without its tensors. Raises BadMessage."""
     body = frame[HEADER_CHECKSUM_BYTES:]
-    if xxhash.xxh3_64_digest(body) != frame[:HEADER_CHECKSUM_BYTES]:
-        raise BadMessage(f"a header of {len(frame)} bytes fails its checksum")
+    found = frame[:HEADER_CHECKSUM_BYTES]
+    seeds = {seed: xxhash.xxh3_64_digest(body, seed=seed) for seed in (edge, 0)}
+    if found not in seeds.values():
+        raise BadMessage(f"a header of {len(frame)} bytes fails its checksum, or is another run's")
     try:
         kind, *fields = msgpack.unpackb(body)
         message: Message = _DECODERS[kind](*fields)
+        if _checksum(message, body, edge) != found:
+            raise BadMessage("a header with a hello's checksum that is no hello")
         return message
     except (ValueError, TypeError, KeyError, AttributeError, msgpack.UnpackException) as error:
         raise BadMessage(f"a header that is no message: {error}") from error
+
+
+def _checksum(message: Message, body: bytes, edge: int) -> bytes:
+    return xxhash.xxh3_64_digest(body, seed=0 if isinstance(message, HelloMessage) else edge)
 
 
 def _hello(

@@ -113,7 +113,7 @@ class ZmqLink:
             message = replace(message, checksum=checksum(message.payload))
         else:
             frames = []
-        return [encode(message), *frames]
+        return [encode(message, edge=self._fingerprint), *frames]
 
     def send_frames(self, frames: list[Frame]) -> bool:
         try:
@@ -128,7 +128,7 @@ class ZmqLink:
         except zmq.Again:
             return None
         try:
-            message = decode(header)
+            message = decode(header, edge=self._fingerprint)
         except BadMessage as error:
             self._skip_rest()
             return Damaged(stream=None, reason=str(error))
