@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from benchmarks.harness import ROOT
-from runtime.faults import Fault
+from runtime.faults.plan import Fault
 
 TIMEOUT_S = 300.0
 GRACE_S = 5.0

@@ -29,7 +29,7 @@ from benchmarks.harness import (
     make_table,
     print_header,
 )
-from runtime.faults import KINDS, Fault, Place, draw
+from runtime.faults.plan import KINDS, Fault, Place, draw
 
 NUM_WORKERS = 4
 HANG_TIMEOUT_S = 2.0

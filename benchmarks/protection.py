@@ -57,7 +57,7 @@ def load_half_protected(text: str) -> "LocalLearningJob":
     from runtime.core.messages import Snapshot, SnapshotTaken
     from runtime.core.plan import Stream
     from runtime.driver import Driver
-    from runtime.retention import Retention
+    from runtime.state.retention import Retention
     from runtime.step import Payload
 
     put, get, save = Retention.put, Retention.get, Driver._save

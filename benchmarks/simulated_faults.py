@@ -19,7 +19,7 @@ from cyclopts import Parameter
 from rich.table import Table
 
 from benchmarks.harness import header, make_console, make_table, print_header
-from runtime.faults import KINDS
+from runtime.faults.plan import KINDS
 from runtime.testing.simulated_faults import Outcome, PlanFailed, random_plan, run_plan
 
 FIGURES = ("plans", "fired", "replayed", "duplicates", "fenced", "failed")

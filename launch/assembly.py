@@ -24,11 +24,11 @@ from models.determinism import make_cuda_deterministic
 from models.evaluation import evaluate
 from models.objectives import load_objective
 from models.views import two_views
-from runtime.checkpoint import Checkpoint
 from runtime.core.partition import Partition
 from runtime.core.plan import WorkerPlan
-from runtime.faults import Fault, parse
-from runtime.saving import split_part
+from runtime.faults.plan import Fault, parse
+from runtime.state.checkpoint import Checkpoint
+from runtime.state.saving import split_part
 from runtime.step import Specs
 
 PATIENCE_S = 600.0  # with a silent neighbour, beyond the time in which hangs are noticed

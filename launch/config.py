@@ -20,7 +20,7 @@ import tomli_w
 from cyclopts import App, ArgumentCollection, Parameter, Token
 from cyclopts.exceptions import CycloptsError, UnusedCliTokensError
 
-from runtime import faults
+from runtime.faults import plan as faults
 
 Method = Literal["local", "e2e"]
 Tie = Literal["gradient", "elastic", "none"]

@@ -15,7 +15,7 @@ import psutil
 
 from launch.config import RunConfig
 from launch.resume import check_resume
-from runtime.faults import parse
+from runtime.faults.plan import parse
 from runtime.program import Program
 
 if TYPE_CHECKING:

@@ -24,8 +24,8 @@ from models.network import Network, UnitTrace, count_flops, trace_units
 from models.objectives import load_objective
 from models.optimizers import load_optimizer
 from models.registry import load_network
-from runtime import faults
 from runtime.core.partition import Partition, balanced_cuts
+from runtime.faults import plan as faults
 
 DEFAULT_WORKERS = 4
 

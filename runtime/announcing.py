@@ -9,12 +9,12 @@ from pathlib import Path
 
 import zmq
 
-from runtime.checkpoint import Checkpoint, DamagedCheckpoint, newest
 from runtime.job import Job
 from runtime.links.zeromq import bind_for_this_user, endpoint
 from runtime.program import Program
 from runtime.rendezvous import Announcement, Rendezvous
 from runtime.run_dir import RunDir
+from runtime.state.checkpoint import Checkpoint, DamagedCheckpoint, newest
 
 Found = tuple[Announcement, RunDir, "zmq.Socket[bytes]"]
 

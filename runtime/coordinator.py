@@ -18,7 +18,7 @@ import zmq
 from torch import Tensor
 
 from runtime.announcing import announce, recall
-from runtime.fault_log import FaultLog
+from runtime.faults.log import FaultLog
 from runtime.job import Job
 from runtime.lifetime import die_with_parent
 from runtime.live_view import LiveView, make_console

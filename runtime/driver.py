@@ -38,13 +38,13 @@ from runtime.core.messages import (
 )
 from runtime.core.plan import Side, Stream
 from runtime.core.worker import State, WorkerCore
-from runtime.injection import Injector
+from runtime.faults.injector import Injector
 from runtime.links.link import Damaged, Link
 from runtime.links.message import DataMessage
-from runtime.memory import Page, Word
 from runtime.neighbours import Neighbours
-from runtime.retention import Retention
-from runtime.saving import Saver
+from runtime.state.memory import Page, Word
+from runtime.state.retention import Retention
+from runtime.state.saving import Saver
 from runtime.step import BlockStep, Payload, TensorSpec
 from runtime.telemetry import Telemetry
 from runtime.wire import event_of, message_of

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from runtime.checkpoint import Checkpoint
 from runtime.core.plan import WorkerPlan
-from runtime.faults import Fault
+from runtime.faults.plan import Fault
+from runtime.state.checkpoint import Checkpoint
 from runtime.step import BlockStep, Specs
 
 

@@ -16,12 +16,12 @@ from pathlib import Path
 from types import FrameType
 
 from runtime import entry
-from runtime.checkpoint import CheckpointWriter, last_complete
 from runtime.core.worker import State
-from runtime.disk import Disk
 from runtime.lifetime import die_with_parent
-from runtime.memory import Word
 from runtime.program import FINAL, REFUSED, Meeting, Program
+from runtime.state.checkpoint import CheckpointWriter, last_complete
+from runtime.state.disk import Disk
+from runtime.state.memory import Word
 from runtime.ward import END_S, STATES, Ward
 
 POLL_S = 0.25

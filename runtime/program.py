@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from runtime.faults import Fault
-from runtime.memory import MemoryPaths
+from runtime.faults.plan import Fault
+from runtime.state.memory import MemoryPaths
 
 if TYPE_CHECKING:
     from runtime.job import Job

@@ -19,7 +19,7 @@ from runtime import digest
 from runtime.core.plan import Stream
 from runtime.core.worker import State
 from runtime.driver import Driver
-from runtime.memory import Page, Word
+from runtime.state.memory import Page, Word
 
 WARM_UP_STEPS = 2
 MEASURED_STEPS = 30

@@ -16,7 +16,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TextIO
 
-from runtime.checkpoint import write_durably
+from runtime.state.checkpoint import write_durably
 
 # All that a run writes into its directory.
 WRITTEN = (

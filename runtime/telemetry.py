@@ -13,8 +13,8 @@ from typing import Any
 import psutil
 
 from runtime.core.worker import State
-from runtime.memory import Page, Word
 from runtime.program import Life
+from runtime.state.memory import Page, Word
 from runtime.step import BlockStep
 
 Report = dict[str, Any]

@@ -16,8 +16,8 @@ from typing import Any
 import msgpack
 
 from runtime.core.worker import State
-from runtime.memory import OwnedMemory, Word
 from runtime.program import Life, Meeting, Program
+from runtime.state.memory import OwnedMemory, Word
 
 RESTART_WINDOW_S = 300.0
 START_TIMEOUT_S = 600.0  # from its start to the first turn of its loop; others may load data

@@ -1,7 +1,7 @@
 """A worker process: holds one block, runs its driver, and reports to the coordinator.
 
 Owns the order of a worker's life: meet, take up the state, link, train, hand in the result, be
-measured, leave. What a life leaves behind for the next one is runtime.saving's.
+measured, leave. What a life leaves behind for the next one is runtime.state.saving's.
 """
 
 import faulthandler
@@ -21,25 +21,25 @@ import torch
 import zmq
 from torch import Tensor
 
-from runtime.checkpoint import Checkpoint
 from runtime.core.plan import Side, Stream
 from runtime.core.streams import ProtocolError
 from runtime.core.worker import WorkerCore
 from runtime.driver import Driver
-from runtime.fault_log import FaultLog
-from runtime.injection import Injector
+from runtime.faults.injector import Injector
+from runtime.faults.log import FaultLog
 from runtime.job import Job
 from runtime.lifetime import die_with_parent
 from runtime.links.link import Link, LinkError
 from runtime.links.zeromq import ZmqLink
-from runtime.memory import Page, Word
 from runtime.neighbours import Neighbours
 from runtime.program import FINAL, REFUSED, TRACEBACK_CHARACTERS, Life, Meeting, Program
 from runtime.rendezvous import Announcement, Rendezvous, open_rendezvous
 from runtime.reporting import Reporter
-from runtime.retention import Retention
 from runtime.run_dir import worker_log
-from runtime.saving import OutOfRoom, Saver, put_back, split_part
+from runtime.state.checkpoint import Checkpoint
+from runtime.state.memory import Page, Word
+from runtime.state.retention import Retention
+from runtime.state.saving import OutOfRoom, Saver, put_back, split_part
 from runtime.step import Specs
 from runtime.telemetry import Telemetry
 

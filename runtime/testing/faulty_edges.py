@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from runtime.core.messages import Acknowledged, Arrived, Event, Rejected, StopTold
 from runtime.core.plan import Side
 from runtime.core.worker import WorkerCore
-from runtime.faults import Fault
+from runtime.faults.plan import Fault
 
 LOSSES = {"drop", "corrupt-header"}
 DAMAGES = {"corrupt", "truncate"}

@@ -21,7 +21,7 @@ from runtime.core.messages import (
 )
 from runtime.core.plan import Side, Stream
 from runtime.core.worker import State, WorkerCore
-from runtime.faults import Fault
+from runtime.faults.plan import Fault
 from runtime.testing.faulty_edges import (
     LATE,
     OTHER,

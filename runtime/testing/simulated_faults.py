@@ -8,7 +8,7 @@ import random
 from collections import Counter
 from dataclasses import dataclass
 
-from runtime.faults import KINDS, Fault, draw
+from runtime.faults.plan import KINDS, Fault, draw
 from runtime.testing.faulty_simulation import FaultySimulation
 from runtime.testing.hashed_blocks import MESSAGE_BYTES, Case
 

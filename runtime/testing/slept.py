@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from runtime.checkpoint import Checkpoint
 from runtime.core.plan import Stream, Window, WorkerPlan
+from runtime.state.checkpoint import Checkpoint
 from runtime.step import Payload, Specs, TensorSpec, message_bytes
 
 

@@ -12,7 +12,7 @@ from launch.program import load_job
 from launch.resolve import Environment, Resolved, dump, resolve
 from models.bad_numbers import BadNumbers
 from runtime.core.plan import Stream
-from runtime.snapshots import image_of
+from runtime.state.snapshots import image_of
 from runtime.step import message_bytes
 
 MACHINE = Environment(world_size=None, local_world_size=None, cores=2, gpus=0)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from runtime.faults import KINDS, parse
+from runtime.faults.plan import KINDS, parse
 from runtime.testing import simulated_faults
 from runtime.testing.faulty_simulation import FaultySimulation
 from runtime.testing.hashed_blocks import Case, reference

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from runtime.memory import OwnedMemory
+from runtime.state.memory import OwnedMemory
 
 
 @pytest.fixture

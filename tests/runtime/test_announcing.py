@@ -1,5 +1,6 @@
 """How a job begins: in a new directory, from the newest whole checkpoint, or not at all."""
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +11,12 @@ import zmq
 from torch.distributed import FileStore
 
 from runtime.announcing import announce, recall
-from runtime.checkpoint import CheckpointWriter
 from runtime.links.zeromq import endpoint
 from runtime.program import Program
 from runtime.rendezvous import Announcement, Rendezvous
 from runtime.run_dir import RunDir
-from runtime.testing.slept import SleptConfig, load_slept_job
+from runtime.state.checkpoint import CheckpointWriter
+from runtime.testing.slept import SleptConfig, SleptJob, load_slept_job
 
 JOB = SleptConfig(
     workers=2,
@@ -62,19 +63,17 @@ class Place:
         self.leave()
         self.attempt = self.attempt + 1 if restart else 0
         self._num_launches += not restart
-        settings = {
-            "resolve": config(**(job or {})).to_text,
-            "load": load_slept_job,
-            "preload": (),
-            "run_dir": str(self.path),
-            "name": "loco",
-            "run_name": "slept",
-            "started_t": 0.0,
-            "check_resume": same,
-        }
-        announcement, self._run_dir, self.socket = announce(
-            Program(**(settings | program)), self.rendezvous
+        resolve = config(**(job or {})).to_text
+        settings = {"resolve": resolve, "run_dir": str(self.path), "check_resume": same}
+        self._program = Program(
+            load=load_slept_job,
+            preload=(),
+            name="loco",
+            run_name="slept",
+            started_t=0.0,
+            **(settings | program),
         )
+        announcement, self._run_dir, self.socket = announce(self._program, self.rendezvous)
         return announcement
 
     def refusal(self, **begin: Any) -> str:
@@ -89,7 +88,7 @@ class Place:
     def recall(self) -> Announcement | None:
         """Another coordinator takes over from the one before."""
         self.leave()
-        found = recall(self.rendezvous)
+        found = recall(self._program, self.rendezvous)
         if found is None:
             return None
         announcement, self._run_dir, self.socket = found
@@ -104,7 +103,6 @@ class Place:
         return [writer.directory(step) for step in steps]
 
     def finish(self) -> None:
-        assert self._run_dir is not None
         self._run_dir.write_summary({"steps": 12})
 
     def leave(self) -> None:
@@ -115,10 +113,6 @@ class Place:
             self._run_dir.close()
             self._run_dir = None
 
-    def end(self) -> None:
-        self.leave()
-        self.context.term()
-
 
 @pytest.fixture
 def place(tmp_path, monkeypatch) -> Iterator[Place]:
@@ -127,7 +121,8 @@ def place(tmp_path, monkeypatch) -> Iterator[Place]:
     monkeypatch.setattr(zmq.Context, "instance", lambda: place.context)
     monkeypatch.setattr(os, "fsync", lambda fd: None)  # nobody pulls the plug here
     yield place
-    place.end()
+    place.leave()
+    place.context.term()
 
 
 def tear(checkpoint: Path) -> None:
@@ -165,17 +160,6 @@ def test_without_a_wish_each_job_gets_a_directory_of_its_own(place):
     assert all("-slept" in path.name for path in paths)
 
 
-def test_a_relative_wish_is_announced_as_a_place_all_can_find(place):
-    assert place.begin(run_dir="run").run_dir == str(place.path)
-
-
-def test_over_tcp_the_coordinator_says_which_port_it_has(place):
-    found = place.begin(job={"link": "zmq-tcp"})
-    host, port = found.coordinator.removeprefix("tcp://").split(":")
-    assert host == "127.0.0.1"
-    assert int(port) > 0
-
-
 # Going on ---------------------------------------------------------------------------------------
 
 
@@ -201,6 +185,23 @@ def test_a_damaged_checkpoint_is_set_aside_and_said(place, capsys):
     assert in_directory(place.path / "checkpoints") == [older.name, f"damaged-{newest.name}"]
     place.begin()
     assert said(capsys) == [f"loco: goes on from step 4 ({older})"]
+
+
+def test_a_checkpoint_that_can_not_be_read_this_time_stays(place, capsys, monkeypatch):
+    older, newest = place.checkpoint(place.begin().run_id, 4, 8)
+    part, opened = newest / "part-0001.safetensors", Path.open
+
+    def failing(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path == part:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return opened(path, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", failing)
+        assert place.begin().resume == str(older)
+    first, _ = said(capsys)
+    assert first.endswith(f"passed over: {part} can't be read (input/output error)")
+    assert place.begin().resume == str(newest)
 
 
 def test_where_all_are_damaged_the_run_starts_over(place, capsys):
@@ -255,16 +256,18 @@ def test_of_a_finished_run_nothing_is_left_to_do(place, capsys):
     assert "window = 2" in (place.path / "config.toml").read_text()
 
 
-def test_a_finished_run_can_be_extended(place):
-    place.checkpoint(place.begin().run_id, 12)
-    place.finish()
-    assert place.begin(job={"steps": 20}).resume_step == 12
-
-
-def test_a_run_that_only_lacks_its_summary_gets_it(place):
+def test_a_run_is_finished_only_with_a_summary_of_all_its_steps(place):
+    """An extended run that was stopped behind its last step once passed for finished, for the
+    summary of the shorter one was there."""
     place.checkpoint(place.begin().run_id, 12)
     found = place.begin()
     assert (found.nothing_to_do, found.resume_step) == (False, 12)
+    place.finish()
+    extended = place.begin(job={"steps": 20})
+    assert extended.resume_step == 12
+    place.checkpoint(extended.run_id, 20)
+    found = place.begin(job={"steps": 20})
+    assert (found.nothing_to_do, found.resume_step) == (False, 20)
 
 
 # Refusals ---------------------------------------------------------------------------------------
@@ -301,8 +304,8 @@ def test_what_may_not_be_gone_on_with_is_refused_in_the_programs_words(place, ca
     assert place.begin().resume_step == 8
 
 
-def test_a_program_that_says_nothing_of_it_can_not_be_gone_on_with(place):
-    place.checkpoint(place.begin().run_id, 8)
+def test_a_run_without_a_checkpoint_is_held_against_the_new_config_too(place):
+    place.begin()
     default = Program.__dataclass_fields__["check_resume"].default
     assert "can't be resumed" in place.refusal(check_resume=default)
 
@@ -363,19 +366,27 @@ def test_a_restart_by_the_launcher_goes_on_in_the_same_directory(place):
 
 
 def test_where_nothing_was_announced_there_is_nothing_to_recall(place):
-    assert place.recall() is None
     place.begin()
     place.attempt = 1
     assert place.recall() is None
 
 
-@pytest.mark.parametrize("link", ["zmq-ipc", "zmq-tcp"])
-def test_another_coordinator_takes_over_where_the_one_before_was(place, link, capsys):
+@pytest.mark.parametrize(
+    ("link", "bind"), [("zmq-ipc", ""), ("zmq-tcp", "127.0.0.1"), ("zmq-tcp", "0.0.0.0")]
+)
+def test_another_coordinator_takes_over_where_the_one_before_was(
+    place, link, bind, capsys, monkeypatch
+):
+    """One on all interfaces was announced by this host's name, and once took that for its own
+    address: its successor listened on the loopback interface, which no other host can reach."""
+    monkeypatch.setattr(SleptJob, "bind", bind)
     place.checkpoint(place.begin(job={"link": link}).run_id, 8)
     before = place.begin(job={"link": link})
+    bound = place.socket.getsockopt(zmq.LAST_ENDPOINT)
     said(capsys)
     for _ in range(2):
         assert place.recall() == before
+        assert place.socket.getsockopt(zmq.LAST_ENDPOINT) == bound
         assert endpoint(place.socket) == before.coordinator
     assert said(capsys) == []
     with pytest.raises(ValueError, match="is in use"):

@@ -14,9 +14,9 @@ import zmq
 from runtime import digest, reporting
 from runtime.core.plan import Stream
 from runtime.core.worker import State
-from runtime.memory import OwnedMemory, Word
 from runtime.program import Life
 from runtime.reporting import ASK_EVERY_S, MEASURING_LIMIT_S, STOP_LINGER_S, Reporter
+from runtime.state.memory import OwnedMemory, Word
 from runtime.telemetry import Telemetry
 
 NUM_STEPS = 12

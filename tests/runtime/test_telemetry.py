@@ -10,8 +10,8 @@ import pytest
 
 from runtime import telemetry
 from runtime.core.worker import State
-from runtime.memory import OwnedMemory, Word
 from runtime.program import Life
+from runtime.state.memory import OwnedMemory, Word
 from runtime.telemetry import Telemetry
 
 BLOCK = SimpleNamespace(loss=2.5, probe_top1=0.25, num_bad_steps=0)

@@ -12,11 +12,12 @@ import pytest
 
 from runtime import ward as ward_module
 from runtime.core.worker import State
-from runtime.memory import Word
 from runtime.program import Meeting, Program
+from runtime.state.memory import Word
 from runtime.ward import (
     FIRST_STEP_PATIENCE,
     LEAVING_TIMEOUT_S,
+    REMEDY,
     RESTART_WINDOW_S,
     START_TIMEOUT_S,
     Ward,
@@ -123,7 +124,7 @@ def test_a_loop_that_does_not_turn_hangs_whatever_it_does(case, state):
     case.turn(state)
     assert case.ward.hangs(3.0) == ""
     assert case.ward.hangs(3.0 + LIMIT_S) == ""
-    assert case.ward.hangs(3.1 + LIMIT_S) == "its loop has not turned for 10.1 s"
+    assert case.ward.hangs(3.1 + LIMIT_S) == f"its loop has not turned for 10.1 s{REMEDY}"
 
 
 @pytest.mark.parametrize("state", sorted(set(State) - WAITING, key=lambda state: state.value))
@@ -133,7 +134,10 @@ def test_computing_beyond_the_limit_hangs(case, state):
     case.turn(state)
     assert case.ward.hangs(2.0 + LIMIT_S) == ""
     case.turn(state)
-    assert case.ward.hangs(2.1 + LIMIT_S) == f"the {state.value} of step 5 has not ended in 10.0 s"
+    assert (
+        case.ward.hangs(2.1 + LIMIT_S)
+        == f"the {state.value} of step 5 has not ended in 10.0 s{REMEDY}"
+    )
 
 
 def test_each_phase_and_each_step_has_its_own_time(case):
@@ -158,7 +162,7 @@ def test_the_first_step_of_a_life_may_take_five_times_as_long(case):
     assert case.ward.hangs(FIRST_STEP_PATIENCE * LIMIT_S) == ""
     case.turn(State.FORWARD, step=0, steps_done=0)
     late = FIRST_STEP_PATIENCE * LIMIT_S + 0.1
-    assert case.ward.hangs(late) == "the forward of step 0 has not ended in 50.0 s"
+    assert case.ward.hangs(late) == f"the forward of step 0 has not ended in 50.0 s{REMEDY}"
 
 
 def test_a_wait_for_the_disk_is_not_counted(case):
@@ -220,22 +224,43 @@ def test_two_lives_at_once_are_refused(case):
         case.ward.restart("for no reason")
 
 
+def progress(case, steps: int) -> None:
+    case.ward.memory.page[Word.COMPLETED] += steps
+
+
 def test_restarts_are_counted_within_a_window(make):
-    ward = make(max_restarts=2).ward
-    assert ward.may_restart(0.0)
-    assert ward.may_restart(100.0)
-    assert not ward.may_restart(RESTART_WINDOW_S)
+    case = make(max_restarts=2)
+    for now_s in (0.0, 100.0):
+        progress(case, 1)
+        assert case.ward.count_restart(now_s) == ""
+    progress(case, 1)
+    assert case.ward.count_restart(RESTART_WINDOW_S) == "more than 2 restarts in 300 s"
 
 
-def test_restarts_long_ago_do_not_count(make):
-    ward = make(max_restarts=2).ward
+def test_restarts_long_ago_do_not_count_where_there_is_progress(make):
+    case = make(max_restarts=2)
     for now_s in (0.0, 100.0, RESTART_WINDOW_S + 1, RESTART_WINDOW_S + 101):
-        assert ward.may_restart(now_s)
-    assert not ward.may_restart(RESTART_WINDOW_S + 102)
+        progress(case, 1)
+        assert case.ward.count_restart(now_s) == ""
+    progress(case, 1)
+    assert "more than 2" in case.ward.count_restart(RESTART_WINDOW_S + 102)
+
+
+def test_lives_without_progress_end_the_job_however_long_each_takes(make):
+    """A step that never ends was seen only after minutes, so that no window ever filled up."""
+    case = make(max_restarts=2)
+    progress(case, 5)
+    for life in range(3):
+        assert case.ward.count_restart(1000.0 * life) == ""
+    assert case.ward.count_restart(3000.0) == "2 restarts without progress"
+    progress(case, 1)
+    assert case.ward.count_restart(4000.0) == ""
 
 
 def test_no_restart_where_none_is_allowed(make):
-    assert not make(max_restarts=0).ward.may_restart(0.0)
+    case = make(max_restarts=0)
+    progress(case, 1)
+    assert "more than 0" in case.ward.count_restart(0.0)
 
 
 # Words ------------------------------------------------------------------------------------------

@@ -13,14 +13,14 @@ import zmq
 from runtime.core.plan import Side, Stream, Window, WorkerPlan
 from runtime.core.worker import WorkerCore
 from runtime.driver import Driver
-from runtime.fault_log import FaultLog
-from runtime.injection import Injector
+from runtime.faults.injector import Injector
+from runtime.faults.log import FaultLog
 from runtime.links.zeromq import ZmqLink
-from runtime.memory import OwnedMemory, Word
 from runtime.neighbours import Neighbours
 from runtime.program import Life
-from runtime.retention import Retention
-from runtime.saving import Saver
+from runtime.state.memory import OwnedMemory, Word
+from runtime.state.retention import Retention
+from runtime.state.saving import Saver
 from runtime.step import TensorSpec
 from runtime.telemetry import Telemetry
 

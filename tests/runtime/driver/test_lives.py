@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from runtime.core.worker import State
-from runtime.memory import Word
+from runtime.state.memory import Word
 
 from .pair import TIMEOUT_S, HeldBlock
 

@@ -20,6 +20,7 @@ from runtime.links.message import (
     DataMessage,
     checksum,
     encode,
+    fingerprint,
 )
 from runtime.links.zeromq import ZmqLink
 
@@ -34,6 +35,8 @@ from .edge import (
     receive,
     send,
 )
+
+EDGE = fingerprint("run", SPECS)
 
 
 @pytest.mark.parametrize("stranger", ["another run", "other tensors"])
@@ -78,7 +81,7 @@ def good_frames() -> list[bytes]:
     payload = random_payload(Stream.ACTIVATION, 1)
     message = replace(data(Stream.ACTIVATION, 0), checksum=checksum(payload), payload=())
     frames = [tensor.reshape(-1).view(torch.uint8).numpy().tobytes() for tensor in payload]
-    return [encode(message), *frames]
+    return [encode(message, edge=EDGE), *frames]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +95,10 @@ def good_frames() -> list[bytes]:
         (lambda f: [f[0], f[1][:-1], *f[2:]], Stream.ACTIVATION, "bytes"),
         (lambda f: [b"", *f[1:]], None, "header"),
         (
-            lambda f: [encode(replace(data(Stream.ACTIVATION, 0), stream=Stream.TIE_DOWN)), *f[1:]],
+            lambda f: [
+                encode(replace(data(Stream.ACTIVATION, 0), stream=Stream.TIE_DOWN), edge=EDGE),
+                *f[1:],
+            ],
             None,
             "this way",
         ),

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from runtime.checkpoint import Checkpoint, CheckpointWriter, newest
-from runtime.disk import Disk
-from runtime.faults import parse
-from runtime.image import write_image
-from runtime.memory import OwnedMemory, Word
+from runtime.faults.plan import parse
+from runtime.state.checkpoint import Checkpoint, CheckpointWriter, newest
+from runtime.state.disk import Disk
+from runtime.state.image import write_image
+from runtime.state.memory import OwnedMemory, Word
 
 TIMEOUT_S = 20.0
 PART = b"the state of block 0 " * 40

@@ -6,11 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from runtime.memory import PAGE_BYTES, WORD_BYTES, OwnedMemory, Page, Word
+from runtime.state.memory import PAGE_BYTES, WORD_BYTES, OwnedMemory, Page, Word
 
 WRITES_AND_DIES = """
 import os, signal, sys
-from runtime.memory import Page, Word
+from runtime.state.memory import Page, Word
 page = Page(sys.argv[1])
 page[Word.STEP] = 41
 page[Word.CHECKPOINT] = 2**40

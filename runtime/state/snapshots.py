@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from runtime.image import read_image, write_image
+from runtime.state.image import read_image, write_image
 
 DTYPES = {
     torch.float64: "F64",

@@ -11,11 +11,11 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from runtime.checkpoint import CheckpointWriter
-from runtime.fault_log import FaultLog
-from runtime.faults import Fault
-from runtime.image import read_image
-from runtime.memory import OwnedMemory, Word
+from runtime.faults.log import FaultLog
+from runtime.faults.plan import Fault
+from runtime.state.checkpoint import CheckpointWriter
+from runtime.state.image import read_image
+from runtime.state.memory import OwnedMemory, Word
 
 
 class Disk:

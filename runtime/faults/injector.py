@@ -1,7 +1,7 @@
 """Carries out the faults of a plan in one worker, each once in a run.
 
-Owns when and how a process is hurt; runtime.faulty_link does the same to what it sends. What has
-fired stands in the run's faults.jsonl before it happens, so that no later life fires it again.
+Owns when and how a process is hurt; faulty_link.py does the same to what it sends. What has fired
+stands in the run's faults.jsonl before it happens, so that no later life fires it again.
 """
 
 import ctypes
@@ -16,9 +16,9 @@ import psutil
 
 from runtime.core.messages import Phase
 from runtime.core.plan import Side
-from runtime.fault_log import FaultLog
-from runtime.faults import Fault
-from runtime.faulty_link import FaultyLink
+from runtime.faults.faulty_link import FaultyLink
+from runtime.faults.log import FaultLog
+from runtime.faults.plan import Fault
 from runtime.links.link import Link
 
 FOR_EVER_S = 10**8

@@ -8,13 +8,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from runtime import saving
 from runtime.core.plan import Stream, Window, WorkerPlan
-from runtime.image import read_image
-from runtime.memory import OwnedMemory, Word
-from runtime.retention import Retention
-from runtime.saving import OutOfRoom, Saver, put_back, split_part
-from runtime.snapshots import Snapshots, image_of
+from runtime.state import saving
+from runtime.state.image import read_image
+from runtime.state.memory import OwnedMemory, Word
+from runtime.state.retention import Retention
+from runtime.state.saving import OutOfRoom, Saver, put_back, split_part
+from runtime.state.snapshots import Snapshots, image_of
 from runtime.step import TensorSpec
 
 LAG = 3

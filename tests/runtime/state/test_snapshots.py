@@ -7,8 +7,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from runtime.image import HEAD
-from runtime.snapshots import DTYPES, Snapshots, image_of
+from runtime.state.image import HEAD
+from runtime.state.snapshots import DTYPES, Snapshots, image_of
 
 
 def random_bits(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> Tensor:

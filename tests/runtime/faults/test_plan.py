@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.faults import KINDS, Fault, Place, check, draw, parse
+from runtime.faults.plan import KINDS, Fault, Place, check, draw, parse
 
 # The notation ----------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 import json
 import os
 
-from runtime.fault_log import FaultLog
+from runtime.faults.log import FaultLog
 
 
 def test_a_fault_fires_once_in_a_process(tmp_path):

@@ -11,7 +11,7 @@ from dataclasses import replace
 import zmq
 
 from runtime.core.plan import Stream
-from runtime.faults import Fault
+from runtime.faults.plan import Fault
 from runtime.links.link import Damaged, Frame, Link
 from runtime.links.message import DataMessage, HelloMessage, Message
 

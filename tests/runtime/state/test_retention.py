@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from runtime.core.plan import Stream, Window, WorkerPlan
-from runtime.retention import Retention
+from runtime.state.retention import Retention
 from runtime.step import TensorSpec
 
 ROOMS = {Stream.ACTIVATION: 4, Stream.TIE_UP: 5}

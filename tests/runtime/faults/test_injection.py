@@ -8,13 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from runtime import injection
 from runtime.core.messages import Phase
 from runtime.core.plan import Side
-from runtime.fault_log import FaultLog
-from runtime.faults import KINDS, Place, parse
-from runtime.faulty_link import FaultyLink
-from runtime.injection import FOR_EVER_S, InjectedFault, Injector
+from runtime.faults import injector as injection
+from runtime.faults.faulty_link import FaultyLink
+from runtime.faults.injector import FOR_EVER_S, InjectedFault, Injector
+from runtime.faults.log import FaultLog
+from runtime.faults.plan import KINDS, Place, parse
 
 KEEPER_PID = 4_194_305
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from runtime.core.plan import Stream, WorkerPlan
-from runtime.image import write_image
-from runtime.memory import MemoryPaths, Page, Word
-from runtime.retention import Retention
-from runtime.snapshots import Snapshots, image_of
+from runtime.state.image import write_image
+from runtime.state.memory import MemoryPaths, Page, Word
+from runtime.state.retention import Retention
+from runtime.state.snapshots import Snapshots, image_of
 
 MESSAGE = "message/"  # what follows: stream, step, index of the tensor
 KEEPER_TIMEOUT_S = 600.0  # for the checkpoint before this one to reach the disk

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.image import HEAD, read_image, write_image
+from runtime.state.image import HEAD, read_image, write_image
 
 IMAGE = bytes(range(256)) * 5
 pwrite = os.pwrite
@@ -68,7 +68,7 @@ def test_a_death_while_it_is_written_leaves_nothing_to_read(path, monkeypatch):
             raise InterruptedError
         return pwrite(fd, bytes(content)[:100], offset)
 
-    monkeypatch.setattr("runtime.image.os.pwrite", dies)
+    monkeypatch.setattr("runtime.state.image.os.pwrite", dies)
     with pytest.raises(InterruptedError):
         write_image(str(path), 8, IMAGE[::-1])
     assert read_image(str(path)) is None
@@ -80,7 +80,7 @@ def test_what_the_system_takes_in_pieces_is_written_whole(path, monkeypatch):
     def takes_a_little(fd, content, offset):
         return pwrite(fd, bytes(content)[:100], offset)
 
-    monkeypatch.setattr("runtime.image.os.pwrite", takes_a_little)
+    monkeypatch.setattr("runtime.state.image.os.pwrite", takes_a_little)
     write_image(str(path), 7, IMAGE)
     monkeypatch.undo()
     assert read_image(str(path)) == (7, IMAGE)

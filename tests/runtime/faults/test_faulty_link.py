@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from runtime import faulty_link
 from runtime.core.plan import Stream
-from runtime.faults import parse
-from runtime.faulty_link import OVERTAKEN_S, FaultyLink
+from runtime.faults import faulty_link
+from runtime.faults.faulty_link import OVERTAKEN_S, FaultyLink
+from runtime.faults.plan import parse
 from runtime.links.link import Damaged, Frame
 from runtime.links.message import (
     AckMessage,

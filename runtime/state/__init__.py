@@ -1,0 +1,1 @@
+"""What outlives a process: memory that keepers own, snapshots, retention, checkpoints on disk."""
