@@ -9,14 +9,22 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import torch
+
+from models.heads import DEFAULT_HEAD_FEATURES, build_head
+from models.network import UnitTrace
+from models.objectives import load_objective
 from runtime.core.plan import Stream, Window, WorkerPlan
+from runtime.state.saving import PLACES
 from runtime.step import Specs, TensorSpec, message_bytes
 
 if TYPE_CHECKING:
     from launch.resolve import Resolved
 
 MOST_STEPS_BETWEEN_SNAPSHOTS = 4  # a restarted worker repeats half of them, on the average
-MESSAGES_SHARE = 0.5  # of --retain-mb, unless the windows need more; the rest is for snapshots
+OPTIMIZER_STATES = {"sgd": 1, "adamw": 2}  # tensors that an optimizer keeps for each parameter
+UNKNOWN_STATES = 2
+MARGIN = 1.1  # over a block's parameters and their state: buffers, names, the probe
 UPWARD = (Stream.ACTIVATION, Stream.TIE_UP)
 
 
@@ -42,7 +50,7 @@ def worker_plan(resolved: Resolved, k: int) -> WorkerPlan:
     """Worker k's steps, streams and windows."""
     config = resolved.config
     incoming, outgoing = _specs(resolved, k)
-    rooms = _rooms(resolved, outgoing, config.snapshot_every)
+    rooms = _rooms(resolved, k, outgoing, config.snapshot_every)
     return WorkerPlan(
         num_steps=config.steps,
         lag=config.lag,
@@ -57,9 +65,8 @@ def choose_snapshot_every(resolved: Resolved) -> int:
     """The most steps between snapshots for which all that is sent meanwhile can be kept."""
     for every in range(MOST_STEPS_BETWEEN_SNAPSHOTS, 1, -1):
         if all(
-            _bytes(outgoing, _full_rooms(resolved, outgoing, every))
-            <= MESSAGES_SHARE * _bound(resolved)
-            for _, outgoing in _all_specs(resolved)
+            _bytes(outgoing, _full_rooms(resolved, outgoing, every)) <= _bound(resolved, k)
+            for k, (_, outgoing) in enumerate(_all_specs(resolved))
         ):
             return every
     return 1
@@ -69,14 +76,37 @@ def check_retention(resolved: Resolved) -> None:
     """Raise ValueError where the bound on retained messages is too little for the windows."""
     for k, (_, outgoing) in enumerate(_all_specs(resolved)):
         least = _bytes(outgoing, _least_rooms(resolved, outgoing))
-        if least > _bound(resolved):
-            config = resolved.config
+        if least > _bound(resolved, k):
+            config, images = resolved.config, PLACES * image_bytes(resolved, k)
             raise ValueError(
                 f"retain-mb {config.retain_mb} is too little: worker {k} must be able to keep"
                 f" {least / 1e6:.1f} MB of what it has sent (window {config.window}, lag"
-                f" {config.lag}); give --retain-mb {math.ceil(least / 1e6)}, or a smaller"
-                " --batch-size"
+                f" {config.lag}) and {images / 1e6:.1f} MB of snapshots; give --retain-mb"
+                f" {math.ceil((least + images) / 1e6)}, or a smaller --batch-size"
             )
+
+
+def image_bytes(resolved: Resolved, k: int) -> int:
+    """About the size of one snapshot of block k: parameters, optimizer state, and a margin."""
+    config, block = resolved.config, resolved.partition.blocks[k]
+    units = [resolved.traces[unit] for unit in (*block.home, *block.guest)]
+    objective = load_objective(
+        config.objective, temperature=config.temperature, num_classes=resolved.num_classes
+    )
+    with torch.device("meta"):  # only its sizes are wanted
+        head = build_head(
+            in_shape=units[-1].output_shape,
+            depth=config.decoder_depth[k],
+            out_features=objective.head_features or DEFAULT_HEAD_FEATURES,
+        )
+    weights = sum(unit.num_trainable * _itemsize(unit) for unit in units)
+    weights += sum(p.numel() * p.itemsize for p in head.parameters())
+    return int(MARGIN * weights * (1 + OPTIMIZER_STATES.get(config.optimizer, UNKNOWN_STATES)))
+
+
+def _itemsize(unit: UnitTrace) -> int:
+    sizes = [TensorSpec(shape=(1,), dtype=dtype).size_bytes for dtype in unit.trainable_dtypes]
+    return max(sizes, default=0)
 
 
 def _all_specs(resolved: Resolved) -> list[tuple[Specs, Specs]]:
@@ -94,11 +124,11 @@ def _specs(resolved: Resolved, k: int) -> tuple[Specs, Specs]:
     return incoming, outgoing
 
 
-def _rooms(resolved: Resolved, outgoing: Specs, every: int) -> dict[Stream, int]:
+def _rooms(resolved: Resolved, k: int, outgoing: Specs, every: int) -> dict[Stream, int]:
     """How many messages of each stream are kept: what `every` asks for, or the bound allows."""
     least, full = _least_rooms(resolved, outgoing), _full_rooms(resolved, outgoing, every)
     more = {s: full[s] - least[s] for s in outgoing}
-    left = MESSAGES_SHARE * _bound(resolved) - _bytes(outgoing, least)
+    left = _bound(resolved, k) - _bytes(outgoing, least)
     share = max(0.0, min(1.0, left / max(1, _bytes(outgoing, more))))
     return {s: least[s] + math.floor(share * more[s]) for s in outgoing}
 
@@ -116,8 +146,9 @@ def _bytes(outgoing: Specs, rooms: dict[Stream, int]) -> int:
     return sum(rooms[s] * message_bytes(specs) for s, specs in outgoing.items())
 
 
-def _bound(resolved: Resolved) -> float:
-    return resolved.config.retain_mb * 1e6
+def _bound(resolved: Resolved, k: int) -> float:
+    """What the user's bound leaves for worker k's messages beside its snapshots."""
+    return resolved.config.retain_mb * 1e6 - PLACES * image_bytes(resolved, k)
 
 
 def _late(resolved: Resolved, stream: Stream) -> int:

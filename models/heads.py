@@ -11,6 +11,8 @@ from torch.nn import functional
 
 from models.resnet import ResidualBlock
 
+DEFAULT_HEAD_FEATURES = 64
+
 
 def pool(x: Tensor) -> Tensor:
     """Average over all positions: (N, C, H, W) -> (N, C); (N, F) is returned as it is."""
@@ -40,7 +42,11 @@ class ResidualLayer(nn.Module):
 
 
 def build_head(
-    *, in_shape: tuple[int, ...], hidden: int = 256, out_features: int = 64, depth: int = 0
+    *,
+    in_shape: tuple[int, ...],
+    hidden: int = 256,
+    out_features: int = DEFAULT_HEAD_FEATURES,
+    depth: int = 0,
 ) -> nn.Module:
     """Build `depth` residual blocks, global average pool and a 2-layer MLP.
 

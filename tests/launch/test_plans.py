@@ -5,15 +5,18 @@ from functools import cache
 
 import pytest
 
+from launch.assembly import build_block
 from launch.config import ConfigError, RunConfig
 from launch.plans import (
     MOST_STEPS_BETWEEN_SNAPSHOTS,
     check_retention,
     choose_snapshot_every,
+    image_bytes,
     worker_plan,
 )
 from launch.resolve import Environment, Resolved, resolve
 from runtime.core.plan import Stream, WorkerPlan
+from runtime.state.saving import PLACES
 
 MACHINE = Environment(world_size=None, local_world_size=None, cores=2, gpus=0)
 IMAGE = "synthetic:1x8x8x4096"
@@ -37,15 +40,13 @@ def kept_bytes(plan: WorkerPlan) -> int:
 
 @cache
 def largest_least_mb() -> float:
-    """What the worker that sends most must be able to keep."""
-    base = resolved()
-    return (
-        max(
-            sum(plan.min_retained(s) * w.message_bytes for s, w in plan.outgoing.items())
-            for plan in (worker_plan(base, k) for k in range(3))
-        )
-        / 1e6
-    )
+    """What the worker that needs most must be able to keep, its snapshots included."""
+    base, needed = resolved(), []
+    for k in range(3):
+        plan = worker_plan(base, k)
+        least = sum(plan.min_retained(s) * w.message_bytes for s, w in plan.outgoing.items())
+        needed.append(least + PLACES * image_bytes(base, k))
+    return max(needed) / 1e6 + 1e-3  # whole bytes, in spite of rounding
 
 
 def test_where_there_is_room_twice_of_what_is_in_use_is_kept():
@@ -106,8 +107,17 @@ def test_snapshots_are_as_rare_as_the_bound_allows():
     assert set(found) == {1, 2, 3, 4}
 
 
+def test_what_a_snapshot_will_take_is_known_within_a_quarter():
+    run = resolve(RunConfig(workers=4), environment=MACHINE)
+    for k in range(4):
+        block = build_block(run, k, None)
+        parameters = sum(p.nbytes for name, p in block.state().items() if "optimizer" not in name)
+        # Before the first step adamw has nothing; then it has two tensors a parameter.
+        assert 0.9 < image_bytes(run, k) / (3 * parameters) < 1.25
+
+
 def test_one_worker_has_nothing_to_keep():
-    run = resolve(RunConfig(**SMALL, workers=1, retain_mb=1), environment=MACHINE)
+    run = resolve(RunConfig(**SMALL, workers=1, retain_mb=9), environment=MACHINE)
     assert run.config.snapshot_every == MOST_STEPS_BETWEEN_SNAPSHOTS
     assert worker_plan(run, 0).outgoing == {}
 
@@ -119,7 +129,8 @@ def test_too_little_room_is_refused_with_what_is_needed():
     message = str(caught.value)
     megabytes = int(message.partition("--retain-mb ")[2].partition(",")[0])
     assert "retain-mb 1 is too little: worker " in message
-    assert "(window 9, lag 4); give --retain-mb" in message
+    assert "(window 9, lag 4) and " in message
+    assert " MB of snapshots; give --retain-mb" in message
     assert message.endswith("or a smaller --batch-size")
     resolve(RunConfig(**settings, workers=3, retain_mb=megabytes), environment=MACHINE)
     with pytest.raises(ConfigError):

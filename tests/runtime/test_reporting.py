@@ -21,7 +21,8 @@ from runtime.telemetry import Telemetry
 
 NUM_STEPS = 12
 WEIGHT = torch.arange(4.0)
-HOME = {"in.weight": WEIGHT, "out.weight": WEIGHT.view(2, 2).T}  # safetensors refuses to share
+# All share memory, which safetensors refuses.
+HOME = {"in.weight": WEIGHT, "mid.weight": WEIGHT.view(2, 2), "out.weight": WEIGHT.view(2, 2).T}
 STATE = {"home.weight": torch.arange(3.0), "step": torch.tensor(NUM_STEPS)}
 ACTIVATION, TIE = (torch.ones(2),), (torch.zeros(2),)
 
