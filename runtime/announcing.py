@@ -10,7 +10,7 @@ from pathlib import Path
 import zmq
 
 from runtime.job import Job
-from runtime.links.zeromq import bind_for_this_user, endpoint
+from runtime.links.zeromq import bind_for_this_user, endpoint, where_to_listen_again
 from runtime.program import Program
 from runtime.rendezvous import Announcement, Rendezvous
 from runtime.run_dir import RunDir
@@ -41,7 +41,8 @@ def announce(program: Program, rendezvous: Rendezvous) -> Found:
         else:
             run_dir.write_config(job.config_toml)
             announcement = _announcement(text, job, run_dir, socket, resume)
-    except ValueError:
+    except BaseException:
+        socket.close(0)
         run_dir.close()
         raise
     rendezvous.announce(announcement)
@@ -55,11 +56,8 @@ def recall(program: Program, rendezvous: Rendezvous) -> Found | None:
         return None
     run_dir = RunDir.create(Path(announcement.run_dir), name="", restart=True)
     socket = _make_socket()
-    address = announcement.coordinator
-    if address.startswith("tcp://"):  # others reach it by a name; it listens where it was told to
-        bind = program.load(announcement.job_text).bind
-        address = f"tcp://{bind}:{address.rpartition(':')[2]}"
-    bind_for_this_user(socket, address)
+    bind = program.load(announcement.job_text).bind
+    bind_for_this_user(socket, where_to_listen_again(announcement.coordinator, bind))
     return announcement, run_dir, socket
 
 

@@ -41,8 +41,11 @@ def run_coordinator(program: Program, meeting: Meeting, life: Life, keeper: Conn
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         rendezvous = open_rendezvous(meeting, is_coordinator=True)
+        before = rendezvous.recall_announcement() if life.generation else None
+        if before is not None and (before.refused or before.nothing_to_do):
+            sys.exit(REFUSED if before.refused else 0)
         try:
-            found = recall(program, rendezvous) if life.generation else None
+            found = recall(program, rendezvous) if before is not None else None
             announcement, run_dir, socket = found or announce(program, rendezvous)
         except ValueError as error:
             print(f"{program.name}: error: {error}", file=sys.stderr, flush=True)
@@ -150,7 +153,9 @@ class Coordinator:
         return measured
 
     def _take_report(self, block: int, report: dict[str, Any]) -> None:
-        before = self._reports.get(block, {}).get("seconds", IDLE_SHARES)
+        last = self._reports.get(block)
+        same_life = last is not None and last["generation"] == report["generation"]
+        before = last["seconds"] if last is not None and same_life else IDLE_SHARES
         spent = {name: report["seconds"][name] - before[name] for name in IDLE_SHARES}
         total = sum(spent.values())
         if total > 0:

@@ -116,9 +116,9 @@ class Reporter:
                 self._tell(*self._final)
             elif order["kind"] == "measure":
                 self._driver.submit(self._measure)
-        if self._measuring is not None:
-            self._tell(msgpack.packb(self._measuring))
-            self._measuring = None
+        answer, self._measuring = self._measuring, None
+        if answer is not None:
+            self._tell(msgpack.packb(answer))
 
     def _report(self, *, force: bool) -> None:
         """Send a report if one is due; one that finds no room is lost, and counted."""

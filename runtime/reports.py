@@ -53,9 +53,19 @@ def event_line(record: Mapping[str, Any], before: Mapping[str, Any] | None) -> s
             return f"{who} is back where it was, {record['healed_s']:.1f} s later"
         case "carried":
             return f"{who} begins with {', '.join(record['notes'])}"
-        case None if before is not None and record["bad_steps"] > before["bad_steps"]:
+        case None if record["bad_steps"] > _bad_before(record, before):
             return (
                 f"{who}: step {record['step']} was skipped, for its numbers were not finite"
                 f" ({record['bad_steps']} such steps so far)"
             )
     return ""
+
+
+def _bad_before(record: Mapping[str, Any], before: Mapping[str, Any] | None) -> int:
+    """The bad steps before this record; all of its own where no one knows."""
+    bad: int = record["bad_steps"]
+    if before is not None:
+        bad = before["bad_steps"]
+    elif record["step"] == 0:
+        bad = 0
+    return bad

@@ -97,10 +97,11 @@ class RunDir:
     @property
     def finished_steps(self) -> int | None:
         """The steps of the run that was finished here, if one was."""
-        if not self.summary.exists():
-            return None
-        steps: int = json.loads(self.summary.read_text("utf-8"))["steps"]
-        return steps
+        try:
+            steps = json.loads(self.summary.read_text("utf-8"))["steps"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None  # there is none, or it is no summary of ours
+        return steps if isinstance(steps, int) else None
 
     @property
     def tensorboard(self) -> Path:

@@ -30,7 +30,7 @@ from runtime.faults.log import FaultLog
 from runtime.job import Job
 from runtime.lifetime import die_with_parent
 from runtime.links.link import Link, LinkError
-from runtime.links.zeromq import ZmqLink
+from runtime.links.zeromq import ZmqLink, where_to_listen_again
 from runtime.neighbours import Neighbours
 from runtime.program import FINAL, REFUSED, TRACEBACK_CHARACTERS, Life, Meeting, Program
 from runtime.rendezvous import Announcement, Rendezvous, open_rendezvous
@@ -203,7 +203,8 @@ class Worker:
         specs = self._job.specs(self._k)
         if known is not None:
             try:
-                return self._make_link(specs, Side.ABOVE, bind=known)
+                address = where_to_listen_again(known, self._job.bind)
+                return self._make_link(specs, Side.ABOVE, bind=address)
             except LinkError as error:
                 log.warning("%s; listening elsewhere", error)
         return self._make_link(specs, Side.ABOVE, bind=self._bind_address())

@@ -47,6 +47,12 @@ def endpoint(bound: zmq.Socket[bytes]) -> str:
     return address.replace("tcp://0.0.0.0:", f"tcp://{socket.getfqdn()}:")
 
 
+def where_to_listen_again(known: str, bind: str) -> str:
+    """The address to bind for an `endpoint` that others know: over tcp they reach it by a name,
+    and it listens where it was told to."""
+    return f"tcp://{bind}:{known.rpartition(':')[2]}" if known.startswith("tcp://") else known
+
+
 def _limit_bytes(specs: Specs) -> int:
     largest = max((message_bytes(found) for found in specs.values()), default=0)
     return largest + HEADER_LIMIT_BYTES

@@ -19,6 +19,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,10 @@ class DamagedCheckpoint(Exception):
         if not self.certain:
             return ""
         aside = self.path.with_name(f"damaged-{self.path.name}")
+        for more in count(2):
+            if not aside.exists():
+                break
+            aside = self.path.with_name(f"damaged-{self.path.name}-{more}")
         self.path.rename(aside)
         return f"; it is now {aside.name}"
 
