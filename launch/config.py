@@ -63,8 +63,8 @@ OptionalIntList = Annotated[
 class RunConfig:
     """One run. Each field is a flag and a key of the config file, both written in kebab-case.
 
-    Two configs are equal where they give the same run: `run_dir` and `config` say only where it
-    is written and where it came from. None leaves a choice to launch.resolve.
+    Two configs are equal where they give the same run: `run_dir`, `fresh` and `config` say only
+    where it is written, over what, and where it came from. None leaves a choice to launch.resolve.
     """
 
     method: Method = "local"
