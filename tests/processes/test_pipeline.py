@@ -51,7 +51,7 @@ CELLS = {
 @pytest.mark.parametrize("name", sorted(CELLS))
 def test_real_workers_end_as_the_sequential_reference_does(name, start):
     arguments = (*CELLS[name], "--steps", "7", "--seed", "3")
-    run = start(*arguments)
+    run = start(*arguments, "--quick-end")
     code, out, err = run.end()
     assert code == 0, out + err
     expected = reference_digests(*arguments)
@@ -66,7 +66,7 @@ def test_random_delays_in_real_workers_change_nothing(start, tmp_path, monkeypat
     monkeypatch.setattr(sys, "path", list(sys.path))
     arguments = ("--model", "delayed:build", "--workers", "4", "--threads", "1", "--steps", "20")
     arguments = (*arguments, "--batch-size", "16", "--decoder-depth", "0", "--lag", "2")
-    run = start(*arguments)
+    run = start(*arguments, "--quick-end")
     code, out, err = run.end()
     assert code == 0, out + err
     expected = reference_digests(*arguments)
@@ -106,7 +106,7 @@ def test_the_weights_load_into_the_plain_network_and_evaluate_alike(finished):
 
 
 def test_a_runs_config_repeats_it(finished, start):
-    again = start("--config", str(finished.dir / "config.toml"))
+    again = start("--config", str(finished.dir / "config.toml"), "--quick-end")
     assert again.end()[0] == 0
     assert again.summary["state_sha256"] == finished.summary["state_sha256"]
 
@@ -132,7 +132,7 @@ def test_evaluate_repeats_a_finished_run(finished, tmp_path, capsys):
 
 
 def test_the_main_job_under_torchrun(start, torchrun):
-    run = start(*SMALL, "--steps", "8", launcher=torchrun)
+    run = start(*SMALL, "--steps", "8", "--quick-end", launcher=torchrun)
     code, out, err = run.end()
     assert code == 0, out + err
     assert run.summary["steps"] == 8
