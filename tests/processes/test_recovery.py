@@ -94,8 +94,8 @@ def test_a_stopped_run_goes_on_by_the_same_command_and_a_finished_one_can_be_ext
 
 
 def test_a_damaged_checkpoint_is_passed_over_after_the_whole_job_was_killed(start):
-    flags = (*QUICK, "--workers", "2", "--steps", "45")
-    plan = ("--checkpoint-every", "10", "--faults", "flip:1@20,job-kill@28")
+    flags = (*QUICK, "--workers", "2", "--steps", "200")
+    plan = ("--checkpoint-every", "50", "--faults", "flip:1@100,job-kill@140")
     run = start(*flags, *plan)
     run.await_step(1, 1)
     code, _, _ = run.end()
@@ -104,7 +104,7 @@ def test_a_damaged_checkpoint_is_passed_over_after_the_whole_job_was_killed(star
     code, out, err = start(*flags, *plan, run_dir=run.dir).end()
     assert code == 0, out + err
     assert "a damaged checkpoint is passed over" in err
-    assert "goes on from step 10" in err
+    assert "goes on from step 50" in err
     assert digests(run) == reference_digests(*flags)
 
 
