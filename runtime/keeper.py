@@ -53,9 +53,11 @@ class Keeper:
         """Run to the end of the job; return its exit code: 0, 1, 2 (refused) or 128 + signal."""
         if self._rank is not None:
             die_with_parent()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-                signal.signal(number, self._note_signal)
+        signals = {signal.SIGINT, signal.SIGTERM}
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as it is under nohup
+            signals.add(signal.SIGHUP)
+        for number in signals:
+            signal.signal(number, self._note_signal)
         self._disk = Disk(self._program.faults, say=self._say)
         try:
             self._context.set_forkserver_preload(["runtime.fork_server", *self._program.preload])

@@ -39,9 +39,6 @@ CELLS = {
         *(*SMALL, "--workers", "4", "--tie", "gradient", "--lag", "3"),
         *("--link", "zmq-tcp", "--window", "4"),
     ),
-    # Workers above the lowest once computed on one thread, whatever --threads said: the driver
-    # thread's own setting had become the process's default before they computed at all.
-    "two threads a worker, mlp": (*SMALL[:-1], "2", "--workers", "2"),
     "the default's semantics, resnet": (
         *("--workers", "4", "--batch-size", "16", "--threads", "1", "--decoder-depth", "1,0,0,0"),
     ),
@@ -129,12 +126,3 @@ def test_evaluate_repeats_a_finished_run(finished, tmp_path, capsys):
     assert f"{finished.summary['units'][-1]['linear_top1']:.3f}" in capsys.readouterr().out
     assert evaluate([str(tmp_path / "nothing")]) == 2
     assert "holds no config.toml" in capsys.readouterr().err
-
-
-def test_the_main_job_under_torchrun(start, torchrun):
-    run = start(*SMALL, "--steps", "8", "--quick-end", launcher=torchrun)
-    code, out, err = run.end()
-    assert code == 0, out + err
-    assert run.summary["steps"] == 8
-    assert len(run.summary["blocks"]) == 4
-    assert len({record["pid"] for record in run.metrics()}) == 4

@@ -116,6 +116,7 @@ def test_under_torchrun_a_dead_keeper_resumes_from_the_checkpoint_without_help(s
     code, out, err = run.end()
     assert code == 0, out + err
     assert digests(run) == reference_digests(*flags, "--workers", "4")
+    assert len(run.summary["blocks"]) == 4
     assert "goes on from step" in err
     assert_nothing_is_left(run)
 
