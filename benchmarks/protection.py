@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from launch.assembly import LocalLearningJob
 
 STRETCH = 20  # steps, on and off in turn
+HELD = 8  # messages that are still asked for without protection; more would burden the allocator
 TIMEOUT_S = 1800
 
 
@@ -64,7 +65,7 @@ def load_half_protected(text: str) -> "LocalLearningJob":
     by_reference: dict[tuple[Stream, int], Payload | None] = {}
 
     def half_put(self: Retention, stream: Stream, step: int, payload: Payload | None) -> None:
-        by_reference.pop((stream, step - STRETCH), None)
+        by_reference.pop((stream, step - HELD), None)
         if is_off(step):
             by_reference[stream, step] = payload
         else:
