@@ -1,5 +1,5 @@
 # make run    the main job: no download, no argument (ARGS="--lag 3" passes flags on)
-# make test   the tests
+# make test   the tests, in two processes
 # Each makes .venv on first use and reuses it.
 
 PYTHON ?= python3
@@ -13,7 +13,7 @@ run: $(VENV)/installed
 	$(VENV)/bin/torchrun --nproc_per_node=4 launch/pipeline.py $(ARGS)
 
 test: $(VENV)/installed
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: $(VENV)/installed
 	$(VENV)/bin/ruff check .

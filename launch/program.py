@@ -58,7 +58,13 @@ def load_job(text: str) -> LocalLearningJob:
 
 
 def command_time() -> float:
-    """When the command was given, in unix seconds: torchrun's start where it runs us."""
+    """When the command was given, in unix seconds: torchrun's start where it runs us.
+
+    By the process's age: the kernel's boot time, on which psutil's create_time stands, is whole
+    seconds only.
+    """
     under_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
     process = psutil.Process(os.getppid()) if under_torchrun else psutil.Process()
-    return min(process.create_time(), time.time())
+    began_s = process.create_time() - psutil.boot_time()
+    age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - began_s
+    return time.time() - max(0.0, age_s)

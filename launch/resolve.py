@@ -20,7 +20,8 @@ import torch
 from launch import plans
 from launch.config import ConfigError, RunConfig, from_toml, to_toml
 from models.data import ImageData, load_data, steps_per_epoch
-from models.network import Network, UnitTrace, count_flops, trace_units
+from models.flops import count_flops
+from models.network import Network, UnitTrace, trace_units
 from models.objectives import load_objective
 from models.optimizers import load_optimizer
 from models.registry import load_network

@@ -8,11 +8,9 @@ import copy
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from models import randomness
 
@@ -167,7 +165,7 @@ def trace_units(network: Network, image_shape: tuple[int, int, int]) -> list[Uni
     imports torch's compiler (1.3 s of every worker's start).
     """
     traces = []
-    for module, x_BCHW in _run_units(network, image_shape):
+    for module, x_BCHW in run_units(network, image_shape):
         trainable = [p for p in module.parameters() if p.requires_grad]
         traces.append(
             UnitTrace(
@@ -180,18 +178,10 @@ def trace_units(network: Network, image_shape: tuple[int, int, int]) -> list[Uni
     return traces
 
 
-def count_flops(network: Network, image_shape: tuple[int, int, int]) -> list[int]:
-    """Count every unit's forward FLOPs for one image (C, H, W)."""
-    counts = [0]
-    with FlopCounterMode(display=False) as counter:
-        for _ in _run_units(network, image_shape):
-            counts.append(int(counter.get_total_flops()))
-    return [(after - before) // NUM_BLANKS for before, after in pairwise(counts)]
-
-
-def _run_units(
+def run_units(
     network: Network, image_shape: tuple[int, int, int]
 ) -> Iterator[tuple[nn.Module, Tensor]]:
+    """Send blank images through, without gradients: each unit's module and what it gave."""
     x_BCHW = torch.zeros(NUM_BLANKS, *image_shape)
     for unit in network.units:
         module = unit.build().eval()

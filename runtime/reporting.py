@@ -27,7 +27,6 @@ MIN_MEASURED_STEPS = 3
 MEASURING_LIMIT_S = 1.5
 ASK_EVERY_S = 0.2
 COORDINATOR_PATIENCE_S = 3600.0  # others may take their time to finish
-LINGER_MS = 2000
 STOP_LINGER_S = 0.5
 
 
@@ -57,7 +56,7 @@ class Reporter:
         self._asked_s = 0.0
         self._before = {word: page[word] for word in _COUNTED}
         self._socket = context.socket(zmq.DEALER)
-        self._socket.setsockopt(zmq.LINGER, LINGER_MS)
+        self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.IDENTITY, f"{k}/{generation}".encode())
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
         self._socket.connect(address)

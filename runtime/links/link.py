@@ -60,4 +60,4 @@ class Link(Protocol):
         """
 
     def close(self) -> None:
-        """Close, after giving what was sent a moment to leave."""
+        """Close at once; what has not left yet is dropped."""

@@ -29,7 +29,6 @@ from runtime.links.message import (
 )
 from runtime.step import Specs, message_bytes
 
-LINGER_MS = 2000
 HEADER_LIMIT_BYTES = 4096
 
 
@@ -84,7 +83,7 @@ class ZmqLink:
         outgoing = {stream: specs[stream] for stream in specs.keys() - incoming.keys()}
         self.limit_bytes = _limit_bytes(outgoing)
         self._socket.setsockopt(zmq.IMMEDIATE, 1)
-        self._socket.setsockopt(zmq.LINGER, LINGER_MS)
+        self._socket.setsockopt(zmq.LINGER, 0)  # who leaves has nothing to say that is needed
         self._socket.setsockopt(zmq.SNDHWM, 0)
         self._socket.setsockopt(zmq.RCVHWM, 0)
         self._socket.setsockopt(zmq.RECONNECT_IVL, 20)

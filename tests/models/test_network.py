@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from models.flops import count_flops
 from models.mlp import mlp
-from models.network import Network, Unit, build_plain, count_flops, from_sequential, trace_units
+from models.network import Network, Unit, build_plain, from_sequential, trace_units
 from models.resnet import small_resnet
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from models.network import build_plain, count_flops, trace_units
+from models.flops import count_flops
+from models.network import build_plain, trace_units
 from models.resnet import resnet, small_resnet
 
 RESNET18 = (Path(__file__).parent / "torchvision_resnet18.txt").read_text().splitlines()

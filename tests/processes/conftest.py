@@ -61,6 +61,11 @@ class Run:
             time.sleep(0.05)
         raise AssertionError(f"block {block} never got to step {step}")
 
+    def await_error(self, text: str) -> None:
+        """Read standard error up to the line that holds `text`; `end` returns what follows."""
+        assert self.process.stderr is not None
+        assert any(text in line for line in self.process.stderr), f"{text!r} was never printed"
+
     def survivors(self) -> list[psutil.Process]:
         """Processes of the run that outlived it, after a moment's grace."""
         _, alive = psutil.wait_procs(self.descendants, timeout=5)
