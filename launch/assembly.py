@@ -22,6 +22,7 @@ from models.carry import OldBlock, carry
 from models.data import ImageData, batch_indices, load_data
 from models.determinism import make_cuda_deterministic
 from models.evaluation import evaluate
+from models.network import write_input
 from models.objectives import load_objective
 from models.views import two_views
 from runtime.core.partition import Partition
@@ -46,6 +47,7 @@ class LocalLearningJob:
         self.threads = config.threads
         self.cores = len(os.sched_getaffinity(0))
         self.link: str = config.link
+        self.checksum: str = config.checksum
         self.bind = config.bind
         self.report_every_s = config.report_every_s
         self.quick_end = config.quick_end
@@ -137,6 +139,7 @@ def build_block(resolved: Resolved, k: int, data: ImageData | None) -> LocalBloc
         output_shape=traces[top].output_shape,
         home_shape=traces[block.home[-1]].output_shape,
         feed=make_feed(resolved, data) if data is not None and k == 0 else None,
+        copies_input=write_input(traces[unit] for unit in block.home),
         poisoned=frozenset(
             fault.step for fault in parse(config.faults) if fault.kind == "nan" and fault.block == k
         ),

@@ -26,7 +26,8 @@ Method = Literal["local", "e2e"]
 Tie = Literal["gradient", "elastic", "none"]
 Schedule = Literal["constant", "cosine"]
 Device = Literal["auto", "cpu", "cuda"]
-Link = Literal["auto", "zmq", "zmq-ipc", "zmq-tcp"]
+Link = Literal["auto", "shm", "zmq", "zmq-ipc", "zmq-tcp"]
+Checksum = Literal["auto", "header", "payload"]
 
 
 class ConfigError(ValueError):
@@ -116,7 +117,9 @@ class RunConfig:
     device: Device = "auto"
     """Where workers compute; auto takes GPUs where there are any."""
     link: Link = "auto"
-    """How workers talk; auto takes ipc on one host, tcp otherwise."""
+    """How workers talk; auto shares memory within a host and takes tcp between hosts."""
+    checksum: Checksum = "auto"
+    """What checksums guard; auto: headers in shared memory, tensors too on every wire."""
     window: int | None = None
     """Activations in flight on an edge; without it max(2, lag + 1)."""
     bind: str = "127.0.0.1"

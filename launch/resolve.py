@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 
 from launch import plans
-from launch.config import ConfigError, RunConfig, from_toml, to_toml
+from launch.config import ConfigError, Link, RunConfig, from_toml, to_toml
 from models.data import ImageData, load_data, steps_per_epoch
 from models.flops import count_flops
 from models.network import Network, UnitTrace, trace_units
@@ -67,7 +67,7 @@ class ConcreteConfig(RunConfig):
     snapshot_every: int = field()
     checkpoint_every: int = field()
     device: Literal["cpu", "cuda"] = field()
-    link: Literal["zmq-ipc", "zmq-tcp"] = field()
+    link: Link = field()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,12 +278,14 @@ def _device(config: RunConfig, environment: Environment) -> Literal["cpu", "cuda
     return config.device
 
 
-def _link(config: RunConfig, environment: Environment) -> Literal["zmq-ipc", "zmq-tcp"]:
+def _link(config: RunConfig, environment: Environment) -> Link:
+    """The link of a job on one host; on several, auto is decided edge by edge."""
     one_host = environment.local_world_size in (None, environment.world_size)
-    if config.link == "zmq-ipc" and not one_host:
-        raise ConfigError("link zmq-ipc reaches one host only; use --link zmq-tcp or auto")
-    if config.link != "zmq-tcp" and one_host:
-        return "zmq-ipc"
+    if config.link in ("shm", "zmq-ipc") and not one_host:
+        raise ConfigError(f"link {config.link} reaches one host only; use --link auto or zmq")
+    if one_host and config.link != "zmq-tcp":
+        found: dict[Link, Link] = {"auto": "shm", "zmq": "zmq-ipc"}
+        return found.get(config.link, config.link)
     if config.bind.startswith("127.") and not one_host:
         raise ConfigError(
             f"bind {config.bind} can't be reached from the job's other hosts; give --bind 0.0.0.0,"
@@ -297,7 +299,7 @@ def _link(config: RunConfig, environment: Environment) -> Literal["zmq-ipc", "zm
             f"bind {config.bind!r} is no address of this host ({error.strerror or error});"
             " give one that is, such as 127.0.0.1"
         ) from error
-    return "zmq-tcp"
+    return "auto" if config.link == "auto" else "zmq-tcp"
 
 
 def _show(values: tuple[int, ...]) -> str:

@@ -15,6 +15,7 @@ RUNNING = {
     "config",
     "fresh",
     "link",
+    "checksum",
     "bind",
     "window",
     "report_every_s",

@@ -68,7 +68,8 @@ class LocalBlock:
     `home` and `guest` are ranges of units; `lent` is the range of home units that the block
     below replicates. `feed` gives the lowest block its batches: views (2B, C, H, W) and labels
     (B,); other blocks get theirs as activations. At the steps in `poisoned` the loss is made
-    NaN, to see what becomes of it.
+    NaN, to see what becomes of it. `copies_input`: the home works in place on its input, which
+    must stay as it is.
     """
 
     def __init__(
@@ -85,11 +86,13 @@ class LocalBlock:
         home_shape: tuple[int, ...],
         feed: Feed | None = None,
         poisoned: frozenset[int] = frozenset(),
+        copies_input: bool = False,
     ) -> None:
         self.recipe = recipe
         self.device = torch.device(recipe.device)
         self._feed = feed
         self._poisoned = poisoned
+        self._copies_input = copies_input
         self._objective = objective
         self._is_top = guest.stop == len(network.units) and not guest
         self._units = {i: network.units[i] for i in (*home, *guest)}
@@ -160,6 +163,8 @@ class LocalBlock:
         x_NCHW, self._labels_B = (tensor.to(self.device) for tensor in incoming)
         self._bad_steps.look_at(x_NCHW)
         self._buffers_before = [buffer.clone() for buffer in self._buffers()]
+        if self._copies_input:
+            x_NCHW = x_NCHW.clone()
         self._output_NCHW = self._run(self._home, x_NCHW, step)
         if self._is_top:
             return None

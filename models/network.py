@@ -150,12 +150,16 @@ class UnitTrace:
     """What goes through one unit for one image: what it trains, and its output.
 
     Dtypes are torch's names, such as "float32"; a unit that trains nothing has none of its own.
+    `writes_input`: it works in place on its input; `passes_input`: its output is its input's
+    memory. Both are unknown, and False, for the first unit.
     """
 
     num_trainable: int
     trainable_dtypes: frozenset[str]
     output_shape: tuple[int, ...]
     output_dtype: str
+    writes_input: bool = False
+    passes_input: bool = False
 
 
 def trace_units(network: Network, image_shape: tuple[int, int, int]) -> list[UnitTrace]:
@@ -165,6 +169,8 @@ def trace_units(network: Network, image_shape: tuple[int, int, int]) -> list[Uni
     imports torch's compiler (1.3 s of every worker's start).
     """
     traces = []
+    before: Tensor | None = None
+    version = 0
     for module, x_BCHW in run_units(network, image_shape):
         trainable = [p for p in module.parameters() if p.requires_grad]
         traces.append(
@@ -173,18 +179,36 @@ def trace_units(network: Network, image_shape: tuple[int, int, int]) -> list[Uni
                 trainable_dtypes=frozenset(_name(p.dtype) for p in trainable),
                 output_shape=tuple(x_BCHW.shape[1:]),
                 output_dtype=_name(x_BCHW.dtype),
+                writes_input=before is not None and before._version != version,
+                passes_input=before is not None and _memory(before) == _memory(x_BCHW),
             )
         )
+        before, version = x_BCHW, x_BCHW._version
     return traces
+
+
+def write_input(units: Iterable[UnitTrace]) -> bool:
+    """Whether units that follow one another work in place on what the first of them is given."""
+    for unit in units:
+        if unit.writes_input:
+            return True
+        if not unit.passes_input:
+            return False
+    return False
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def run_units(
     network: Network, image_shape: tuple[int, int, int]
 ) -> Iterator[tuple[nn.Module, Tensor]]:
-    """Send blank images through, without gradients: each unit's module and what it gave."""
+    """Send blank images through, in training mode but without gradients: each unit's module and
+    what it gave."""
     x_BCHW = torch.zeros(NUM_BLANKS, *image_shape)
     for unit in network.units:
-        module = unit.build().eval()
+        module = unit.build()
         with torch.no_grad():
             x_BCHW = module(x_BCHW)
         yield module, x_BCHW

@@ -69,7 +69,7 @@ def _announcement(
     resume: dict[str, str | int | bool],
 ) -> Announcement:
     run_id = secrets.token_hex(8)
-    on_this_host = job.link == "zmq-ipc"
+    on_this_host = job.link in ("shm", "zmq-ipc")
     address = f"ipc://@loco-{run_id}-coordinator" if on_this_host else f"tcp://{job.bind}:*"
     bind_for_this_user(socket, address)
     return Announcement(

@@ -28,7 +28,13 @@ class Job(Protocol):
     @property
     def cores(self) -> int: ...
     @property
-    def link(self) -> str: ...
+    def link(self) -> str:
+        """How workers talk: shm, zmq-ipc, zmq-tcp, or auto where that differs between edges."""
+
+    @property
+    def checksum(self) -> str:
+        """What is guarded on the way: header, payload too, or auto (headers in shared memory)."""
+
     @property
     def bind(self) -> str: ...
     @property

@@ -43,6 +43,15 @@ class Announcement:
     recut: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a worker is: `host` is equal for those that can share memory, and `memory` is the
+    path there of what it has sent."""
+
+    host: str
+    memory: str
+
+
 class Rendezvous:
     """The store, with this attempt's keys kept apart from those of attempts before."""
 
@@ -73,6 +82,15 @@ class Rendezvous:
         """Whether the result is safe."""
         finished: bool = self._store.check([FINISHED_KEY])
         return finished
+
+    def publish_place(self, k: int, place: Place) -> None:
+        """Say where worker k is."""
+        self._store.set(f"place/{k}", json.dumps(vars(place)))
+
+    def await_place(self, k: int) -> Place:
+        """Wait for a worker's place. Raises RendezvousError after STORE_TIMEOUT_S."""
+        found: dict[str, str] = json.loads(self._get(f"place/{k}"))
+        return Place(**found)
 
     def publish_edge(self, edge: int, address: str) -> None:
         """Say where the lower end of an edge listens."""

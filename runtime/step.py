@@ -34,8 +34,8 @@ class Ties(Protocol):
 class BlockStep(Protocol):
     """One block. The runtime calls forward, update, apply for step 0, 1, ... on one thread.
 
-    Payloads handed in belong to the block; payloads handed out are CPU tensors, contiguous, and
-    never written again by the block.
+    Payloads handed in are read-only, and valid until the step's update (activations) or apply
+    (ties) is done; payloads handed out are CPU tensors, contiguous, and never written again.
     """
 
     @property

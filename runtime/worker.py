@@ -7,7 +7,6 @@ measured, leave. What a life leaves behind for the next one is runtime.state.sav
 import faulthandler
 import logging
 import os
-import secrets
 import signal
 import sys
 import threading
@@ -21,7 +20,7 @@ import torch
 import zmq
 from torch import Tensor
 
-from runtime.core.plan import Side, Stream
+from runtime.core.plan import Stream
 from runtime.core.streams import ProtocolError
 from runtime.core.worker import WorkerCore
 from runtime.driver import Driver
@@ -29,8 +28,7 @@ from runtime.faults.injector import Injector
 from runtime.faults.log import FaultLog
 from runtime.job import Job
 from runtime.lifetime import die_with_parent
-from runtime.links.link import Link, LinkError
-from runtime.links.zeromq import ZmqLink, where_to_listen_again
+from runtime.linking import Linking, outgoing_specs
 from runtime.neighbours import Neighbours
 from runtime.program import FINAL, REFUSED, TRACEBACK_CHARACTERS, Life, Meeting, Program
 from runtime.rendezvous import Announcement, Rendezvous, open_rendezvous
@@ -40,7 +38,6 @@ from runtime.state.checkpoint import Checkpoint
 from runtime.state.memory import Page, Word
 from runtime.state.retention import Retention
 from runtime.state.saving import OutOfRoom, Saver, put_back, split_part
-from runtime.step import Specs
 from runtime.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -121,13 +118,7 @@ class Worker:
         self._plan = job.plan(k)
         faults = FaultLog(Path(announcement.run_dir), generation=life.generation)
         self._injector = Injector(job.faults, k, faults, keeper_pid=keeper_pid)
-        self._outgoing = {
-            stream: found
-            for edge in (k - 1, k)
-            if 0 <= edge < job.num_workers - 1
-            for stream, found in job.specs(edge).items()
-            if stream.target is (Side.BELOW if edge < k else Side.ABOVE)
-        }
+        self._outgoing = outgoing_specs(job, k)
         self._retention = Retention(life.memory.messages, self._plan, self._outgoing)
         self._saver = Saver(
             life.memory,
@@ -180,52 +171,16 @@ class Worker:
         return {late: [torch.empty(0)] for late in range(max(0, step - self._plan.lag), step)}
 
     def link(self, rendezvous: Rendezvous) -> None:
-        """Bind and connect this worker's edges; waits for the neighbours' addresses."""
-        links: dict[Side, Link] = {}
-        if self._k + 1 < self._job.num_workers:
-            known = rendezvous.find_edge(self._k)
-            above = self._listen_above(known)
-            rendezvous.publish_edge(self._k, above.address)
-            links[Side.ABOVE] = above
-        if self._k > 0:
-            specs = self._job.specs(self._k - 1)
-            address = rendezvous.await_edge(self._k - 1)
-            links[Side.BELOW] = self._make_link(specs, Side.BELOW, connect=address)
+        """Bind and connect this worker's edges; waits for the neighbours."""
+        linking = Linking(
+            self._job, self._k, rendezvous, run_id=self._announcement.run_id, context=self._context
+        )
+        links = linking.link(self._retention)
         self._links = self._injector.wrap(links)
         self._neighbours = Neighbours(
             self._links,
             find_below=lambda: rendezvous.find_edge(self._k - 1),
             patience_s=self._job.patience_s,
-        )
-
-    def _listen_above(self, known: str | None) -> ZmqLink:
-        """Listen where an earlier life did, if that address is free; elsewhere if not."""
-        specs = self._job.specs(self._k)
-        if known is not None:
-            try:
-                address = where_to_listen_again(known, self._job.bind)
-                return self._make_link(specs, Side.ABOVE, bind=address)
-            except LinkError as error:
-                log.warning("%s; listening elsewhere", error)
-        return self._make_link(specs, Side.ABOVE, bind=self._bind_address())
-
-    def _bind_address(self) -> str:
-        if self._job.link == "zmq-ipc":
-            # An abstract address: it has no file, so nothing is left even after SIGKILL.
-            return f"ipc://@loco-{self._announcement.run_id}-{self._k}-{secrets.token_hex(4)}"
-        return f"tcp://{self._job.bind}:*"
-
-    def _make_link(
-        self, specs: Specs, side: Side, *, bind: str | None = None, connect: str | None = None
-    ) -> ZmqLink:
-        incoming = {stream: found for stream, found in specs.items() if stream.source is side}
-        return ZmqLink(
-            self._context,
-            run_id=self._announcement.run_id,
-            incoming=incoming,
-            specs=specs,
-            bind=bind,
-            connect=connect,
         )
 
     def train(self, rendezvous: Rendezvous) -> None:

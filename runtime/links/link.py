@@ -8,8 +8,9 @@ from typing import Protocol
 
 import zmq
 
-from runtime.core.plan import Stream
+from runtime.core.plan import Side, Stream
 from runtime.links.message import Message
+from runtime.step import Specs
 
 Frame = bytes | memoryview
 
@@ -24,6 +25,29 @@ class Damaged:
 
     stream: Stream | None
     reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class End:
+    """One end of an edge: the worker's `side` on which it is, and what the edge carries.
+
+    Where it does not guard payloads, checksums cover headers only; both ends must agree.
+    """
+
+    side: Side
+    run_id: str
+    specs: Specs
+    guards_payload: bool = True
+
+    @property
+    def incoming(self) -> Specs:
+        """What this end receives."""
+        return {stream: found for stream, found in self.specs.items() if stream.source is self.side}
+
+    @property
+    def outgoing(self) -> Specs:
+        """What this end sends."""
+        return {stream: found for stream, found in self.specs.items() if stream.target is self.side}
 
 
 class Link(Protocol):

@@ -2,7 +2,7 @@
 
 Owns the sockets and how frames become tensors. Flow control is the core's credits, so the
 high-water marks are off. Tensors are sent without a copy and received straight into fresh
-64-byte-aligned tensors.
+64-byte-aligned tensors. Links whose tensors go another way send the rest like this one.
 """
 
 import contextlib
@@ -12,8 +12,7 @@ from dataclasses import replace
 
 import zmq
 
-from runtime.core.plan import Stream
-from runtime.links.link import Damaged, Frame, LinkError
+from runtime.links.link import Damaged, End, Frame, LinkError
 from runtime.links.message import (
     AckMessage,
     BadMessage,
@@ -27,7 +26,7 @@ from runtime.links.message import (
     fingerprint,
     tensor_bytes,
 )
-from runtime.step import Specs, message_bytes
+from runtime.step import Payload, Specs, message_bytes
 
 HEADER_LIMIT_BYTES = 4096
 
@@ -52,13 +51,8 @@ def where_to_listen_again(known: str, bind: str) -> str:
     return f"tcp://{bind}:{known.rpartition(':')[2]}" if known.startswith("tcp://") else known
 
 
-def _limit_bytes(specs: Specs) -> int:
-    largest = max((message_bytes(found) for found in specs.values()), default=0)
-    return largest + HEADER_LIMIT_BYTES
-
-
 class ZmqLink:
-    """One end of an edge. `incoming` are the specs of what this end receives.
+    """One end of an edge.
 
     Exactly one of `bind` and `connect` is given. Binding to "tcp://host:*" picks a free port;
     `address` is what the other end connects to. Raises LinkError where binding fails.
@@ -67,21 +61,18 @@ class ZmqLink:
     def __init__(
         self,
         context: zmq.Context[zmq.Socket[bytes]],
+        end: End,
         *,
-        run_id: str,
-        incoming: Specs,
-        specs: Specs,
         bind: str | None = None,
         connect: str | None = None,
     ) -> None:
-        self._incoming = incoming
-        self._specs = specs
+        self._end = end
+        self._incoming, self._outgoing = end.incoming, end.outgoing
         self._dialled = connect
-        self._fingerprint = fingerprint(run_id, specs)
+        self._fingerprint = fingerprint(end.run_id, end.specs)
         self._socket = context.socket(zmq.DEALER)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, _limit_bytes(incoming))
-        outgoing = {stream: specs[stream] for stream in specs.keys() - incoming.keys()}
-        self.limit_bytes = _limit_bytes(outgoing)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, self._most_bytes(self._incoming))
+        self.limit_bytes = self._most_bytes(self._outgoing)
         self._socket.setsockopt(zmq.IMMEDIATE, 1)
         self._socket.setsockopt(zmq.LINGER, 0)  # who leaves has nothing to say that is needed
         self._socket.setsockopt(zmq.SNDHWM, 0)
@@ -97,6 +88,10 @@ class ZmqLink:
             self._socket.close(0)
             raise LinkError(f"can't use address {bind or connect}: {error.strerror}") from error
 
+    def _most_bytes(self, specs: Specs) -> int:
+        """The size that no frame of these streams exceeds."""
+        return max(map(message_bytes, specs.values()), default=0) + HEADER_LIMIT_BYTES
+
     @property
     def address(self) -> str:
         """Where the other end is to connect."""
@@ -110,15 +105,17 @@ class ZmqLink:
         return self.send_frames(self.frames(message))
 
     def frames(self, message: Message) -> list[Frame]:
-        frames: list[Frame]
+        tensors: list[Frame] = []
         if isinstance(message, HelloMessage):
             message = replace(message, fingerprint=self._fingerprint)
         if isinstance(message, DataMessage):
-            frames = [tensor_bytes(tensor) for tensor in message.payload]
-            message = replace(message, checksum=checksum(message.payload))
-        else:
-            frames = []
-        return [encode(message, edge=self._fingerprint), *frames]
+            found = checksum(message.payload) if self._end.guards_payload else 0
+            message = replace(message, checksum=found)
+            tensors = self._tensor_frames(message)
+        return [encode(message, edge=self._fingerprint), *tensors]
+
+    def _tensor_frames(self, message: DataMessage) -> list[Frame]:
+        return [tensor_bytes(tensor) for tensor in message.payload]
 
     def send_frames(self, frames: list[Frame]) -> bool:
         try:
@@ -132,21 +129,32 @@ class ZmqLink:
             header = self._socket.recv(zmq.NOBLOCK)
         except zmq.Again:
             return None
+        message = self._read(header)
+        while self._socket.getsockopt(zmq.RCVMORE):
+            self._socket.recv()
+        return message
+
+    def _read(self, header: bytes) -> Message | Damaged:
+        """The message of a header; of what follows it, only what belongs to it is taken."""
         try:
             message = decode(header, edge=self._fingerprint)
         except BadMessage as error:
-            self._skip_rest()
             return Damaged(stream=None, reason=str(error))
         if isinstance(message, HelloMessage) and message.fingerprint != self._fingerprint:
-            self._skip_rest()
             return Damaged(stream=None, reason="it is from another run, or of other tensor shapes")
         if not self._flows_here(message):
-            self._skip_rest()
             return Damaged(stream=None, reason=f"{message} does not flow this way")
-        if isinstance(message, DataMessage) and not message.absent:
-            return self._receive_tensors(message)
-        self._skip_rest()
-        return message
+        if not isinstance(message, DataMessage) or message.absent:
+            return message
+        payload = self._receive_tensors(message)
+        if self._socket.getsockopt(zmq.RCVMORE) and not isinstance(payload, str):
+            payload = "it has too many frames"
+        if not isinstance(payload, str) and self._end.guards_payload:
+            whole = checksum(payload) == message.checksum
+            payload = payload if whole else "its tensors fail their checksum"
+        if isinstance(payload, str):
+            return Damaged(stream=message.stream, reason=payload)
+        return replace(message, payload=payload)
 
     def _flows_here(self, message: Message) -> bool:
         """Whether this end receives that stream, or sends it where the message is about that."""
@@ -154,32 +162,21 @@ class ZmqLink:
             case DataMessage(stream=stream) | WantMessage(stream=stream):
                 return stream in self._incoming
             case AckMessage(stream=stream):
-                return stream in self._specs and stream not in self._incoming
+                return stream in self._outgoing
         return True
 
-    def _receive_tensors(self, message: DataMessage) -> Message | Damaged:
+    def _receive_tensors(self, message: DataMessage) -> Payload | str:
+        """A message's tensors, or what is wrong with them."""
         payload = tuple(spec.empty() for spec in self._incoming[message.stream])
         for tensor in payload:
             if not self._socket.getsockopt(zmq.RCVMORE):
-                return self._damaged(message.stream, "it has too few frames")
+                return "it has too few frames"
             size = self._socket.recv_into(tensor_bytes(tensor)) if tensor.numel() else 0
             if tensor.numel() == 0:
                 size = len(self._socket.recv())
             if size != tensor.nbytes:
-                return self._damaged(message.stream, f"a frame of {size} bytes for {tensor.nbytes}")
-        if self._socket.getsockopt(zmq.RCVMORE):
-            return self._damaged(message.stream, "it has too many frames")
-        if checksum(payload) != message.checksum:
-            return self._damaged(message.stream, "its tensors fail their checksum")
-        return replace(message, payload=payload)
-
-    def _damaged(self, stream: Stream, reason: str) -> Damaged:
-        self._skip_rest()
-        return Damaged(stream=stream, reason=reason)
-
-    def _skip_rest(self) -> None:
-        while self._socket.getsockopt(zmq.RCVMORE):
-            self._socket.recv()
+                return f"a frame of {size} bytes for {tensor.nbytes}"
+        return payload
 
     def redial(self, address: str | None = None) -> None:
         if self._dialled is None:

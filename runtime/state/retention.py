@@ -3,25 +3,27 @@
 Owns the layout: a ring of slots for each outgoing stream, a header and tensors in each. A message
 lies in slot `step % slots` until another takes the slot, which the core allows only when the
 receiver's snapshot covers it. Nothing is deleted before: a checkpoint may need ties that their
-receiver has used up already.
+receiver has used up already. A neighbour on the same host reads messages where they lie.
 """
 
+import ctypes
 import mmap
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from runtime.core.plan import Stream, WorkerPlan
-from runtime.step import Payload, TensorSpec
+from runtime.core.streams import ProtocolError
+from runtime.step import Payload, Specs, TensorSpec
 
 ALIGNMENT_BYTES = 64
 EMPTY, PRESENT, ABSENT = 0, 1, 2
-
-Specs = Mapping[Stream, tuple[TensorSpec, ...]]
 
 
 @dataclass(frozen=True)
@@ -32,37 +34,43 @@ class Slot:
     tensors: Payload
 
 
+Rings = Mapping[Stream, list[Slot]]
+
+
 class Retention:
     """The rings of one worker. `path` is a file of the keeper's; a first generation's is empty."""
 
     def __init__(self, path: str, plan: WorkerPlan, specs: Specs) -> None:
-        rooms = {stream: window.max_retained for stream, window in plan.outgoing.items()}
-        self.size_bytes = sum(
-            (room or 0) * _slot_bytes(specs[stream]) for stream, room in rooms.items()
-        )
-        self._rings: dict[Stream, list[Slot]] = {}
+        self.path = path
+        self.size_bytes = _size_bytes(plan, specs)
+        self._rings: Rings = {}
         if not self.size_bytes:
             return
         with Path(path).open("r+b") as file:
             os.ftruncate(file.fileno(), self.size_bytes)
             memory = mmap.mmap(file.fileno(), self.size_bytes)
-        offset = 0
-        for stream, room in rooms.items():
-            assert room is not None, "a worker that may restart has a bound on what it keeps"
-            ring = []
-            for _ in range(room):
-                ring.append(_slot(memory, offset, specs[stream]))
-                offset += _slot_bytes(specs[stream])
-            self._rings[stream] = ring
+        self._rings = _rings(memory, plan, specs)
 
     def put(self, stream: Stream, step: int, payload: Payload | None) -> None:
-        """Keep a message (None: absent) by copying it; the one that was in its slot is gone."""
+        """Keep a message (None: absent) by copying it; the one that was in its slot is gone.
+
+        One that an earlier life has kept is left as it lies, for a neighbour may be reading it.
+        Raises ProtocolError where what is made again differs from it.
+        """
         slot = self._slot(stream, step)
+        held, state = slot.header.tolist()
+        if held == step and state != EMPTY:
+            if state != _state(payload) or not all(map(_equal, slot.tensors, payload or ())):
+                raise ProtocolError(
+                    f"{stream.value} {step} was made again with different contents:"
+                    " this block is not deterministic"
+                )
+            return
         slot.header[1] = EMPTY
         for place, tensor in zip(slot.tensors, payload or (), strict=payload is not None):
             place.copy_(tensor)
         slot.header[0] = step
-        slot.header[1] = ABSENT if payload is None else PRESENT
+        slot.header[1] = _state(payload)
 
     def get(self, stream: Stream, step: int) -> Payload:
         """The tensors of a message that is kept, in place; () where it is absent."""
@@ -90,6 +98,58 @@ class Retention:
         return ring[step % len(ring)]
 
 
+class NeighboursRetention:
+    """The rings of a neighbour on this host, to be read only: a write to them is SIGSEGV.
+
+    Raises OSError where `path` can't be opened here (another host, user or process namespace),
+    ValueError where it holds no such rings.
+    """
+
+    def __init__(self, path: str, plan: WorkerPlan, specs: Specs) -> None:
+        size_bytes = _size_bytes(plan, specs)
+        with Path(path).open("rb") as file:
+            memory = mmap.mmap(file.fileno(), size_bytes, prot=mmap.PROT_READ)
+        self._rings = _rings(memory, plan, specs)
+
+    def find(self, stream: Stream, step: int) -> Payload | None:
+        """The tensors of a message, in place; None where its slot holds something else."""
+        ring = self._rings[stream]
+        slot = ring[step % len(ring)]
+        return slot.tensors if slot.header.tolist() == [step, PRESENT] else None
+
+
+def _state(payload: Payload | None) -> int:
+    return ABSENT if payload is None else PRESENT
+
+
+def _equal(kept: Tensor, made: Tensor) -> bool:
+    """Bit for bit: torch.equal holds no NaN for equal to itself."""
+    return torch.equal(kept.reshape(-1).view(torch.uint8), made.reshape(-1).view(torch.uint8))
+
+
+def _size_bytes(plan: WorkerPlan, specs: Specs) -> int:
+    return sum(
+        (window.max_retained or 0) * _slot_bytes(specs[stream])
+        for stream, window in plan.outgoing.items()
+    )
+
+
+def _rings(memory: mmap.mmap, plan: WorkerPlan, specs: Specs) -> Rings:
+    """The slots, stream after stream in the order of their enum."""
+    rings: dict[Stream, list[Slot]] = {}
+    offset = 0
+    for stream in Stream:
+        if stream not in plan.outgoing:
+            continue
+        room = plan.outgoing[stream].max_retained
+        assert room is not None, "a worker that may restart has a bound on what it keeps"
+        rings[stream] = []
+        for _ in range(room):
+            rings[stream].append(_slot(memory, offset, specs[stream]))
+            offset += _slot_bytes(specs[stream])
+    return rings
+
+
 def _slot_bytes(specs: tuple[TensorSpec, ...]) -> int:
     return ALIGNMENT_BYTES + sum(_aligned(spec.size_bytes) for spec in specs)
 
@@ -99,15 +159,18 @@ def _aligned(size_bytes: int) -> int:
 
 
 def _slot(memory: mmap.mmap, offset: int, specs: tuple[TensorSpec, ...]) -> Slot:
-    header = torch.frombuffer(memory, dtype=torch.int64, count=2, offset=offset)
+    header = _tensor(memory, offset, TensorSpec(shape=(2,), dtype="int64"))
     offset += ALIGNMENT_BYTES
     tensors = []
     for spec in specs:
-        count = spec.size_bytes // spec.torch_dtype.itemsize
-        if count:
-            flat = torch.frombuffer(memory, dtype=spec.torch_dtype, count=count, offset=offset)
-            tensors.append(flat.view(spec.shape))
-        else:
-            tensors.append(spec.empty())
+        tensors.append(_tensor(memory, offset, spec) if spec.size_bytes else spec.empty())
         offset += _aligned(spec.size_bytes)
     return Slot(header=header, tensors=tuple(tensors))
+
+
+def _tensor(memory: mmap.mmap, offset: int, spec: TensorSpec) -> Tensor:
+    """A tensor over mapped memory, by its address: torch warns of buffers that are read-only."""
+    base = np.frombuffer(memory, dtype=np.uint8)
+    places: Any = (ctypes.c_char * spec.size_bytes).from_address(base.ctypes.data + offset)
+    places.base = base  # keeps the mapping
+    return torch.frombuffer(places, dtype=spec.torch_dtype).view(spec.shape)

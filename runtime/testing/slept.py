@@ -87,6 +87,7 @@ class SleptJob:
 
     batch_size = 1
     threads = 1
+    checksum = "auto"
     bind = "127.0.0.1"
     report_every_s = 0.5
     notes = ()

@@ -96,7 +96,7 @@ def test_the_defaults_are_locos_cut_for_four_workers():
         steps=264,
         threads=1,
         device="cpu",
-        link="zmq-ipc",
+        link="shm",
         window=2,
         snapshot_every=4,
         checkpoint_every=22,
@@ -210,10 +210,12 @@ def test_link():
     two_hosts = torchrun(4, local_world_size=2)
     assert light(torchrun(4), link="zmq").config.link == "zmq-ipc"
     assert light(link="zmq-tcp").config.link == "zmq-tcp"
-    assert light(two_hosts, bind="0.0.0.0").config.link == "zmq-tcp"
-    assert refusal(two_hosts, link="zmq-ipc") == (
-        "link zmq-ipc reaches one host only; use --link zmq-tcp or auto"
-    )
+    assert light(two_hosts, bind="0.0.0.0").config.link == "auto"  # decided edge by edge
+    assert light(two_hosts, bind="0.0.0.0", link="zmq").config.link == "zmq-tcp"
+    for link in ("zmq-ipc", "shm"):
+        assert refusal(two_hosts, link=link) == (
+            f"link {link} reaches one host only; use --link auto or zmq"
+        )
 
 
 def test_an_address_that_others_cannot_reach_is_refused():

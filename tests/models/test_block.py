@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
 from models.block import LocalBlock, Recipe
-from models.network import Network, Unit, trace_units
+from models.network import Network, Unit, trace_units, write_input
 from models.objectives import CrossEntropy, NTXent, Objective
 
 IMAGE = (1, 2, 2)
@@ -64,6 +64,7 @@ def two_blocks(
             output_shape=traces[(*home, *guest)[-1]].output_shape,
             home_shape=traces[home[-1]].output_shape,
             feed=None if lent else feed,
+            copies_input=write_input(traces[unit] for unit in home),
         )
 
     top = len(network.units)
@@ -260,6 +261,14 @@ def test_a_guest_that_works_in_place_changes_nothing():
     assert torch.equal(*sent)
     assert (sent[0] < 0).any()
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+
+
+def test_a_home_that_works_in_place_leaves_what_its_sender_may_send_again():
+    lower, upper = two_blocks("none", network=relu_first(in_place=True))
+    activation = lower.forward(0, None)
+    before = activation[0].clone()
+    upper.forward(0, activation)
+    assert torch.equal(activation[0], before)
 
 
 def test_the_top_block_sends_nothing():

@@ -6,7 +6,7 @@ from torch import nn
 
 from models.flops import count_flops
 from models.mlp import mlp
-from models.network import Network, Unit, build_plain, from_sequential, trace_units
+from models.network import Network, Unit, build_plain, from_sequential, trace_units, write_input
 from models.resnet import small_resnet
 
 
@@ -100,3 +100,24 @@ def test_traces_of_a_convolution_are_those_of_its_positions():
     stem, *_ = trace_units(network, (1, 16, 16))
     assert count_flops(network, (1, 16, 16))[0] == 2 * 16 * 16 * 9 * 4
     assert stem.output_shape == (4, 16, 16)
+
+
+def test_units_that_work_in_place_are_known():
+    """Also behind units that only pass on what they are given, and as they run in training."""
+    network = from_sequential(
+        "mixed",
+        lambda: nn.Sequential(
+            nn.Linear(3, 3),
+            nn.ReLU(inplace=True),
+            nn.Linear(3, 3),
+            nn.Identity(),
+            nn.Flatten(),
+            nn.Dropout(0.5, inplace=True),
+            nn.Linear(3, 3),
+            nn.ReLU(),
+        ),
+        seed=0,
+    )
+    traces = trace_units(network, (3,))
+    found = [i for i in range(8) if write_input(traces[i:])]
+    assert found == [1, 3, 4, 5]

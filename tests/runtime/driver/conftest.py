@@ -1,4 +1,4 @@
-"""Pairs of drivers, ended with their test."""
+"""Pairs of drivers, ended with their test; each test runs over both kinds of link."""
 
 from collections.abc import Iterator
 
@@ -7,12 +7,12 @@ import pytest
 from .pair import Pair
 
 
-@pytest.fixture
-def make_pair(tmp_path) -> Iterator:
+@pytest.fixture(params=[False, True], ids=["zmq", "shm"])
+def make_pair(request, tmp_path) -> Iterator:
     pairs = []
 
     def make(**arguments):
-        pairs.append(Pair(tmp_path, **arguments))
+        pairs.append(Pair(tmp_path, shares_memory=request.param, **arguments))
         return pairs[-1]
 
     yield make

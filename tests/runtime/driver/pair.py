@@ -15,11 +15,13 @@ from runtime.core.worker import WorkerCore
 from runtime.driver import Driver
 from runtime.faults.injector import Injector
 from runtime.faults.log import FaultLog
+from runtime.links.link import End
+from runtime.links.shared_memory import ShmLink
 from runtime.links.zeromq import ZmqLink
 from runtime.neighbours import Neighbours
 from runtime.program import Life
 from runtime.state.memory import OwnedMemory, Word
-from runtime.state.retention import Retention
+from runtime.state.retention import NeighboursRetention, Retention
 from runtime.state.saving import Saver
 from runtime.step import TensorSpec
 from runtime.telemetry import Telemetry
@@ -86,6 +88,9 @@ class Seat:
 
     def __init__(self, address, run_dir, plan, k, *, patience_s: float) -> None:
         self.memory = OwnedMemory(f"seat-{k}")
+        self.other: Seat | None = None  # with whom memory is shared
+        self.specs = {stream: SPECS[stream] for stream in plan.outgoing}
+        Retention(self.memory.paths.messages, plan, self.specs)  # so that it can be mapped
         self.announced: list[int] = []
         self._context = zmq.Context()
         self._patience_s = patience_s
@@ -104,8 +109,7 @@ class Seat:
         self._context.term()
         self._context = zmq.Context()
         page, side = self.memory.page, SIDES[self._k]
-        specs = {stream: SPECS[stream] for stream in self._plan.outgoing}
-        retention = Retention(self.memory.paths.messages, self._plan, specs)
+        retention = Retention(self.memory.paths.messages, self._plan, self.specs)
         saver = Saver(
             self.memory.paths,
             page,
@@ -131,7 +135,7 @@ class Seat:
             neighbours=Neighbours(
                 links, find_below=lambda: self._address, patience_s=self._patience_s
             ),
-            outgoing_specs=specs,
+            outgoing_specs=self.specs,
             telemetry=Telemetry(
                 block=self._k,
                 life=Life(generation=self._generation),
@@ -156,9 +160,13 @@ class Seat:
         page[Word.CHECKPOINT_DONE] = page[Word.CHECKPOINT]
 
     def _link(self, side: Side) -> ZmqLink:
-        incoming = {stream: specs for stream, specs in SPECS.items() if stream.source is side}
+        end = End(side=side, run_id="test", specs=SPECS)
         where = {"bind" if side is Side.ABOVE else "connect": self._address}
-        return ZmqLink(self._context, run_id="test", incoming=incoming, specs=SPECS, **where)
+        if self.other is None:
+            return ZmqLink(self._context, end, **where)
+        path = self.other.memory.paths.messages
+        memory = NeighboursRetention(path, self.other._plan, self.other.specs)
+        return ShmLink(self._context, end, memory, **where)
 
 
 class Pair:
@@ -172,6 +180,7 @@ class Pair:
         lag: int,
         blocks,
         patience_s: float = TIMEOUT_S,
+        shares_memory: bool = False,
         **every: int,
     ) -> None:
         up = Window(max_messages=2, max_bytes=32, message_bytes=16, max_retained=16)
@@ -185,6 +194,8 @@ class Pair:
         self.seats = [
             Seat(address, run_dir, plan, k, patience_s=patience_s) for k, plan in enumerate(plans)
         ]
+        if shares_memory:
+            self.seats[0].other, self.seats[1].other = self.seats[1], self.seats[0]
         self.drivers = [seat.begin(block) for seat, block in zip(self.seats, blocks, strict=True)]
         self.failures: list[BaseException] = []
         self._stop = threading.Event()

@@ -1,5 +1,6 @@
 """Both ends of an edge for the tests of links; a link joins them by a line in LINKS."""
 
+import os
 import secrets
 import select
 import time
@@ -9,15 +10,17 @@ from dataclasses import dataclass
 import torch
 import zmq
 
-from runtime.core.plan import Side, Stream
-from runtime.links.link import Damaged, Link
+from runtime.core.plan import Side, Stream, Window, WorkerPlan
+from runtime.links.link import Damaged, End, Frame, Link
 from runtime.links.message import (
     DataMessage,
     HelloMessage,
     Message,
 )
+from runtime.links.shared_memory import ShmLink
 from runtime.links.zeromq import ZmqLink
-from runtime.step import Specs, TensorSpec
+from runtime.state.retention import NeighboursRetention, Retention
+from runtime.step import Specs, TensorSpec, message_bytes
 
 TIMEOUT_S = 20.0
 DTYPES = ("float32", "float64", "float16", "bfloat16", "int64", "int32", "uint8", "bool")
@@ -28,13 +31,17 @@ SPECS: Specs = {
 }
 
 
+ROOM = 64  # messages that are kept
+
+
 @dataclass
 class Ends:
-    """Both ends of an edge; `raw` sends frames that no link would."""
+    """Both ends of an edge."""
 
     lower: Link
     upper: Link
     address: str
+    guards_payload: bool = True
 
 
 def zmq_ends(address: str) -> Callable[[zmq.Context], Ends]:
@@ -47,11 +54,70 @@ def zmq_ends(address: str) -> Callable[[zmq.Context], Ends]:
 
 
 def make_end(context: zmq.Context, side: Side, *, run_id: str = "run", **address: str) -> ZmqLink:
-    incoming = {stream: specs for stream, specs in SPECS.items() if stream.source is side}
-    return ZmqLink(context, run_id=run_id, incoming=incoming, specs=SPECS, **address)
+    return ZmqLink(context, End(side=side, run_id=run_id, specs=SPECS), **address)
 
 
-LINKS = {"zmq-ipc": zmq_ends("ipc://@test-{token}"), "zmq-tcp": zmq_ends("tcp://127.0.0.1:*")}
+class KeepingLink(ShmLink):
+    """Keeps what it sends, as a driver does before it sends."""
+
+    retention: Retention
+
+    def frames(self, message: Message) -> list[Frame]:
+        if isinstance(message, DataMessage) and not message.absent:
+            self.retention.put(message.stream, message.step, message.payload)
+        return super().frames(message)
+
+
+def plan_of(side: Side) -> WorkerPlan:
+    """The plan of the worker whose only edge is on a side."""
+    windows = {
+        stream: Window(
+            max_messages=2,
+            max_bytes=2 * message_bytes(specs),
+            message_bytes=message_bytes(specs),
+            max_retained=ROOM,
+        )
+        for stream, specs in SPECS.items()
+        if stream.target is side
+    }
+    return WorkerPlan(num_steps=1, outgoing=windows)
+
+
+def retention(fd: int, side: Side) -> Retention:
+    return Retention(f"/proc/self/fd/{fd}", plan_of(side), SPECS)
+
+
+def retention_of_other(fd: int, side: Side) -> NeighboursRetention:
+    return NeighboursRetention(f"/proc/self/fd/{fd}", plan_of(side), SPECS)
+
+
+def shm_ends(*, guards_payload: bool) -> Callable[[zmq.Context], Ends]:
+    def make(context: zmq.Context) -> Ends:
+        fds = [os.memfd_create(f"test-{side.value}") for side in Side]
+        kept = {side: retention(fd, side) for side, fd in zip(Side, fds, strict=True)}
+        others = {side: retention_of_other(fd, side) for side, fd in zip(Side, fds, strict=True)}
+        for fd in fds:
+            os.close(fd)  # they stay mapped
+        made: dict[Side, KeepingLink] = {}
+        address = {"bind": f"ipc://@test-{secrets.token_hex(6)}"}
+        for side, other in ((Side.ABOVE, Side.BELOW), (Side.BELOW, Side.ABOVE)):
+            end = End(side=side, run_id="run", specs=SPECS, guards_payload=guards_payload)
+            made[side] = KeepingLink(context, end, others[other], **address)
+            made[side].retention = kept[side]
+            address = {"connect": made[side].address} if side is Side.ABOVE else address
+        lower, upper = made[Side.ABOVE], made[Side.BELOW]
+        where = address["connect"]
+        return Ends(lower=lower, upper=upper, address=where, guards_payload=guards_payload)
+
+    return make
+
+
+LINKS = {
+    "shm": shm_ends(guards_payload=False),
+    "shm-guarded": shm_ends(guards_payload=True),
+    "zmq-ipc": zmq_ends("ipc://@test-{token}"),
+    "zmq-tcp": zmq_ends("tcp://127.0.0.1:*"),
+}
 
 
 def wait(link: Link) -> None:

@@ -42,14 +42,13 @@ def test_empty_and_scalar_tensors_cross(ends):
     assert [tuple(tensor.shape) for tensor in got.payload] == [(0,), ()]
 
 
-def test_the_receivers_tensors_are_its_own(ends):
-    sent = data(Stream.ACTIVATION, 0, seed=2)
-    before = [tensor.clone() for tensor in sent.payload]
-    send(ends.lower, sent)
-    got = receive(ends.upper)
-    for tensor in got.payload:
-        tensor.zero_()
-    assert all(torch.equal(a, b) for a, b in zip(before, sent.payload, strict=True))
+def test_what_was_received_stays_while_more_is_sent(ends):
+    sent = [data(Stream.ACTIVATION, step, seed=step) for step in range(3)]
+    for message in sent:
+        send(ends.lower, message)
+    got = [receive(ends.upper) for _ in sent]
+    for a, b in zip(sent, got, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a.payload, b.payload, strict=True))
 
 
 def test_order_is_kept_within_and_across_streams(ends):
@@ -114,17 +113,21 @@ def test_frames_sent_as_they_are_are_what_send_sends(ends):
     assert got[0] == got[1] == got[2]
     for message in got:
         assert isinstance(message, DataMessage)
-        assert message.checksum == checksum(sent.payload)
+        assert message.checksum == (checksum(sent.payload) if ends.guards_payload else 0)
         for a, b in zip(sent.payload, message.payload, strict=True):
             assert torch.equal(a, b)
 
 
 def test_frames_that_were_damaged_on_the_way_are_not_a_message(ends):
     header, *tensors = ends.lower.frames(data(Stream.ACTIVATION, 3))
-    assert ends.lower.send_frames([header, *tensors[:-1]])
-    assert ends.lower.send_frames([flip(bytes(header)), *tensors])
+    damaged = [[header, *tensors, b"more"], [flip(bytes(header)), *tensors]]
+    if tensors:
+        damaged += [[header, *tensors[:-1]], [header, *tensors[:-1], flip(bytes(tensors[-1]))]]
+    for frames in damaged:
+        assert ends.lower.send_frames(frames)
+        assert isinstance(receive(ends.upper), Damaged)
     send(ends.lower, data(Stream.ACTIVATION, 4))
-    assert [type(receive(ends.upper)) for _ in range(3)] == [Damaged, Damaged, DataMessage]
+    assert isinstance(receive(ends.upper), DataMessage)
 
 
 def test_receive_never_waits(ends):

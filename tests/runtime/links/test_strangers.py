@@ -15,7 +15,7 @@ import torch
 import zmq
 
 from runtime.core.plan import Side, Stream
-from runtime.links.link import Damaged, Link, LinkError
+from runtime.links.link import Damaged, End, Link, LinkError
 from runtime.links.message import (
     DataMessage,
     checksum,
@@ -45,7 +45,8 @@ def test_an_end_that_does_not_belong_is_not_listened_to(context, stranger):
     lower = make_end(context, Side.ABOVE, bind=f"ipc://@test-{secrets.token_hex(6)}")
     specs = SPECS if stranger == "another run" else {Stream.ACTIVATION: SPECS[Stream.TIE_UP]}
     run_id = "another" if stranger == "another run" else "run"
-    upper = ZmqLink(context, run_id=run_id, incoming=specs, specs=specs, connect=lower.address)
+    end = End(side=Side.BELOW, run_id=run_id, specs=specs)
+    upper = ZmqLink(context, end, connect=lower.address)
     send(upper, hello())
     heard = receive(lower)
     assert isinstance(heard, Damaged)
