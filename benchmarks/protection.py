@@ -1,10 +1,10 @@
-"""What surviving costs when nothing fails: snapshots and retention, on against off.
+"""What surviving costs when nothing fails: snapshots, on against off.
 
     python -m benchmarks.protection
 
 One run of the default job, in which they are switched off for every second stretch of steps, so
-that a slow minute of the machine meets both. Off, a message is kept by reference instead of being
-copied, and a snapshot is not taken; everything else is the same.
+that a slow minute of the machine meets both. What a worker sends is kept either way: the memory in
+which it is kept is the one that the receiver reads it from, so that keeping costs no copy.
 """
 
 import json
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from launch.assembly import LocalLearningJob
 
 STRETCH = 20  # steps, on and off in turn
-HELD = 8  # messages that are still asked for without protection; more would burden the allocator
 TIMEOUT_S = 1800
 
 
@@ -53,28 +52,12 @@ def is_off(step: int) -> bool:
 
 
 def load_half_protected(text: str) -> "LocalLearningJob":
-    """The job, in a process whose protection is off in every second stretch."""
+    """The job, in a process that takes no snapshots in every second stretch."""
     from launch.program import load_job
     from runtime.core.messages import Snapshot, SnapshotTaken
-    from runtime.core.plan import Stream
     from runtime.driver import Driver
-    from runtime.state.retention import Retention
-    from runtime.step import Payload
 
-    put, get, save = Retention.put, Retention.get, Driver._save
-    by_reference: dict[tuple[Stream, int], Payload | None] = {}
-
-    def half_put(self: Retention, stream: Stream, step: int, payload: Payload | None) -> None:
-        by_reference.pop((stream, step - HELD), None)
-        if is_off(step):
-            by_reference[stream, step] = payload
-        else:
-            put(self, stream, step, payload)
-
-    def half_get(self: Retention, stream: Stream, step: int) -> Payload:
-        if (stream, step) in by_reference:
-            return by_reference[stream, step] or ()
-        return get(self, stream, step)
+    save = Driver._save
 
     def half_save(self: Driver, action: Snapshot) -> None:
         if is_off(action.step) and not action.checkpoint:
@@ -82,7 +65,6 @@ def load_half_protected(text: str) -> "LocalLearningJob":
         else:
             save(self, action)
 
-    Retention.put, Retention.get = half_put, half_get  # type: ignore[method-assign]
     Driver._save = half_save  # type: ignore[method-assign]
     return load_job(text)
 

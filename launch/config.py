@@ -26,7 +26,7 @@ Method = Literal["local", "e2e"]
 Tie = Literal["gradient", "elastic", "none"]
 Schedule = Literal["constant", "cosine"]
 Device = Literal["auto", "cpu", "cuda"]
-Link = Literal["auto", "shm", "zmq", "zmq-ipc", "zmq-tcp"]
+Link = Literal["auto", "shm", "zmq", "zmq-ipc", "zmq-tcp", "gloo"]
 Checksum = Literal["auto", "header", "payload"]
 
 

@@ -283,7 +283,7 @@ def _link(config: RunConfig, environment: Environment) -> Link:
     one_host = environment.local_world_size in (None, environment.world_size)
     if config.link in ("shm", "zmq-ipc") and not one_host:
         raise ConfigError(f"link {config.link} reaches one host only; use --link auto or zmq")
-    if one_host and config.link != "zmq-tcp":
+    if one_host and config.link not in ("zmq-tcp", "gloo"):
         found: dict[Link, Link] = {"auto": "shm", "zmq": "zmq-ipc"}
         return found.get(config.link, config.link)
     if config.bind.startswith("127.") and not one_host:
@@ -299,7 +299,7 @@ def _link(config: RunConfig, environment: Environment) -> Link:
             f"bind {config.bind!r} is no address of this host ({error.strerror or error});"
             " give one that is, such as 127.0.0.1"
         ) from error
-    return "auto" if config.link == "auto" else "zmq-tcp"
+    return "zmq-tcp" if config.link == "zmq" else config.link
 
 
 def _show(values: tuple[int, ...]) -> str:

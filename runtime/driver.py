@@ -95,7 +95,8 @@ class Driver:
         self._poller = zmq.Poller()
         self._poller.register(self._wake, zmq.POLLIN)
         for link in links.values():
-            self._poller.register(link.pollable, zmq.POLLIN)
+            for pollable in link.pollables:
+                self._poller.register(pollable, zmq.POLLIN)
 
     # The compute thread -----------------------------------------------------------------------
 

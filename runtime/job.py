@@ -29,7 +29,7 @@ class Job(Protocol):
     def cores(self) -> int: ...
     @property
     def link(self) -> str:
-        """How workers talk: shm, zmq-ipc, zmq-tcp, or auto where that differs between edges."""
+        """shm, zmq-ipc, zmq-tcp, gloo, or auto where that differs between edges."""
 
     @property
     def checksum(self) -> str:

@@ -7,12 +7,15 @@ where it is, so that neighbours on one host share memory and others don't try.
 import logging
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 import zmq
+from torch.distributed import Store
 
 from runtime.core.plan import Side
 from runtime.job import Job
+from runtime.links.gloo import GlooLink, opener
 from runtime.links.link import End, Link, LinkError
 from runtime.links.shared_memory import ShmLink
 from runtime.links.zeromq import ZmqLink, where_to_listen_again
@@ -50,12 +53,15 @@ class Linking:
         k: int,
         rendezvous: Rendezvous,
         *,
+        open_store: Callable[[], Store],
         run_id: str,
         context: zmq.Context[zmq.Socket[bytes]],
     ) -> None:
+        """`open_store` makes a connection to the launcher's store, for a thread of its own."""
         self._job = job
         self._k = k
         self._rendezvous = rendezvous
+        self._open_store = open_store
         self._run_id = run_id
         self._context = context
 
@@ -90,8 +96,8 @@ class Linking:
         return link
 
     def _new_address(self, place: Place) -> str:
-        same_host = self._other(Side.ABOVE).host == place.host
-        if self._job.link in ("shm", "zmq-ipc") or (self._job.link == "auto" and same_host):
+        here = self._other(Side.ABOVE).host == place.host and self._job.link in ("auto", "gloo")
+        if here or self._job.link in ("shm", "zmq-ipc"):
             # An abstract address: it has no file, so nothing is left even after SIGKILL.
             return f"ipc://@loco-{self._run_id}-{self._k}-{secrets.token_hex(4)}"
         return f"tcp://{self._job.bind}:*"
@@ -117,6 +123,9 @@ class Linking:
             specs=specs,
             guards_payload=_guards_payload(self._job, shares),
         )
+        if self._job.link == "gloo":
+            open_group = opener(self._open_store, self._job.bind)
+            return GlooLink(self._context, end, open_group, bind=bind, connect=connect)
         if not shares:
             return ZmqLink(self._context, end, bind=bind, connect=connect)
         memory = NeighboursRetention(other.memory, self._job.plan(k), outgoing_specs(self._job, k))

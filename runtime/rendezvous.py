@@ -127,18 +127,24 @@ class Rendezvous:
 
 
 def open_rendezvous(meeting: Meeting, *, is_coordinator: bool = False) -> Rendezvous:
-    """Connect; waits at most STORE_TIMEOUT_S for torchrun's store.
+    """Connect to the store; the number of this attempt is the launcher's."""
+    store = open_store(meeting, is_coordinator=is_coordinator)
+    attempt = 0 if meeting.file else int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    return Rendezvous(store, attempt=attempt)
+
+
+def open_store(meeting: Meeting, *, is_coordinator: bool = False) -> Store:
+    """Make a connection of one's own; waits at most STORE_TIMEOUT_S for torchrun's store.
 
     Where the launcher leaves the store to the ranks, the coordinator's process hosts it.
     """
     if meeting.file is not None:
-        return Rendezvous(FileStore(meeting.file, -1), attempt=0)
+        return FileStore(meeting.file, -1)
     launcher_hosts = os.environ.get("TORCHELASTIC_USE_AGENT_STORE", "False") == "True"
-    store = TCPStore(
+    return TCPStore(
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
         is_master=is_coordinator and not launcher_hosts,
         timeout=timedelta(seconds=STORE_TIMEOUT_S),
         wait_for_workers=False,
     )
-    return Rendezvous(store, attempt=int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")))

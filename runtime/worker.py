@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import traceback
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from runtime.lifetime import die_with_parent
 from runtime.linking import Linking, outgoing_specs
 from runtime.neighbours import Neighbours
 from runtime.program import FINAL, REFUSED, TRACEBACK_CHARACTERS, Life, Meeting, Program
-from runtime.rendezvous import Announcement, Rendezvous, open_rendezvous
+from runtime.rendezvous import Announcement, Rendezvous, open_rendezvous, open_store
 from runtime.reporting import Reporter
 from runtime.run_dir import worker_log
 from runtime.state.checkpoint import Checkpoint
@@ -61,7 +62,7 @@ def run_worker(program: Program, meeting: Meeting, k: int, life: Life, keeper: C
         job = program.load(announcement.job_text)
         final = (*final, *job.final_errors)
         _tell(keeper, num_workers=job.num_workers)
-        worker = Worker(job, announcement, k, life, keeper, meeting.keeper_pid)
+        worker = Worker(job, announcement, k, life, keeper, meeting)
         worker.take_up()
         worker.link(rendezvous)
         worker.train(rendezvous)
@@ -104,20 +105,21 @@ class Worker:
         k: int,
         life: Life,
         keeper: Connection,
-        keeper_pid: int,
+        meeting: Meeting,
     ) -> None:
         assert life.memory is not None, "a worker's keeper keeps memory for it"
         self._job = job
         self._k = k
         self._carried: list[str] = []
         self._life = life
+        self._meeting = meeting
         self._announcement = announcement
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self._thread_failure: BaseException | None = None
         self._page = Page(life.memory.page)
         self._plan = job.plan(k)
         faults = FaultLog(Path(announcement.run_dir), generation=life.generation)
-        self._injector = Injector(job.faults, k, faults, keeper_pid=keeper_pid)
+        self._injector = Injector(job.faults, k, faults, keeper_pid=meeting.keeper_pid)
         self._outgoing = outgoing_specs(job, k)
         self._retention = Retention(life.memory.messages, self._plan, self._outgoing)
         self._saver = Saver(
@@ -173,7 +175,12 @@ class Worker:
     def link(self, rendezvous: Rendezvous) -> None:
         """Bind and connect this worker's edges; waits for the neighbours."""
         linking = Linking(
-            self._job, self._k, rendezvous, run_id=self._announcement.run_id, context=self._context
+            self._job,
+            self._k,
+            rendezvous,
+            open_store=partial(open_store, self._meeting),
+            run_id=self._announcement.run_id,
+            context=self._context,
         )
         links = linking.link(self._retention)
         self._links = self._injector.wrap(links)

@@ -8,11 +8,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import zmq
-
 from runtime.core.plan import Stream
 from runtime.faults.plan import Fault
-from runtime.links.link import Damaged, Frame, Link
+from runtime.links.link import Damaged, Frame, Link, Pollable
 from runtime.links.message import DataMessage, HelloMessage, Message
 
 OVERTAKEN_S = 0.5  # a message waits at most that long for one that overtakes it
@@ -41,8 +39,8 @@ class FaultyLink:
         self._parted_until_s = 0.0
 
     @property
-    def pollable(self) -> zmq.Socket[bytes] | int:
-        return self._link.pollable
+    def pollables(self) -> Sequence[Pollable]:
+        return self._link.pollables
 
     @property
     def limit_bytes(self) -> int:

@@ -3,6 +3,7 @@
 Owns the Protocol only. A link carries messages in order, never blocks, and never decides.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,6 +14,7 @@ from runtime.links.message import Message
 from runtime.step import Specs
 
 Frame = bytes | memoryview
+Pollable = zmq.Socket[bytes] | int  # a socket or a file descriptor
 
 
 class LinkError(Exception):
@@ -54,8 +56,8 @@ class Link(Protocol):
     """One end of an edge. All methods are called by one thread, and none waits."""
 
     @property
-    def pollable(self) -> zmq.Socket[bytes] | int:
-        """What the driver polls for input: a ZeroMQ socket or a file descriptor."""
+    def pollables(self) -> Sequence[Pollable]:
+        """What the driver polls for input."""
 
     @property
     def limit_bytes(self) -> int:

@@ -45,5 +45,7 @@ class ShmLink(ZmqLink):
         return []
 
     def _receive_tensors(self, message: DataMessage) -> Payload | str:
+        if self._has_more:
+            return "it has too many frames"
         found = self._other.find(message.stream, message.step)
         return "its slot holds another message" if found is None else found

@@ -8,11 +8,12 @@ high-water marks are off. Tensors are sent without a copy and received straight 
 import contextlib
 import os
 import socket
+from collections.abc import Sequence
 from dataclasses import replace
 
 import zmq
 
-from runtime.links.link import Damaged, End, Frame, LinkError
+from runtime.links.link import Damaged, End, Frame, LinkError, Pollable
 from runtime.links.message import (
     AckMessage,
     BadMessage,
@@ -98,8 +99,8 @@ class ZmqLink:
         return endpoint(self._socket)
 
     @property
-    def pollable(self) -> zmq.Socket[bytes]:
-        return self._socket
+    def pollables(self) -> Sequence[Pollable]:
+        return [self._socket]
 
     def send(self, message: Message) -> bool:
         return self.send_frames(self.frames(message))
@@ -125,16 +126,18 @@ class ZmqLink:
         return True
 
     def receive(self) -> Message | Damaged | None:
-        try:
-            header = self._socket.recv(zmq.NOBLOCK)
-        except zmq.Again:
-            return None
-        message = self._read(header)
-        while self._socket.getsockopt(zmq.RCVMORE):
-            self._socket.recv()
-        return message
+        while True:
+            try:
+                header = self._socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return None
+            message = self._read(header)
+            while self._has_more:
+                self._socket.recv()
+            if message is not None:
+                return message
 
-    def _read(self, header: bytes) -> Message | Damaged:
+    def _read(self, header: bytes) -> Message | Damaged | None:
         """The message of a header; of what follows it, only what belongs to it is taken."""
         try:
             message = decode(header, edge=self._fingerprint)
@@ -144,16 +147,20 @@ class ZmqLink:
             return Damaged(stream=None, reason="it is from another run, or of other tensor shapes")
         if not self._flows_here(message):
             return Damaged(stream=None, reason=f"{message} does not flow this way")
-        if not isinstance(message, DataMessage) or message.absent:
-            return message
-        payload = self._receive_tensors(message)
-        if self._socket.getsockopt(zmq.RCVMORE) and not isinstance(payload, str):
-            payload = "it has too many frames"
-        if not isinstance(payload, str) and self._end.guards_payload:
-            whole = checksum(payload) == message.checksum
-            payload = payload if whole else "its tensors fail their checksum"
-        if isinstance(payload, str):
-            return Damaged(stream=message.stream, reason=payload)
+        if not isinstance(message, DataMessage):
+            return Damaged(stream=None, reason="a word with tensors") if self._has_more else message
+        if message.absent:
+            found: Payload | str | None = "tensors of an absent message" if self._has_more else ()
+        else:
+            found = self._receive_tensors(message)
+        if isinstance(found, str):
+            return Damaged(stream=message.stream, reason=found)
+        return None if found is None else self._checked(message, found)
+
+    def _checked(self, message: DataMessage, payload: Payload) -> DataMessage | Damaged:
+        """A message with its tensors, if they are those that were sent."""
+        if self._end.guards_payload and checksum(payload) != message.checksum:
+            return Damaged(stream=message.stream, reason="its tensors fail their checksum")
         return replace(message, payload=payload)
 
     def _flows_here(self, message: Message) -> bool:
@@ -165,18 +172,23 @@ class ZmqLink:
                 return stream in self._outgoing
         return True
 
-    def _receive_tensors(self, message: DataMessage) -> Payload | str:
-        """A message's tensors, or what is wrong with them."""
+    def _receive_tensors(self, message: DataMessage) -> Payload | str | None:
+        """A message's tensors, what is wrong with them, or None where they follow later."""
         payload = tuple(spec.empty() for spec in self._incoming[message.stream])
         for tensor in payload:
-            if not self._socket.getsockopt(zmq.RCVMORE):
+            if not self._has_more:
                 return "it has too few frames"
             size = self._socket.recv_into(tensor_bytes(tensor)) if tensor.numel() else 0
             if tensor.numel() == 0:
                 size = len(self._socket.recv())
             if size != tensor.nbytes:
                 return f"a frame of {size} bytes for {tensor.nbytes}"
-        return payload
+        return "it has too many frames" if self._has_more else payload
+
+    @property
+    def _has_more(self) -> bool:
+        """Whether more frames follow of the message that is being read."""
+        return bool(self._socket.getsockopt(zmq.RCVMORE))
 
     def redial(self, address: str | None = None) -> None:
         if self._dialled is None:

@@ -3,16 +3,20 @@
 import os
 import secrets
 import select
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import zmq
+from torch.distributed import FileStore
 
 from runtime.core.plan import Side, Stream, Window, WorkerPlan
+from runtime.links.gloo import GlooLink, opener
 from runtime.links.link import Damaged, End, Frame, Link
 from runtime.links.message import (
+    AckMessage,
     DataMessage,
     HelloMessage,
     Message,
@@ -112,7 +116,19 @@ def shm_ends(*, guards_payload: bool) -> Callable[[zmq.Context], Ends]:
     return make
 
 
+def gloo_ends(context: zmq.Context) -> Ends:
+    """Each end opens its own connection to the store, as processes do."""
+    store = f"{tempfile.mkdtemp()}/store"
+    open_group = opener(lambda: FileStore(store, -1), "127.0.0.1", timeout_s=2.0)
+    ends = [End(side=side, run_id="run", specs=SPECS) for side in (Side.ABOVE, Side.BELOW)]
+    address = f"ipc://@test-{secrets.token_hex(6)}"
+    lower = GlooLink(context, ends[0], open_group, bind=address)
+    upper = GlooLink(context, ends[1], open_group, connect=address)
+    return Ends(lower=lower, upper=upper, address=address)
+
+
 LINKS = {
+    "gloo": gloo_ends,
     "shm": shm_ends(guards_payload=False),
     "shm-guarded": shm_ends(guards_payload=True),
     "zmq-ipc": zmq_ends("ipc://@test-{token}"),
@@ -122,7 +138,8 @@ LINKS = {
 
 def wait(link: Link) -> None:
     poller = zmq.Poller()
-    poller.register(link.pollable, zmq.POLLIN)
+    for pollable in link.pollables:
+        poller.register(pollable, zmq.POLLIN)
     assert poller.poll(TIMEOUT_S * 1000), "nothing arrived in time"
 
 
@@ -143,7 +160,8 @@ def repeat(sender: Link, receiver: Link, message: Message) -> Message:
     """Send a message until it is heard, as cores do: one behind a redial may be lost."""
     deadline_s = time.monotonic() + TIMEOUT_S
     poller = zmq.Poller()
-    poller.register(receiver.pollable, zmq.POLLIN)
+    for pollable in receiver.pollables:
+        poller.register(pollable, zmq.POLLIN)
     while time.monotonic() < deadline_s:
         send(sender, message)
         poller.poll(20)
@@ -170,6 +188,12 @@ def data(stream: Stream, step: int, *, absent: bool = False, seed: int = 0) -> D
 
 def hello(generation: int = 0) -> HelloMessage:
     return HelloMessage(generation=generation, heard=None, asks=True, wants={}, fingerprint=0)
+
+
+def ack(stream: Stream, *, resend: bool = False) -> AckMessage:
+    return AckMessage(
+        stream=stream, generation=0, to=1, expected=3, released=2, durable=1, resend=resend
+    )
 
 
 def flip(frame: bytes) -> bytes:

@@ -6,14 +6,12 @@ import time
 import pytest
 import zmq
 
-from runtime.core.plan import Side, Stream
-from runtime.links.link import Frame, Link
+from runtime.core.plan import Side
 from runtime.links.message import (
-    DataMessage,
     HelloMessage,
 )
 
-from .edge import TIMEOUT_S, data, hello, make_end, receive, repeat, send
+from .edge import TIMEOUT_S, hello, make_end, receive, repeat, send
 
 
 def test_after_a_redial_both_ends_are_heard(ends):
@@ -34,13 +32,12 @@ def test_a_redial_takes_a_new_address(ends, context):
     elsewhere.close()
 
 
-def too_large(link: Link, message: DataMessage) -> list[Frame]:
-    return [*link.frames(message), bytes(80 << 20)]
+TOO_LARGE = [bytes(80 << 20)]
 
 
 def test_a_redial_mends_what_an_oversize_frame_from_below_has_cut(ends):
     """The end that dialled closes the connection for good; the other one can't make it again."""
-    assert ends.lower.send_frames(too_large(ends.lower, data(Stream.TIE_UP, 3, absent=True)))
+    assert ends.lower.send_frames(TOO_LARGE)
     deadline_s = time.monotonic() + TIMEOUT_S
     while ends.lower.send(hello()):
         assert time.monotonic() < deadline_s, "the connection was not closed"
@@ -51,7 +48,7 @@ def test_a_redial_mends_what_an_oversize_frame_from_below_has_cut(ends):
 
 
 def test_an_oversize_frame_from_above_mends_itself(ends):
-    assert ends.upper.send_frames(too_large(ends.upper, data(Stream.TIE_DOWN, 3, absent=True)))
+    assert ends.upper.send_frames(TOO_LARGE)
     repeat(ends.upper, ends.lower, hello(generation=7))
     repeat(ends.lower, ends.upper, hello(generation=8))
 

@@ -1,0 +1,248 @@
+"""An edge whose tensors go through torch.distributed: gloo, a group of two for each direction.
+
+Owns the groups and the threads that wait for them. Headers, credits and wake-ups go over ZeroMQ; a
+header names the group that its tensors come by. The sender makes a new group after any error and
+for a new life of the receiver, who joins what it is told of: so each direction is made anew by its
+sender alone, and no one else has to be asked (torch's new_group is collective).
+"""
+
+import contextlib
+import logging
+import os
+import queue
+import secrets
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+import msgpack
+import torch
+import zmq
+from torch.distributed import PrefixStore, ProcessGroup, ProcessGroupGloo, Store
+
+from runtime.links.link import Damaged, End, Frame, Pollable
+from runtime.links.message import AckMessage, DataMessage, HelloMessage, Message
+from runtime.links.zeromq import ZmqLink
+from runtime.step import Payload
+
+log = logging.getLogger(__name__)
+
+TIMEOUT = timedelta(
+    seconds=30
+)  # for one message; a dead peer is noticed at once, a stopped one after this
+OPENING_TIMEOUT_S = 5.0
+SENDER, RECEIVER = 0, 1
+
+OpenGroup = Callable[[str, int], ProcessGroup]
+T = TypeVar("T")  # what a direction moves: frames to be sent, or the message they belong to
+
+
+def opener(
+    open_store: Callable[[], Store], host: str, *, timeout_s: float = OPENING_TIMEOUT_S
+) -> OpenGroup:
+    """What opens groups by name and rank, over sockets bound to `host`; waits for the other end.
+
+    Raises RuntimeError after `timeout_s`.
+    """
+    host = socket.getfqdn() if host == "0.0.0.0" else host
+
+    def open_group(name: str, rank: int) -> ProcessGroup:
+        options = ProcessGroupGloo._Options()  # type: ignore[attr-defined]
+        options._devices = [ProcessGroupGloo.create_device(hostname=host)]
+        options._timeout = timedelta(seconds=timeout_s)
+        group: ProcessGroup = ProcessGroupGloo(
+            PrefixStore(f"loco/gloo/{name}", open_store()), rank, 2, options
+        )  # type: ignore[assignment]
+        return group
+
+    return open_group
+
+
+class Direction(Generic[T]):
+    """One group, and the thread that opens it and moves messages by it, in order.
+
+    After an error it `is_broken` for good, and `fail` is called for each message it still gets.
+    When it has ended the group is closed, which the other end notices.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        open_group: Callable[[], ProcessGroup],
+        move: Callable[[ProcessGroup, T], None],
+        fail: Callable[[T, str], None],
+    ) -> None:
+        self.name = name
+        self.is_broken = False
+        self._open_group = open_group
+        self._move = move
+        self._fail = fail
+        self._jobs: queue.SimpleQueue[T | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name=f"gloo {name}", daemon=True)
+        self._thread.start()
+
+    def take(self, job: T) -> None:
+        """Move a message when those before it are done."""
+        self._jobs.put(job)
+
+    def end(self) -> None:
+        """Let the thread go, when what it has is done."""
+        self._jobs.put(None)
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def join(self) -> None:
+        """Wait until the thread has gone, but no longer than it takes to open a group in vain."""
+        self._thread.join(OPENING_TIMEOUT_S + 1.0)
+
+    def _work(self) -> None:
+        group, reason = None, "its group is broken"
+        while (job := self._jobs.get()) is not None:
+            try:
+                if not self.is_broken:
+                    group = group or self._open_group()
+                    self._move(group, job)
+                    continue
+            except RuntimeError as error:  # all that torch's groups raise
+                self.is_broken, group, reason = True, None, str(error)
+                log.warning("group %s is broken: %s", self.name, reason)
+            self._fail(job, reason)
+
+
+class GlooLink(ZmqLink):
+    """One end of an edge. `open_group` opens a group by its name and this end's rank in it."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        end: End,
+        open_group: OpenGroup,
+        *,
+        bind: str | None = None,
+        connect: str | None = None,
+    ) -> None:
+        super().__init__(context, end, bind=bind, connect=connect)
+        self._open_group = open_group
+        self._sends: Direction[list[Frame]] | None = None
+        self._receives: Direction[DataMessage] | None = None
+        self._made: list[Direction[Any]] = []
+        self._left: str | None = None  # the last group that this end has broken off
+        self._peer_generation: int | None = None
+        self._arrived: deque[Message | Damaged] = deque()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    @property
+    def pollables(self) -> Sequence[Pollable]:
+        return [*super().pollables, self._wake]
+
+    # Sending ----------------------------------------------------------------------------------
+
+    def send_frames(self, frames: list[Frame]) -> bool:
+        header, *tensors = frames
+        if not tensors:
+            return super().send_frames(frames)
+        if self._sends is None or self._sends.is_broken:
+            name = f"{self._end.run_id}-{secrets.token_hex(8)}"
+            open_group = partial(self._open_group, name, SENDER)
+            self._sends = self._begin(Direction(name, open_group, _send, _forget))
+        sizes = [len(tensor) for tensor in tensors]
+        sent = super().send_frames([header, msgpack.packb([self._sends.name, sizes])])
+        if sent:
+            self._sends.take(tensors)
+        return sent
+
+    def _begin(self, direction: Direction[T]) -> Direction[T]:
+        self._made = [*(d for d in self._made if d.is_alive), direction]
+        return direction
+
+    # Receiving --------------------------------------------------------------------------------
+
+    def receive(self) -> Message | Damaged | None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
+        message = self._arrived.popleft() if self._arrived else super().receive()
+        match message:
+            case HelloMessage(generation=generation) if generation != self._peer_generation:
+                self._peer_generation = generation
+                self._leave_group()  # a new life of the other end is in none
+            case AckMessage(resend=True):
+                self._leave_group()  # what is asked for again may have been lost with it
+        return message
+
+    def _leave_group(self) -> None:
+        """Let what is sent next make a new group."""
+        if self._sends is not None:
+            self._sends.end()
+            self._sends = None
+
+    def _read(self, header: bytes) -> Message | Damaged | None:
+        message = super()._read(header)
+        if isinstance(message, Damaged) and self._receives is not None:
+            # It may have been of tensors that come by the group, where nothing tells them apart.
+            self._left = self._receives.name
+            self._receives.end()
+            self._receives = None
+        return message
+
+    def _receive_tensors(self, message: DataMessage) -> Payload | str | None:
+        """Hand a message over to the group that its header names; its tensors come by that."""
+        try:
+            name, sizes = msgpack.unpackb(self._socket.recv() if self._has_more else b"")
+            name.encode()
+        except (ValueError, TypeError, AttributeError, msgpack.UnpackException) as error:
+            return f"it names no group: {error}"
+        if self._has_more:
+            return "it has too many frames"
+        if name == self._left:
+            return "its group is broken"  # the sender will notice, and make another
+        if self._receives is None or self._receives.name != name:
+            if self._receives is not None:
+                self._receives.end()
+            open_group = partial(self._open_group, name, RECEIVER)
+            direction = Direction(name, open_group, self._take_tensors, self._give_up)
+            self._receives = self._begin(direction)
+        due = [spec.size_bytes for spec in self._incoming[message.stream]]
+        if sizes != due:
+            return f"frames of {sizes} bytes for {due}"
+        self._receives.take(message)
+        return None
+
+    def _take_tensors(self, group: ProcessGroup, message: DataMessage) -> None:
+        payload = tuple(spec.empty() for spec in self._incoming[message.stream])
+        for tensor in payload:
+            if tensor.nbytes:
+                group.recv([tensor.reshape(-1).view(torch.uint8)], SENDER, 0).wait(TIMEOUT)
+        self._arrive(self._checked(message, payload))
+
+    def _give_up(self, message: DataMessage, reason: str) -> None:
+        self._arrive(Damaged(stream=message.stream, reason=reason))
+
+    def _arrive(self, message: Message | Damaged) -> None:
+        self._arrived.append(message)
+        os.eventfd_write(self._wake, 1)
+
+    def close(self) -> None:
+        for direction in self._made:
+            direction.end()
+        for direction in self._made:
+            direction.join()  # a thread of torch's that outlives the interpreter aborts it
+        super().close()
+
+
+def _send(group: ProcessGroup, frames: list[Frame]) -> None:
+    for frame in frames:
+        if len(frame):
+            writable = bytearray(frame) if memoryview(frame).readonly else frame  # torch wants it
+            tensor = torch.frombuffer(writable, dtype=torch.uint8)
+            group.send([tensor], RECEIVER, 0).wait(TIMEOUT)
+
+
+def _forget(frames: list[Frame], reason: str) -> None:
+    """What can't be sent is lost on the way: its receiver will ask for it."""
+    del frames, reason
