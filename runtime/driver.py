@@ -212,7 +212,7 @@ class Driver:
                     assert arrived is not None
                     self._inbox[stream, step] = arrived
                 case Release(stream=stream, step=step):
-                    self.last_inputs[stream] = self._inbox.pop((stream, step))
+                    self._release(stream, step)
                 case Trim():
                     pass  # its slots are free to be used again
                 case Snapshot():
@@ -222,6 +222,13 @@ class Driver:
                     self._links[side].send(message)
                 case Finish():
                     log.info("done before step %d", self.core.step)
+
+    def _release(self, stream: Stream, step: int) -> None:
+        """Give back the message before this one: the last is kept, for timing the block alone."""
+        before = self.last_inputs.get(stream)
+        self.last_inputs[stream] = self._inbox.pop((stream, step))
+        if before is not None:
+            self._links[stream.source].recycle(stream, before)
 
     def _send(self, action: Send) -> None:
         payload = () if action.absent else self._retention.get(action.stream, action.step)

@@ -12,6 +12,7 @@ from runtime.core.plan import Stream
 from runtime.faults.plan import Fault
 from runtime.links.link import Damaged, Frame, Link, Pollable
 from runtime.links.message import DataMessage, HelloMessage, Message
+from runtime.step import Payload
 
 OVERTAKEN_S = 0.5  # a message waits at most that long for one that overtakes it
 
@@ -45,6 +46,9 @@ class FaultyLink:
     @property
     def limit_bytes(self) -> int:
         return self._link.limit_bytes
+
+    def recycle(self, stream: Stream, payload: Payload) -> None:
+        self._link.recycle(stream, payload)
 
     def frames(self, message: Message) -> list[Frame]:
         return self._link.frames(message)

@@ -214,7 +214,7 @@ class GlooLink(ZmqLink):
         return None
 
     def _take_tensors(self, group: ProcessGroup, message: DataMessage) -> None:
-        payload = tuple(spec.empty() for spec in self._incoming[message.stream])
+        payload = self._room(message.stream)
         for tensor in payload:
             if tensor.nbytes:
                 group.recv([tensor.reshape(-1).view(torch.uint8)], SENDER, 0).wait(TIMEOUT)

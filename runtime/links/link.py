@@ -11,7 +11,7 @@ import zmq
 
 from runtime.core.plan import Side, Stream
 from runtime.links.message import Message
-from runtime.step import Specs
+from runtime.step import Payload, Specs
 
 Frame = bytes | memoryview
 Pollable = zmq.Socket[bytes] | int  # a socket or a file descriptor
@@ -72,6 +72,9 @@ class Link(Protocol):
 
     def receive(self) -> Message | Damaged | None:
         """The next message that has arrived, with its payload in tensors of its own; or None."""
+
+    def recycle(self, stream: Stream, payload: Payload) -> None:
+        """Take back the tensors of a message that is used up; the caller has let go of them."""
 
     def frames(self, message: Message) -> list[Frame]:
         """The bytes that `send` would send: a header, then one frame a tensor."""

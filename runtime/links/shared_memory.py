@@ -10,6 +10,7 @@ could, a slot that is used again too early, shows in its own header.
 
 import zmq
 
+from runtime.core.plan import Stream
 from runtime.links.link import End, Frame
 from runtime.links.message import DataMessage
 from runtime.links.zeromq import HEADER_LIMIT_BYTES, ZmqLink
@@ -49,3 +50,6 @@ class ShmLink(ZmqLink):
             return "it has too many frames"
         found = self._other.find(message.stream, message.step)
         return "its slot holds another message" if found is None else found
+
+    def recycle(self, stream: Stream, payload: Payload) -> None:
+        """Nothing: it is the sender's memory."""

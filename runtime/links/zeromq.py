@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import zmq
 
+from runtime.core.plan import Stream
 from runtime.links.link import Damaged, End, Frame, LinkError, Pollable
 from runtime.links.message import (
     AckMessage,
@@ -30,6 +31,7 @@ from runtime.links.message import (
 from runtime.step import Payload, Specs, message_bytes
 
 HEADER_LIMIT_BYTES = 4096
+MOST_SPARE = 2  # payloads of a stream that are kept to receive into
 
 
 def bind_for_this_user(unbound: zmq.Socket[bytes], address: str) -> None:
@@ -69,6 +71,7 @@ class ZmqLink:
     ) -> None:
         self._end = end
         self._incoming, self._outgoing = end.incoming, end.outgoing
+        self._spare: dict[Stream, list[Payload]] = {stream: [] for stream in self._incoming}
         self._dialled = connect
         self._fingerprint = fingerprint(end.run_id, end.specs)
         self._socket = context.socket(zmq.DEALER)
@@ -174,7 +177,7 @@ class ZmqLink:
 
     def _receive_tensors(self, message: DataMessage) -> Payload | str | None:
         """A message's tensors, what is wrong with them, or None where they follow later."""
-        payload = tuple(spec.empty() for spec in self._incoming[message.stream])
+        payload = self._room(message.stream)
         for tensor in payload:
             if not self._has_more:
                 return "it has too few frames"
@@ -184,6 +187,15 @@ class ZmqLink:
             if size != tensor.nbytes:
                 return f"a frame of {size} bytes for {tensor.nbytes}"
         return "it has too many frames" if self._has_more else payload
+
+    def _room(self, stream: Stream) -> Payload:
+        """Tensors to receive into: used ones if there are any, whose pages need not be made."""
+        spare = self._spare[stream]
+        return spare.pop() if spare else tuple(spec.empty() for spec in self._incoming[stream])
+
+    def recycle(self, stream: Stream, payload: Payload) -> None:
+        if len(self._spare[stream]) < MOST_SPARE:
+            self._spare[stream].append(payload)
 
     @property
     def _has_more(self) -> bool:

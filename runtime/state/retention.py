@@ -106,7 +106,10 @@ class NeighboursRetention:
     """
 
     def __init__(self, path: str, plan: WorkerPlan, specs: Specs) -> None:
+        self._rings: Rings = {}
         size_bytes = _size_bytes(plan, specs)
+        if not size_bytes:
+            return
         with Path(path).open("rb") as file:
             memory = mmap.mmap(file.fileno(), size_bytes, prot=mmap.PROT_READ)
         self._rings = _rings(memory, plan, specs)

@@ -27,7 +27,7 @@ from runtime.links.message import (
 class FakeLink:
     """Takes what is sent, and gives what the test lays into `arriving`."""
 
-    pollable = 17
+    pollables = (17,)
     limit_bytes = 5000
 
     def __init__(self) -> None:
@@ -162,7 +162,7 @@ def test_a_fault_strikes_once_also_across_lives(make, kind):
 
 def test_all_else_goes_to_the_link_itself(make):
     case = make("drop:1-2@3")
-    assert case.link.pollables == [17]
+    assert case.link.pollables == (17,)
     assert case.link.frames(data(3)) == case.inner.frames(data(3))
     assert case.link.send_frames([b"x"])
     assert case.inner.sent == [[b"x"]]

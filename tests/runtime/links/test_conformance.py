@@ -51,6 +51,15 @@ def test_what_was_received_stays_while_more_is_sent(ends):
         assert all(torch.equal(x, y) for x, y in zip(a.payload, b.payload, strict=True))
 
 
+def test_what_is_given_back_may_be_received_into_again(ends):
+    for step in range(4):
+        sent = data(Stream.ACTIVATION, step, seed=step)
+        send(ends.lower, sent)
+        got = receive(ends.upper)
+        assert all(torch.equal(a, b) for a, b in zip(sent.payload, got.payload, strict=True))
+        ends.upper.recycle(Stream.ACTIVATION, got.payload)
+
+
 def test_order_is_kept_within_and_across_streams(ends):
     for step in range(50):
         send(ends.lower, data(Stream.ACTIVATION, step, seed=step))

@@ -1,5 +1,6 @@
 """Messages that are read where their sender keeps them."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -7,10 +8,11 @@ import sys
 import pytest
 import torch
 
-from runtime.core.plan import Stream
+from runtime.core.plan import Stream, WorkerPlan
 from runtime.core.streams import ProtocolError
 from runtime.links.link import Damaged
 from runtime.links.message import DataMessage
+from runtime.state.retention import NeighboursRetention, Retention
 
 from .edge import ROOM, data, random_payload, receive, send, shm_ends
 
@@ -72,6 +74,16 @@ def test_what_is_made_again_does_not_touch_what_a_neighbour_reads(ends):
         retention.put(Stream.ACTIVATION, FIRST, None)
     got = receive(ends.upper)
     assert all(torch.equal(a, b) for a, b in zip(got.payload, payload, strict=True))
+
+
+def test_a_neighbour_that_sends_nothing_keeps_nothing():
+    """The top worker has nothing to send where there are no ties, and its memory is empty."""
+    plan = WorkerPlan(num_steps=1)
+    fd = os.memfd_create("test")
+    path = f"/proc/self/fd/{fd}"
+    assert Retention(path, plan, {}).size_bytes == 0
+    NeighboursRetention(path, plan, {})
+    os.close(fd)
 
 
 def test_a_guarded_message_shows_damage_in_memory(make_ends):
