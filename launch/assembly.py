@@ -51,6 +51,7 @@ class LocalLearningJob:
         self.bind = config.bind
         self.report_every_s = config.report_every_s
         self.quick_end = config.quick_end
+        self.trace = config.trace
         self.model_name = config.model.rpartition(":")[2]
         self.notes = _notes(config)
         self.config_toml = to_toml(config)

@@ -140,6 +140,8 @@ class RunConfig:
     """Steps in a row that a block may skip because its numbers are not finite."""
     quick_end: bool = False
     """End without evaluating and without timing each block alone."""
+    trace: bool = False
+    """Write a timeline that opens in Perfetto: trace.json in the run directory."""
     faults: str = ""
     """What is to go wrong, on purpose: kill:1@40,drop:0-1@70 (the README lists the kinds)."""
     fresh: bool = field(default=False, compare=False)

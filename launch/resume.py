@@ -26,6 +26,7 @@ RUNNING = {
     "max_worker_restarts",
     "max_bad_steps",
     "quick_end",
+    "trace",
     "faults",
 }
 CUT = {"workers", "cuts", "overlap"}

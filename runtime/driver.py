@@ -179,6 +179,7 @@ class Driver:
             self._handle(event)
             if isinstance(event, Computed) and event.phase is Phase.APPLY:
                 self.telemetry.step_done(event.step, block=self.block)
+                self.telemetry.trace.counters(queue_depth=self.queue_depth)
 
     def _take_messages(self, side: Side, link: Link) -> None:
         while (message := link.receive()) is not None:
@@ -198,7 +199,7 @@ class Driver:
 
     def _handle(self, event: Event, payload: Payload | None = None) -> None:
         actions = self.core.handle(event)
-        self.telemetry.stopwatch.enter(self.core.state)
+        self.telemetry.stopwatch.enter(self.core.state, self.core.step)
         self._perform(actions, payload)
 
     def _perform(self, actions: list[Action], arrived: Payload | None = None) -> None:
@@ -231,10 +232,12 @@ class Driver:
             self._links[stream.source].recycle(stream, before)
 
     def _send(self, action: Send) -> None:
+        began_s = time.monotonic()
         payload = () if action.absent else self._retention.get(action.stream, action.step)
         side, message = message_of(action, self.core, payload)
         if not self._links[side].send(message):
             log.warning("%s %d found no peer", action.stream.value, action.step)
+        self.telemetry.trace.sent(action.stream, action.step, began_s, time.monotonic())
 
     def _save(self, action: Snapshot) -> None:
         """Hand a snapshot over to the compute thread."""

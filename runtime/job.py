@@ -40,6 +40,10 @@ class Job(Protocol):
     @property
     def report_every_s(self) -> float: ...
     @property
+    def trace(self) -> bool:
+        """Whether to write a timeline."""
+
+    @property
     def quick_end(self) -> bool:
         """Whether to end without evaluating and without timing each block alone."""
 

@@ -20,6 +20,7 @@ from runtime.closing_table import render_closing
 from runtime.job import Job
 from runtime.run_dir import RunDir
 from runtime.summary import summarise
+from runtime.trace import join
 
 SCALARS = ("loss", "probe_top1", "samples_per_s")
 
@@ -92,6 +93,10 @@ class Recorder:
         self.run_dir.write_summary(summary)
         render_closing(summary, console)
         console.print(f"\nrun directory: {self.run_dir.path}", soft_wrap=True, highlight=False)
+        if job.trace:
+            join(self.run_dir.trace_parts(), self.run_dir.trace)
+            hint = "open it at https://ui.perfetto.dev"
+            console.print(f"timeline: {self.run_dir.trace} ({hint})", soft_wrap=True)
 
     def _evaluate(
         self, job: Job, weights: Mapping[str, Tensor], console: Console

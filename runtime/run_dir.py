@@ -21,7 +21,7 @@ from runtime.state.checkpoint import write_durably
 # All that a run writes into its directory.
 WRITTEN = (
     *("config.toml", "metrics.jsonl", "summary.json", "weights.safetensors", "faults.jsonl"),
-    *("checkpoints", "tensorboard", "logs"),
+    *("checkpoints", "tensorboard", "logs", "trace", "trace.json"),
 )
 
 
@@ -109,6 +109,15 @@ class RunDir:
         return self.path / "tensorboard"
 
     @property
+    def trace(self) -> Path:
+        """The timeline."""
+        return self.path / "trace.json"
+
+    def trace_parts(self) -> list[Path]:
+        """Each worker's part of the timeline."""
+        return sorted((self.path / "trace").glob("worker-*.jsonl"))
+
+    @property
     def logs(self) -> Path:
         """Directory of the logs, one a worker."""
         return self.path / "logs"
@@ -147,6 +156,11 @@ class RunDir:
 def worker_log(path: Path, block: int) -> Path:
     """The log of one block's worker in the run directory `path`; it does not hold the lock."""
     return path / "logs" / f"worker-{block}.log"
+
+
+def trace_part(path: Path, block: int) -> Path:
+    """One block's part of the timeline in the run directory `path`."""
+    return path / "trace" / f"worker-{block}.jsonl"
 
 
 def _new_directory(name: str) -> Path:

@@ -16,6 +16,7 @@ from runtime.core.worker import State
 from runtime.program import Life
 from runtime.state.memory import Page, Word
 from runtime.step import BlockStep
+from runtime.trace import Trace
 
 Report = dict[str, Any]
 
@@ -25,21 +26,26 @@ COMPUTING = (State.FORWARD, State.UPDATE, State.APPLY)
 class Stopwatch:
     """Seconds spent in each state of the core, by wall clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, trace: Trace) -> None:
         self.seconds = dict.fromkeys(State, 0.0)
         self.computed_s = 0.0  # by the compute thread itself, without the hand-over to it
-        self._state = State.LINKING
-        self._since_s = time.monotonic()
+        self._trace = trace
+        self._state, self._step = State.LINKING, 0
+        self._entered_s = self._since_s = time.monotonic()
 
-    def enter(self, state: State) -> None:
+    def enter(self, state: State, step: int) -> None:
         """Book the time since the last call on the state that held until now."""
         now_s = time.monotonic()
         self.seconds[self._state] += now_s - self._since_s
-        self._state, self._since_s = state, now_s
+        self._since_s = now_s
+        if state is not self._state:
+            self._trace.state(self._state, self._step, self._entered_s, now_s)
+            self._state, self._entered_s = state, now_s
+        self._step = step
 
     def shares(self) -> dict[str, float]:
         """Seconds by the words that reports and summaries use."""
-        self.enter(self._state)
+        self.enter(self._state, self._step)
         computing_s = sum(self.seconds[state] for state in COMPUTING)
         return {
             "compute_s": self.computed_s,
@@ -63,11 +69,13 @@ class Telemetry:
         batch_size: int,
         every_s: float,
         from_step: int,
+        trace: Trace,
         carried: Sequence[str] = (),
     ) -> None:
         """`from_step` is where this life begins; the page tells what earlier ones did. `carried`
         is what was made of another cut's checkpoint."""
-        self.stopwatch = Stopwatch()
+        self.trace = trace
+        self.stopwatch = Stopwatch(trace)
         self.dropped_reports = 0
         self._block = block
         self._generation = life.generation
@@ -124,6 +132,7 @@ class Telemetry:
             self._note("healed", healed_s=time.time() - self._detected_t)
 
     def _note(self, event: str, **fields: Any) -> None:
+        self.trace.instant(event, **fields)
         self._records.append(
             {
                 "event": event,
@@ -153,6 +162,7 @@ class Telemetry:
         if not force and now_s - self._reported_s < self._every_s:
             return None
         self._reported_s = now_s
+        self.trace.flush()
         records, self._records = self._records, []
         return {
             "kind": "report",

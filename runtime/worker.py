@@ -34,12 +34,14 @@ from runtime.neighbours import Neighbours
 from runtime.program import FINAL, REFUSED, TRACEBACK_CHARACTERS, Life, Meeting, Program
 from runtime.rendezvous import Announcement, Rendezvous, open_rendezvous, open_store
 from runtime.reporting import Reporter
-from runtime.run_dir import worker_log
+from runtime.reports import units_label
+from runtime.run_dir import trace_part, worker_log
 from runtime.state.checkpoint import Checkpoint
 from runtime.state.memory import Page, Word
 from runtime.state.retention import Retention
 from runtime.state.saving import OutOfRoom, Saver, put_back, split_part
 from runtime.telemetry import Telemetry
+from runtime.trace import Trace
 
 log = logging.getLogger(__name__)
 
@@ -235,6 +237,7 @@ class Worker:
             batch_size=self._job.batch_size,
             every_s=self._job.report_every_s,
             from_step=self._start_step,
+            trace=self._make_trace(),
             carried=self._carried,
         )
         return Driver(
@@ -249,6 +252,10 @@ class Worker:
             page=self._page,
             injector=self._injector,
         )
+
+    def _make_trace(self) -> Trace:
+        path = trace_part(Path(self._announcement.run_dir), self._k) if self._job.trace else None
+        return Trace(path, self._k, name=units_label(*self._job.unit_names(self._k)))
 
     def _drive(self, driver: Driver, reporter: Reporter) -> None:
         try:

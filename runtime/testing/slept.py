@@ -94,6 +94,7 @@ class SleptJob:
     patience_s = 300.0
     retain_bytes = math.inf
     quick_end = False
+    trace = False
     faults = ()
     final_errors = ()
 

@@ -18,6 +18,7 @@ from runtime.program import Life
 from runtime.reporting import ASK_EVERY_S, MEASURING_LIMIT_S, STOP_LINGER_S, Reporter
 from runtime.state.memory import OwnedMemory, Word
 from runtime.telemetry import Telemetry
+from runtime.trace import Trace
 
 NUM_STEPS = 12
 WEIGHT = torch.arange(4.0)
@@ -132,6 +133,7 @@ class Conversation:
             batch_size=8,
             every_s=every_s,
             from_step=0,
+            trace=Trace(None, 0),
         )
         self.block = Block(self.clock)
         self.driver = Driver(self.block, telemetry, k=k)

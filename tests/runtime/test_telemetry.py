@@ -13,6 +13,7 @@ from runtime.core.worker import State
 from runtime.program import Life
 from runtime.state.memory import OwnedMemory, Word
 from runtime.telemetry import Telemetry
+from runtime.trace import Trace
 
 BLOCK = SimpleNamespace(loss=2.5, probe_top1=0.25, num_bad_steps=0)
 EVERY_S = 5.0
@@ -37,6 +38,7 @@ class Worker:
             batch_size=8,
             every_s=EVERY_S,
             from_step=from_step,
+            trace=Trace(None, 0),
             carried=carried,
         )
 
@@ -239,7 +241,7 @@ def test_seconds_are_booked_on_the_state_that_held(worker):
         State.SNAPSHOT: 32.0,
         State.WAIT_CREDIT: 64.0,
     }.items():
-        watch.enter(state)
+        watch.enter(state, 0)
         worker.now_s += lasts_s
     watch.computed_s = 20.0
     shares = {

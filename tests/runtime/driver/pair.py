@@ -25,6 +25,7 @@ from runtime.state.retention import NeighboursRetention, Retention
 from runtime.state.saving import Saver
 from runtime.step import TensorSpec
 from runtime.telemetry import Telemetry
+from runtime.trace import Trace
 
 SPEC = TensorSpec(shape=(4,), dtype="float32")
 SPECS = dict.fromkeys(Stream, (SPEC,))
@@ -143,6 +144,7 @@ class Seat:
                 batch_size=8,
                 every_s=60,
                 from_step=step,
+                trace=Trace(None, 0),
             ),
             retention=retention,
             saver=saver,
