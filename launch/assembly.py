@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from launch.config import from_toml, to_toml
-from launch.plans import edge_specs, worker_plan
+from launch.worker_plans import edge_specs, worker_plan
 from launch.resolve import ConcreteConfig, Resolved
 from models.bad_numbers import BadNumbers
 from models.block import Feed, LocalBlock, Payload, Recipe

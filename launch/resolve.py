@@ -17,7 +17,7 @@ from typing import Literal
 
 import torch
 
-from launch import plans
+from launch import worker_plans
 from launch.config import ConfigError, RunConfig, from_toml, to_toml
 from models.data import ImageData, load_data, steps_per_epoch
 from models.flops import count_flops
@@ -162,10 +162,10 @@ def _resolve(config: RunConfig, environment: Environment) -> Resolved:
         num_classes=data.num_classes,
         num_train=num_train,
     )
-    plans.check_retention(resolved)
+    worker_plans.check_retention(resolved)
     if config.snapshot_every is not None:
         return resolved
-    every = plans.choose_snapshot_every(resolved)
+    every = worker_plans.choose_snapshot_every(resolved)
     return dataclasses.replace(resolved, config=_with(concrete, snapshot_every=every))
 
 

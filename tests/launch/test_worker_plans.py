@@ -7,7 +7,7 @@ import pytest
 
 from launch.assembly import build_block
 from launch.config import ConfigError, RunConfig
-from launch.plans import (
+from launch.worker_plans import (
     MOST_STEPS_BETWEEN_SNAPSHOTS,
     check_retention,
     choose_snapshot_every,
