@@ -17,6 +17,7 @@ RUNNING = {
     "link",
     "bind",
     "window",
+    "max_memory_mb",
     "report_every_s",
     "snapshot_every",
     "retain_mb",

@@ -1,7 +1,7 @@
 """Heads: what a block puts on top of its units to reach its local objective (LoCo: decoders).
 
-Owns pooling, the head's layers, and what they take. Knows nothing of which objective follows; the caller seeds
-the weights' draw and builds the head.
+Owns pooling, the head's layers, and what they take. Knows nothing of which objective follows; the
+caller seeds the weights' draw and builds the head.
 
 Shapes: N samples, C channels, H height, W width, F features.
 """

@@ -1,11 +1,11 @@
 """Networks as lists of units, so that they can be cut between any two.
 
-Owns what a unit and a network are, how units are built, how they join into the plain module,
-and what goes through each. Knows nothing of blocks, losses or where a network is cut.
+Owns what a unit and a network are, how units are built, and how they join into the plain
+module. Knows nothing of blocks, losses or where a network is cut.
 """
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from models import randomness
-from models.flops import FlopCount
 
 NUM_BLANKS = 2  # images that are sent through a network to see what it does
 
@@ -148,20 +147,15 @@ def from_sequential(name: str, build: Callable[[], object], *, seed: int) -> Net
 
 @dataclass(frozen=True, kw_only=True)
 class UnitTrace:
-    """What goes through one unit for one image: what it trains, computes and keeps, and its output.
+    """What goes through one unit for one image: what it trains, and its output.
 
     Dtypes are torch's names, such as "float32"; a unit that trains nothing has none of its own.
-    `flops` are of its forward; `kept_bytes` is what lives until its backward, its output included
-    and its input not. `weight_bytes` counts parameters and buffers, once for all images.
     """
 
     num_trainable: int
     trainable_dtypes: frozenset[str]
     output_shape: tuple[int, ...]
     output_dtype: str
-    flops: int
-    kept_bytes: int
-    weight_bytes: int
 
 
 def trace_units(network: Network, image_shape: tuple[int, int, int]) -> list[UnitTrace]:
@@ -171,48 +165,29 @@ def trace_units(network: Network, image_shape: tuple[int, int, int]) -> list[Uni
     imports torch's compiler (1.3 s of every worker's start).
     """
     traces = []
-    x_BCHW = torch.zeros(NUM_BLANKS, *image_shape)
-    for index, unit in enumerate(network.units):
-        module = unit.build().eval()
-        trace, x_BCHW = _trace(module, x_BCHW, needs_gradient=index > 0)
-        traces.append(trace)
+    for module, x_BCHW in run_units(network, image_shape):
+        trainable = [p for p in module.parameters() if p.requires_grad]
+        traces.append(
+            UnitTrace(
+                num_trainable=sum(p.numel() for p in trainable),
+                trainable_dtypes=frozenset(_name(p.dtype) for p in trainable),
+                output_shape=tuple(x_BCHW.shape[1:]),
+                output_dtype=_name(x_BCHW.dtype),
+            )
+        )
     return traces
 
 
-def _trace(
-    module: nn.Module, x_BCHW: Tensor, *, needs_gradient: bool
-) -> tuple[UnitTrace, Tensor]:
-    """Run one unit on a batch of blanks; return also what it gave, detached."""
-    if needs_gradient and x_BCHW.is_floating_point():
-        x_BCHW = x_BCHW.requires_grad_().clone()  # no leaf: the unit may work on it in place
-    weights = [*module.parameters(), *module.buffers()]
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with (
-        torch.enable_grad(),
-        FlopCount() as counter,
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-    ):
-        y_BCHW = module(x_BCHW)
-    keep(y_BCHW)
-    for tensor in (x_BCHW, *weights):
-        kept.pop(tensor.untyped_storage().data_ptr(), None)
-    trainable = [p for p in module.parameters() if p.requires_grad]
-    trace = UnitTrace(
-        num_trainable=sum(p.numel() for p in trainable),
-        trainable_dtypes=frozenset(_name(p.dtype) for p in trainable),
-        output_shape=tuple(y_BCHW.shape[1:]),
-        output_dtype=_name(y_BCHW.dtype),
-        flops=counter.total // NUM_BLANKS,
-        kept_bytes=sum(kept.values()) // NUM_BLANKS,
-        weight_bytes=sum(tensor.nbytes for tensor in weights),
-    )
-    return trace, y_BCHW.detach()
+def run_units(
+    network: Network, image_shape: tuple[int, int, int]
+) -> Iterator[tuple[nn.Module, Tensor]]:
+    """Send blank images through, without gradients: each unit's module and what it gave."""
+    x_BCHW = torch.zeros(NUM_BLANKS, *image_shape)
+    for unit in network.units:
+        module = unit.build().eval()
+        with torch.no_grad():
+            x_BCHW = module(x_BCHW)
+        yield module, x_BCHW
 
 
 def _name(dtype: torch.dtype) -> str:

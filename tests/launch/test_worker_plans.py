@@ -7,6 +7,7 @@ import pytest
 
 from launch.assembly import build_block
 from launch.config import ConfigError, RunConfig
+from launch.resolve import Environment, Resolved, resolve
 from launch.worker_plans import (
     MOST_STEPS_BETWEEN_SNAPSHOTS,
     check_retention,
@@ -14,7 +15,6 @@ from launch.worker_plans import (
     image_bytes,
     worker_plan,
 )
-from launch.resolve import Environment, Resolved, resolve
 from runtime.core.plan import Stream, WorkerPlan
 from runtime.state.saving import PLACES
 

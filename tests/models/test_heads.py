@@ -1,12 +1,9 @@
 """Heads: pooling, an MLP, and residual blocks before them."""
 
-from functools import partial
-
 import pytest
 import torch
 
-from models.heads import build_head, pool, trace_head
-from models.network import Network, Unit, trace_units
+from models.heads import build_head, pool
 
 
 def test_pool_averages_positions_and_leaves_features():
@@ -47,15 +44,3 @@ def test_depth_adds_parameters(in_shape):
 def test_impossible_sizes_are_refused(sizes, message):
     with pytest.raises(ValueError, match=message):
         build_head(**sizes)
-
-
-@pytest.mark.parametrize("in_shape", [(6, 4, 4), (6,)])
-@pytest.mark.parametrize("depth", [0, 1, 2])
-def test_what_a_head_takes_is_known_without_running_it(in_shape, depth):
-    """The same figures as those of a run, to the byte."""
-    build = partial(build_head, in_shape=in_shape, depth=depth, out_features=5)
-    head = Network(name="head", units=(Unit(name="head", prefix="", build=build),))
-    (run,) = trace_units(head, in_shape)
-    told = trace_head(in_shape=in_shape, depth=depth, out_features=5)
-    for figure in vars(told):
-        assert getattr(told, figure) == getattr(run, figure), figure
