@@ -72,7 +72,7 @@ def _blocks(resolved: Resolved, prediction: Prediction) -> Table:
 
 def _memory(resolved: Resolved) -> Table:
     """What each worker takes, and what it sends up and holds with its neighbours, in megabytes."""
-    table = _table("block", "memory, MB:")
+    table = _table("block, MB")
     headings = ("weights", "activations", "messages", "kept for restarts", "all", "sent up", "tie")
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
@@ -83,7 +83,6 @@ def _memory(resolved: Resolved) -> Table:
         crossing = [specs.get(stream) for stream in (Stream.ACTIVATION, Stream.TIE_UP)]
         table.add_row(
             Text(str(block.index)),
-            "",
             *(
                 f"{size / 1e6:,.1f}"
                 for size in (
@@ -109,7 +108,7 @@ def _rates(resolved: Resolved, prediction: Prediction) -> Table:
         ("this pipeline, a device or cores for every worker", prediction.step),
         (f"this pipeline {here}", prediction.step_here),
         ("these blocks in one process, one after another", prediction.one_process),
-        ("one process, end to end, one loss", prediction.end_to_end),
+        (f"one process, end to end, {_threads(resolved)}", prediction.end_to_end),
     ):
         if label.endswith(here) and resolved.config.device != "cpu":
             continue
@@ -119,16 +118,21 @@ def _rates(resolved: Resolved, prediction: Prediction) -> Table:
     return table
 
 
+def _threads(resolved: Resolved) -> str:
+    threads = resolved.config.threads
+    return f"with {threads} thread{'s' if threads > 1 else ''} too"
+
+
 def _edges(prediction: Prediction) -> Table:
-    """Both inequalities of full rate, in steps of the slowest block (T = 1), latencies 0."""
-    table = _table("edge")
+    """Both inequalities of full rate, in steps of the slowest block; L is a link's latency."""
+    table = _table("full rate of an edge")
     for heading in (
-        "f + C above",
-        "<= lag + 1",
-        "C above",
-        "<= window",
-        "full rate",
-        "bears latencies of",
+        "f + C above\n+ 2 L",
+        "<=\nlag + 1",
+        "C above\n+ 2 L",
+        "<=\nwindow",
+        "with\nL = 0",
+        "as long\nas L is",
     ):
         table.add_column(heading, justify="right", no_wrap=True)
     for edge in prediction.edges:
@@ -139,7 +143,7 @@ def _edges(prediction: Prediction) -> Table:
             f"{edge.window:.2f}",
             str(edge.window_limit),
             "yes" if edge.slowness <= 1 else f"no, {1 / edge.slowness:.0%}",
-            f"{edge.latency:.2f} T",
+            f"<= {edge.latency:.2f}",
         )
     return table
 

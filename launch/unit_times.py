@@ -73,7 +73,8 @@ def _time(module: nn.Module, x_NCHW: Tensor, optimizer_name: str) -> Cost:
     synchronize: Callable[[], None] = torch.cuda.synchronize if x_NCHW.is_cuda else _nothing
     forwards, steps = [], []
     for _ in range(1 + REPEATS):
-        x_NCHW.grad = None
+        for leaf in (x_NCHW, *parameters):
+            leaf.grad = None  # zero_grad would import torch's compiler
         given_NCHW = x_NCHW.clone()  # a unit may work in place on its input
         synchronize()
         began_s = time.perf_counter()
@@ -84,7 +85,6 @@ def _time(module: nn.Module, x_NCHW: Tensor, optimizer_name: str) -> Cost:
             y_NCHW.backward(torch.ones_like(y_NCHW))
         if optimizer is not None:
             step_optimizer(optimizer)
-            optimizer.zero_grad()
         synchronize()
         steps.append(time.perf_counter() - began_s)
     return Cost(statistics.median(forwards[1:]), statistics.median(steps[1:]))
