@@ -32,7 +32,7 @@ def render_plan(resolved: Resolved, console: Console, *, environment: Environmen
     prediction = predict(resolved, costs, cores=environment.cores)
     tables = [_blocks(resolved, prediction), _memory(resolved), _rates(resolved, prediction)]
     if prediction.edges:
-        tables += [_edges(prediction), _schedules(resolved.config.workers)]
+        tables += [_edges(prediction), _schedules(prediction)]
     config = resolved.config
     console.print(
         f"{config.model}, {config.workers} workers, batch {config.batch_size} in two views,"
@@ -148,8 +148,9 @@ def _edges(prediction: Prediction) -> Table:
     return table
 
 
-def _schedules(num_blocks: int) -> Table:
+def _schedules(prediction: Prediction) -> Table:
     """How much of a step the lock-step schedules idle, if blocks were equal and transfers free."""
+    num_blocks = len(prediction.blocks)
     table = _table("lock-step schedules idle, with microbatches:")
     for count in MICROBATCHES:
         table.add_column(str(count), justify="right", no_wrap=True)
@@ -158,7 +159,8 @@ def _schedules(num_blocks: int) -> Table:
         ("zero-bubble ZB-H1: (P-1)/(3m+P-1), arXiv 2401.10241", zero_bubble_bubble),
     ):
         table.add_row(Text(label), *(f"{bubble(num_blocks, m):.0%}" for m in MICROBATCHES))
-    table.add_row(Text("this pipeline, once it is full"), *("0%" for _ in MICROBATCHES))
+    ours = f"{1 - prediction.full_rate:.0%}"
+    table.add_row(Text("this pipeline, once it is full (ties)"), *(ours for _ in MICROBATCHES))
     return table
 
 

@@ -45,6 +45,7 @@ def test_measured_times_give_samples_a_second(capsys, monkeypatch):
     first = next(line for line in lines if line[:2] == ["this", "pipeline,"])
     assert first[-3:] == ["8.6", "1.71", "x"]
     assert "no, 86%" in out
+    assert ["this", "pipeline,", "once", "it", "is", "full", "(ties)", *["14%"] * 4] in lines
     assert "note: cuts 0,1,2,3 follow from times measured now" in out
     assert "note: lag 0 keeps neighbours waiting" in out
 
