@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from launch.config import from_toml, to_toml
-from launch.plans import edge_specs, worker_plan
+from launch.notes import notes_on
 from launch.resolve import ConcreteConfig, Resolved
+from launch.worker_plans import edge_specs, worker_plan
 from models.bad_numbers import BadNumbers
 from models.block import Feed, LocalBlock, Payload, Recipe
 from models.carry import OldBlock, carry
@@ -53,7 +54,6 @@ class LocalLearningJob:
         self.quick_end = config.quick_end
         self.trace = config.trace
         self.model_name = config.model.rpartition(":")[2]
-        self.notes = _notes(config)
         self.config_toml = to_toml(config)
         self.patience_s = PATIENCE_S + 10 * config.hang_timeout_s
         self.retain_bytes = config.retain_mb * 1e6
@@ -65,6 +65,11 @@ class LocalLearningJob:
         """The data set; loaded where it is asked for."""
         config = self.resolved.config
         return load_data(config.data, seed=config.seed, split=config.split)
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """What the user should know of the job before it starts."""
+        return notes_on(self.resolved)
 
     def plan(self, k: int) -> WorkerPlan:
         return worker_plan(self.resolved, k)
@@ -85,7 +90,7 @@ class LocalLearningJob:
         """Build block k from the parts of another cut, as far as that goes."""
         units = self.resolved.network.units
         config = from_toml(checkpoint.config_toml)
-        assert config.cuts is not None, "a checkpoint's config is resolved"
+        assert isinstance(config.cuts, tuple), "a checkpoint's config is resolved"
         partition = Partition(num_units=len(units), cuts=config.cuts, overlap=config.overlap)
         old = []
         for index, part in enumerate(partition.blocks):
@@ -145,16 +150,6 @@ def build_block(resolved: Resolved, k: int, data: ImageData | None) -> LocalBloc
             fault.step for fault in parse(config.faults) if fault.kind == "nan" and fault.block == k
         ),
     )
-
-
-def _notes(config: ConcreteConfig) -> list[str]:
-    gpus = torch.cuda.device_count() if config.device == "cuda" else 0
-    if not gpus or gpus >= config.workers:
-        return []
-    return [
-        f"{config.workers} workers share {gpus} GPU{'s' if gpus > 1 else ''} of this host and take"
-        " turns on it: no speed-up is to be expected"
-    ]
 
 
 def _device(config: ConcreteConfig, k: int) -> str:

@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import cyclopts
 import tomli_w
@@ -25,9 +25,12 @@ from runtime.faults import plan as faults
 Method = Literal["local", "e2e"]
 Tie = Literal["gradient", "elastic", "none"]
 Schedule = Literal["constant", "cosine"]
+Balance = Literal["auto", "profiled"]
 Device = Literal["auto", "cpu", "cuda"]
 Link = Literal["auto", "shm", "zmq", "zmq-ipc", "zmq-tcp", "gloo"]
 Checksum = Literal["auto", "header", "payload"]
+
+BALANCES = get_args(Balance)
 
 
 class ConfigError(ValueError):
@@ -46,6 +49,11 @@ def _convert_list(_: type, tokens: Sequence[Token]) -> tuple[int, ...]:
     return tuple(_whole(part, source) for part in text.split(",") if part.strip())
 
 
+def _convert_cuts(type_: type, tokens: Sequence[Token]) -> tuple[int, ...] | str:
+    text = tokens[0].value.strip()
+    return text if text in BALANCES else _convert_list(type_, tokens)
+
+
 def _whole(text: str, source: str) -> int:
     try:
         return int(text)
@@ -55,8 +63,9 @@ def _whole(text: str, source: str) -> int:
 
 
 IntList = Annotated[tuple[int, ...], Parameter(converter=_convert_list, n_tokens=1, negative="")]
-OptionalIntList = Annotated[
-    tuple[int, ...] | None, Parameter(converter=_convert_list, n_tokens=1, negative="")
+Cuts = Annotated[
+    tuple[int, ...] | Balance | None,
+    Parameter(converter=_convert_cuts, n_tokens=1, negative=""),
 ]
 
 
@@ -78,8 +87,11 @@ class RunConfig:
     """Which fold of the digits is held out."""
     workers: int | None = None
     """Worker processes, one a block; without it torchrun's world size, else 4."""
-    cuts: OptionalIntList = None
-    """First unit of each home, such as 0,1,2,3; without it LoCo's cut or a balanced one."""
+    cuts: Cuts = None
+    """First unit of each home, such as 0,1,2,3; auto balances the blocks by counted FLOPs, profiled
+    by times measured here; without it LoCo's cut where that serves, else auto."""
+    max_memory_mb: int | None = None
+    """Megabytes that a worker may take beside Python and torch, as estimated before the start."""
     overlap: int = 1
     """Units that each block shares with the next; 0 is Greedy InfoMax."""
     tie: Tie = "elastic"
@@ -162,16 +174,21 @@ class RunConfig:
             raise ConfigError(str(error)) from error
 
 
-def _is_rising(cuts: tuple[int, ...]) -> bool:
-    return all(a < b for a, b in itertools.pairwise(cuts))
+def _begins_with_0(cuts: tuple[int, ...] | Balance) -> bool:
+    return cuts in BALANCES or cuts[:1] == (0,)
+
+
+def _is_rising(cuts: tuple[int, ...] | Balance) -> bool:
+    return isinstance(cuts, str) or all(a < b for a, b in itertools.pairwise(cuts))
 
 
 # What each field must satisfy on its own, and what to do where it does not.
 _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("split", lambda v: v >= 0, "give 0 or more"),
     ("workers", lambda v: v >= 1, "give at least 1"),
-    ("cuts", lambda v: len(v) > 0 and v[0] == 0, "begin with 0, the first unit of the network"),
+    ("cuts", _begins_with_0, "begin with 0, the first unit of the network"),
     ("cuts", _is_rising, "give the first unit of each home in rising order, such as 0,1,2,3"),
+    ("max_memory_mb", lambda v: v >= 1, "give at least 1"),
     ("overlap", lambda v: v >= 0, "give 0 or more units; 0 shares nothing"),
     ("lag", lambda v: v >= 0, "give 0 or more steps; 0 ties neighbours step by step"),
     ("alpha", lambda v: 0 <= v <= 1, "give a pull from 0 to 1, such as 0.02"),
@@ -198,13 +215,16 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
 _FIELDS = {field.name.replace("_", "-"): field for field in dataclasses.fields(RunConfig)}
 
 # Keys of a file that followed from another one when it was resolved: a flag for the latter
-# drops them, for otherwise `--config old.toml --epochs 60` would keep the old number of steps.
+# drops them, for otherwise `--config old.toml --epochs 60` would keep the old number of steps. Cuts
+# that still can be are kept where their balance alone would change (with the decoders' depth, the
+# batch, the data), so that two runs that differ by one flag differ in nothing else.
 _FOLLOWS = {
     "method": ("workers", "cuts", "threads", "snapshot-every"),
     "workers": ("cuts", "threads", "snapshot-every"),
     "cuts": ("workers", "threads", "snapshot-every"),
     "model": ("cuts", "snapshot-every"),
     "overlap": ("cuts", "snapshot-every"),
+    "max-memory-mb": ("cuts", "snapshot-every"),
     "tie": ("snapshot-every",),
     "lag": ("window", "snapshot-every"),
     "window": ("snapshot-every",),
@@ -274,9 +294,11 @@ def _read_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollectio
         return
     path = Path(arguments["--config"].tokens[0].value)
     values = _load(path)
+    balanced = "cuts" in given and arguments["--cuts"].tokens[0].value.strip() in BALANCES
     for flag in given & _FOLLOWS.keys():
         for key in _FOLLOWS[flag]:
-            values.pop(key, None)
+            if not (flag == "cuts" and balanced and key in ("workers", "threads")):
+                values.pop(key, None)
     depths = str(values.get("decoder-depth", "")).split(",")
     if given & _RECUT and len(set(depths)) == 1 and depths != [""]:
         values["decoder-depth"] = depths[0]  # it was one figure for all, and still is

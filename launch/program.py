@@ -6,6 +6,7 @@ in the coordinator and the workers.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from functools import partial
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from launch.config import RunConfig
+from launch.config import RunConfig, from_toml
 from launch.resume import check_resume
 from runtime.faults.plan import parse
 from runtime.program import Program
@@ -46,7 +47,24 @@ def resolve_text(config: RunConfig) -> str:
     """Resolve a config on this machine and return it as text. Raises ConfigError."""
     from launch.resolve import Environment, dump, resolve
 
-    return dump(resolve(config, environment=Environment.from_process()))
+    return dump(resolve(measured_before(config), environment=Environment.from_process()))
+
+
+def measured_before(config: RunConfig) -> RunConfig:
+    """A run that is gone on with keeps the cuts that were measured when it began, since another
+    measurement may find others; the config as it is where they do not fit what is asked for."""
+    if config.cuts != "profiled" or config.run_dir is None or config.fresh:
+        return config
+    path = config.run_dir / "config.toml"
+    if not path.is_file():
+        return config
+    old = from_toml(path.read_text("utf-8"))
+    fits = (old.model, old.overlap, config.workers or old.workers) == (
+        config.model,
+        config.overlap,
+        old.workers,
+    )
+    return dataclasses.replace(config, cuts=old.cuts) if fits else config
 
 
 def load_job(text: str) -> LocalLearningJob:

@@ -17,15 +17,17 @@ from typing import Literal
 
 import torch
 
-from launch import plans
+from launch import worker_plans
 from launch.config import ConfigError, Link, RunConfig, from_toml, to_toml
+from launch.costs import Costs
+from launch.cuts import check_memory, choose_cuts
+from launch.setting import Setting
 from models.data import ImageData, load_data, steps_per_epoch
-from models.flops import count_flops
 from models.network import Network, UnitTrace, trace_units
 from models.objectives import load_objective
 from models.optimizers import load_optimizer
 from models.registry import load_network
-from runtime.core.partition import Partition, balanced_cuts
+from runtime.core.partition import Partition
 from runtime.faults import plan as faults
 
 DEFAULT_WORKERS = 4
@@ -72,7 +74,10 @@ class ConcreteConfig(RunConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved:
-    """A run that can start: its concrete config, and what that means for network and data."""
+    """A run that can start: its concrete config, and what that means for network and data.
+
+    `measured`: what the cuts were chosen by where that was measured, which no other process can
+    find again."""
 
     config: ConcreteConfig
     partition: Partition
@@ -80,11 +85,23 @@ class Resolved:
     image_shape: tuple[int, int, int]
     num_classes: int
     num_train: int
+    measured: Costs | None = None
 
     @cached_property
     def traces(self) -> list[UnitTrace]:
         """What goes through each unit for one image."""
         return trace_units(self.network, self.image_shape)
+
+    @cached_property
+    def setting(self) -> Setting:
+        """What blocks' costs and memory follow from."""
+        return Setting(
+            config=self.config,
+            network=self.network,
+            traces=self.traces,
+            image_shape=self.image_shape,
+            num_classes=self.num_classes,
+        )
 
 
 def resolve(config: RunConfig, *, environment: Environment) -> Resolved:
@@ -103,7 +120,8 @@ def resolve(config: RunConfig, *, environment: Environment) -> Resolved:
 def dump(resolved: Resolved) -> str:
     """Write what was decided as text, for `restore` in another process or on another host."""
     facts = {name: getattr(resolved, name) for name in ("image_shape", "num_classes", "num_train")}
-    return json.dumps({"config": to_toml(resolved.config), **facts})
+    measured = None if resolved.measured is None else resolved.measured.as_dict()
+    return json.dumps({"config": to_toml(resolved.config), "measured": measured, **facts})
 
 
 def restore(text: str) -> Resolved:
@@ -120,6 +138,7 @@ def restore(text: str) -> Resolved:
         image_shape=image_shape,
         num_classes=facts["num_classes"],
         num_train=facts["num_train"],
+        measured=None if facts["measured"] is None else Costs.from_dict(facts["measured"]),
     )
 
 
@@ -135,21 +154,27 @@ def _resolve(config: RunConfig, environment: Environment) -> Resolved:
     _check_names(config, data)
     num_train = len(data.train_labels)
     epochs, steps = _length(config, num_train)
-    partition = _partition(config, environment, network, data.image_shape)
-    _check_shared_dtypes(config, network, data.image_shape, partition)
-    workers = partition.num_blocks
+    setting = _setting(config, environment, network, data)
+    workers = len(setting.config.decoder_depth)
+    threads = config.threads or max(
+        1, environment.cores // (environment.local_world_size or workers)
+    )
+    device = _device(config, environment)
+    cuts, measured = choose_cuts(setting, device=device, threads=threads)
+    partition = Partition(num_units=len(network.units), cuts=cuts, overlap=config.overlap)
+    _check_shared_dtypes(setting, partition)
+    check_memory(setting, partition)
     concrete = _with(
         config,
         workers=workers,
         cuts=partition.cuts,
-        decoder_depth=_decoder_depth(config, workers),
+        decoder_depth=setting.config.decoder_depth,
         epochs=epochs,
         steps=steps,
-        threads=config.threads
-        or max(1, environment.cores // (environment.local_world_size or workers)),
-        device=_device(config, environment),
+        threads=threads,
+        device=device,
         link=_link(config, environment),
-        window=config.window or max(2, config.lag + 1),
+        window=setting.window,
         snapshot_every=config.snapshot_every or 1,
         checkpoint_every=config.checkpoint_every or steps_per_epoch(num_train, config.batch_size),
     )
@@ -161,12 +186,29 @@ def _resolve(config: RunConfig, environment: Environment) -> Resolved:
         image_shape=data.image_shape,
         num_classes=data.num_classes,
         num_train=num_train,
+        measured=measured,
     )
-    plans.check_retention(resolved)
+    worker_plans.check_retention(resolved)
     if config.snapshot_every is not None:
         return resolved
-    every = plans.choose_snapshot_every(resolved)
+    every = worker_plans.choose_snapshot_every(resolved)
     return dataclasses.replace(resolved, config=_with(concrete, snapshot_every=every))
+
+
+def _setting(
+    config: RunConfig, environment: Environment, network: Network, data: ImageData
+) -> Setting:
+    """What the choice of cuts stands on."""
+    workers = _num_workers(config, environment, len(network.units))
+    depth = _decoder_depth(config, workers)
+    window = config.window or max(2, config.lag + 1)
+    return Setting(
+        config=dataclasses.replace(config, decoder_depth=depth, window=window),
+        network=network,
+        traces=trace_units(network, data.image_shape),
+        image_shape=data.image_shape,
+        num_classes=data.num_classes,
+    )
 
 
 def _with(config: RunConfig, **decided: object) -> ConcreteConfig:
@@ -189,33 +231,15 @@ def _length(config: RunConfig, num_train: int) -> tuple[int, int]:
     return math.ceil(config.steps / per_epoch), config.steps
 
 
-def _partition(
-    config: RunConfig,
-    environment: Environment,
-    network: Network,
-    image_shape: tuple[int, int, int],
-) -> Partition:
-    num_units = len(network.units)
-    if config.method == "e2e":
-        if environment.world_size not in (None, 1):
-            raise ConfigError(
-                f"method e2e trains in one worker, not in torchrun's {environment.world_size}; "
-                "start it with --nproc_per_node=1 or with launch/sequential.py"
-            )
-        return Partition(num_units=num_units, cuts=(0,), overlap=config.overlap)
-
-    workers = _num_workers(config, environment, num_units)
-    cuts = config.cuts or _default_cuts(network, image_shape, workers, config.overlap)
-    if len(cuts) != workers:
-        raise ConfigError(
-            f"cuts {_show(cuts)} make {len(cuts)} blocks for {workers} workers; "
-            f"give {workers} cuts, or leave them out"
-        )
-    return Partition(num_units=num_units, cuts=cuts, overlap=config.overlap)
-
-
 def _num_workers(config: RunConfig, environment: Environment, num_units: int) -> int:
     world_size = environment.world_size
+    if config.method == "e2e":
+        if world_size not in (None, 1):
+            raise ConfigError(
+                f"method e2e trains in one worker, not in torchrun's {world_size}; "
+                "start it with --nproc_per_node=1 or with launch/sequential.py"
+            )
+        return 1
     if config.workers is not None and world_size not in (None, config.workers):
         raise ConfigError(
             f"workers {config.workers} is unlike torchrun's world size {world_size}; leave "
@@ -226,28 +250,15 @@ def _num_workers(config: RunConfig, environment: Environment, num_units: int) ->
         return config.workers
     if world_size is not None:
         return world_size
-    if config.cuts is not None:
+    if isinstance(config.cuts, tuple):
         return len(config.cuts)
     most = 1 + (num_units - 1) // max(1, config.overlap)
     return min(DEFAULT_WORKERS, most)
 
 
-def _default_cuts(
-    network: Network, image_shape: tuple[int, int, int], workers: int, overlap: int
-) -> tuple[int, ...]:
-    """Return the architecture's own stages where they serve, else cuts balanced by FLOPs."""
-    if len(network.stages) == workers:
-        by_stage = Partition(num_units=len(network.units), cuts=network.stages, overlap=0)
-        if overlap <= by_stage.max_overlap:
-            return network.stages
-    return balanced_cuts(count_flops(network, image_shape), workers, overlap)
-
-
-def _check_shared_dtypes(
-    config: RunConfig, network: Network, image_shape: tuple[int, int, int], partition: Partition
-) -> None:
+def _check_shared_dtypes(setting: Setting, partition: Partition) -> None:
     """A tie is one flat vector, so what a guest shares has one dtype."""
-    traces = trace_units(network, image_shape)
+    config, network, traces = setting.config, setting.network, setting.traces
     for block in partition.blocks:
         dtypes = {dtype for unit in block.guest for dtype in traces[unit].trainable_dtypes}
         if len(dtypes) > 1 and config.tie != "none":

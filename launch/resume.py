@@ -18,6 +18,7 @@ RUNNING = {
     "checksum",
     "bind",
     "window",
+    "max_memory_mb",
     "report_every_s",
     "snapshot_every",
     "retain_mb",

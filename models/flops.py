@@ -1,16 +1,13 @@
-"""How many floating point operations units take, counted while they run.
+"""How many floating point operations something takes, counted while it runs.
 
 Owns the counting only: what runs, and for whom, is the caller's.
 """
 
 from collections.abc import Callable, Mapping
-from itertools import pairwise
 from typing import Any
 
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
-
-from models.network import NUM_BLANKS, Network, run_units
 
 
 class FlopCount(TorchDispatchMode):
@@ -40,12 +37,3 @@ class FlopCount(TorchDispatchMode):
         if count is not None:
             self.total += int(count(*args, **(kwargs or {}), out_val=made))
         return made
-
-
-def count_flops(network: Network, image_shape: tuple[int, int, int]) -> list[int]:
-    """Count every unit's forward FLOPs for one image (C, H, W)."""
-    counts = [0]
-    with FlopCount() as counter:
-        for _ in run_units(network, image_shape):
-            counts.append(counter.total)
-    return [(after - before) // NUM_BLANKS for before, after in pairwise(counts)]

@@ -1,11 +1,16 @@
 """Heads: what a block puts on top of its units to reach its local objective (LoCo: decoders).
 
-Owns pooling and the head's layers. Knows nothing of which objective follows; the caller seeds
-the weights' draw and builds the head.
+Owns pooling, the head's layers, and what they take. Knows nothing of which objective follows; the
+caller seeds the weights' draw and builds the head.
 
 Shapes: N samples, C channels, H height, W width, F features.
 """
 
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -71,3 +76,40 @@ def build_head(
         nn.Linear(hidden, out_features),
     ]
     return nn.Sequential(*layers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadTrace:
+    """What a head takes: its weights once, the FLOPs of a forward and what it keeps for one
+    sample. `kept_bytes` is what lives until its backward, its input not included."""
+
+    num_trainable: int
+    weight_bytes: int
+    flops: int
+    kept_bytes: int
+
+
+@cache
+def trace_head(
+    *, in_shape: tuple[int, ...], depth: int, out_features: int = DEFAULT_HEAD_FEATURES
+) -> HeadTrace:
+    """Say what `build_head` would make, without running it: heads can be larger than networks.
+
+    Every convolution is of stride 1 and padded, so each weight meets each position once; a
+    residual block keeps four tensors of its input's size (two before BatchNorm, two after ReLU).
+    """
+    with torch.device("meta"):  # only its sizes are wanted
+        head = build_head(in_shape=in_shape, depth=depth, out_features=out_features)
+    positions = math.prod(in_shape[1:])
+    convolutions = [m.weight.numel() for m in head.modules() if isinstance(m, nn.Conv2d)]
+    linears = [m for m in head.modules() if isinstance(m, nn.Linear)]
+    perceptron = linears[-2:]
+    of_input = 4 * depth * math.prod(in_shape)
+    pooled = in_shape[0] if len(in_shape) > 1 else 0
+    of_perceptron = pooled + sum(m.out_features for m in perceptron)
+    return HeadTrace(
+        num_trainable=sum(p.numel() for p in head.parameters()),
+        weight_bytes=sum(t.nbytes for t in (*head.parameters(), *head.buffers())),
+        flops=2 * (positions * sum(convolutions) + sum(m.weight.numel() for m in linears)),
+        kept_bytes=4 * (of_input + of_perceptron),
+    )

@@ -1,11 +1,11 @@
 """Where a network is cut: home segments, and the guests that overlap them.
 
-Owns cuts as numbers. Knows nothing of what a unit is or why it costs what it costs.
+Owns cuts as numbers. Knows nothing of what a unit is or why a block costs what it costs.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from itertools import pairwise
 
 
@@ -80,36 +80,70 @@ def _guest(homes: tuple[range, ...], k: int, overlap: int) -> range:
     return range(start, start + overlap)
 
 
-def balanced_cuts(costs: Sequence[float], num_blocks: int, overlap: int) -> tuple[int, ...]:
-    """Return the cuts whose costliest block, guest included, is cheapest (dynamic programming).
+def balanced_cuts(
+    num_units: int,
+    num_blocks: int,
+    overlap: int,
+    *,
+    cost: Callable[[Block], float],
+    memory_mb: Callable[[Block], float] | None = None,
+    max_memory_mb: float | None = None,
+) -> tuple[int, ...]:
+    """Return the cuts whose costliest block is cheapest, of those whose blocks all fit.
 
-    `costs` holds one figure a unit. Among equals the lowest first cut wins, and the blocks
-    above it are balanced in turn, so the answer is a function of its arguments. Raises
-    ValueError where the units don't suffice.
+    What a block costs and takes may depend on its index, home and guest, and on nothing else; so
+    the answer is exact (dynamic programming). Among equals the lowest first cut wins, and the
+    blocks above it are balanced in turn, so it is a function of the arguments. Raises ValueError
+    where the units don't suffice, or where no cut keeps every block within `max_memory_mb`.
     """
-    num_units = len(costs)
-    upper_home = max(overlap, 1)
-    if num_units < 1 + (num_blocks - 1) * upper_home:
-        most = 1 + (num_units - 1) // upper_home
+    if num_units < 1 + (num_blocks - 1) * max(overlap, 1):
+        most = 1 + (num_units - 1) // max(overlap, 1)
         raise ValueError(
             f"{num_blocks} workers with overlap {overlap} don't fit a network of {num_units} units;"
             f" at most {most} do"
         )
 
-    @cache
-    def best(first: int, blocks_left: int) -> tuple[float, tuple[int, ...]]:
-        """The lowest maximum for units first.. in blocks_left blocks, and its cuts."""
-        if blocks_left == 1:
-            return sum(costs[first:]), (first,)
-        candidates = []
-        shortest = 1 if first == 0 else upper_home
-        for second in range(first + shortest, num_units - (blocks_left - 1) * upper_home + 1):
-            own = sum(costs[first : second + overlap])
-            rest, cuts = best(second, blocks_left - 1)
-            candidates.append((max(own, rest), (first, *cuts)))
-        return min(candidates)
+    def bounded(block: Block) -> float:
+        if max_memory_mb is None or memory_mb is None or memory_mb(block) <= max_memory_mb:
+            return cost(block)
+        return math.inf
 
-    return best(0, num_blocks)[1]
+    worst, cuts = _min_max(num_units, num_blocks, overlap, bounded)
+    if worst < math.inf:
+        return cuts
+    assert memory_mb is not None, "without a bound every cut will do"
+    needed, _ = _min_max(num_units, num_blocks, overlap, memory_mb)
+    raise ValueError(
+        f"max-memory-mb {max_memory_mb} is too little: no cut into {num_blocks} blocks with overlap"
+        f" {overlap} keeps every worker within it; give --max-memory-mb {math.ceil(needed)}, or a"
+        " smaller --batch-size"
+    )
+
+
+def _min_max(
+    num_units: int, num_blocks: int, overlap: int, cost: Callable[[Block], float]
+) -> tuple[float, tuple[int, ...]]:
+    """The lowest maximum of `cost` over the blocks, and the first of the cuts that reach it."""
+    upper_home = max(overlap, 1)
+    top = num_blocks - 1
+    best: dict[int, tuple[float, tuple[int, ...]]] = {num_units: (-math.inf, ())}
+    for index in range(top, -1, -1):
+        shortest = upper_home if index else 1
+        guest_units = overlap if index < top else 0
+        above = best
+        # Each home below takes its least, and the lowest home begins with unit 0.
+        lowest = 1 + (index - 1) * upper_home if index else 0
+        best = {}
+        for first in range(lowest, num_units if index else 1):
+            candidates = []
+            for stop, (rest, cuts) in above.items():
+                if stop - first >= shortest:
+                    guest = range(stop, stop + guest_units)
+                    own = cost(Block(index=index, home=range(first, stop), guest=guest))
+                    candidates.append((max(own, rest), (first, *cuts)))
+            if candidates:
+                best[first] = min(candidates)
+    return best[0]
 
 
 def _show(cuts: tuple[int, ...]) -> str:

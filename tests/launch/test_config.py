@@ -67,6 +67,10 @@ def test_a_flag_wins_over_the_file(tmp_path):
         (["--epochs", "2"], {"epochs": 2, "steps": None}),
         (["--workers", "2"], {"workers": 2, "cuts": None, "snapshot_every": None}),
         (["--cuts", "0,3"], {"workers": None, "cuts": (0, 3), "snapshot_every": None}),
+        (["--cuts", "auto"], {"cuts": "auto", "snapshot_every": None}),
+        (["--cuts", "profiled"], {"cuts": "profiled", "snapshot_every": None}),
+        (["--max-memory-mb", "9"], {"max_memory_mb": 9, "cuts": None, "snapshot_every": None}),
+        (["--decoder-depth", "2"], {"decoder_depth": (2,)}),
         (["--lag", "5"], {"lag": 5, "window": None, "snapshot_every": None}),
         (
             ["--method", "e2e"],
@@ -99,6 +103,8 @@ def test_a_flag_drops_what_followed_from_it_in_the_file(tmp_path, flags, expecte
     "config",
     [
         RunConfig(),
+        RunConfig(cuts="auto", max_memory_mb=300),
+        RunConfig(cuts="profiled"),
         RunConfig(workers=2, cuts=(0, 1), decoder_depth=(1, 0), lr=1 / 3, alpha=1e-9),
         RunConfig(model='odd "name"\\ [x]', tie="gradient", lag=0, window=9, device="cuda"),
         RunConfig(run_dir=Path("somewhere"), config=Path("else.toml"), fresh=True),
@@ -121,7 +127,7 @@ def test_help_names_every_flag_and_exits_with_0(capsys):
         "--run-dir --config --workers --model --overlap --cuts --tie --lag --alpha --objective "
         "--temperature --optimizer --lr --epochs --steps --batch-size --seed --threads --link "
         "--method --data --device --decoder-depth --snapshot-every --retain-mb --checkpoint-every "
-        "--hang-timeout-s --max-worker-restarts --max-bad-steps --faults --fresh"
+        "--hang-timeout-s --max-worker-restarts --max-bad-steps --faults --fresh --max-memory-mb"
     )
     assert "pipeline.py" in printed
     assert [flag for flag in flags.split() if f" {flag} " not in printed] == []
@@ -181,6 +187,7 @@ def test_a_flag_that_is_not_understood(argv, message):
             "cuts 0,2,1 can't be; give the first unit of each home in rising order, such as "
             "0,1,2,3",
         ),
+        ("--max-memory-mb 0", "max-memory-mb 0 can't be; give at least 1"),
         ("--snapshot-every 0", "snapshot-every 0 can't be; give at least 1 step"),
         ("--retain-mb 0", "retain-mb 0 can't be; give at least 1"),
         ("--checkpoint-every 0", "checkpoint-every 0 can't be; give at least 1 step"),

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from models.flops import count_flops
 from models.mlp import mlp
 from models.network import Network, Unit, build_plain, from_sequential, trace_units, write_input
 from models.resnet import small_resnet
@@ -90,15 +89,13 @@ def test_a_network_without_units_or_with_one_twice_is_refused():
 def test_traces_are_per_image():
     network = mlp(6, width=4, depth=2)
     traces = trace_units(network, (1, 2, 3))
-    assert count_flops(network, (1, 2, 3)) == [2 * 6 * 4, 2 * 4 * 4]
     assert [trace.num_trainable for trace in traces] == [6 * 4 + 4, 4 * 4 + 4]
     assert [trace.output_shape for trace in traces] == [(4,), (4,)]
 
 
-def test_traces_of_a_convolution_are_those_of_its_positions():
+def test_traces_of_a_convolution_keep_its_positions():
     network = small_resnet(width=4)
     stem, *_ = trace_units(network, (1, 16, 16))
-    assert count_flops(network, (1, 16, 16))[0] == 2 * 16 * 16 * 9 * 4
     assert stem.output_shape == (4, 16, 16)
 
 

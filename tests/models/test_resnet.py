@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-from models.flops import count_flops
 from models.network import build_plain, trace_units
 from models.resnet import resnet, small_resnet
 
@@ -77,15 +76,9 @@ def test_every_depth_follows_the_published_structure(depth, num_blocks, bottlene
         assert expected == RESNET18
 
 
-@pytest.mark.parametrize(
-    ("depth", "giga_flops"),
-    [(18, 1.814), (34, 3.664), (50, 4.089)],  # torchvision's figures, multiply-adds
-)
-def test_flops_are_the_published_ones(depth, giga_flops):
-    network = resnet(depth, stem="imagenet")
-    flops = count_flops(network, (3, 224, 224))
-    assert sum(flops) / 2e9 == pytest.approx(giga_flops, abs=0.004)
-    assert trace_units(network, (3, 224, 224))[-1].output_shape[1:] == (7, 7)
+def test_the_imagenet_stem_ends_at_seven_by_seven():
+    traces = trace_units(resnet(18, stem="imagenet"), (3, 224, 224))
+    assert traces[-1].output_shape[1:] == (7, 7)
 
 
 def test_the_cifar_stem_keeps_the_size():

@@ -23,10 +23,12 @@ def test_no_step_imports_the_compiler():
         "step_optimizer(load_optimizer('sgd', [p], lr=0.1, weight_decay=0.1))\n"
         "from models.registry import load_network\n"
         "from models.network import trace_units\n"
-        "from models.flops import count_flops\n"
         "network = load_network('resnet-small', (1, 16, 16), seed=0)\n"
         "trace_units(network, (1, 16, 16))\n"
-        "count_flops(network, (1, 16, 16))\n"
+        "from models.heads import trace_head\n"
+        "from models.loads import count_loads\n"
+        "count_loads(network, (1, 16, 16))\n"
+        "trace_head(in_shape=(16, 4, 4), depth=1)\n"
         "print('torch._dynamo' in sys.modules)"
     )
     done = subprocess.run(

@@ -1,9 +1,11 @@
 """Cuts as numbers: which units each block holds, what is refused, and the balanced choice."""
 
 import itertools
+import random
+from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from runtime.core.partition import Block, Partition, balanced_cuts
@@ -60,54 +62,138 @@ def test_a_refusal_gives_the_value_and_the_remedy(num_units, cuts, overlap, mess
     assert str(caught.value) == message
 
 
-def by_trying_all(costs: list[float], num_blocks: int, overlap: int) -> list[tuple[int, ...]]:
+def balanced(costs: list[float], num_blocks: int, overlap: int) -> tuple[int, ...]:
+    """The cuts for costs of units alone."""
+    return balanced_cuts(len(costs), num_blocks, overlap, cost=summed(costs))
+
+
+def summed(costs: list[float]) -> Callable[[Block], float]:
+    return lambda block: sum(costs[i] for i in (*block.home, *block.guest))
+
+
+def all_partitions(num_units: int, num_blocks: int, overlap: int) -> list[Partition]:
+    """Every way to cut, lowest first."""
+    found = []
+    for rest in itertools.combinations(range(1, num_units), num_blocks - 1):
+        if (
+            not rest
+            or overlap <= Partition(num_units=num_units, cuts=(0, *rest), overlap=0).max_overlap
+        ):
+            found.append(Partition(num_units=num_units, cuts=(0, *rest), overlap=overlap))
+    return found
+
+
+def lowest_worst(
+    partitions: list[Partition], cost: Callable[[Block], float]
+) -> list[tuple[int, ...]]:
     """All cuts whose costliest block is cheapest, lowest first."""
-    answers = {}
-    for rest in itertools.combinations(range(1, len(costs)), num_blocks - 1):
-        cuts = (0, *rest)
-        if overlap <= Partition(num_units=len(costs), cuts=cuts, overlap=0).max_overlap or not rest:
-            answers[cuts] = worst_block(costs, cuts, overlap)
-    return sorted(cuts for cuts, worst in answers.items() if worst == min(answers.values()))
+    worst = {p.cuts: max(cost(block) for block in p.blocks) for p in partitions}
+    return sorted(cuts for cuts, found in worst.items() if found == min(worst.values()))
 
 
-def worst_block(costs: list[float], cuts: tuple[int, ...], overlap: int) -> float:
-    blocks = Partition(num_units=len(costs), cuts=cuts, overlap=overlap).blocks
-    return max(sum(costs[i] for i in (*block.home, *block.guest)) for block in blocks)
+SMALL_NETWORKS = {
+    "num_units": st.integers(1, 9),
+    "num_blocks": st.integers(1, 5),
+    "overlap": st.integers(0, 3),
+    "draw": st.randoms(use_true_random=False),
+}
 
 
-@settings(derandomize=True, deadline=None, max_examples=200)
+def drawn(draw: random.Random) -> Callable[[Block], float]:
+    """A figure for each block that knows all of it: index, home and guest, as a head's does."""
+    figures: dict[Block, float] = {}
+    return lambda block: figures.setdefault(block, draw.randrange(7))
+
+
+@settings(derandomize=True, deadline=None, max_examples=300)
+@given(**SMALL_NETWORKS)
+def test_balanced_cuts_are_the_cheapest_of_all(num_units, num_blocks, overlap, draw):
+    cost = drawn(draw)
+    if num_units < 1 + (num_blocks - 1) * max(1, overlap):
+        with pytest.raises(ValueError, match="at most"):
+            balanced_cuts(num_units, num_blocks, overlap, cost=cost)
+        return
+    cuts = balanced_cuts(num_units, num_blocks, overlap, cost=cost)
+    best = lowest_worst(all_partitions(num_units, num_blocks, overlap), cost)
+    assert cuts in best
+    assert cuts[:2] == best[0][:2]
+
+
+@settings(derandomize=True, deadline=None, max_examples=300)
+@given(**SMALL_NETWORKS, max_memory_mb=st.integers(0, 7))
+def test_under_a_bound_they_are_the_cheapest_of_those_that_fit(
+    num_units, num_blocks, overlap, draw, max_memory_mb
+):
+    partitions = all_partitions(num_units, num_blocks, overlap)
+    assume(partitions)
+    cost, memory_mb = drawn(draw), drawn(draw)
+    fit = [p for p in partitions if max(map(memory_mb, p.blocks)) <= max_memory_mb]
+
+    def under(bound: int) -> tuple[int, ...]:
+        return balanced_cuts(
+            num_units, num_blocks, overlap, cost=cost, memory_mb=memory_mb, max_memory_mb=bound
+        )
+
+    if fit:
+        best = lowest_worst(fit, cost)
+        assert under(max_memory_mb) in best
+        assert under(max_memory_mb)[:2] == best[0][:2]
+        return
+    with pytest.raises(ValueError, match="max-memory-mb") as caught:
+        under(max_memory_mb)
+    needed = min(max(map(memory_mb, p.blocks)) for p in partitions)
+    assert f"give --max-memory-mb {needed}, or" in str(caught.value)
+    assert under(needed) in [p.cuts for p in partitions]
+
+
+@settings(derandomize=True, deadline=None, max_examples=100)
 @given(
     costs=st.lists(st.integers(0, 6), min_size=1, max_size=9),
     num_blocks=st.integers(1, 5),
     overlap=st.integers(0, 3),
 )
-def test_balanced_cuts_are_the_cheapest_of_all(costs, num_blocks, overlap):
-    if len(costs) < 1 + (num_blocks - 1) * max(1, overlap):
-        with pytest.raises(ValueError, match="at most"):
-            balanced_cuts(costs, num_blocks, overlap)
-        return
-    cuts = balanced_cuts(costs, num_blocks, overlap)
-    best = by_trying_all(costs, num_blocks, overlap)
-    assert cuts in best
-    assert cuts[:2] == best[0][:2]
+def test_where_units_alone_cost_the_guest_is_a_cost_too(costs, num_blocks, overlap):
+    assume(len(costs) >= 1 + (num_blocks - 1) * max(1, overlap))
+    best = lowest_worst(all_partitions(len(costs), num_blocks, overlap), summed(costs))
+    assert balanced(costs, num_blocks, overlap) in best
 
 
 def test_among_equals_the_lowest_first_cut_wins_and_the_rest_is_balanced_in_turn():
-    assert balanced_cuts([1, 1, 1, 1, 1], 4, 1) == (0, 1, 2, 3)
-    assert balanced_cuts([0, 0, 0, 0], 2, 0) == (0, 1)
-    assert balanced_cuts([5, 1, 1, 1, 1], 3, 0) == (0, 1, 3)
+    assert balanced([1, 1, 1, 1, 1], 4, 1) == (0, 1, 2, 3)
+    assert balanced([0, 0, 0, 0], 2, 0) == (0, 1)
+    assert balanced([5, 1, 1, 1, 1], 3, 0) == (0, 1, 3)
 
 
 def test_the_guest_counts_in_the_balance():
     costs = [2, 1, 1, 4]
-    assert balanced_cuts(costs, 2, 0) == (0, 3)
-    assert balanced_cuts(costs, 2, 1) == (0, 2)  # with the cut at 3 block 0 would hold all of it
+    assert balanced(costs, 2, 0) == (0, 3)
+    assert balanced(costs, 2, 1) == (0, 2)  # with the cut at 3 block 0 would hold all of it
 
 
 def test_too_few_units_is_an_error_that_says_what_fits():
     with pytest.raises(ValueError) as caught:  # noqa: PT011
-        balanced_cuts([1.0] * 5, 4, 2)
+        balanced([1.0] * 5, 4, 2)
     assert str(caught.value) == (
         "4 workers with overlap 2 don't fit a network of 5 units; at most 3 do"
     )
-    assert balanced_cuts([1.0] * 5, 3, 2) == (0, 1, 3)
+    assert balanced([1.0] * 5, 3, 2) == (0, 1, 3)
+
+
+def test_a_bound_that_no_cut_meets_is_told_with_the_least_that_does():
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        balanced_cuts(
+            3, 2, 0, cost=len_of_home, memory_mb=lambda b: 1.5 * len(b.home), max_memory_mb=2
+        )
+    assert str(caught.value) == (
+        "max-memory-mb 2 is too little: no cut into 2 blocks with overlap 0 keeps every worker"
+        " within it; give --max-memory-mb 3, or a smaller --batch-size"
+    )
+
+
+def len_of_home(block: Block) -> int:
+    return len(block.home)
+
+
+def test_a_thousand_blocks_are_cut_too():
+    """Recursion, a level a block, would end there."""
+    assert balanced_cuts(1002, 1001, 0, cost=len_of_home) == (0, *range(1, 1001))

@@ -7,14 +7,14 @@ import pytest
 
 from launch.assembly import build_block
 from launch.config import ConfigError, RunConfig
-from launch.plans import (
+from launch.resolve import Environment, Resolved, resolve
+from launch.worker_plans import (
     MOST_STEPS_BETWEEN_SNAPSHOTS,
     check_retention,
     choose_snapshot_every,
     image_bytes,
     worker_plan,
 )
-from launch.resolve import Environment, Resolved, resolve
 from runtime.core.plan import Stream, WorkerPlan
 from runtime.state.saving import PLACES
 

@@ -1,0 +1,32 @@
+"""What a run would be, without running it: blocks, memory, predicted rates, and alternatives.
+
+python launch/plan.py --workers 4                      the flags of launch/pipeline.py
+python launch/plan.py --workers 4 --cuts profiled      with times measured on this machine
+"""
+
+import sys
+
+from launch.config import parse
+from launch.plan_report import render_plan
+from launch.resolve import Environment, resolve
+from runtime.live_view import make_console
+from runtime.program import REFUSED
+
+NAME = "plan"
+
+
+def main(argv: list[str]) -> int:
+    """Print the plan and return the exit code."""
+    try:
+        config = parse(argv, prog=NAME)
+        environment = Environment.from_process()
+        resolved = resolve(config, environment=environment)
+    except ValueError as error:
+        print(f"{NAME}: error: {error}", file=sys.stderr)
+        return REFUSED
+    render_plan(resolved, make_console(), environment=environment)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,65 @@
+"""What units cost for one image: FLOPs, what is kept until the backward, weights.
+
+Owns the counting. Knows nothing of blocks, or of where a network is cut.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from models.flops import FlopCount
+from models.network import NUM_BLANKS, Network
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitLoad:
+    """One unit's. `flops` are of its forward; `kept_bytes` is what lives until its backward, its
+    output included and its input not; `weight_bytes` counts parameters and buffers, once for all
+    images."""
+
+    flops: int
+    kept_bytes: int
+    weight_bytes: int
+
+
+def count_loads(network: Network, image_shape: tuple[int, int, int]) -> list[UnitLoad]:
+    """Send two blank images (C, H, W) through the network, a unit at a time, as in training.
+
+    On the CPU: the meta device first imports torch's compiler (1.3 s of every start).
+    """
+    loads = []
+    x_BCHW = torch.zeros(NUM_BLANKS, *image_shape)
+    for index, unit in enumerate(network.units):
+        if index and x_BCHW.is_floating_point():
+            x_BCHW = x_BCHW.requires_grad_().clone()  # no leaf: the unit may work in place on it
+        load, x_BCHW = _count(unit.build(), x_BCHW)
+        loads.append(load)
+    return loads
+
+
+def _count(module: nn.Module, x_BCHW: Tensor) -> tuple[UnitLoad, Tensor]:
+    """Run one unit; return also what it gave, detached."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with (
+        torch.enable_grad(),
+        FlopCount() as counter,
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+    ):
+        y_BCHW = module(x_BCHW)
+    keep(y_BCHW)
+    weights = [*module.parameters(), *module.buffers()]
+    for tensor in (x_BCHW, *weights):
+        kept.pop(tensor.untyped_storage().data_ptr(), None)
+    load = UnitLoad(
+        flops=counter.total // NUM_BLANKS,
+        kept_bytes=sum(kept.values()) // NUM_BLANKS,
+        weight_bytes=sum(tensor.nbytes for tensor in weights),
+    )
+    return load, y_BCHW.detach()
