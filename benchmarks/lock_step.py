@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.lock_step_rank import LockStepCase, RankTiming, run_rank
 
 GLOO_TIMEOUT_S = 60.0
-PROCESS_TIMEOUT_S = 600.0
+PROCESS_TIMEOUT_S = 1800.0
 LEAVE_TIMEOUT_S = 10.0
 
 
@@ -32,15 +32,16 @@ class LockStepTiming:
     slept_s: tuple[float, ...]
 
 
-def run_lock_step(cases: Sequence[LockStepCase]) -> list[LockStepTiming]:
+def run_lock_step(cases: Sequence[LockStepCase], *, wan: str = "") -> list[LockStepTiming]:
     """Run cases of one number of workers in turn, on the same processes.
 
+    `wan` is the control address of a benchmarks.wan_proxy that all connections go through.
     Raises LockStepFailed where a rank fails, and after PROCESS_TIMEOUT_S.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["runtime.fork_server", "benchmarks.lock_step_rank"])
     with tempfile.TemporaryDirectory() as directory:
-        ranks = _start(context, cases, str(Path(directory, "store")))
+        ranks = _start(context, cases, str(Path(directory, "store")), wan)
         try:
             deadline_s = time.monotonic() + PROCESS_TIMEOUT_S
             timings = [
@@ -57,14 +58,14 @@ def run_lock_step(cases: Sequence[LockStepCase]) -> list[LockStepTiming]:
 
 
 def _start(
-    context: ForkServerContext, cases: Sequence[LockStepCase], store_path: str
+    context: ForkServerContext, cases: Sequence[LockStepCase], store_path: str, wan: str
 ) -> list[tuple[ForkServerProcess, Connection]]:
     ranks = []
     for rank in range(cases[0].config.workers):
         receiver, sender = context.Pipe(duplex=False)
         process = context.Process(
             target=run_rank,
-            args=(rank, tuple(cases), store_path, GLOO_TIMEOUT_S, sender),
+            args=(rank, tuple(cases), store_path, GLOO_TIMEOUT_S, wan, sender),
             daemon=True,
         )
         process.start()

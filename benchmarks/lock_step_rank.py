@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.pipelining import PipelineStage, schedules
 
+from benchmarks.proxied_store import ProxiedStore
 from benchmarks.slept_stage import SleptStage
 from runtime.lifetime import die_with_parent
 from runtime.testing.sleeper import Sleeper
@@ -53,17 +54,22 @@ def run_rank(
     cases: tuple[LockStepCase, ...],
     store_path: str,
     timeout_s: float,
+    wan: str,
     results: Connection,
 ) -> None:
-    """Run the cases in turn; send a RankTiming for each, or the traceback that ended it."""
+    """Run the cases in turn; send a RankTiming for each, or the traceback that ended it.
+
+    `wan` is the control address of the proxy that all connections go through; "" is none.
+    """
     die_with_parent()
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     num_ranks = cases[0].config.workers
     try:
+        store: dist.Store = dist.FileStore(store_path, num_ranks)
         dist.init_process_group(
             "gloo",
-            store=dist.FileStore(store_path, num_ranks),
+            store=ProxiedStore(store, control=wan) if wan else store,
             rank=rank,
             world_size=num_ranks,
             timeout=timedelta(seconds=timeout_s),
