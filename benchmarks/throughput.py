@@ -2,6 +2,7 @@
 
     python -m benchmarks.throughput --blocks sleep --baselines --workers 2,4,8 --message-mb 1,64
     python -m benchmarks.throughput --baselines --jitter exponential:0.2,rare:0.02x10 --imbalance
+    python -m benchmarks.throughput --baselines --wan-rtt-ms 50 --lag 2 --window 3
     python -m benchmarks.throughput --blocks real
 
 Every figure is measured by the runtime itself and stands beside its ceiling from the same run:
@@ -22,6 +23,8 @@ from cyclopts import Parameter, Token
 
 from benchmarks.harness import Results, header, make_console, print_header
 from benchmarks.throughput_cases import (
+    SleptCase,
+    Wan,
     best_microbatches,
     run_baselines,
     run_real,
@@ -77,14 +80,27 @@ class Options:
     rare:0.02x10 (how often, how many block times)."""
     imbalance: bool = False
     """Whether to measure also with one block, in the middle, 2x slower."""
+    wan_rtt_ms: float | None = None
+    """Round trip of a wide-area link, to measure also with every edge through one."""
+    wan_mbit: float = 1000.0
+    """Megabits a second of that link, in each direction."""
     json: Path | None = None
     """File that gets a JSON line a run."""
 
     def __post_init__(self) -> None:
-        if self.blocks == "real" and (self.baselines or self.jitter or self.imbalance):
+        is_slept_only = self.baselines or self.jitter or self.imbalance or self.wan is not None
+        if self.blocks == "real" and is_slept_only:
             raise ValueError(
-                "baselines, jitter and imbalance are of blocks that sleep; give --blocks sleep"
+                "baselines, jitter, imbalance and a wide-area link are of blocks that sleep;"
+                " give --blocks sleep"
             )
+
+    @property
+    def wan(self) -> Wan | None:
+        """The wide-area link asked for."""
+        if self.wan_rtt_ms is None:
+            return None
+        return Wan(rtt_ms=self.wan_rtt_ms, mbit=self.wan_mbit)
 
 
 def measure(options: Options) -> Iterator[dict[str, Any]]:
@@ -103,19 +119,20 @@ def _measure_slept(options: Options, directory: Path) -> Iterator[dict[str, Any]
             slept_config(options, workers, message_mb),
             jitters=options.jitter,
             imbalance=options.imbalance,
+            wan=options.wan,
         )
     ]
-    microbatches: dict[SleptConfig, dict[str, int]] = {}
+    microbatches: dict[SleptCase, dict[str, int]] = {}
     for run in range(options.runs):
         for i, case in enumerate(cases):
             _say(f"run {run + 1} of {options.runs}: {case.facts}")
             yield from run_slept(case, run, directory / f"{run}-{i}")
             if not options.baselines:
                 continue
-            if case.without_stalls not in microbatches:
-                microbatches[case.without_stalls], tried = best_microbatches(case)
+            if case.calm not in microbatches:
+                microbatches[case.calm], tried = best_microbatches(case)
                 yield case.facts | {"probes": tried}
-            yield from run_baselines(case, run, microbatches[case.without_stalls])
+            yield from run_baselines(case, run, microbatches[case.calm])
 
 
 def slept_config(options: Options, workers: int, message_mb: float) -> SleptConfig:

@@ -13,6 +13,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 from benchmarks.harness import ROOT
 from benchmarks.lock_step import run_lock_step
 from benchmarks.lock_step_rank import SCHEDULES, LockStepCase
+from benchmarks.wan_proxy import WanProxy
 from runtime.testing.slept import SleptConfig
 from runtime.testing.slept_simulation import simulated_samples_per_s
 
@@ -31,20 +33,46 @@ ONE_PROCESS = "one process, block after block (computed)"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Wan:
+    """A wide-area link, the same for every edge and direction."""
+
+    rtt_ms: float
+    mbit: float
+
+    @property
+    def condition(self) -> str:
+        return f"round trip {self.rtt_ms:g} ms, {self.mbit:g} Mbit/s"
+
+    def open(self) -> WanProxy:
+        """The proxy that every edge goes through, to be entered."""
+        return WanProxy(rtt_s=self.rtt_ms / 1e3, bits_per_s=self.mbit * 1e6)
+
+
+@dataclass(frozen=True, kw_only=True)
 class SleptCase:
     """Slept blocks under one condition; `config` says what every system has to do."""
 
     condition: str
     config: SleptConfig
+    wan: Wan | None = None
+
+    @contextmanager
+    def opened(self) -> Iterator[str]:
+        """Open the wide-area link, if there is one; yields its proxy's control address, or ""."""
+        if self.wan is None:
+            yield ""
+            return
+        with self.wan.open() as proxy:
+            yield proxy.control
 
     def seeded(self, run: int) -> SleptConfig:
         """The work of one run: each draws its own stalls, the same for all systems."""
         return replace(self.config, jitter_seed=run)
 
     @property
-    def without_stalls(self) -> SleptConfig:
-        """The work that a number of microbatches is chosen by."""
-        return replace(self.config, jitter="")
+    def calm(self) -> "SleptCase":
+        """The case without stalls: those that share it share the numbers of microbatches."""
+        return replace(self, condition="", config=replace(self.config, jitter=""))
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -59,7 +87,9 @@ class SleptCase:
         }
 
 
-def slept_cases(config: SleptConfig, *, jitters: Sequence[str], imbalance: bool) -> list[SleptCase]:
+def slept_cases(
+    config: SleptConfig, *, jitters: Sequence[str], imbalance: bool, wan: Wan | None = None
+) -> list[SleptCase]:
     """The undisturbed case first, which the others are compared with."""
     cases = [SleptCase(condition=UNDISTURBED, config=config)]
     for jitter in jitters:
@@ -69,15 +99,26 @@ def slept_cases(config: SleptConfig, *, jitters: Sequence[str], imbalance: bool)
         slow = replace(config, slow_block=config.workers // 2)
         condition = f"block {slow.slow_block} {slow.slow_factor:g}x slower"
         cases.append(SleptCase(condition=condition, config=slow))
+    if wan is not None:
+        far = replace(config, link="zmq-tcp")
+        cases.append(SleptCase(condition=wan.condition, config=far, wan=wan))
     return cases
 
 
-def ceiling(config: SleptConfig) -> tuple[str, float]:
-    """What bounds every system in samples a second, and its name."""
+def ceiling(config: SleptConfig, wan: Wan | None = None) -> tuple[str, float]:
+    """What bounds our runtime in samples a second, and its name.
+
+    Over a wide-area link that may be the upward line, which carries activations and ties; a
+    lock-step schedule has half of that to carry.
+    """
     if config.jitter:
         name = f"simulated, lag {config.lag}, window {config.window}"
         return name, simulated_samples_per_s(config)
-    return "slowest block", 1 / max(config.block_s(k) for k in range(config.workers))
+    compute = 1 / max(config.block_s(k) for k in range(config.workers))
+    if wan is None:
+        return "slowest block", compute
+    line = wan.mbit * 1e6 / 8 / (config.activation_bytes + config.tie_bytes)
+    return ("slowest block", compute) if compute < line else ("bandwidth", line)
 
 
 def one_process_samples_per_s(config: SleptConfig) -> float:
@@ -91,12 +132,14 @@ def one_process_samples_per_s(config: SleptConfig) -> float:
 def run_slept(case: SleptCase, run: int, run_dir: Path) -> Iterator[dict[str, Any]]:
     """Our runtime, and one process alone; one record each."""
     config = case.seeded(run)
-    name, bound = ceiling(config)
+    name, bound = ceiling(config, case.wan)
     facts = case.facts | {"run": run, "ceiling": name, "ceiling_samples_per_s": bound}
     command = [sys.executable, "-m", "benchmarks.slept", json.dumps(asdict(config)), str(run_dir)]
-    summary = run_once(command, run_dir)
+    with case.opened() as control:
+        summary = run_once([*command, control] if control else command, run_dir)
     yield facts | {
-        "system": f"this runtime, lag {config.lag}, window {config.window}, {config.link}",
+        "system": f"this runtime, lag {config.lag}, window {config.window}",
+        "link": config.link,
         "samples_per_s": summary["samples_per_s"],
         "summary": summary,
     }
@@ -113,13 +156,15 @@ def best_microbatches(case: SleptCase) -> tuple[dict[str, int], dict[str, dict[i
         LockStepCase(
             schedule=name,
             microbatches=factor * case.config.workers,
-            config=replace(case.without_stalls, steps=PROBE_STEPS),
+            config=replace(case.calm.config, steps=PROBE_STEPS),
         )
         for name in SCHEDULES
         for factor in MICROBATCHES_A_RANK
     ]
     tried: dict[str, dict[int, float]] = {name: {} for name in SCHEDULES}
-    for probe, timing in zip(probes, run_lock_step(probes), strict=True):
+    with case.opened() as control:
+        timings = run_lock_step(probes, wan=control)
+    for probe, timing in zip(probes, timings, strict=True):
         tried[probe.schedule][probe.microbatches] = timing.batches_per_s
     return {name: max(rates, key=rates.__getitem__) for name, rates in tried.items()}, tried
 
@@ -129,12 +174,14 @@ def run_baselines(
 ) -> Iterator[dict[str, Any]]:
     """Each lock-step schedule, with its own number of microbatches; one record each."""
     config = case.seeded(run)
-    name, bound = ceiling(config)
+    name, bound = ceiling(config, case.wan)
     cases = [
         LockStepCase(schedule=schedule, microbatches=m, config=config)
         for schedule, m in microbatches.items()
     ]
-    for schedule, timing in zip(cases, run_lock_step(cases), strict=True):
+    with case.opened() as control:
+        timings = run_lock_step(cases, wan=control)
+    for schedule, timing in zip(cases, timings, strict=True):
         yield case.facts | {
             "run": run,
             "ceiling": name,

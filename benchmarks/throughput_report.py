@@ -62,10 +62,11 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> list[Panel]:
             case = (_title(record), record["condition"], record["ceiling"])
             runs.setdefault(case, {}).setdefault(_system(record), []).append(record)
     undisturbed = {
-        (title, own[0]["system"]): _rate(own)
+        (title, name): _rate(own)
         for (title, condition, _), systems in runs.items()
         if condition == UNDISTURBED
-        for own in systems.values()
+        for system, own in systems.items()
+        for name in (own[0]["system"], system)
     }
     return [
         Panel(
@@ -73,7 +74,12 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> list[Panel]:
             condition=condition,
             ceiling=ceiling,
             rows=[
-                _row(system, own, undisturbed.get((title, own[0]["system"])))
+                _row(
+                    system,
+                    own,
+                    # over a wide-area link it may be another link or number of microbatches
+                    undisturbed.get((title, system), undisturbed.get((title, own[0]["system"]))),
+                )
                 for system, own in systems.items()
             ],
         )
@@ -89,7 +95,9 @@ def _title(record: Mapping[str, Any]) -> str:
 
 def _system(record: Mapping[str, Any]) -> str:
     name: str = record["system"]
-    return f"{name} * m={record['microbatches']}" if "microbatches" in record else name
+    if "microbatches" in record:
+        return f"{name} * m={record['microbatches']}"
+    return f"{name}, {record['link']}" if "link" in record else name
 
 
 def _rate(own: Sequence[Mapping[str, Any]]) -> float:

@@ -9,6 +9,7 @@ from benchmarks.throughput import Options, slept_config
 from benchmarks.throughput_cases import (
     UNDISTURBED,
     SleptCase,
+    Wan,
     ceiling,
     one_process_samples_per_s,
     slept_cases,
@@ -50,7 +51,7 @@ def test_cases_differ_in_the_condition_only():
     assert plain.condition == UNDISTURBED
     assert plain.config == CONFIG
     assert stalled.config.jitter == "rare:0.02x10"
-    assert stalled.without_stalls == CONFIG
+    assert stalled.calm == plain.calm != slow.calm
     assert slow.config.slow_block == 2
     assert slow.condition == "block 2 2x slower"
 
@@ -68,6 +69,15 @@ def test_ceilings():
     name, bound = ceiling(stalled.config)
     assert name == "simulated, lag 1, window 2"
     assert 0.7 < bound * 0.06 < 0.9
+
+
+def test_a_wide_area_link_is_bound_by_compute_or_by_its_upward_line():
+    wide, narrow = Wan(rtt_ms=50, mbit=1000), Wan(rtt_ms=50, mbit=100)
+    assert ceiling(CONFIG, wide) == ceiling(CONFIG)
+    assert ceiling(CONFIG, narrow) == ("bandwidth", pytest.approx(12.5 / 2))  # 2 MB a step
+    far = slept_cases(CONFIG, jitters=[], imbalance=False, wan=narrow)[-1]
+    assert far.condition == "round trip 50 ms, 100 Mbit/s"
+    assert far.config.link == "zmq-tcp"
 
 
 def test_one_process_computes_the_sum_of_all_blocks():
