@@ -71,7 +71,7 @@ class Options:
     """Lag of the elastic tie."""
     window: int = 2
     """Activations in flight on an edge."""
-    link: str = "zmq-ipc"
+    link: str = "shm"
     """Link between slept blocks."""
     baselines: bool = False
     """Whether to run lock-step schedules on the same slept blocks."""

@@ -39,7 +39,8 @@ from runtime.core.messages import (
 from runtime.core.plan import Side, Stream
 from runtime.core.worker import State, WorkerCore
 from runtime.faults.injector import Injector
-from runtime.links.link import Damaged, Link
+from runtime.keeping import Keeping
+from runtime.links.link import Damaged, Link, Pollable
 from runtime.links.message import DataMessage
 from runtime.neighbours import Neighbours
 from runtime.state.memory import Page, Word
@@ -91,12 +92,16 @@ class Driver:
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._done: deque[tuple[Computed | SnapshotTaken, Made]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._keeping = Keeping(retention, outgoing_specs, lambda: os.eventfd_write(self._wake, 1))
+        self._awaited: set[tuple[Stream, int]] = set()  # to be sent as soon as they are kept
         self._failure: BaseException | None = None
         self._poller = zmq.Poller()
         self._poller.register(self._wake, zmq.POLLIN)
-        for link in links.values():
+        self._sides: dict[Pollable, Side] = {}
+        for side, link in links.items():
             for pollable in link.pollables:
                 self._poller.register(pollable, zmq.POLLIN)
+                self._sides[pollable] = side
 
     # The compute thread -----------------------------------------------------------------------
 
@@ -133,14 +138,16 @@ class Driver:
         next_tick_s = 0.0
         while not until():
             wait_s = max(0.0, next_tick_s - time.monotonic())
-            self._poller.poll(math.ceil(wait_s * 1000))
+            ready = self._poller.poll(math.ceil(wait_s * 1000))
             if self._failure is not None:
                 return  # the compute thread raises it
             self._injector.turn()
+            is_tick = time.monotonic() >= next_tick_s
             self._take_results()
-            for side, link in self._links.items():
-                self._take_messages(side, link)
-            if time.monotonic() >= next_tick_s:
+            heard = {self._sides[found] for found, _ in ready if found in self._sides}
+            for side in self._links if is_tick else heard:
+                self._take_messages(side, self._links[side])
+            if is_tick:
                 next_tick_s = time.monotonic() + TICK_S
                 self._handle(Tick())
                 if self._page[Word.STOP_WANTED] and self.core.stop_at is None:
@@ -151,6 +158,7 @@ class Driver:
 
     def close(self) -> None:
         """Close the links and what this driver opened."""
+        self._keeping.close()
         for link in self._links.values():
             link.close()
         os.close(self._wake)
@@ -173,13 +181,23 @@ class Driver:
             os.eventfd_read(self._wake)
         except BlockingIOError:
             return
+        for stream, step in self._keeping.take_kept():
+            if (stream, step) in self._awaited:
+                self._awaited.remove((stream, step))
+                self._send(Send(stream=stream, step=step, absent=self._is_absent(stream, step)))
         while self._done:
             event, made = self._done.popleft()
+            actions = self._ask_core(event)
+            # What is to be computed next does not wait for the copying of what was made.
+            self._perform([action for action in actions if isinstance(action, Compute)])
             self._keep_made(made, event)
-            self._handle(event)
+            self._perform([action for action in actions if not isinstance(action, Compute)])
             if isinstance(event, Computed) and event.phase is Phase.APPLY:
                 self.telemetry.step_done(event.step, block=self.block)
                 self.telemetry.trace.counters(queue_depth=self.queue_depth)
+
+    def _is_absent(self, stream: Stream, step: int) -> bool:
+        return self.core.edges.outgoing[stream].is_absent(step)
 
     def _take_messages(self, side: Side, link: Link) -> None:
         while (message := link.receive()) is not None:
@@ -198,9 +216,12 @@ class Driver:
             log.warning("a damaged message from the worker %s: %s", side.value, message.reason)
 
     def _handle(self, event: Event, payload: Payload | None = None) -> None:
+        self._perform(self._ask_core(event), payload)
+
+    def _ask_core(self, event: Event) -> list[Action]:
         actions = self.core.handle(event)
         self.telemetry.stopwatch.enter(self.core.state, self.core.step)
-        self._perform(actions, payload)
+        return actions
 
     def _perform(self, actions: list[Action], arrived: Payload | None = None) -> None:
         for action in actions:
@@ -232,6 +253,9 @@ class Driver:
             self._links[stream.source].recycle(stream, before)
 
     def _send(self, action: Send) -> None:
+        if self._keeping.is_pending(action.stream, action.step):
+            self._awaited.add((action.stream, action.step))
+            return
         began_s = time.monotonic()
         payload = () if action.absent else self._retention.get(action.stream, action.step)
         side, message = message_of(action, self.core, payload)
@@ -243,13 +267,17 @@ class Driver:
         """Hand a snapshot over to the compute thread."""
 
         def task() -> None:
+            self._keeping.await_all()  # what was made before it will not be made again
             self._saver.save(action.step, self.block.state(), checkpoint=action.checkpoint)
             self._done.append((SnapshotTaken(step=action.step), {}))
 
         self.submit(task)
 
     def _compute(self, action: Compute) -> None:
-        """Hand a phase to the compute thread, with the payloads that it uses."""
+        """Hand a phase to the compute thread, with the payloads that it uses.
+
+        An update follows its forward whatever comes, and so is handed over with it.
+        """
         step, block = action.step, self.block
         absent = False
 
@@ -266,20 +294,23 @@ class Driver:
             block.apply(step, below, above)
             return {}
 
-        def task() -> None:
-            self._injector.begin(action.phase, step)
+        def run(phase: Phase, compute: Callable[[], Made]) -> None:
+            self._injector.begin(phase, step)
             began_s = time.perf_counter()
-            made = phases[action.phase]()
+            made = compute()
             self._injector.end(step, time.perf_counter() - began_s)
             self.telemetry.stopwatch.computed_s += time.perf_counter() - began_s
-            self._done.append((Computed(phase=action.phase, step=step, absent=absent), made))
+            self._done.append((Computed(phase=phase, step=step, absent=absent), made))
 
-        incoming = self._inbox.get((Stream.ACTIVATION, step))
-        below = self._inbox_or_none(Stream.TIE_UP, action.from_below)
-        above = self._inbox_or_none(Stream.TIE_DOWN, action.from_above)
-        phases = {Phase.FORWARD: forward, Phase.UPDATE: update, Phase.APPLY: apply}
-        self._page[Word.REACHED] = max(self._page[Word.REACHED], self.core.reached)
-        self.submit(task)
+        if action.phase is Phase.FORWARD:
+            incoming = self._inbox.get((Stream.ACTIVATION, step))
+            self._page[Word.REACHED] = max(self._page[Word.REACHED], self.core.reached)
+            self.submit(lambda: run(Phase.FORWARD, forward))
+            self.submit(lambda: run(Phase.UPDATE, update))
+        elif action.phase is Phase.APPLY:
+            below = self._inbox_or_none(Stream.TIE_UP, action.from_below)
+            above = self._inbox_or_none(Stream.TIE_DOWN, action.from_above)
+            self.submit(lambda: run(Phase.APPLY, apply))
 
     def _inbox_or_none(self, stream: Stream, step: int | None) -> Payload | None:
         return None if step is None else self._inbox[stream, step]
@@ -291,12 +322,12 @@ class Driver:
             if specs is None:
                 continue
             if isinstance(event, Computed) and event.absent:
-                self._retention.put(stream, event.step, None)
+                self._keeping.keep(stream, event.step, None)
                 continue
             assert payload is not None, f"no {stream.value} was made at step {event.step}"
             for spec, tensor in zip(specs, payload, strict=True):
                 spec.check(tensor)
-            self._retention.put(stream, event.step, payload)
+            self._keeping.keep(stream, event.step, payload)
 
     @property
     def is_done(self) -> bool:

@@ -45,10 +45,13 @@ from runtime.trace import Trace
 
 log = logging.getLogger(__name__)
 
+SWITCH_INTERVAL_S = 2e-4  # the compute thread waits no longer than that for the loop's to let go
+
 
 def run_worker(program: Program, meeting: Meeting, k: int, life: Life, keeper: Connection) -> None:
     """The body of worker process k in one of its lives. Tells the keeper why it fails, if so."""
     die_with_parent()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the keeper decides what they mean
     final: tuple[type[Exception], ...] = (ProtocolError, OutOfRoom)

@@ -38,7 +38,7 @@ class SleptConfig:
     lag: int
     window: int
     link: str
-    snapshot_every: int = 1
+    snapshot_every: int = 4
     slow_block: int | None = None
     slow_factor: float = 2.0
     jitter: str = ""
