@@ -5,13 +5,18 @@ core's; how bytes move is the links'; what is learned is the block's. The loop r
 its own, so that messages come and go while the block computes on the main thread.
 """
 
+import contextlib
 import logging
 import math
 import os
 import queue
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import NamedTuple
 
 import zmq
 
@@ -41,13 +46,13 @@ from runtime.core.worker import State, WorkerCore
 from runtime.faults.injector import Injector
 from runtime.keeping import Keeping
 from runtime.links.link import Damaged, Link, Pollable
-from runtime.links.message import DataMessage
+from runtime.links.message import DataMessage, Message
 from runtime.neighbours import Neighbours
 from runtime.state.memory import Page, Word
 from runtime.state.retention import Retention
 from runtime.state.saving import Saver
 from runtime.step import BlockStep, Payload, TensorSpec
-from runtime.telemetry import Telemetry
+from runtime.telemetry import Figures, Telemetry, figures_of
 from runtime.wire import event_of, message_of
 
 log = logging.getLogger(__name__)
@@ -56,7 +61,16 @@ TICK_S = 0.1
 LOGGED_DAMAGES = 20  # a log is not flooded by a link that does nothing but damage
 STATES = tuple(State)
 Task = Callable[[], None]
+Work = Compute | Snapshot | Task  # of the compute thread
 Made = Mapping[Stream, Payload | None]
+NOTHING_MADE: Made = MappingProxyType({})
+
+
+class StepDone(NamedTuple):
+    """A step is done, and the block's figures were these."""
+
+    step: int
+    figures: Figures
 
 
 class Driver:
@@ -89,11 +103,12 @@ class Driver:
         self._injector = injector
         self._outgoing_specs = outgoing_specs
         self._inbox: dict[tuple[Stream, int], Payload] = {}
-        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
-        self._done: deque[tuple[Computed | SnapshotTaken, Made]] = deque()
+        self._works: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._todo: deque[StepDone | Release | Finish | tuple[Side, Message]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._keeping = Keeping(retention, outgoing_specs, lambda: os.eventfd_write(self._wake, 1))
-        self._awaited: set[tuple[Stream, int]] = set()  # to be sent as soon as they are kept
+        self._awaited: dict[tuple[Stream, int], tuple[Side, Message]] = {}  # sent when kept
         self._failure: BaseException | None = None
         self._poller = zmq.Poller()
         self._poller.register(self._wake, zmq.POLLIN)
@@ -106,23 +121,111 @@ class Driver:
     # The compute thread -----------------------------------------------------------------------
 
     def compute(self) -> None:
-        """Run what the loop hands over, until it hands over nothing more."""
-        while (task := self._tasks.get()) is not None:
+        """Run what the loop hands over, and what follows from it, until there is no more."""
+        while (work := self._works.get()) is not None:
             try:
-                task()
+                while work is not None:
+                    work = self._run(work)
+                    os.eventfd_write(self._wake, 1)
             except BaseException as error:
                 self._failure = error
-                raise
-            finally:
                 os.eventfd_write(self._wake, 1)
+                raise
+
+    def _run(self, work: Work) -> Work | None:
+        """Do one piece of work; return what the core wants next: no other thread is waited for."""
+        match work:
+            case Compute():
+                event, made = self._run_phase(work)
+                return self._decide(event, made=made)
+            case Snapshot():
+                self._keeping.await_all()  # what was made before it will not be made again
+                self._saver.save(work.step, self.block.state(), checkpoint=work.checkpoint)
+                return self._decide(SnapshotTaken(step=work.step))
+        work()
+        return None
+
+    def _run_phase(self, action: Compute) -> tuple[Computed, Made]:
+        """One phase of a step: what it gave, and what it made for the neighbours."""
+        block, step, absent = self.block, action.step, False
+        self._page[Word.REACHED] = max(self._page[Word.REACHED], self.core.reached)
+        self._injector.begin(action.phase, step)
+        began_s = time.perf_counter()
+        made: Made = {}
+        match action.phase:
+            case Phase.FORWARD:
+                incoming = self._inbox.get((Stream.ACTIVATION, step))
+                made = {Stream.ACTIVATION: block.forward(step, incoming)}
+            case Phase.UPDATE:
+                ties = block.update(step)
+                made, absent = {Stream.TIE_UP: ties.up, Stream.TIE_DOWN: ties.down}, ties.absent
+            case Phase.APPLY:
+                below = self._inbox_or_none(Stream.TIE_UP, action.from_below)
+                above = self._inbox_or_none(Stream.TIE_DOWN, action.from_above)
+                block.apply(step, below, above)
+        self._injector.end(step, time.perf_counter() - began_s)
+        self.telemetry.stopwatch.computed_s += time.perf_counter() - began_s
+        return Computed(phase=action.phase, step=step, absent=absent), made
+
+    def _inbox_or_none(self, stream: Stream, step: int | None) -> Payload | None:
+        return None if step is None else self._inbox[stream, step]
 
     def end_compute(self) -> None:
         """Let `compute` return when what was handed over is done."""
-        self._tasks.put(None)
+        self._works.put(None)
 
     def submit(self, task: Task) -> None:
         """Hand something over to the compute thread."""
-        self._tasks.put(task)
+        self._works.put(task)
+
+    # Both threads -----------------------------------------------------------------------------
+
+    def _decide(
+        self, event: Event, *, made: Made = NOTHING_MADE, arrived: Payload | None = None
+    ) -> Work | None:
+        """Tell the core an event; return what is to be computed now, and leave the rest for the
+        loop in order. Whoever decides holds the lock: core, inbox and todo are changed here."""
+        with self._lock:
+            self._keep_made(made, event)
+            actions = self.core.handle(event)
+            self.telemetry.stopwatch.enter(self.core.state, self.core.step)
+            work = self._sort(actions, arrived)
+            if isinstance(event, Computed) and event.phase is Phase.APPLY:
+                self._todo.append(StepDone(event.step, figures_of(self.block)))
+            return work
+
+    def _sort(self, actions: list[Action], arrived: Payload | None = None) -> Work | None:
+        work: Work | None = None
+        for action in actions:
+            match action:
+                case Compute() | Snapshot():
+                    assert work is None, f"{work} and {action} at once"
+                    work = action
+                case Keep(stream=stream, step=step):
+                    assert arrived is not None
+                    self._inbox[stream, step] = arrived
+                case Hello() | Send() | Acknowledge() | AskSnapshot() | TellStop():
+                    self._todo.append(message_of(action, self.core))  # to the lives of now
+                case Release() | Finish():
+                    self._todo.append(action)
+                case Trim():
+                    pass  # its slots are free to be used again
+        return work
+
+    def _keep_made(self, made: Made, event: Event) -> None:
+        """Keep what the block made, until its receiver will never ask for it again."""
+        for stream, payload in made.items():
+            specs = self._outgoing_specs.get(stream)
+            if specs is None:
+                continue
+            assert isinstance(event, Computed)
+            if event.absent:
+                self._keeping.keep(stream, event.step, None)
+                continue
+            assert payload is not None, f"no {stream.value} was made at step {event.step}"
+            for spec, tensor in zip(specs, payload, strict=True):
+                spec.check(tensor)
+            self._keeping.keep(stream, event.step, payload)
 
     # The loop ---------------------------------------------------------------------------------
 
@@ -134,7 +237,7 @@ class Driver:
         """
         if poll_also is not None:
             self._poller.register(poll_also, zmq.POLLIN)
-        self._perform(self.core.start())
+        self._begin()
         next_tick_s = 0.0
         while not until():
             wait_s = max(0.0, next_tick_s - time.monotonic())
@@ -176,28 +279,40 @@ class Driver:
         """Activations that are here and not yet used."""
         return sum(1 for stream, _ in self._inbox if stream is Stream.ACTIVATION)
 
-    def _take_results(self) -> None:
-        try:
-            os.eventfd_read(self._wake)
-        except BlockingIOError:
-            return
-        for stream, step in self._keeping.take_kept():
-            if (stream, step) in self._awaited:
-                self._awaited.remove((stream, step))
-                self._send(Send(stream=stream, step=step, absent=self._is_absent(stream, step)))
-        while self._done:
-            event, made = self._done.popleft()
-            actions = self._ask_core(event)
-            # What is to be computed next does not wait for the copying of what was made.
-            self._perform([action for action in actions if isinstance(action, Compute)])
-            self._keep_made(made, event)
-            self._perform([action for action in actions if not isinstance(action, Compute)])
-            if isinstance(event, Computed) and event.phase is Phase.APPLY:
-                self.telemetry.step_done(event.step, block=self.block)
-                self.telemetry.trace.counters(queue_depth=self.queue_depth)
+    def _begin(self) -> None:
+        with self._lock:
+            work = self._sort(self.core.start())
+        if work is not None:
+            self._works.put(work)
+        self._do_todo()
 
-    def _is_absent(self, stream: Stream, step: int) -> bool:
-        return self.core.edges.outgoing[stream].is_absent(step)
+    def _take_results(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
+        for key in self._keeping.take_kept():
+            if key in self._awaited:
+                self._send(*self._awaited.pop(key))
+        self._do_todo()
+
+    def _handle(self, event: Event, arrived: Payload | None = None) -> None:
+        work = self._decide(event, arrived=arrived)
+        if work is not None:
+            self._works.put(work)
+        self._do_todo()
+
+    def _do_todo(self) -> None:
+        """Do what was left for the loop, in the order in which it was decided."""
+        while self._todo:
+            match self._todo.popleft():
+                case StepDone(step=step, figures=figures):
+                    self.telemetry.step_done(step, figures)
+                    self.telemetry.trace.counters(queue_depth=self.queue_depth)
+                case Release(stream=stream, step=step):
+                    self._release(stream, step)
+                case Finish():
+                    log.info("done before step %d", self.core.step)
+                case (side, message):
+                    self._send(side, message)
 
     def _take_messages(self, side: Side, link: Link) -> None:
         while (message := link.receive()) is not None:
@@ -215,36 +330,6 @@ class Driver:
         if self.damaged <= LOGGED_DAMAGES:
             log.warning("a damaged message from the worker %s: %s", side.value, message.reason)
 
-    def _handle(self, event: Event, payload: Payload | None = None) -> None:
-        self._perform(self._ask_core(event), payload)
-
-    def _ask_core(self, event: Event) -> list[Action]:
-        actions = self.core.handle(event)
-        self.telemetry.stopwatch.enter(self.core.state, self.core.step)
-        return actions
-
-    def _perform(self, actions: list[Action], arrived: Payload | None = None) -> None:
-        for action in actions:
-            match action:
-                case Compute():
-                    self._compute(action)
-                case Send():
-                    self._send(action)
-                case Keep(stream=stream, step=step):
-                    assert arrived is not None
-                    self._inbox[stream, step] = arrived
-                case Release(stream=stream, step=step):
-                    self._release(stream, step)
-                case Trim():
-                    pass  # its slots are free to be used again
-                case Snapshot():
-                    self._save(action)
-                case Hello() | Acknowledge() | AskSnapshot() | TellStop():
-                    side, message = message_of(action, self.core)
-                    self._links[side].send(message)
-                case Finish():
-                    log.info("done before step %d", self.core.step)
-
     def _release(self, stream: Stream, step: int) -> None:
         """Give back the message before this one: the last is kept, for timing the block alone."""
         before = self.last_inputs.get(stream)
@@ -252,82 +337,20 @@ class Driver:
         if before is not None:
             self._links[stream.source].recycle(stream, before)
 
-    def _send(self, action: Send) -> None:
-        if self._keeping.is_pending(action.stream, action.step):
-            self._awaited.add((action.stream, action.step))
+    def _send(self, side: Side, message: Message) -> None:
+        if not isinstance(message, DataMessage):
+            self._links[side].send(message)
+            return
+        stream, step = message.stream, message.step
+        if self._keeping.is_pending(stream, step):
+            self._awaited[stream, step] = side, message
             return
         began_s = time.monotonic()
-        payload = () if action.absent else self._retention.get(action.stream, action.step)
-        side, message = message_of(action, self.core, payload)
+        if not message.absent:
+            message = replace(message, payload=self._retention.get(stream, step))
         if not self._links[side].send(message):
-            log.warning("%s %d found no peer", action.stream.value, action.step)
-        self.telemetry.trace.sent(action.stream, action.step, began_s, time.monotonic())
-
-    def _save(self, action: Snapshot) -> None:
-        """Hand a snapshot over to the compute thread."""
-
-        def task() -> None:
-            self._keeping.await_all()  # what was made before it will not be made again
-            self._saver.save(action.step, self.block.state(), checkpoint=action.checkpoint)
-            self._done.append((SnapshotTaken(step=action.step), {}))
-
-        self.submit(task)
-
-    def _compute(self, action: Compute) -> None:
-        """Hand a phase to the compute thread, with the payloads that it uses.
-
-        An update follows its forward whatever comes, and so is handed over with it.
-        """
-        step, block = action.step, self.block
-        absent = False
-
-        def forward() -> Made:
-            return {Stream.ACTIVATION: block.forward(step, incoming)}
-
-        def update() -> Made:
-            nonlocal absent
-            ties = block.update(step)
-            absent = ties.absent
-            return {Stream.TIE_UP: ties.up, Stream.TIE_DOWN: ties.down}
-
-        def apply() -> Made:
-            block.apply(step, below, above)
-            return {}
-
-        def run(phase: Phase, compute: Callable[[], Made]) -> None:
-            self._injector.begin(phase, step)
-            began_s = time.perf_counter()
-            made = compute()
-            self._injector.end(step, time.perf_counter() - began_s)
-            self.telemetry.stopwatch.computed_s += time.perf_counter() - began_s
-            self._done.append((Computed(phase=phase, step=step, absent=absent), made))
-
-        if action.phase is Phase.FORWARD:
-            incoming = self._inbox.get((Stream.ACTIVATION, step))
-            self._page[Word.REACHED] = max(self._page[Word.REACHED], self.core.reached)
-            self.submit(lambda: run(Phase.FORWARD, forward))
-            self.submit(lambda: run(Phase.UPDATE, update))
-        elif action.phase is Phase.APPLY:
-            below = self._inbox_or_none(Stream.TIE_UP, action.from_below)
-            above = self._inbox_or_none(Stream.TIE_DOWN, action.from_above)
-            self.submit(lambda: run(Phase.APPLY, apply))
-
-    def _inbox_or_none(self, stream: Stream, step: int | None) -> Payload | None:
-        return None if step is None else self._inbox[stream, step]
-
-    def _keep_made(self, made: Made, event: Computed | SnapshotTaken) -> None:
-        """Keep what the block made, until its receiver will never ask for it again."""
-        for stream, payload in made.items():
-            specs = self._outgoing_specs.get(stream)
-            if specs is None:
-                continue
-            if isinstance(event, Computed) and event.absent:
-                self._keeping.keep(stream, event.step, None)
-                continue
-            assert payload is not None, f"no {stream.value} was made at step {event.step}"
-            for spec, tensor in zip(specs, payload, strict=True):
-                spec.check(tensor)
-            self._keeping.keep(stream, event.step, payload)
+            log.warning("%s %d found no peer", stream.value, step)
+        self.telemetry.trace.sent(stream, step, began_s, time.monotonic())
 
     @property
     def is_done(self) -> bool:

@@ -8,7 +8,7 @@ import os
 import resource
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -21,6 +21,19 @@ from runtime.trace import Trace
 Report = dict[str, Any]
 
 COMPUTING = (State.FORWARD, State.UPDATE, State.APPLY)
+
+
+class Figures(NamedTuple):
+    """What a block says of itself after a step."""
+
+    loss: float
+    probe_top1: float
+    num_bad_steps: int
+
+
+def figures_of(block: BlockStep) -> Figures:
+    """A block's figures as they are now; it may soon be at the next step."""
+    return Figures(block.loss, block.probe_top1, block.num_bad_steps)
 
 
 class Stopwatch:
@@ -100,7 +113,7 @@ class Telemetry:
                 completed_before=self._completed_before,
             )
 
-    def step_done(self, step: int, *, block: BlockStep) -> None:
+    def step_done(self, step: int, figures: Figures) -> None:
         """Record a finished step."""
         t = time.time()
         page = self._page
@@ -115,10 +128,10 @@ class Telemetry:
             "pid": os.getpid(),
             "generation": self._generation,
             "step": step,
-            "loss": block.loss,
-            "probe_top1": block.probe_top1,
+            "loss": figures.loss,
+            "probe_top1": figures.probe_top1,
             "samples_per_s": self._rate(t, step),
-            "bad_steps": block.num_bad_steps,
+            "bad_steps": figures.num_bad_steps,
         }
         self._last = record
         self._records.append(record)
