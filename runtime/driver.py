@@ -104,6 +104,7 @@ class Driver:
         self._outgoing_specs = outgoing_specs
         self._inbox: dict[tuple[Stream, int], Payload] = {}
         self._works: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
+        self._is_ending = False
         self._lock = threading.Lock()
         self._todo: deque[StepDone | Release | Finish | tuple[Side, Message]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -124,7 +125,7 @@ class Driver:
         """Run what the loop hands over, and what follows from it, until there is no more."""
         while (work := self._works.get()) is not None:
             try:
-                while work is not None:
+                while work is not None and not self._is_ending:
                     work = self._run(work)
                     os.eventfd_write(self._wake, 1)
             except BaseException as error:
@@ -171,7 +172,8 @@ class Driver:
         return None if step is None else self._inbox[stream, step]
 
     def end_compute(self) -> None:
-        """Let `compute` return when what was handed over is done."""
+        """Let `compute` return when the phase that it is at is done."""
+        self._is_ending = True
         self._works.put(None)
 
     def submit(self, task: Task) -> None:
@@ -347,7 +349,9 @@ class Driver:
             return
         began_s = time.monotonic()
         if not message.absent:
-            message = replace(message, payload=self._retention.get(stream, step))
+            payload = self._retention.get(stream, step)
+            found = self._retention.checksum(stream, step)
+            message = replace(message, payload=payload, checksum=found)
         if not self._links[side].send(message):
             log.warning("%s %d found no peer", stream.value, step)
         self.telemetry.trace.sent(stream, step, began_s, time.monotonic())

@@ -29,7 +29,7 @@ from runtime.faults.injector import Injector
 from runtime.faults.log import FaultLog
 from runtime.job import Job
 from runtime.lifetime import die_with_parent
-from runtime.linking import Linking, outgoing_specs
+from runtime.linking import Linking, guards_payload, outgoing_specs
 from runtime.neighbours import Neighbours
 from runtime.program import FINAL, REFUSED, TRACEBACK_CHARACTERS, Life, Meeting, Program
 from runtime.rendezvous import Announcement, Rendezvous, open_rendezvous, open_store
@@ -126,7 +126,12 @@ class Worker:
         faults = FaultLog(Path(announcement.run_dir), generation=life.generation)
         self._injector = Injector(job.faults, k, faults, keeper_pid=meeting.keeper_pid)
         self._outgoing = outgoing_specs(job, k)
-        self._retention = Retention(life.memory.messages, self._plan, self._outgoing)
+        self._retention = Retention(
+            life.memory.messages,
+            self._plan,
+            self._outgoing,
+            checksums=guards_payload(job, shares_memory=job.link == "shm"),
+        )
         self._saver = Saver(
             life.memory,
             self._page,

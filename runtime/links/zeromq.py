@@ -113,8 +113,8 @@ class ZmqLink:
         if isinstance(message, HelloMessage):
             message = replace(message, fingerprint=self._fingerprint)
         if isinstance(message, DataMessage):
-            found = checksum(message.payload) if self._end.guards_payload else 0
-            message = replace(message, checksum=found)
+            if self._end.guards_payload and not message.checksum:
+                message = replace(message, checksum=checksum(message.payload))
             tensors = self._tensor_frames(message)
         return [encode(message, edge=self._fingerprint), *tensors]
 
