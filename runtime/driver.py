@@ -193,6 +193,7 @@ class Driver:
             self.telemetry.stopwatch.enter(self.core.state, self.core.step)
             work = self._sort(actions, arrived)
             if isinstance(event, Computed) and event.phase is Phase.APPLY:
+                self.telemetry.count_step(event.step)
                 self._todo.append(StepDone(event.step, figures_of(self.block)))
             return work
 

@@ -113,15 +113,19 @@ class Telemetry:
                 completed_before=self._completed_before,
             )
 
+    def count_step(self, step: int) -> None:
+        """Count a finished step, at once: this life may end before it is recorded."""
+        page = self._page
+        page[Word.STEPS_DONE] += 1
+        page[Word.RETRAINED] += step < page[Word.COMPLETED]
+        page[Word.COMPLETED] = max(page[Word.COMPLETED], step + 1)
+
     def step_done(self, step: int, figures: Figures) -> None:
         """Record a finished step."""
         t = time.time()
         page = self._page
         if not page[Word.FIRST_STEP_T_NS]:
             page[Word.FIRST_STEP], page[Word.FIRST_STEP_T_NS] = step, int(t * 1e9)
-        page[Word.STEPS_DONE] += 1
-        page[Word.RETRAINED] += step < page[Word.COMPLETED]
-        page[Word.COMPLETED] = max(page[Word.COMPLETED], step + 1)
         record = {
             "t": t,
             "block": self._block,

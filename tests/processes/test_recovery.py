@@ -53,7 +53,6 @@ def test_fifteen_faults_in_one_run_change_nothing(start):
     pids = [{r["pid"] for r in run.metrics() if r["block"] == k} for k in range(4)]
     assert len(pids[3]) == 1
     assert "worker 1 was killed by SIGKILL, after 8 steps; a new one goes on from step 8" in out
-    assert "worker 3: step 22 was skipped" in out
     assert "its loop has not turned for 1.5 s" in out
     assert "the coordinator (pid" in err
     assert "No space left on device" in err

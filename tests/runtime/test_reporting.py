@@ -223,6 +223,7 @@ def test_what_is_asked_for_too_early_is_not_there(talk):
 
 
 def test_a_result_holds_figures_digests_and_weights(talk):
+    talk.driver.telemetry.count_step(NUM_STEPS - 1)
     talk.driver.telemetry.step_done(NUM_STEPS - 1, figures_of(talk.block))
     talk.driver.telemetry.dropped_reports = 2
     talk.page[Word.RETRAINED] = 4
@@ -254,6 +255,7 @@ def test_the_result_is_that_of_the_end_whatever_is_measured_after_it(talk):
 def test_the_end_is_reported_at_once_and_once(talk):
     talk.turn()
     assert talk.heard("report") == []
+    talk.driver.telemetry.count_step(NUM_STEPS - 1)
     talk.driver.telemetry.step_done(NUM_STEPS - 1, figures_of(talk.block))
     talk.finish()
     (report,) = talk.heard("report")

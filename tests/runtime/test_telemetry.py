@@ -45,6 +45,7 @@ class Worker:
     def train(self, *steps: int, every_s: float = 1.0, block: Any = BLOCK) -> None:
         for step in steps:
             self.now_s += every_s
+            self.telemetry.count_step(step)
             self.telemetry.step_done(step, figures_of(block))
 
     def report(self, state: State = State.FORWARD, *, force: bool = True) -> dict[str, Any]:
