@@ -66,7 +66,10 @@ class Options:
     step_ms: float = 60.0
     """Milliseconds that a slept block sleeps a step, a third of them in its home's forward."""
     message_mb: FloatList = (1.0,)
-    """Megabytes of each activation and of each tie message of slept blocks."""
+    """Megabytes of each activation of slept blocks."""
+    tie_mb: float = 1.0
+    """Megabytes of each tie message, one up and one down a step: these are a guest's weights,
+    whatever the size of the activations."""
     lag: int = 1
     """Lag of the elastic tie."""
     window: int = 2
@@ -137,18 +140,21 @@ def _measure_slept(options: Options, directory: Path) -> Iterator[dict[str, Any]
 
 def slept_config(options: Options, workers: int, message_mb: float) -> SleptConfig:
     """Slept blocks without stalls."""
-    size = int(message_mb * 1e6) // 4 * 4
     return SleptConfig(
         workers=workers,
         steps=options.steps or 150,
         step_s=options.step_ms / 1e3,
         forward_share=1 / 3,
-        activation_bytes=size,
-        tie_bytes=size,
+        activation_bytes=_whole_floats(message_mb),
+        tie_bytes=_whole_floats(options.tie_mb),
         lag=options.lag,
         window=options.window,
         link=options.link,
     )
+
+
+def _whole_floats(megabytes: float) -> int:
+    return int(megabytes * 1e6) // 4 * 4
 
 
 def _measure_real(options: Options, directory: Path) -> Iterator[dict[str, Any]]:

@@ -82,6 +82,7 @@ class SleptCase:
             "blocks": "sleep",
             "workers": self.config.workers,
             "message_mb": round(size_mb, 3),
+            "tie_mb": round(self.config.tie_bytes / 1e6, 3),
             "condition": self.condition,
             "steps": self.config.steps,
         }

@@ -90,7 +90,8 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> list[Panel]:
 def _title(record: Mapping[str, Any]) -> str:
     if record["blocks"] == "real":
         return f"the default network, {record['workers']} workers"
-    return f"{record['workers']} slept blocks, {record['message_mb']:g} MB messages"
+    sizes = f"{record['message_mb']:g} MB activations, ties of {record['tie_mb']:g} MB"
+    return f"{record['workers']} slept blocks, {sizes}"
 
 
 def _system(record: Mapping[str, Any]) -> str:

@@ -96,7 +96,7 @@ def test_real_blocks_have_no_stalls():
 
 def test_medians_shares_and_what_is_kept():
     plain, stalled = summarise(RECORDS)
-    assert plain.title == "4 slept blocks, 1 MB messages"
+    assert plain.title == "4 slept blocks, 1 MB activations, ties of 1 MB"
     ours, gpipe = plain.rows
     assert (ours.system, ours.num_runs, ours.samples_per_s) == ("this runtime", 3, 18.0)
     assert ours.share == pytest.approx((0.9, 0.85, 0.95))
