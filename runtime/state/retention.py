@@ -26,6 +26,7 @@ from runtime.step import Payload, Specs, TensorSpec
 ALIGNMENT_BYTES = 64
 CHUNK_BYTES = 1 << 18  # copied, then hashed while it is still in the cache
 EMPTY, PRESENT, ABSENT = 0, 1, 2
+SHARED = mmap.MAP_SHARED | mmap.MAP_POPULATE  # pages are made now, and not in the first steps
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Retention:
             return
         with Path(path).open("r+b") as file:
             os.ftruncate(file.fileno(), self.size_bytes)
-            memory = mmap.mmap(file.fileno(), self.size_bytes)
+            memory = mmap.mmap(file.fileno(), self.size_bytes, SHARED)
         self._rings = _rings(memory, plan, specs)
 
     def put(self, stream: Stream, step: int, payload: Payload | None) -> None:
@@ -138,7 +139,7 @@ class NeighboursRetention:
         if not size_bytes:
             return
         with Path(path).open("rb") as file:
-            memory = mmap.mmap(file.fileno(), size_bytes, prot=mmap.PROT_READ)
+            memory = mmap.mmap(file.fileno(), size_bytes, SHARED, mmap.PROT_READ)
         self._rings = _rings(memory, plan, specs)
 
     def find(self, stream: Stream, step: int) -> Payload | None:
