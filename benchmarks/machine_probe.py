@@ -66,6 +66,7 @@ def probe(*, steps: int) -> Figures:
         transfer_bytes_per_s=LARGE_BYTES / max(1e-3, both_s - 2 * latency_s - loops_s),
         send_bytes_per_s=checksum_rate,
         receive_bytes_per_s=receive_rate,
+        takes_cores=True,
     )
     cores = len(os.sched_getaffinity(0))
     machine = _calibrated(Machine(copy_bytes_per_s=copy_rate, cores=cores), shm, steps=steps)

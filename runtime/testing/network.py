@@ -23,6 +23,8 @@ class Wire:
     transfer_bytes_per_s: float = math.inf
     send_bytes_per_s: float = math.inf
     receive_bytes_per_s: float = math.inf
+    takes_cores: bool = False
+    """Whether a transfer is the work of its host's cores, so that a host has one at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +66,14 @@ class Network:
     """
 
     wire: Callable[[int, int], Wire]
-    _free_s: dict[tuple[int, int], float] = field(default_factory=dict)
+    host: Callable[[int], int] = lambda _: 0
+    _free_s: dict[tuple[int, ...], float] = field(default_factory=dict)
 
     def arrival_s(self, now_s: float, k: int, to: int, size_bytes: int) -> float:
         """When a message that worker k has sent is with worker `to`; never before an earlier one."""
         wire = self.wire(k, to)
-        sent_s = max(now_s, self._free_s.get((k, to), 0.0)) + size_bytes / wire.transfer_bytes_per_s
-        self._free_s[k, to] = sent_s
+        line = (self.host(k),) if wire.takes_cores and size_bytes else (k, to)
+        begins_s = max(now_s, self._free_s.get(line, 0.0), self._free_s.get((k, to), 0.0))
+        sent_s = begins_s + size_bytes / wire.transfer_bytes_per_s
+        self._free_s[line] = self._free_s[k, to] = sent_s
         return sent_s + wire.latency_s

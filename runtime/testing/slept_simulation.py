@@ -52,7 +52,10 @@ def simulated_step_ends(
     simulation = TimedSimulation(
         [job.plan(k) for k in range(config.workers)],
         duration_s=phase_duration_s(config),
-        network=Network(lambda k, to: wire if k // size == to // size else far),
+        network=Network(
+            wire=lambda k, to: wire if k // size == to // size else far,
+            host=lambda k: k // size,
+        ),
         machine=machine,
         workers_per_host=size,
     )
