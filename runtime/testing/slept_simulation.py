@@ -37,15 +37,15 @@ def simulated_samples_per_s(config: SleptConfig, *, latency_s: float = 0.0) -> f
     return job.batch_size * steps_per_s(step_ends(simulation))
 
 
-def simulated_step_ends(
+def simulate(
     config: SleptConfig,
     *,
     machine: Machine,
     wire: Wire,
     between_hosts: Wire | None = None,
     workers_per_host: int | None = None,
-) -> StepEnds:
-    """When each worker ended each step on a machine; `between_hosts` joins neighbours on two."""
+) -> TimedSimulation:
+    """Run slept blocks on a simulated machine; `between_hosts` joins neighbours on two."""
     job = SleptJob(config)
     size = workers_per_host or config.workers
     far = between_hosts or wire
@@ -60,7 +60,12 @@ def simulated_step_ends(
         workers_per_host=size,
     )
     simulation.run()
-    return step_ends(simulation)
+    return simulation
+
+
+def simulated_step_ends(config: SleptConfig, *, machine: Machine, wire: Wire) -> StepEnds:
+    """When each worker ends each step on one host."""
+    return step_ends(simulate(config, machine=machine, wire=wire))
 
 
 def step_ends(simulation: Simulation) -> StepEnds:
@@ -73,6 +78,4 @@ def step_ends(simulation: Simulation) -> StepEnds:
 
 def steps_per_s(ends_s: StepEnds, *, warm_up: int = 1) -> float:
     """Steps a second of the slowest worker, from the end of its step `warm_up` - 1 on."""
-    return min(
-        (len(own) - warm_up) / (own[-1] - own[warm_up - 1]) for own in ends_s
-    )
+    return min((len(own) - warm_up) / (own[-1] - own[warm_up - 1]) for own in ends_s)

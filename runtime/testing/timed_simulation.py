@@ -62,6 +62,10 @@ class TimedSimulation(Simulation):
         hosts = [Cores(machine.cores) for _ in range(-(-len(plans) // size))]
         self._cores = [hosts[k // size] for k in range(len(plans))]
         self._loops = [Loop() for _ in plans]
+        self.most_retained_bytes = [0] * len(plans)
+        """For each worker, the most that it kept at once: what its receivers may yet ask for."""
+        self.most_in_flight_bytes = [0] * len(plans)
+        """For each worker, the most that it had sent and not heard to be released."""
 
     # A worker's loop ----------------------------------------------------------------------------
 
@@ -129,6 +133,8 @@ class TimedSimulation(Simulation):
         self.after(arrival_s - self.now_s, lambda: self._reach(to, event, payload))
 
     def _compute(self, k: int, action: Compute) -> None:
+        if action.phase is Phase.APPLY:  # all that a step makes is made
+            self._note_memory(k)
         begin = super()._compute
         self._at(self._loops[k].free_s, lambda: begin(k, action))
 
@@ -139,3 +145,12 @@ class TimedSimulation(Simulation):
     def _complete(self, worker: SimulatedWorker, k: int, event: Event) -> None:
         del worker  # nobody dies here
         self._reach(k, event)
+
+    def _note_memory(self, k: int) -> None:
+        retained = in_flight = 0
+        for outgoing in self.workers[k].core.edges.outgoing.values():
+            size = outgoing.window.message_bytes
+            retained += (outgoing.made - outgoing.durable) * size
+            in_flight += (outgoing.sent - outgoing.released) * size
+        self.most_retained_bytes[k] = max(self.most_retained_bytes[k], retained)
+        self.most_in_flight_bytes[k] = max(self.most_in_flight_bytes[k], in_flight)
