@@ -11,7 +11,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -49,6 +49,35 @@ class Figures:
     def facts(self) -> dict[str, Any]:
         """For a record."""
         return asdict(self)
+
+    @classmethod
+    def of_facts(cls, facts: Mapping[str, Any]) -> "Figures":
+        """What a record said."""
+        return cls(
+            machine=Machine(**facts["machine"]),
+            shm=Wire(**facts["shm"]),
+            zmq_ipc=Wire(**facts["zmq_ipc"]),
+        )
+
+
+USUAL = Figures(
+    machine=Machine(message_s=1e-4, hand_over_s=1e-4, copy_bytes_per_s=8e9),
+    shm=Wire(latency_s=2e-4),
+    zmq_ipc=Wire(
+        latency_s=2e-4,
+        transfer_bytes_per_s=1e9,
+        send_bytes_per_s=15e9,
+        receive_bytes_per_s=5e9,
+        takes_cores=True,
+    ),
+)
+"""What a machine of 2020 takes, roughly, where nothing was measured."""
+
+
+def latest(records: Sequence[Mapping[str, Any]]) -> Figures:
+    """The figures among a validation's records; where there are none, usual ones."""
+    found = next((r["figures"] for r in records if "figures" in r), None)
+    return USUAL if found is None else Figures.of_facts(found)
 
 
 def probe(*, steps: int) -> Figures:

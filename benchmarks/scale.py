@@ -13,7 +13,7 @@ what the flags say.
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,15 +29,14 @@ from benchmarks.harness import (
     make_table,
     print_header,
 )
+from benchmarks.machine_probe import latest
 from benchmarks.scale_cases import Site, scale_cases, simulate_case
 from benchmarks.scale_validation import print_validation, validate
 from benchmarks.throughput import TextList
 from launch.config import IntList
-from runtime.testing.network import Machine, Wire
+from runtime.testing.network import Wire
 
 VALIDATION = RESULTS / "scale-validation.jsonl"
-USUAL_MACHINE = Machine(message_s=1e-4, hand_over_s=1e-4, copy_bytes_per_s=8e9)
-USUAL_WIRE = Wire(latency_s=2e-4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,20 +123,16 @@ def make_site(options: Options, validation: Sequence[Mapping[str, Any]]) -> Site
 
     Between hosts a message is guarded and received as over a socket, but has its own wire.
     """
-    measured = next((r["figures"] for r in validation if "figures" in r), None)
-    machine, wire, far = USUAL_MACHINE, USUAL_WIRE, Wire()
-    if measured is not None:
-        machine = Machine(**{**measured["machine"], "cores": None})
-        wire, far = Wire(**measured["shm"]), Wire(**measured["zmq_ipc"])
+    figures = latest(validation)
     between = Wire(
         latency_s=options.hosts_latency_us / 1e6,
         transfer_bytes_per_s=options.hosts_gbit * 1e9 / 8,
-        send_bytes_per_s=far.send_bytes_per_s,
-        receive_bytes_per_s=far.receive_bytes_per_s,
+        send_bytes_per_s=figures.zmq_ipc.send_bytes_per_s,
+        receive_bytes_per_s=figures.zmq_ipc.receive_bytes_per_s,
     )
     return Site(
-        machine=machine,
-        wire=wire,
+        machine=replace(figures.machine, cores=None),
+        wire=figures.shm,
         between_hosts=between,
         workers_per_host=options.workers_per_host,
     )
