@@ -46,7 +46,7 @@ class Options:
 
     workers: int = 4
     """Slept blocks of 60 ms, a third of it the home's forward, 1 MB messages."""
-    steps: int = 150
+    steps: int = 300
     """Steps of a run."""
     lags: IntList = tuple(range(9))
     """Lags to simulate."""

@@ -66,7 +66,7 @@ class Options:
     processes: int = 1
     """Simulations at a time."""
     json: Path | None = None
-    """File of JSON lines, started anew; benchmarks/results/scale.jsonl, or scale-validation.jsonl."""
+    """File of JSON lines, started anew; scale.jsonl or scale-validation.jsonl in results."""
     picture: Path = RESULTS / "scale.png"
     """Where the curves' picture goes."""
     redraw: bool = False

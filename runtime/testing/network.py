@@ -70,7 +70,7 @@ class Network:
     _free_s: dict[tuple[int, ...], float] = field(default_factory=dict)
 
     def arrival_s(self, now_s: float, k: int, to: int, size_bytes: int) -> float:
-        """When a message that worker k has sent is with worker `to`; never before an earlier one."""
+        """When what worker k has sent is with worker `to`; never before an earlier message."""
         wire = self.wire(k, to)
         line = (self.host(k),) if wire.takes_cores and size_bytes else (k, to)
         begins_s = max(now_s, self._free_s.get(line, 0.0), self._free_s.get((k, to), 0.0))

@@ -117,7 +117,9 @@ class TimedSimulation(Simulation):
         if isinstance(event, Arrived):
             source = k + 1 if event.stream.source is Side.ABOVE else k - 1
             size = plan.incoming[event.stream].message_bytes
-            return self._machine.message_s + size / self._network.wire(source, k).receive_bytes_per_s
+            return (
+                self._machine.message_s + size / self._network.wire(source, k).receive_bytes_per_s
+            )
         return 0.0 if isinstance(event, SnapshotTaken) else self._machine.message_s
 
     # What a core wants --------------------------------------------------------------------------
