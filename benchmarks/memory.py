@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,7 +39,7 @@ from launch.memory import block_memory
 from launch.resolve import Environment, resolve
 
 OURS, END_TO_END = "this runtime", "one process, end to end"
-NOTHING = ("--model", "mlp", "--data", "synthetic:1x8x8x64", "--batch-size", "8")
+NOTHING = ("--model", "mlp", "--data", "synthetic:1x8x8x64", "--batch-size", "32")
 TIMEOUT_S = 600.0
 
 
@@ -67,10 +68,10 @@ class Options:
 
     def __post_init__(self) -> None:
         for m in self.microbatches:
-            if m < 1 or 2 * self.batch_size % (2 * m):
+            if m < 1 or self.batch_size % m or self.batch_size < 2 * m:
                 raise ValueError(
-                    f"{m} microbatches of {2 * self.batch_size} views are not equal and even;"
-                    f" give a divisor of the batch size, {self.batch_size}"
+                    f"{m} microbatches of a batch of {self.batch_size} are not equal, or hold no"
+                    f" two images; give a divisor of it, at most {self.batch_size // 2}"
                 )
 
     @property
@@ -139,19 +140,31 @@ def run_gpipe(flags: tuple[str, ...], workers: int, microbatches: int) -> list[i
             ranks.append((process, receiver))
         deadline_s = time.monotonic() + TIMEOUT_S
         try:
-            told = []
-            for rank, (_, receiver) in enumerate(ranks):
-                if not receiver.poll(max(0.0, deadline_s - time.monotonic())):
-                    raise RuntimeError(f"stage {rank} said nothing for {TIMEOUT_S:.0f} s")
-                told.append(receiver.recv())
-                if isinstance(told[-1], str):
-                    raise RuntimeError(f"stage {rank} failed:\n{told[-1]}")
-            return told
+            told: dict[int, int] = {}
+            while len(told) < workers:  # the first to fail is the one that is named
+                waiting = [r for rank, (_, r) in enumerate(ranks) if rank not in told]
+                ready = wait(waiting, max(0.0, deadline_s - time.monotonic()))
+                if not ready:
+                    raise RuntimeError(f"GPipe's stages did not end in {TIMEOUT_S:.0f} s")
+                for rank, (_, receiver) in enumerate(ranks):
+                    if receiver in ready:
+                        told[rank] = _peak(rank, receiver)
+            return [told[rank] for rank in range(workers)]
         finally:
             for process, receiver in ranks:
                 process.join(10)
                 process.kill()
                 receiver.close()
+
+
+def _peak(rank: int, receiver: Connection) -> int:
+    try:
+        said = receiver.recv()
+    except EOFError:
+        raise RuntimeError(f"the process of stage {rank} died") from None
+    if not isinstance(said, int):
+        raise RuntimeError(f"stage {rank} failed:\n{said}")
+    return said
 
 
 def estimates(options: Options) -> list[int]:
