@@ -39,7 +39,8 @@ from launch.memory import block_memory
 from launch.resolve import Environment, resolve
 
 OURS, END_TO_END = "this runtime", "one process, end to end"
-NOTHING = ("--model", "mlp", "--data", "synthetic:1x8x8x64", "--batch-size", "32")
+NOTHING = ("--model", "mlp", "--data", "synthetic:1x8x8x64", "--batch-size", "8")
+NOTHINGS_MICROBATCHES = 4  # microbatches of two images
 TIMEOUT_S = 600.0
 
 
@@ -88,7 +89,7 @@ def measure(options: Options) -> Iterator[dict[str, Any]]:
         systems += [(f"GPipe, {m} microbatches *", m) for m in options.microbatches]
         for system, m in systems:
             print(f"run {run + 1} of {options.runs}: {system}", file=sys.stderr)
-            idle = min(peaks(system, m, options, NOTHING))
+            idle = min(peaks(system, min(m, NOTHINGS_MICROBATCHES), options, NOTHING))
             found = peaks(system, m, options, options.network)
             record = {
                 "system": system,

@@ -10,6 +10,7 @@ loops, copies and links on a host take is what --validate measured here last; be
 what the flags say.
 """
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -48,7 +49,7 @@ class Options:
     workers: IntList = ()
     """Numbers of workers; 2 to 16 to validate, 2 to 1,024 for the curves."""
     steps: int | None = None
-    """Steps of a run; 60 to validate, 200 for the curves."""
+    """Steps of a run; 60 to validate, 100 for the curves."""
     runs: int = 1
     """Real runs of each case."""
     step_ms: float = 60.0
@@ -63,7 +64,7 @@ class Options:
     """One-way latency between hosts."""
     hosts_gbit: float = 25.0
     """Gigabits a second between two hosts, in each direction."""
-    processes: int = 1
+    processes: int = len(os.sched_getaffinity(0))
     """Simulations at a time."""
     json: Path | None = None
     """File of JSON lines, started anew; scale.jsonl or scale-validation.jsonl in results."""
@@ -107,7 +108,7 @@ def _simulate(options: Options, keep: Callable[[dict[str, Any]], None]) -> None:
     cases = scale_cases(
         make_site(options, Results(VALIDATION).read()),
         workers=options.workers or tuple(2**i for i in range(1, 11)),
-        steps=options.steps or 200,
+        steps=options.steps or 100,
         step_s=options.step_ms / 1e3,
         message_bytes=int(options.message_mb * 1e6) // 4 * 4,
         jitters=("", *options.jitter),
