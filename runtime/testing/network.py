@@ -33,7 +33,7 @@ class Machine:
 
     message_s: a loop's work for one message, header and all, that it sends or receives.
     hand_over_s: what a phase of the block, or a snapshot, takes beside the block's own work: to
-    the compute thread and back. copy_bytes_per_s: the copy of what a block made to where it is
+    ask the core what follows. copy_bytes_per_s: the copy of what a block made to where it is
     kept. cores: how many loops of a host can be busy at once; None: all of them.
     """
 

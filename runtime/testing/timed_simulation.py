@@ -1,8 +1,9 @@
 """The simulation with a machine below it: loops, copies, wires and cores take time.
 
-Owns each worker's loop: one event after the other, each at its cost. The order of things is the
-driver's: what a block made is copied to where it is kept, then the core hears of it, then what the
-core wants is done in turn; a phase begins when the loop comes to it. Ticks are not simulated.
+Owns what each worker's threads are at. The order of things is the driver's: the compute thread
+copies what is small, asks the core, and begins the next phase at once; large messages are copied
+by a thread of their own, and sent when that is done; the loop takes one message after the other,
+each at its cost, and sends. Ticks are not simulated.
 """
 
 from collections import deque
@@ -15,9 +16,9 @@ from runtime.core.messages import (
     Event,
     Phase,
     Snapshot,
-    SnapshotTaken,
 )
 from runtime.core.plan import Side, Stream, WorkerPlan
+from runtime.keeping import LARGE_BYTES
 from runtime.testing.network import Cores, Machine, Network
 from runtime.testing.simulation import Duration, Payload, SimulatedWorker, Simulation
 
@@ -35,6 +36,14 @@ class Loop:
         self.waiting: deque[tuple[Event, Payload]] = deque()
         self.is_busy = False
         self.free_s = 0.0
+
+
+class Keeper:
+    """The thread that copies one worker's large messages, and when each is kept."""
+
+    def __init__(self) -> None:
+        self.free_s = 0.0
+        self.kept_s: dict[tuple[Stream, int], float] = {}
 
 
 class TimedSimulation(Simulation):
@@ -62,6 +71,8 @@ class TimedSimulation(Simulation):
         hosts = [Cores(machine.cores) for _ in range(-(-len(plans) // size))]
         self._cores = [hosts[k // size] for k in range(len(plans))]
         self._loops = [Loop() for _ in plans]
+        self._keepers = [Keeper() for _ in plans]
+        self._asks: int | None = None  # the worker whose compute thread is asking its core
         self.most_retained_bytes = [0] * len(plans)
         """For each worker, the most that it kept at once: what its receivers may yet ask for."""
         self.most_in_flight_bytes = [0] * len(plans)
@@ -106,29 +117,58 @@ class TimedSimulation(Simulation):
         return loop.free_s
 
     def _cost_s(self, k: int, event: Event) -> float:
-        plan = self.workers[k].core.plan
-        if isinstance(event, Computed):
-            made = sum(
-                plan.outgoing[stream].message_bytes
-                for stream in MADE[event.phase]
-                if stream in plan.outgoing
+        if not isinstance(event, Arrived):
+            return self._machine.message_s
+        source = k + 1 if event.stream.source is Side.ABOVE else k - 1
+        size = self.workers[k].core.plan.incoming[event.stream].message_bytes
+        return self._machine.message_s + size / self._network.wire(source, k).receive_bytes_per_s
+
+    # A worker's compute thread ------------------------------------------------------------------
+
+    def _complete(self, worker: SimulatedWorker, k: int, event: Event) -> None:
+        """The compute thread is done with something: it keeps what it made, and asks the core."""
+        del worker  # nobody dies here
+        small_s = self._keep_made(k, event) if isinstance(event, Computed) else 0.0
+        ready_s = self._cores[k].end_s(self.now_s, small_s)
+
+        def ask() -> None:
+            self._asks = k
+            self._deliver(k, event)
+            self._asks = None
+
+        self._at(ready_s, ask)
+
+    def _keep_made(self, k: int, event: Computed) -> float:
+        """Let large messages be copied; return the seconds that the small ones take here."""
+        keeper, small_s = self._keepers[k], 0.0
+        for stream in MADE[event.phase]:
+            window = self.workers[k].core.plan.outgoing.get(stream)
+            took_s = (
+                0.0 if window is None else window.message_bytes / self._machine.copy_bytes_per_s
             )
-            return made / self._machine.copy_bytes_per_s
-        if isinstance(event, Arrived):
-            source = k + 1 if event.stream.source is Side.ABOVE else k - 1
-            size = plan.incoming[event.stream].message_bytes
-            return (
-                self._machine.message_s + size / self._network.wire(source, k).receive_bytes_per_s
-            )
-        return 0.0 if isinstance(event, SnapshotTaken) else self._machine.message_s
+            if window is None or window.message_bytes < LARGE_BYTES:
+                small_s += took_s
+                continue
+            keeper.free_s = self._cores[k].end_s(max(keeper.free_s, self.now_s), took_s)
+            keeper.kept_s[stream, event.step] = keeper.free_s
+        return small_s
+
+    def _begin_at(self, k: int) -> float:
+        """When the compute thread begins what is wanted: at once, or when the loop comes to it."""
+        return self.now_s if self._asks == k else self._loops[k].free_s
 
     # What a core wants --------------------------------------------------------------------------
 
     def _transmit(self, k: int, side: Side, event: Event, payload: Payload = None) -> None:
+        if not isinstance(event, Arrived):
+            self._send(k, side, event, payload, size=0)
+            return
+        size = self.workers[k].core.plan.outgoing[event.stream].message_bytes
+        kept_s = self._keepers[k].kept_s.pop((event.stream, event.step), 0.0)
+        self._at(kept_s, lambda: self._send(k, side, event, payload, size=size))
+
+    def _send(self, k: int, side: Side, event: Event, payload: Payload, *, size: int) -> None:
         to = k + 1 if side is Side.ABOVE else k - 1
-        size = 0
-        if isinstance(event, Arrived):
-            size = self.workers[k].core.plan.outgoing[event.stream].message_bytes
         cost_s = self._machine.message_s + size / self._network.wire(k, to).send_bytes_per_s
         sent_s = self._keep_busy(k, cost_s)
         arrival_s = self._network.arrival_s(sent_s, k, to, size)
@@ -138,15 +178,13 @@ class TimedSimulation(Simulation):
         if action.phase is Phase.APPLY:  # all that a step makes is made
             self._note_memory(k)
         begin = super()._compute
-        self._at(self._loops[k].free_s, lambda: begin(k, action))
+        self._at(self._begin_at(k), lambda: begin(k, action))
 
     def _snapshot(self, k: int, action: Snapshot) -> None:
+        """A snapshot waits until all that was made before it is kept."""
         begin = super()._snapshot
-        self._at(self._loops[k].free_s, lambda: begin(k, action))
-
-    def _complete(self, worker: SimulatedWorker, k: int, event: Event) -> None:
-        del worker  # nobody dies here
-        self._reach(k, event)
+        begins_s = max(self._begin_at(k), self._keepers[k].free_s)
+        self._at(begins_s, lambda: begin(k, action))
 
     def _note_memory(self, k: int) -> None:
         retained = in_flight = 0
