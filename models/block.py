@@ -160,7 +160,8 @@ class LocalBlock:
         if incoming is None:
             assert self._feed is not None, "a block without a feed needs an activation"
             incoming = self._feed(step)
-        x_NCHW, self._labels_B = (tensor.to(self.device) for tensor in incoming)
+        x_NCHW, labels_B = (tensor.to(self.device) for tensor in incoming)
+        self._labels_B = labels_B.clone()  # handed on, when the incoming ones may be gone
         self._bad_steps.look_at(x_NCHW)
         self._buffers_before = [buffer.clone() for buffer in self._buffers()]
         if self._copies_input:

@@ -128,7 +128,13 @@ class Linking:
             return GlooLink(self._context, end, open_group, bind=bind, connect=connect)
         if not shares:
             return ZmqLink(self._context, end, bind=bind, connect=connect)
-        memory = NeighboursRetention(other.memory, self._job.plan(k), outgoing_specs(self._job, k))
+        try:
+            sent = outgoing_specs(self._job, k)
+            memory = NeighboursRetention(other.memory, self._job.plan(k), sent)
+        except (OSError, ValueError) as error:
+            raise LinkError(
+                f"the memory of worker {k} can't be shared ({error}); use --link zmq"
+            ) from error
         return ShmLink(self._context, end, memory, bind=bind, connect=connect)
 
 

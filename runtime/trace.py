@@ -5,6 +5,7 @@ its lives append to, and trace.json, which joins them. A line is an event, so th
 is killed spoils none but its last.
 """
 
+import contextlib
 import json
 import os
 import time
@@ -41,7 +42,8 @@ class Trace:
         self._k = k
         self._path = path
         self._offset_s = time.time() - time.monotonic()
-        self._lines: list[str] = []
+        # What a life before was writing may lack its end.
+        self._lines = ["\n"] if path is not None and path.exists() else []
         self._name("process_name", WORK, f"worker {k}: {name}")
         self._name("thread_name", WORK, "work")
         self._name("thread_name", SENDING, "send")
@@ -102,10 +104,11 @@ def join(parts: Iterable[Path], path: Path) -> None:
 
     Times begin with the first event, for a timeline in unix microseconds is hard to read.
     """
-    events = []
+    events: list[dict[str, Any]] = []
     for part in parts:
-        lines = part.read_text().splitlines(keepends=True)
-        events += [json.loads(line) for line in lines if line.endswith("\n")]
+        for line in part.read_text().splitlines():
+            with contextlib.suppress(ValueError):  # cut off, or the end of the one before it
+                events.append(json.loads(line))
     first = min((event["ts"] for event in events), default=0.0)
     for event in events:
         event["ts"] = round(event["ts"] - first, 1)

@@ -270,6 +270,7 @@ class Worker:
             driver.run(until=reporter.turn, poll_also=reporter.pollable)
         except BaseException as error:
             self._thread_failure = error
+            log.exception("the loop ends")  # now: what is being computed may never end
         finally:
             self._page[Word.LEAVING] = 1
             driver.end_compute()

@@ -144,7 +144,7 @@ class FaultyLink:
                 )
                 wrong = tuple(tensor + 1 for tensor in message.payload)
                 self._link.send(hello)
-                self._link.send(replace(message, generation=dead, payload=wrong))
+                self._link.send(replace(message, generation=dead, payload=wrong, checksum=0))
 
 
 def _flip(frame: Frame) -> bytes:

@@ -77,6 +77,7 @@ class Direction(Generic[T]):
         fail: Callable[[T, str], None],
     ) -> None:
         self.name = name
+        self.num_taken = 0
         self.is_broken = False
         self._open_group = open_group
         self._move = move
@@ -87,6 +88,7 @@ class Direction(Generic[T]):
 
     def take(self, job: T) -> None:
         """Move a message when those before it are done."""
+        self.num_taken += 1
         self._jobs.put(job)
 
     def end(self) -> None:
@@ -98,10 +100,16 @@ class Direction(Generic[T]):
         return self._thread.is_alive()
 
     def join(self) -> None:
-        """Wait until the thread has gone, but no longer than it takes to open a group in vain."""
+        """Wait until the thread has gone, but not for a peer that has stopped while it moves."""
         self._thread.join(OPENING_TIMEOUT_S + 1.0)
 
     def _work(self) -> None:
+        try:
+            self._move_all()
+        finally:
+            self.is_broken = True  # whatever ends this thread, nothing more goes this way
+
+    def _move_all(self) -> None:
         group, reason = None, "its group is broken"
         while (job := self._jobs.get()) is not None:
             try:
@@ -152,7 +160,8 @@ class GlooLink(ZmqLink):
             open_group = partial(self._open_group, name, SENDER)
             self._sends = self._begin(Direction(name, open_group, _send, _forget))
         sizes = [len(tensor) for tensor in tensors]
-        sent = super().send_frames([header, msgpack.packb([self._sends.name, sizes])])
+        where = [self._sends.name, self._sends.num_taken, sizes]
+        sent = super().send_frames([header, msgpack.packb(where)])
         if sent:
             self._sends.take(tensors)
         return sent
@@ -193,7 +202,7 @@ class GlooLink(ZmqLink):
     def _receive_tensors(self, message: DataMessage) -> Payload | str | None:
         """Hand a message over to the group that its header names; its tensors come by that."""
         try:
-            name, sizes = msgpack.unpackb(self._socket.recv() if self._has_more else b"")
+            name, index, sizes = msgpack.unpackb(self._socket.recv() if self._has_more else b"")
             name.encode()
         except (ValueError, TypeError, AttributeError, msgpack.UnpackException) as error:
             return f"it names no group: {error}"
@@ -210,6 +219,8 @@ class GlooLink(ZmqLink):
         due = [spec.size_bytes for spec in self._incoming[message.stream]]
         if sizes != due:
             return f"frames of {sizes} bytes for {due}"
+        if index != self._receives.num_taken:
+            return f"message {index} of its group, where {self._receives.num_taken} is due"
         self._receives.take(message)
         return None
 
@@ -232,6 +243,8 @@ class GlooLink(ZmqLink):
             direction.end()
         for direction in self._made:
             direction.join()  # a thread of torch's that outlives the interpreter aborts it
+        if not any(direction.is_alive for direction in self._made):
+            os.close(self._wake)  # no one is left who would write to it
         super().close()
 
 

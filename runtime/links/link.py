@@ -53,7 +53,7 @@ class End:
 
 
 class Link(Protocol):
-    """One end of an edge. All methods are called by one thread, and none waits."""
+    """One end of an edge. All methods are called by one thread, and none but `close` waits."""
 
     @property
     def pollables(self) -> Sequence[Pollable]:
@@ -71,7 +71,8 @@ class Link(Protocol):
         """
 
     def receive(self) -> Message | Damaged | None:
-        """The next message that has arrived, with its payload in tensors of its own; or None."""
+        """The next message that has arrived, or None. Its payload is the caller's until `recycle`,
+        to be read only."""
 
     def recycle(self, stream: Stream, payload: Payload) -> None:
         """Take back the tensors of a message that is used up; the caller has let go of them."""

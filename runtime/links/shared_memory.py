@@ -5,7 +5,7 @@ the receiver maps that memory and uses a message in place, until the core lets i
 again, which is after the release. Headers, credits and wake-ups go over ZeroMQ.
 
 A checksum covers the header, and not the tensors, unless asked for: no wire can damage these. What
-could, a slot that is used again too early, shows in its own header.
+could is a slot that is used again too early: no writer does that, and its header would show it.
 """
 
 import zmq

@@ -193,8 +193,10 @@ class ZmqLink:
 
     def _room(self, stream: Stream) -> Payload:
         """Tensors to receive into: used ones if there are any, whose pages need not be made."""
-        spare = self._spare[stream]
-        return spare.pop() if spare else tuple(spec.empty() for spec in self._incoming[stream])
+        try:
+            return self._spare[stream].pop()
+        except IndexError:
+            return tuple(spec.empty() for spec in self._incoming[stream])
 
     def recycle(self, stream: Stream, payload: Payload) -> None:
         if len(self._spare[stream]) < MOST_SPARE:

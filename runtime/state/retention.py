@@ -64,8 +64,9 @@ class Retention:
     def put(self, stream: Stream, step: int, payload: Payload | None) -> None:
         """Keep a message (None: absent) by copying it; the one that was in its slot is gone.
 
-        One that an earlier life has kept is left as it lies, for a neighbour may be reading it.
-        Raises ProtocolError where what is made again differs from it.
+        One that an earlier life has kept is left as it lies, and so is a later one, for a
+        neighbour may be reading it: what it has taken the place of is not wanted any more. Raises
+        ProtocolError where what is made again differs from what is kept.
         """
         slot = self._slot(stream, step)
         held, state, _ = slot.header.tolist()
@@ -75,6 +76,8 @@ class Retention:
                     f"{stream.value} {step} was made again with different contents:"
                     " this block is not deterministic"
                 )
+            return
+        if held > step and state != EMPTY:
             return
         slot.header[1] = EMPTY
         if payload is not None:

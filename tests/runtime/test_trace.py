@@ -55,8 +55,8 @@ def test_lives_append_and_a_line_that_a_death_cut_off_is_left_out(tmp_path):
         trace = Trace(part, 0)
         trace.instant("healed")
         trace.flush()
-    with part.open("a") as file:
-        file.write('{"ph": "X", "na')
+        with part.open("a") as file:
+            file.write('{"ph": "X", "na')
     join([part], tmp_path / "trace.json")
     assert [e["name"] for e in events(tmp_path / "trace.json")].count("healed") == 2
 

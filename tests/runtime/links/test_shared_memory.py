@@ -76,6 +76,16 @@ def test_what_is_made_again_does_not_touch_what_a_neighbour_reads(ends):
     assert all(torch.equal(a, b) for a, b in zip(got.payload, payload, strict=True))
 
 
+def test_what_is_made_again_takes_no_place_of_what_came_after_it(ends):
+    """With few places and rare snapshots a new life wrote over what its neighbour was reading."""
+    late = FIRST + ROOM
+    send(ends.lower, data(Stream.ACTIVATION, late, seed=5))
+    ends.lower.retention.put(Stream.ACTIVATION, FIRST, random_payload(Stream.ACTIVATION, seed=6))
+    got = receive(ends.upper)
+    sent = random_payload(Stream.ACTIVATION, seed=5)
+    assert all(torch.equal(a, b) for a, b in zip(got.payload, sent, strict=True))
+
+
 def test_a_neighbour_that_sends_nothing_keeps_nothing():
     """The top worker has nothing to send where there are no ties, and its memory is empty."""
     plan = WorkerPlan(num_steps=1)
