@@ -20,7 +20,8 @@ WAIT_TIMEOUT_S = 60.0
 class Keeping:
     """Keeps messages in the order of each stream. `wake` is called when one more is kept.
 
-    All methods are called by the loop's thread, but for `await_all`.
+    `keep` is called by one thread at a time, `is_pending` and `take_kept` by the loop alone, and
+    `await_all` by the compute thread, after `keep` for all that it is to wait for.
     """
 
     def __init__(self, retention: Retention, specs: Specs, wake: Callable[[], None]) -> None:
@@ -59,9 +60,11 @@ class Keeping:
 
     def await_all(self) -> None:
         """Wait until all that was given is kept: a snapshot must not outrun what it relies on."""
+        if not any(self._is_large.values()):
+            return
         done = threading.Event()
         self._jobs.put(done.set)
-        if self._thread.is_alive() and not done.wait(WAIT_TIMEOUT_S):
+        if not done.wait(WAIT_TIMEOUT_S):
             raise TimeoutError(f"messages were not copied in {WAIT_TIMEOUT_S:.0f} s")
         if self._failure is not None:
             raise self._failure
@@ -69,6 +72,8 @@ class Keeping:
     def close(self) -> None:
         """End the thread, when what it has is done."""
         self._jobs.put(None)
+        if self._thread.is_alive():
+            self._thread.join(WAIT_TIMEOUT_S)
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:

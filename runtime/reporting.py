@@ -115,8 +115,8 @@ class Reporter:
                 self._tell(*self._final)
             elif order["kind"] == "measure":
                 self._driver.submit(self._measure)
-        answer, self._measuring = self._measuring, None
-        if answer is not None:
+        if self._measuring is not None:
+            answer, self._measuring = self._measuring, None
             self._tell(msgpack.packb(answer))
 
     def _report(self, *, force: bool) -> None:

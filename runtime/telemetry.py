@@ -37,7 +37,8 @@ def figures_of(block: BlockStep) -> Figures:
 
 
 class Stopwatch:
-    """Seconds spent in each state of the core, by wall clock."""
+    """Seconds spent in each state of the core, by wall clock. Whoever tells the core an event
+    calls `enter`, under the same lock; anyone may read."""
 
     def __init__(self, trace: Trace) -> None:
         self.seconds = dict.fromkeys(State, 0.0)
@@ -57,16 +58,17 @@ class Stopwatch:
         self._step = step
 
     def shares(self) -> dict[str, float]:
-        """Seconds by the words that reports and summaries use."""
-        self.enter(self._state, self._step)
-        computing_s = sum(self.seconds[state] for state in COMPUTING)
+        """Seconds by the words that reports and summaries use, those under way included."""
+        seconds = dict(self.seconds)
+        seconds[self._state] += time.monotonic() - self._since_s
+        computing_s = sum(seconds[state] for state in COMPUTING)
         return {
             "compute_s": self.computed_s,
             "overhead_s": max(0.0, computing_s - self.computed_s),
-            "wait_input_s": self.seconds[State.WAIT_INPUT],
-            "wait_credit_s": self.seconds[State.WAIT_CREDIT],
-            "wait_tie_s": self.seconds[State.WAIT_TIE],
-            "snapshot_s": self.seconds[State.SNAPSHOT],
+            "wait_input_s": seconds[State.WAIT_INPUT],
+            "wait_credit_s": seconds[State.WAIT_CREDIT],
+            "wait_tie_s": seconds[State.WAIT_TIE],
+            "snapshot_s": seconds[State.SNAPSHOT],
         }
 
 

@@ -35,7 +35,8 @@ SHORTEST_US = 1.0  # a state that is only passed through is no slice
 class Trace:
     """Worker k's part of a timeline. Times are time.monotonic()'s; without a path nothing is kept.
 
-    Called by the loop's thread alone.
+    Events may come from any thread; `flush` and `counters`, which writes what has piled up, are
+    the loop's.
     """
 
     def __init__(self, path: Path | None, k: int, *, name: str = "") -> None:
@@ -66,6 +67,8 @@ class Trace:
         """Counters as they are now."""
         for name, value in values.items():
             self._event("C", f"{name} of worker {self._k}", time.monotonic(), args={name: value})
+        if len(self._lines) >= FLUSH_AT:
+            self.flush()
 
     def instant(self, name: str, **facts: Any) -> None:
         """Something happened now."""
@@ -75,10 +78,11 @@ class Trace:
         """Append what was noted to the worker's file."""
         if self._path is None or not self._lines:
             return
-        lines, self._lines = self._lines, []
+        count = len(self._lines)
         self._path.parent.mkdir(exist_ok=True)
         with self._path.open("a") as file:
-            file.write("".join(lines))
+            file.write("".join(self._lines[:count]))
+        del self._lines[:count]  # what another thread has added meanwhile stays
 
     def _slice(self, name: str, tid: int, began_s: float, ended_s: float, *, step: int) -> None:
         dur = (ended_s - began_s) * 1e6
@@ -92,11 +96,8 @@ class Trace:
         if self._path is None:
             return
         ts = round((self._offset_s + at_s) * 1e6, 1)
-        self._lines.append(
-            json.dumps({"ph": kind, "name": name, "ts": ts, "pid": self._k, **fields}) + "\n"
-        )
-        if len(self._lines) >= FLUSH_AT:
-            self.flush()
+        event = {"ph": kind, "name": name, "ts": ts, "pid": self._k, **fields}
+        self._lines.append(json.dumps(event) + "\n")
 
 
 def join(parts: Iterable[Path], path: Path) -> None:
