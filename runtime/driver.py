@@ -12,6 +12,7 @@ import queue
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import zmq
 
@@ -21,6 +22,7 @@ from runtime.core.messages import (
     AskSnapshot,
     Compute,
     Computed,
+    Drop,
     Event,
     Finish,
     Hello,
@@ -28,6 +30,8 @@ from runtime.core.messages import (
     Phase,
     Rejected,
     Release,
+    Replay,
+    Replayed,
     Send,
     Snapshot,
     SnapshotTaken,
@@ -39,12 +43,13 @@ from runtime.core.messages import (
 from runtime.core.plan import Side, Stream
 from runtime.core.worker import State, WorkerCore
 from runtime.faults.injector import Injector
+from runtime.free_inbox import FreeInbox
 from runtime.links.link import Damaged, Link
 from runtime.links.message import DataMessage
 from runtime.neighbours import Neighbours
 from runtime.state.memory import Page, Word
 from runtime.state.retention import Retention
-from runtime.state.saving import Saver
+from runtime.state.saving import Saver, with_account
 from runtime.step import BlockStep, Payload, TensorSpec
 from runtime.telemetry import Telemetry
 from runtime.wire import event_of, message_of
@@ -56,6 +61,7 @@ LOGGED_DAMAGES = 20  # a log is not flooded by a link that does nothing but dama
 STATES = tuple(State)
 Task = Callable[[], None]
 Made = Mapping[Stream, Payload | None]
+Done = Computed | Replayed | SnapshotTaken
 
 
 class Driver:
@@ -88,8 +94,9 @@ class Driver:
         self._injector = injector
         self._outgoing_specs = outgoing_specs
         self._inbox: dict[tuple[Stream, int], Payload] = {}
+        self._free_inbox = FreeInbox(core.plan)
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
-        self._done: deque[tuple[Computed | SnapshotTaken, Made]] = deque()
+        self._done: deque[tuple[Done, Made]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._failure: BaseException | None = None
         self._poller = zmq.Poller()
@@ -175,11 +182,12 @@ class Driver:
             return
         while self._done:
             event, made = self._done.popleft()
-            self._keep_made(made, event)
-            self._handle(event)
+            self._handle(self._keep_made(made, event))
             if isinstance(event, Computed) and event.phase is Phase.APPLY:
                 self.telemetry.step_done(event.step, block=self.block)
                 self.telemetry.trace.counters(queue_depth=self.queue_depth)
+                if self.core.plan.free is not None:
+                    self.telemetry.trace.counters(staleness=self.core.account.latest)
 
     def _take_messages(self, side: Side, link: Link) -> None:
         while (message := link.receive()) is not None:
@@ -209,9 +217,14 @@ class Driver:
                     self._compute(action)
                 case Send():
                     self._send(action)
+                case Replay():
+                    self._replay(action)
+                case Drop(stream=stream, step=step):
+                    self._retention.drop(stream, step)
                 case Keep(stream=stream, step=step):
                     assert arrived is not None
                     self._inbox[stream, step] = arrived
+                    self._free_inbox.arrived(stream, arrived)
                 case Release(stream=stream, step=step):
                     self._release(stream, step)
                 case Trim():
@@ -226,8 +239,12 @@ class Driver:
 
     def _release(self, stream: Stream, step: int) -> None:
         """Give back the message before this one: the last is kept, for timing the block alone."""
-        before = self.last_inputs.get(stream)
-        self.last_inputs[stream] = self._inbox.pop((stream, step))
+        before, payload = self.last_inputs.get(stream), self._inbox.pop((stream, step))
+        if stream is Stream.ACTIVATION and not payload:
+            return  # a mark only
+        if stream is Stream.ACTIVATION:
+            self._free_inbox.trained(step, payload, self.core.replays)
+        self.last_inputs[stream] = payload
         if before is not None:
             self._links[stream.source].recycle(stream, before)
 
@@ -241,10 +258,28 @@ class Driver:
 
     def _save(self, action: Snapshot) -> None:
         """Hand a snapshot over to the compute thread."""
+        account = self.core.account.copy() if self.core.plan.free is not None else None
 
         def task() -> None:
-            self._saver.save(action.step, self.block.state(), checkpoint=action.checkpoint)
+            state = self.block.state()
+            if account is not None:
+                state = with_account(state, account)
+            self._saver.save(action.step, state, checkpoint=action.checkpoint)
             self._done.append((SnapshotTaken(step=action.step), {}))
+
+        self.submit(task)
+
+    def _replay(self, action: Replay) -> None:
+        """Hand a batch that is kept over to the compute thread; what it makes is for no one."""
+        step, block, batch = action.step, self.block, self._free_inbox.batch(action.step)
+
+        def task() -> None:
+            began_s = time.perf_counter()
+            block.forward(step, batch)
+            block.update(step)
+            block.apply(step, None, None)
+            self.telemetry.stopwatch.computed_s += time.perf_counter() - began_s
+            self._done.append((Replayed(step=step), {}))
 
         self.submit(task)
 
@@ -275,17 +310,25 @@ class Driver:
             self._done.append((Computed(phase=action.phase, step=step, absent=absent), made))
 
         incoming = self._inbox.get((Stream.ACTIVATION, step))
-        below = self._inbox_or_none(Stream.TIE_UP, action.from_below)
-        above = self._inbox_or_none(Stream.TIE_DOWN, action.from_above)
+        below = self._tie(Stream.TIE_UP, action.from_below)
+        above = self._tie(Stream.TIE_DOWN, action.from_above)
         phases = {Phase.FORWARD: forward, Phase.UPDATE: update, Phase.APPLY: apply}
         self._page[Word.REACHED] = max(self._page[Word.REACHED], self.core.reached)
         self.submit(task)
 
-    def _inbox_or_none(self, stream: Stream, step: int | None) -> Payload | None:
-        return None if step is None else self._inbox[stream, step]
+    def _tie(self, stream: Stream, step: int | None) -> Payload | None:
+        if step is None:
+            return None
+        is_free = self.core.plan.is_free(stream)
+        return self._free_inbox.take(stream) if is_free else self._inbox[stream, step]
 
-    def _keep_made(self, made: Made, event: Computed | SnapshotTaken) -> None:
-        """Keep what the block made, until its receiver will never ask for it again."""
+    def _keep_made(self, made: Made, event: Done) -> Done:
+        """Keep what the block made, until its receiver will never ask for it again.
+
+        What an earlier life has dropped stays dropped: the event that is returned says so.
+        """
+        if isinstance(event, Computed) and self._was_dropped(event):
+            return replace(event, absent=True)
         for stream, payload in made.items():
             specs = self._outgoing_specs.get(stream)
             if specs is None:
@@ -297,6 +340,13 @@ class Driver:
             for spec, tensor in zip(specs, payload, strict=True):
                 spec.check(tensor)
             self._retention.put(stream, event.step, payload)
+        return event
+
+    def _was_dropped(self, event: Computed) -> bool:
+        free = self.core.plan.free
+        can_be = free is not None and free.drops_oldest and event.phase is Phase.FORWARD
+        sends = Stream.ACTIVATION in self._outgoing_specs
+        return can_be and sends and self._retention.is_absent(Stream.ACTIVATION, event.step)
 
     @property
     def is_done(self) -> bool:

@@ -20,7 +20,7 @@ from runtime.trace import Trace
 
 Report = dict[str, Any]
 
-COMPUTING = (State.FORWARD, State.UPDATE, State.APPLY)
+COMPUTING = (State.FORWARD, State.UPDATE, State.APPLY, State.REPLAY)
 
 
 class Stopwatch:

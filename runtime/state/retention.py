@@ -42,6 +42,7 @@ class Retention:
 
     def __init__(self, path: str, plan: WorkerPlan, specs: Specs) -> None:
         self.path = path
+        self._compares = plan.free is None
         self.size_bytes = _size_bytes(plan, specs)
         self._rings: Rings = {}
         if not self.size_bytes:
@@ -55,11 +56,13 @@ class Retention:
         """Keep a message (None: absent) by copying it; the one that was in its slot is gone.
 
         One that an earlier life has kept is left as it lies, for a neighbour may be reading it.
-        Raises ProtocolError where what is made again differs from it.
+        Raises ProtocolError where what is made again differs from it, unless ties are free.
         """
         slot = self._slot(stream, step)
         held, state = slot.header.tolist()
-        if held == step and state != EMPTY:
+        if held == step and state == PRESENT and not self._compares:
+            return
+        if held == step and state != EMPTY and self._compares:
             if state != _state(payload) or not all(map(_equal, slot.tensors, payload or ())):
                 raise ProtocolError(
                     f"{stream.value} {step} was made again with different contents:"
@@ -71,6 +74,16 @@ class Retention:
             place.copy_(tensor)
         slot.header[0] = step
         slot.header[1] = _state(payload)
+
+    def drop(self, stream: Stream, step: int) -> None:
+        """Let a message be absent from now on; a neighbour that still reads it is not harmed."""
+        slot = self._slot(stream, step)
+        slot.header[0] = step
+        slot.header[1] = ABSENT
+
+    def is_absent(self, stream: Stream, step: int) -> bool:
+        """Whether an earlier life has left a message as absent."""
+        return self._slot(stream, step).header.tolist() == [step, ABSENT]
 
     def get(self, stream: Stream, step: int) -> Payload:
         """The tensors of a message that is kept, in place; () where it is absent."""

@@ -1,0 +1,87 @@
+"""A tie's stream where no lag is fixed, as each of its ends sees it.
+
+Owns what makes it differ from streams.py: what arrives is taken at once, gaps and all, so that it
+needs neither credit nor a snapshot; and of all that was ever sent only the newest message may be
+wanted again, by a receiver that lost it in its death.
+"""
+
+from collections.abc import Mapping
+
+from runtime.core.plan import Free, Window
+from runtime.core.streams import RESEND_AFTER_TICKS, Incoming, Outgoing
+
+
+class FreeIncoming(Incoming):
+    """The receiving end: what has arrived and what of it is to be used."""
+
+    def __init__(self, window: Window, free: Free) -> None:
+        super().__init__(window, 0, compares=False)
+        self._free = free
+        self._heard: int | None = None  # the newest that counts for the bound
+        self._usable: list[int] = []
+
+    def accept(self, step: int, *, checksum: int, absent: bool) -> bool:
+        """Take a message as received, released and durable; False for one that is not news.
+
+        An absent gradient is heard of, for its sender has none. A worker that kept its weights
+        has not said how they are: it is waited for until it does.
+        """
+        del checksum
+        if step < self.expected:
+            return False
+        self.expected = self.released = self.durable = step + 1
+        self._quiet_ticks, self._patience_ticks = 0, RESEND_AFTER_TICKS
+        if not absent:
+            self._usable = [step] if self._free.keeps_newest else [*self._usable, step]
+        if not (absent and self._free.keeps_newest):
+            self._heard = step
+        return True
+
+    def is_gap(self, step: int) -> bool:
+        """Never: what is missing is passed over."""
+        del step
+        return False
+
+    def cover(self, durable: int) -> None:
+        """Nothing: what has arrived is covered."""
+
+    def is_fresh(self, step: int) -> bool:
+        """Whether what has been heard is no staler at `step` than the bound allows."""
+        oldest = step - self._free.max_staleness
+        return oldest < 0 or (self._heard is not None and self._heard >= oldest)
+
+    def take(self) -> list[int]:
+        """The messages that the step under way uses; gradients are used up by it."""
+        used = self._usable
+        if not self._free.keeps_newest:
+            self._usable = []
+        return used
+
+
+class FreeOutgoing(Outgoing):
+    """The sending end."""
+
+    def __init__(
+        self, window: Window, start: int, kept: Mapping[int, bool], *, limit: int | None = None
+    ) -> None:
+        newest = {step: absent for step, absent in kept.items() if step == start - 1}
+        super().__init__(window, start, newest, limit=limit)
+        self._first = min(newest, default=start)
+
+    @property
+    def needed_from(self) -> int:
+        """A receiver that dies may want the newest again."""
+        return self.durable - 1
+
+    def acknowledge(self, *, expected: int, released: int, durable: int, resend: bool) -> bool:
+        """Take the receiver's word; a new life of it may not know yet what it can have."""
+        expected = max(expected, self.durable)
+        return super().acknowledge(
+            expected=expected, released=released, durable=durable, resend=resend
+        )
+
+    def rewind(self, wanted: int) -> None:
+        """A new generation is at one of the ends: go on with what is wanted, or the newest."""
+        newest = max(self._first, self.made - 1)
+        self.sent = min(max(wanted, newest), self._sendable)
+        self.released = self.durable = self.sent
