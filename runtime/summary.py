@@ -69,8 +69,11 @@ def _batches(job: Job, results: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     def total(counter: str) -> int:
         return sum(result["counters"][counter] for result in results)
 
+    trained = [result["counters"]["trained"] for result in results]
+    # What was dropped was sent as a mark only, and so nothing above trained on it.
+    sent = [result["counters"]["sent"] for result in results[:-1]]
     return {
-        "sent": total("sent"),
+        "sent": sum(map(min, sent, trained[1:])),
         "trained": total("trained"),
         "lost": job.num_steps * job.num_workers - total("trained"),
         "replayed": total("replayed"),

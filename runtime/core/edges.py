@@ -95,7 +95,8 @@ class Edges:
         incoming = self.incoming.get(tie)
         if not isinstance(incoming, FreeIncoming):
             return self.usable(tie, step)
-        used = incoming.take()
+        used, num_stale = incoming.take(step)
+        account.stale += num_stale
         for message in used:
             account.note(tie, step - message)
         return used[-1] if used else None

@@ -1,8 +1,8 @@
 """A tie's stream where no lag is fixed, as each of its ends sees it.
 
 Owns what makes it differ from streams.py: what arrives is taken at once, gaps and all, so that it
-needs neither credit nor a snapshot; and of all that was ever sent only the newest message may be
-wanted again, by a receiver that lost it in its death.
+needs no snapshot; and of all that was ever sent only the newest message may be wanted again, by a
+receiver that lost it in its death.
 """
 
 from collections.abc import Mapping
@@ -47,31 +47,41 @@ class FreeIncoming(Incoming):
 
     def is_fresh(self, step: int) -> bool:
         """Whether what has been heard is no staler at `step` than the bound allows."""
-        oldest = step - self._free.max_staleness
-        return oldest < 0 or (self._heard is not None and self._heard >= oldest)
+        if self._free.allows(step, 0):
+            return True
+        return self._heard is not None and self._free.allows(step, self._heard)
 
-    def take(self) -> list[int]:
-        """The messages that the step under way uses; gradients are used up by it."""
-        used = self._usable
+    def take(self, step: int) -> tuple[list[int], int]:
+        """The messages that a step uses, and how many are too stale for it by now, which can only
+        be after steps that were passed over. Gradients are gone then, used or not."""
+        used = [message for message in self._usable if self._free.allows(step, message)]
+        num_stale = len(self._usable) - len(used)
         if not self._free.keeps_newest:
             self._usable = []
-        return used
+        return used, num_stale
 
 
 class FreeOutgoing(Outgoing):
-    """The sending end."""
+    """The sending end. The newest message that is not absent is needed for ever: a receiver that
+    dies may wait for it, while this worker waits for that receiver's next activation."""
 
     def __init__(
         self, window: Window, start: int, kept: Mapping[int, bool], *, limit: int | None = None
     ) -> None:
-        newest = {step: absent for step, absent in kept.items() if step == start - 1}
-        super().__init__(window, start, newest, limit=limit)
-        self._first = min(newest, default=start)
+        """`kept`: the newest message below `start`, if one outlived the generation before."""
+        newest = max((step for step, absent in kept.items() if not absent), default=start)
+        super().__init__(window, start, {newest: False} if newest < start else {}, limit=limit)
+        self._newest = newest
+        self._absent = set(range(newest + 1, start))
+
+    def make(self, step: int, *, absent: bool) -> None:
+        super().make(step, absent=absent)
+        if not absent:
+            self._newest = step
 
     @property
     def needed_from(self) -> int:
-        """A receiver that dies may want the newest again."""
-        return self.durable - 1
+        return min(self.durable, self._newest)
 
     def acknowledge(self, *, expected: int, released: int, durable: int, resend: bool) -> bool:
         """Take the receiver's word; a new life of it may not know yet what it can have."""
@@ -82,6 +92,5 @@ class FreeOutgoing(Outgoing):
 
     def rewind(self, wanted: int) -> None:
         """A new generation is at one of the ends: go on with what is wanted, or the newest."""
-        newest = max(self._first, self.made - 1)
-        self.sent = min(max(wanted, newest), self._sendable)
+        self.sent = min(max(wanted, self._newest), self._sendable)
         self.released = self.durable = self.sent

@@ -180,7 +180,7 @@ class Replay:
 
 @dataclass(frozen=True, kw_only=True)
 class Drop:
-    """Note, where it outlives this life, that a message is absent: its contents are given up."""
+    """Note, where it outlives this life, that an activation is absent: it is given up."""
 
     stream: Stream
     step: int

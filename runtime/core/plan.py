@@ -88,6 +88,10 @@ class Free:
         if self.num_kept < 0:
             raise ValueError(f"{self.num_kept} activations to train on again; give 0 or more")
 
+    def allows(self, step: int, message: int) -> bool:
+        """Whether a tie that was made at step `message` is fresh enough for a step."""
+        return step - message <= self.max_staleness
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerPlan:

@@ -140,8 +140,8 @@ class Outgoing:
             self.sent = expected
         if durable <= self.durable:
             return False
-        self._absent -= set(range(self.durable, durable))
         self.durable = durable
+        self._absent = {step for step in self._absent if step >= self.needed_from}
         return True
 
     def rewind(self, wanted: int) -> None:
@@ -184,7 +184,8 @@ class Incoming:
                     f" ({known:016x}, then {checksum:016x}): its sender is not deterministic"
                 )
             return False
-        if step - self.released - len(self.absent) >= self.window.max_messages:
+        num_here = step - self.released - len(self.absent)
+        if num_here >= self.window.max_messages and not absent:
             raise ProtocolError(
                 f"message {step} exceeds the window of {self.window.max_messages}"
                 f" messages (released: {self.released})"

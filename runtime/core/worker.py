@@ -293,8 +293,9 @@ class WorkerCore:
 
     def _pass_over(self) -> bool:
         """The step's batch was dropped below; so it is not trained here, nor above."""
+        if Stream.ACTIVATION in self.edges.outgoing:
+            self._do(Drop(stream=Stream.ACTIVATION, step=self.step))
         for stream in self.edges.outgoing:
-            self._do(Drop(stream=stream, step=self.step))
             self._make(stream, absent=True)
         self._release(Stream.ACTIVATION)
         self.account.lost += 1

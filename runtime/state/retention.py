@@ -42,6 +42,7 @@ class Retention:
 
     def __init__(self, path: str, plan: WorkerPlan, specs: Specs) -> None:
         self.path = path
+        self._plan = plan
         self._compares = plan.free is None
         self.size_bytes = _size_bytes(plan, specs)
         self._rings: Rings = {}
@@ -94,8 +95,19 @@ class Retention:
         return slot.tensors if state == PRESENT else ()
 
     def kept(self, before: int) -> dict[Stream, dict[int, bool]]:
-        """For each stream the messages just below step `before`, and whether each is absent."""
-        return {stream: self._kept(ring, before) for stream, ring in self._rings.items()}
+        """For each stream the messages just below step `before`, and whether each is absent; of a
+        free tie the newest one."""
+        return {
+            stream: self._newest(ring, before)
+            if self._plan.is_free(stream)
+            else self._kept(ring, before)
+            for stream, ring in self._rings.items()
+        }
+
+    def _newest(self, ring: list[Slot], before: int) -> dict[int, bool]:
+        headers = [slot.header.tolist() for slot in ring]
+        steps = [held for held, state in headers if state == PRESENT and held < before]
+        return {max(steps): False} if steps else {}
 
     def _kept(self, ring: list[Slot], before: int) -> dict[int, bool]:
         found: dict[int, bool] = {}
