@@ -224,7 +224,7 @@ class Driver:
                 case Keep(stream=stream, step=step):
                     assert arrived is not None
                     self._inbox[stream, step] = arrived
-                    self._free_inbox.arrived(stream, arrived)
+                    self._free_inbox.arrived(stream, step, arrived)
                 case Release(stream=stream, step=step):
                     self._release(stream, step)
                 case Trim():
@@ -310,17 +310,20 @@ class Driver:
             self._done.append((Computed(phase=action.phase, step=step, absent=absent), made))
 
         incoming = self._inbox.get((Stream.ACTIVATION, step))
-        below = self._tie(Stream.TIE_UP, action.from_below)
-        above = self._tie(Stream.TIE_DOWN, action.from_above)
+        below = self._tie(Stream.TIE_UP, action.from_below, step)
+        above = self._tie(Stream.TIE_DOWN, action.from_above, step)
         phases = {Phase.FORWARD: forward, Phase.UPDATE: update, Phase.APPLY: apply}
         self._page[Word.REACHED] = max(self._page[Word.REACHED], self.core.reached)
         self.submit(task)
 
-    def _tie(self, stream: Stream, step: int | None) -> Payload | None:
-        if step is None:
+    def _tie(self, stream: Stream, message: int | None, step: int) -> Payload | None:
+        """What a step uses of a tie, given the newest message that it uses."""
+        if message is None:
             return None
-        is_free = self.core.plan.is_free(stream)
-        return self._free_inbox.take(stream) if is_free else self._inbox[stream, step]
+        if self.core.plan.is_free(stream):
+            payload: Payload = self._free_inbox.take(stream, step)
+            return payload
+        return self._inbox[stream, message]
 
     def _keep_made(self, made: Made, event: Done) -> Done:
         """Keep what the block made, until its receiver will never ask for it again.

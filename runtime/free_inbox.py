@@ -1,11 +1,12 @@
 """What a worker keeps of messages beyond their release, where ties are free.
 
 Owns the copies: a received tensor may be the sender's memory, and is valid only until it is
-released. Of weights it is the newest; of gradients the sum of those not used yet; of activations
+released. Of weights it is the newest; of gradients all that were not used yet; of activations
 the last few, for a worker that trains again on them while it is starved: num_kept times a message.
 Which are used, and when, is the core's.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -36,22 +37,24 @@ class FreeInbox:
         self._plan = plan
         self._copy = copy
         self._add = add
-        self._ties: dict[Stream, Payload] = {}
+        self._ties: dict[Stream, dict[int, Payload]] = {}
         self._batches: dict[int, Payload] = {}
 
-    def arrived(self, stream: Stream, payload: Payload) -> None:
+    def arrived(self, stream: Stream, step: int, payload: Payload) -> None:
         """Copy a tie that has arrived, which is released at once; leave all else alone."""
         if not self._plan.is_free(stream):
             return
         assert self._plan.free is not None
-        waiting = None if self._plan.free.keeps_newest else self._ties.get(stream)
-        # Never in place: the compute thread may still use what was handed over.
-        self._ties[stream] = self._copy(payload) if waiting is None else self._add(waiting, payload)
+        here = {} if self._plan.free.keeps_newest else self._ties.get(stream, {})
+        self._ties[stream] = {**here, step: self._copy(payload)}
 
-    def take(self, tie: Stream) -> Payload:
-        """What a step uses of a tie; gradients are gone then."""
-        assert self._plan.free is not None
-        return self._ties[tie] if self._plan.free.keeps_newest else self._ties.pop(tie)
+    def take(self, tie: Stream, step: int) -> Payload:
+        """What a step uses of a tie, gradients summed in their order; these are gone then."""
+        free = self._plan.free
+        assert free is not None
+        here = self._ties[tie] if free.keeps_newest else self._ties.pop(tie)
+        used = [payload for message, payload in here.items() if free.allows(step, message)]
+        return functools.reduce(self._add, used)
 
     def trained(self, step: int, payload: Payload, replays: ReplayBuffer) -> None:
         """Copy a batch that may be trained on again, and forget those that will not be."""

@@ -160,6 +160,7 @@ def _block(job: Job, k: int, result: Mapping[str, Any]) -> dict[str, Any]:
         **{key: result["counters"].get(key, 0) for key in COUNTERS},
         "replayed_steps": result["counters"].get("replayed_steps", 0),
         "staleness": _staleness(result),
+        "stale_ties": result["counters"].get("stale_ties", 0),
         "restarts": result.get("restarts", 0),
         "peak_rss_bytes": result["peak_rss_bytes"],
     }

@@ -17,7 +17,7 @@ class FreeIncoming(Incoming):
     def __init__(self, window: Window, free: Free) -> None:
         super().__init__(window, 0, compares=False)
         self._free = free
-        self._heard: int | None = None  # the newest that counts for the bound
+        self._heard = -1  # the newest that counts for the bound; guests begin as exact copies
         self._usable: list[int] = []
 
     def accept(self, step: int, *, checksum: int, absent: bool) -> bool:
@@ -47,9 +47,7 @@ class FreeIncoming(Incoming):
 
     def is_fresh(self, step: int) -> bool:
         """Whether what has been heard is no staler at `step` than the bound allows."""
-        if self._free.allows(step, 0):
-            return True
-        return self._heard is not None and self._free.allows(step, self._heard)
+        return self._free.allows(step, self._heard)
 
     def take(self, step: int) -> tuple[list[int], int]:
         """The messages that a step uses, and how many are too stale for it by now, which can only
@@ -68,11 +66,12 @@ class FreeOutgoing(Outgoing):
     def __init__(
         self, window: Window, start: int, kept: Mapping[int, bool], *, limit: int | None = None
     ) -> None:
-        """`kept`: the newest message below `start`, if one outlived the generation before."""
-        newest = max((step for step, absent in kept.items() if not absent), default=start)
-        super().__init__(window, start, {newest: False} if newest < start else {}, limit=limit)
-        self._newest = newest
-        self._absent = set(range(newest + 1, start))
+        """`kept`: the newest message below `start`. If none outlived the generation before, the
+        receiver is told that there is none: it waits for a word of every step."""
+        present = [step for step, absent in kept.items() if not absent]
+        self._newest = max(present, default=max(0, start - 1))
+        kept = {step: step not in present for step in range(self._newest, start)}
+        super().__init__(window, start, kept, limit=limit)
 
     def make(self, step: int, *, absent: bool) -> None:
         super().make(step, absent=absent)

@@ -24,7 +24,13 @@ from runtime.ward import (
 )
 
 LIMIT_S = 10.0
-WAITING = set(State) - {State.FORWARD, State.UPDATE, State.APPLY, State.SNAPSHOT}
+WAITING = set(State) - {
+    State.FORWARD,
+    State.UPDATE,
+    State.APPLY,
+    State.REPLAY,
+    State.SNAPSHOT,
+}
 
 
 class FakeProcess:
