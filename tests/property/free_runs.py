@@ -7,7 +7,7 @@ notes each batch that it trains on, and looks at every tie that it is given.
 import random
 from dataclasses import replace
 
-from runtime.core.plan import Free
+from runtime.core.plan import Free, Stream
 from runtime.faults.plan import Fault
 from runtime.testing.faulty_simulation import FaultySimulation
 from runtime.testing.hashed_blocks import Case, HashedBlock, HashedTies
@@ -63,7 +63,8 @@ class FreeSimulation(FaultySimulation):
         return NotingBlock(self.case, k, weights)
 
     def _replay(self, k: int, step: int) -> None:
-        block = self.workers[k].block
+        block, core = self.workers[k].block, self.workers[k].core
+        assert not core.edges.has_arrived(Stream.ACTIVATION, core.step), "the next batch is here"
         block.is_replay = True
         super()._replay(k, step)
         block.is_replay = False
@@ -77,7 +78,8 @@ class FreeSimulation(FaultySimulation):
             assert free.drops_oldest or account.lost == 0
             for counts in account.staleness.values():
                 assert all(steps <= free.max_staleness for steps in counts)
-            assert free.drops_oldest or account.stale == 0
+            # A new life may be given a gradient again that is too old for it by now.
+            assert free.drops_oldest or self.fired or account.stale == 0
             assert free.num_kept or core.num_replayed_steps == 0
             for incoming in core.edges.incoming.values():
                 assert incoming.expected == incoming.released == end
