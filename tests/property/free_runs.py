@@ -26,6 +26,7 @@ class NotingBlock(HashedBlock):
         super().__init__(case, k, weights)
         self.free = case.free
         self.index = k
+        self.num_workers = case.num_workers
         self.absent = frozenset(step for worker, step in case.absent if worker == k)
         self.is_replay = False
         self.num_applied = 0
@@ -51,6 +52,9 @@ class NotingBlock(HashedBlock):
         return HashedTies(step, step, absent=False)
 
     def apply(self, step: int, from_below: int | None, from_above: int | None) -> None:
+        if self.free.keeps_newest and step >= self.free.max_staleness and not self.is_replay:
+            assert (from_below is not None) == (self.index > 0)
+            assert (from_above is not None) == (self.index + 1 < self.num_workers)
         for tie in (from_below, from_above):
             assert tie is None or step - tie <= self.free.max_staleness, (step, tie)
         self.num_applied += not self.is_replay
