@@ -4,7 +4,7 @@
                    ^   |                                                            |
                    +---|-------------- (SNAPSHOT) <---------------------------------+
                        +-> after the last step, or where the job stops: DRAINING -> DONE
-    WAIT_INPUT <-> REPLAY, where a batch that is late is not waited for
+    WAIT_INPUT <-> REPLAY, where a late batch is not waited for
 
 Owns the order of a worker's work and nothing else: it has no clock, thread, socket or tensor.
 What must hold, by rule (the property tests check each):
@@ -20,9 +20,8 @@ What must hold, by rule (the property tests check each):
   every tick;
 * a message counts only between the two lives that it was sent between.
 
-Where the plan says that ties are free, an APPLY takes the ties that have arrived, waits only where
-they are staler than the bound, and a batch that was dropped below is passed over: the step has no
-phases, and what it would have sent is absent.
+Where the plan says that ties are free, an APPLY takes those that have arrived, and waits only where
+they are staler than the bound. A batch that was dropped below is passed over.
 """
 
 from collections import deque
@@ -31,7 +30,6 @@ from enum import Enum
 
 from runtime.core.account import TIES, Account
 from runtime.core.edges import NOTHING_KEPT, Edges, Kept
-from runtime.core.free_ties import FreeIncoming
 from runtime.core.messages import (
     Acknowledged,
     Action,
@@ -48,7 +46,6 @@ from runtime.core.messages import (
     Release,
     Replay,
     Replayed,
-    Snapshot,
     SnapshotTaken,
     SnapshotWanted,
     StopTold,
@@ -58,6 +55,7 @@ from runtime.core.messages import (
 )
 from runtime.core.plan import Side, Stream, WorkerPlan
 from runtime.core.replay_buffer import ReplayBuffer
+from runtime.core.snapshot_schedule import SnapshotSchedule
 from runtime.core.streams import ProtocolError
 
 HISTORY_LENGTH = 50
@@ -112,10 +110,7 @@ class WorkerCore:
         self.replays = ReplayBuffer(0 if plan.free is None else plan.free.num_kept)
         self.num_replayed_steps = 0
         self.num_duplicates = 0
-        self._snapshot_wanted = False
-        self._checkpoint_wanted = False
-        self._snapshot_step: int | None = None  # of the latest snapshot of this generation
-        self._checkpoint_step: int | None = None
+        self._snapshots = SnapshotSchedule(plan)
         self._actions: list[Action] = []
         self._history: deque[tuple[int, State, Event]] = deque(maxlen=HISTORY_LENGTH)
 
@@ -161,18 +156,15 @@ class WorkerCore:
         if incoming.is_gap(event.step):
             self._acknowledge(event.stream, resend=True)
         elif incoming.accept(event.step, checksum=event.checksum, absent=event.absent):
-            is_free = isinstance(incoming, FreeIncoming)
+            is_free = self.plan.is_free(event.stream)
             if not (is_free and event.absent):
                 self._do(Keep(stream=event.stream, step=event.step))
+                if is_free:
+                    self._do(Release(stream=event.stream, step=event.step))
             if is_free:
-                self._take_for_free(event)
+                self._acknowledge(event.stream)
         else:
             self.num_duplicates += 1
-
-    def _take_for_free(self, event: Arrived) -> None:
-        if not event.absent:
-            self._do(Release(stream=event.stream, step=event.step))
-        self._acknowledge(event.stream)
 
     def _rejected(self, event: Rejected) -> None:
         if self.edges.peers[event.stream.source].generation is not None:
@@ -201,8 +193,9 @@ class WorkerCore:
     def _snapshot_asked(self, event: SnapshotWanted) -> None:
         """Take one only where it helps: what is asked for is used up and not yet covered."""
         incoming = self.edges.incoming[event.stream]
-        if self.edges.is_current(event):
-            self._snapshot_wanted |= incoming.durable < event.durable <= incoming.released
+        helps = incoming.durable < event.durable <= incoming.released
+        if self.edges.is_current(event) and helps:
+            self._snapshots.ask()
 
     def _stop_wanted(self, event: StopWanted) -> None:
         """The lowest worker leads, so the job stops behind the highest step that it has begun."""
@@ -226,8 +219,7 @@ class WorkerCore:
     def _update_done(self, event: Computed) -> None:
         for tie in TIES:
             self._make(tie, absent=event.absent)
-        if Stream.ACTIVATION in self.edges.incoming:
-            self.replays.add(self.step)
+        self.replays.add(self.step)
         self._release(Stream.ACTIVATION)
         self._enter(State.WAIT_TIE)
 
@@ -239,8 +231,7 @@ class WorkerCore:
 
     def _end_step(self) -> None:
         self.step += 1
-        self._snapshot_wanted |= _is_multiple(self.step, self.plan.snapshot_every)
-        self._checkpoint_wanted |= _is_multiple(self.step, self.plan.checkpoint_every)
+        self._snapshots.reached(self.step)
         self._enter(State.WAIT_CREDIT)
 
     def _snapshot_done(self, event: SnapshotTaken) -> None:
@@ -249,8 +240,7 @@ class WorkerCore:
             self._acknowledge(stream)
         self._enter(State.WAIT_CREDIT)
 
-    def _replay_done(self, event: Replayed) -> None:
-        del event
+    def _replay_done(self, _: Replayed) -> None:
         self._enter(State.WAIT_INPUT)
 
     # What follows without an event ------------------------------------------------------------
@@ -315,18 +305,11 @@ class WorkerCore:
 
     def _begin_snapshot(self) -> bool:
         """Take the snapshot that is due at this boundary, if one is."""
-        checkpoint = self._checkpoint_wanted or self.step == self.end
-        if self.edges.is_dropped(self.step) and not checkpoint:
-            return False  # nothing is learned at a step that is passed over: one after them all
-        wanted = self._snapshot_wanted and self._snapshot_step != self.step
-        missing = checkpoint and self._checkpoint_step != self.step
-        self._snapshot_wanted = self._checkpoint_wanted = False
-        if not self.plan.snapshot_every or not (wanted or missing):
+        can_wait = self.edges.is_dropped(self.step)
+        due = self._snapshots.take_due(self.step, end=self.end, can_wait=can_wait)
+        if due is None:
             return False
-        self._snapshot_step = self.step
-        if checkpoint:
-            self._checkpoint_step = self.step
-        self._do(Snapshot(step=self.step, checkpoint=checkpoint))
+        self._do(due)
         return self._enter(State.SNAPSHOT)
 
     def _drain(self) -> bool:
@@ -385,10 +368,6 @@ class WorkerCore:
     def _take_actions(self) -> list[Action]:
         actions, self._actions = self._actions, []
         return actions
-
-
-def _is_multiple(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
 
 
 _HANDLERS: dict[tuple[State, type], Callable[..., None]] = {

@@ -160,6 +160,21 @@ def test_a_flag_that_is_not_understood(argv, message):
     ("argv", "message"),
     [
         ("--lag -1", "lag -1 can't be; give 0 or more steps; 0 ties neighbours step by step"),
+        (
+            "--lag loose",
+            "Invalid value for --lag: 'loose' is not a whole number; see --help",
+        ),
+        ("--lag free --max-staleness 0", "max-staleness 0 can't be; give at least 1 step"),
+        (
+            "--on-starved replay",
+            "on-starved replay can't be with lag 1, under which every step is given; give"
+            " --lag free, or leave --on-starved out",
+        ),
+        (
+            "--lag 3 --max-staleness 5",
+            "max-staleness 5 can't be with lag 3, under which every step is given; give"
+            " --lag free, or leave --max-staleness out",
+        ),
         ("--overlap -1", "overlap -1 can't be; give 0 or more units; 0 shares nothing"),
         ("--alpha 1.5", "alpha 1.5 can't be; give a pull from 0 to 1, such as 0.02"),
         ("--temperature 0", "temperature 0.0 can't be; give a figure above 0, such as 0.5"),
