@@ -184,7 +184,8 @@ class Driver:
             event, made = self._done.popleft()
             self._handle(self._keep_made(made, event))
             if isinstance(event, Computed) and event.phase is Phase.APPLY:
-                self.telemetry.step_done(event.step, block=self.block)
+                lost = self.core.account.lost
+                self.telemetry.step_done(event.step, block=self.block, num_lost=lost)
                 self.telemetry.trace.counters(queue_depth=self.queue_depth)
                 if self.core.plan.free is not None:
                     self.telemetry.trace.counters(staleness=self.core.account.latest)

@@ -100,8 +100,8 @@ class Telemetry:
                 completed_before=self._completed_before,
             )
 
-    def step_done(self, step: int, *, block: BlockStep) -> None:
-        """Record a finished step."""
+    def step_done(self, step: int, *, block: BlockStep, num_lost: int = 0) -> None:
+        """Record a finished step; `num_lost` steps before it were passed over."""
         t = time.time()
         page = self._page
         if not page[Word.FIRST_STEP_T_NS]:
@@ -117,7 +117,7 @@ class Telemetry:
             "step": step,
             "loss": block.loss,
             "probe_top1": block.probe_top1,
-            "samples_per_s": self._rate(t, step),
+            "samples_per_s": self._rate(t, step - num_lost),
             "bad_steps": block.num_bad_steps,
         }
         self._last = record

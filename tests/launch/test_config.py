@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.config import ConfigError, RunConfig, from_toml, parse, to_toml
+from launch.config import ConfigError, RunConfig, from_toml, parse, refuse_free_lag, to_toml
 
 
 def write(path: Path, text: str) -> list[str]:
@@ -281,3 +281,19 @@ def test_reading_a_config_stays_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_free_ties_come_back_from_the_file_they_are_written_to(tmp_path):
+    flags = "--lag free --max-staleness 3 --on-starved replay --on-full drop-oldest"
+    argv = flags.split(" ")
+    config = parse(argv, prog="pipeline")
+    assert (config.lag, config.longest_lag) == ("free", 3)
+    assert parse(write(tmp_path / "run.toml", to_toml(config)), prog="pipeline") == config
+    assert RunConfig(lag="free").longest_lag == 8
+    assert RunConfig(lag=2).longest_lag == 2
+
+
+def test_a_program_without_timing_refuses_free_ties():
+    refuse_free_lag(RunConfig())
+    with pytest.raises(ConfigError, match="give a number of steps, such as --lag 1, or use"):
+        refuse_free_lag(RunConfig(lag="free"))

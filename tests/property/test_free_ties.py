@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import pytest
 
+from runtime.core import worker as core_worker
 from runtime.core.edges import Edges
 from runtime.core.free_ties import FreeIncoming, FreeOutgoing
 from runtime.core.messages import Phase
 from runtime.core.plan import Free, Stream
 from runtime.core.streams import Outgoing, ProtocolError
-from runtime.core.worker import WorkerCore
+from runtime.core.worker import State, WorkerCore
 from runtime.testing.hashed_blocks import Case
 from runtime.testing.simulation import Simulation, Stuck
 
@@ -180,7 +181,7 @@ def a_batch_is_replayed_although_the_next_is_here(monkeypatch):
         begins = self.step % 3 == 1 and self.num_replayed_steps < self.step
         return (begins and self._begin_replay()) or original(self)
 
-    monkeypatch.setattr(WorkerCore, "_begin_forward", begin_forward)
+    monkeypatch.setitem(core_worker._ADVANCE, State.WAIT_INPUT, begin_forward)
 
 
 BROKEN = [

@@ -12,6 +12,7 @@ import torch
 import zmq
 
 from runtime import digest, reporting
+from runtime.core.account import Account
 from runtime.core.plan import Stream
 from runtime.core.worker import State
 from runtime.program import Life
@@ -91,7 +92,13 @@ class Driver:
             num_fenced=0,
         )
         self.core = SimpleNamespace(
-            state=State.FORWARD, step=0, end=NUM_STEPS, edges=edges, num_duplicates=0
+            state=State.FORWARD,
+            step=0,
+            end=NUM_STEPS,
+            edges=edges,
+            num_duplicates=0,
+            num_replayed_steps=0,
+            account=Account(),
         )
         self._tasks: list[Any] = []
         self.submit = self._tasks.append
@@ -303,6 +310,19 @@ def test_what_is_counted_adds_up_over_lives(talk):
     result, _ = talk.hand_in()
     names = ("replayed", "duplicates_dropped", "fenced", "damaged")
     assert [result["counters"][name] for name in names] == [4, 40, 400, 4000]
+
+
+def test_what_timing_decided_is_told_with_the_result(talk):
+    core = talk.driver.core
+    core.num_replayed_steps, core.account = 7, Account(lost=2, stale=3)
+    for staleness in (1, 1, -4):
+        core.account.note(Stream.TIE_DOWN, staleness)
+    talk.turn()
+    talk.finish()
+    result, _ = talk.hand_in()
+    counters = {"trained": NUM_STEPS - 2, "stale_ties": 3, "replayed_steps": 7}
+    assert counters.items() <= result["counters"].items()
+    assert result["staleness"] == {"tie_down": {"-4": 1, "1": 2}}
 
 
 # Leaving ----------------------------------------------------------------------------------------

@@ -125,6 +125,13 @@ def test_one_that_waits_in_good_health_is_left_alone(case, state):
         assert case.ward.hangs(now_s) == ""
 
 
+def test_one_that_trains_on_old_batches_meanwhile_is_left_alone(case):
+    for now_s in range(0, 1000, 5):
+        case.ward.memory.page[Word.REPLAYED_STEPS] += 1
+        case.turn(State.REPLAY)
+        assert case.ward.hangs(now_s) == ""
+
+
 @pytest.mark.parametrize("state", list(State))
 def test_a_loop_that_does_not_turn_hangs_whatever_it_does(case, state):
     case.turn(state)
