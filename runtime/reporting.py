@@ -142,6 +142,7 @@ class Reporter:
         counters = {
             "sent": activations.sent if activations is not None else 0,
             "trained": driver.core.step - driver.core.account.lost,
+            "lost": driver.core.account.lost,
             "stale_ties": driver.core.account.stale,
             "replayed_steps": page[Word.REPLAYED_STEPS],
             "retrained": page[Word.RETRAINED],

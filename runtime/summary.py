@@ -51,9 +51,7 @@ def summarise(
         "state_sha256": digest.combine(result["digests"] for result in results),
         "final": {key: units[-1][key] if units else None for key in ("linear_top1", "knn_top1")},
         "units": list(units),
-        "blocks": [
-            _block(job, k, result) | _lost(job, results, k) for k, result in enumerate(results)
-        ],
+        "blocks": [_block(job, k, result) | _lost(results, k) for k, result in enumerate(results)],
         "batches": _batches(job, results),
         "restarts": restarts_of(events),
         "benefit": {
@@ -84,11 +82,10 @@ def _batches(job: Job, results: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     }
 
 
-def _lost(job: Job, results: Sequence[Mapping[str, Any]], k: int) -> dict[str, int]:
-    """The batches that block k never trained on, and those of them that its lower edge dropped."""
-    lost = job.num_steps - results[k]["counters"]["trained"]
-    below = job.num_steps - results[k - 1]["counters"]["trained"] if k else 0
-    return {"lost": lost, "dropped_below": lost - below}
+def _lost(results: Sequence[Mapping[str, Any]], k: int) -> dict[str, int]:
+    """The batches that block k passed over, and those of them that its lower edge dropped."""
+    lost = [result["counters"].get("lost", 0) for result in results]
+    return {"lost": lost[k], "dropped_below": lost[k] - (lost[k - 1] if k else 0)}
 
 
 def _staleness(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -320,7 +320,7 @@ def test_what_timing_decided_is_told_with_the_result(talk):
     talk.turn()
     talk.finish()
     result, _ = talk.hand_in()
-    counters = {"trained": NUM_STEPS - 2, "stale_ties": 3, "replayed_steps": 7}
+    counters = {"trained": NUM_STEPS - 2, "lost": 2, "stale_ties": 3, "replayed_steps": 7}
     assert counters.items() <= result["counters"].items()
     assert result["staleness"] == {"tie_down": {"-4": 1, "1": 2}}
 
