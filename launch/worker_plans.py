@@ -152,6 +152,13 @@ def window_bytes(setting: Setting, specs: Specs) -> int:
     return _bytes(specs, {s: _size(setting, s) for s in specs})
 
 
+def replay_bytes(setting: Setting, incoming: Specs) -> int:
+    """What the batches take that a starved worker trains on again."""
+    if setting.config.on_starved != "replay":
+        return 0
+    return NUM_KEPT * message_bytes(incoming.get(Stream.ACTIVATION, ()))
+
+
 def retained_bytes(setting: Setting, block: Block) -> float:
     """What may be kept of a block's messages for other lives, as far as the bound allows."""
     _, outgoing = block_specs(setting, block)
