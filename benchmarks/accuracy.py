@@ -16,7 +16,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,6 +39,13 @@ METHODS: dict[str, dict[str, Any]] = {
     "elastic, lag 4": {"tie": "elastic", "lag": 4},
 }
 """What each method changes in the default config."""
+
+LAGS: dict[str, dict[str, Any]] = {
+    f"{tie}, lag {lag}": {"tie": tie, "lag": lag}
+    for tie, lags in (("gradient", (2, 8)), ("elastic", (0, 2, 8)))
+    for lag in lags
+}
+"""More lags, for benchmarks.lag; they are in no table of their own."""
 
 NUM_SPLITS = 5
 USUAL: dict[str, Any] = {"seeds": 5, "epochs": None, "json": RESULTS / "accuracy.jsonl"}
@@ -67,7 +74,9 @@ class Task:
         return self.method, self.seed, to_toml(self.config)
 
 
-def make_tasks(num_seeds: int, **changes: Any) -> list[Task]:
+def make_tasks(
+    num_seeds: int, *, methods: Mapping[str, dict[str, Any]] = METHODS, **changes: Any
+) -> list[Task]:
     """List all runs, seed by seed, so that an interrupted file holds whole pairs.
 
     `changes` go into every method's config.
@@ -88,7 +97,7 @@ def make_tasks(num_seeds: int, **changes: Any) -> list[Task]:
             ),
         )
         for seed in range(num_seeds)
-        for method, settings in METHODS.items()
+        for method, settings in methods.items()
     ]
 
 
@@ -169,6 +178,7 @@ def accuracy(
     json: Path | None = None,
     resume: Path | None = None,
     quick: bool = False,
+    lags: bool = False,
 ) -> None:
     """Train every method on every seed and print the table.
 
@@ -188,14 +198,19 @@ def accuracy(
         File of an interrupted run: what it holds is kept, the rest is run.
     quick
         One epoch and two seeds, to see that all of it works.
+    lags
+        Train the lags that the table leaves out instead, for benchmarks.lag to draw.
     """
     usual = QUICK if quick else USUAL
+    if lags:
+        usual = {**usual, "json": usual["json"].with_name("accuracy-lags.jsonl")}
     changes: dict[str, Any] = {}
     if epochs := epochs or usual["epochs"]:
         changes["epochs"] = epochs
     if decoder_depth is not None:
         changes["decoder_depth"] = (decoder_depth,)
-    tasks = make_tasks(seeds or usual["seeds"], **changes)
+    methods = LAGS if lags else METHODS
+    tasks = make_tasks(seeds or usual["seeds"], methods=methods, **changes)
     results = Results(resume or json or usual["json"])
     if not resume:
         results.path.unlink(missing_ok=True)
@@ -205,8 +220,8 @@ def accuracy(
     if not any("header" in record for record in results.read()):
         results.append({"header": here})
     _run(tasks, results, jobs or len(os.sched_getaffinity(0)), console)
-    wanted = {task.key for task in tasks}
-    _report(results, wanted, console)
+    if not lags:
+        _report(results, {task.key for task in tasks}, console)
 
 
 def _report(results: Results, wanted: set[Any], console: Console) -> None:

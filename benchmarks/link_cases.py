@@ -128,7 +128,9 @@ class OurSender:
     def __init__(self, case: Case) -> None:
         self._context = zmq.Context()
         self._file = os.open(f"{case.where}-memory", os.O_RDWR | os.O_CREAT)
-        self._retention = Retention(f"{case.where}-memory", case.plan, case.specs)
+        self._retention = Retention(
+            f"{case.where}-memory", case.plan, case.specs, checksums="payload" in case.system
+        )
         self._payload = (torch.ones(case.size_bytes, dtype=torch.uint8),)
         self._link = make_link(self._context, case, Side.ABOVE, "")
         self._copies = case.system.startswith("shm")
@@ -141,10 +143,11 @@ class OurSender:
         self._link.send(hello)
 
     def send(self, step: int) -> None:
-        payload = self._payload
+        payload, found = self._payload, 0
         if self._copies:
             self._retention.put(Stream.ACTIVATION, step, payload)
             payload = self._retention.get(Stream.ACTIVATION, step)
+            found = self._retention.checksum(Stream.ACTIVATION, step)
         self._link.send(
             DataMessage(
                 stream=Stream.ACTIVATION,
@@ -152,7 +155,7 @@ class OurSender:
                 generation=0,
                 to=0,
                 absent=False,
-                checksum=0,
+                checksum=found,
                 payload=payload,
             )
         )

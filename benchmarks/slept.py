@@ -1,6 +1,8 @@
 """One run of slept blocks, for benchmarks.throughput: prints nothing but what the runtime does.
 
-python -m benchmarks.slept CONFIG_JSON RUN_DIR
+python -m benchmarks.slept CONFIG_JSON RUN_DIR [WAN_CONTROL]
+
+With the control address of a benchmarks.wan_proxy, every edge is dialled through it.
 """
 
 import json
@@ -8,9 +10,25 @@ import sys
 import time
 from functools import partial
 
+from benchmarks.wan_proxy import ask_way
 from runtime.keeper import Keeper
 from runtime.program import Program
-from runtime.testing.slept import SleptConfig, load_slept_job
+from runtime.rendezvous import Rendezvous
+from runtime.testing.slept import SleptConfig, SleptJob, load_slept_job
+
+
+def load_far_job(control: str, text: str) -> SleptJob:
+    """The job, in a process that dials its neighbours through the proxy at `control`."""
+    await_edge = Rendezvous.await_edge
+
+    def await_way(self: Rendezvous, edge: int) -> str:
+        scheme, host, port = await_edge(self, edge).replace("//", "").split(":")
+        assert scheme == "tcp", f"edge {edge} is {scheme}; a proxy carries --link zmq-tcp alone"
+        begin_host, begin_port = ask_way(control, host, int(port))
+        return f"tcp://{begin_host}:{begin_port}"
+
+    Rendezvous.await_edge = await_way  # type: ignore[method-assign]
+    return load_slept_job(text)
 
 
 def main(argv: list[str]) -> int:
@@ -18,7 +36,7 @@ def main(argv: list[str]) -> int:
     config = SleptConfig(**json.loads(argv[0]))
     program = Program(
         resolve=partial(SleptConfig.to_text, config),
-        load=load_slept_job,
+        load=partial(load_far_job, argv[2]) if len(argv) > 2 else load_slept_job,
         preload=("runtime.coordinator", "runtime.worker", "runtime.testing.slept"),
         run_dir=argv[1],
         name="slept",

@@ -1,36 +1,54 @@
-"""How close the pipeline comes to its ceiling, with slept and with real blocks.
+"""How close the pipeline comes to its ceiling, beside lock-step schedules on the same work.
 
-    python -m benchmarks.throughput --blocks sleep
+    python -m benchmarks.throughput --blocks sleep --baselines --workers 2,4,8 --message-mb 1,64
+    python -m benchmarks.throughput --baselines --jitter exponential:0.2,rare:0.02x10 --imbalance
+    python -m benchmarks.throughput --baselines --wan-rtt-ms 50 --lag 2 --window 3
     python -m benchmarks.throughput --blocks real
 
 Every figure is measured by the runtime itself and stands beside its ceiling from the same run:
-the slowest block, timed alone on its cores while the other cores are busy.
+the slowest block (real ones are timed alone on their cores while the other cores are busy), and
+under stalls the simulated run with the same draws, lag and windows. Baselines are
+torch.distributed.pipelining's schedules on gloo, each with its best number of microbatches.
 """
 
-import json
-import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import cyclopts
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 
-from benchmarks.harness import (
-    ROOT,
-    Results,
-    header,
-    make_console,
-    make_table,
-    median_and_spread,
-    print_header,
+from benchmarks.harness import Results, header, make_console, print_header
+from benchmarks.throughput_cases import (
+    SleptCase,
+    Wan,
+    best_microbatches,
+    run_baselines,
+    run_real,
+    run_slept,
+    slept_cases,
 )
+from benchmarks.throughput_report import print_report
+from launch.config import IntList
 from runtime.testing.slept import SleptConfig
 
-TIMEOUT_S = 600
+
+def _convert_list(type_: Callable[[str], Any]) -> Callable[[Any, Sequence[Token]], Any]:
+    def convert(_: Any, tokens: Sequence[Token]) -> tuple[Any, ...]:
+        return tuple(type_(part) for part in tokens[0].value.split(",") if part.strip())
+
+    return convert
+
+
+FloatList = Annotated[
+    tuple[float, ...], Parameter(converter=_convert_list(float), n_tokens=1, negative="")
+]
+TextList = Annotated[
+    tuple[str, ...], Parameter(converter=_convert_list(str), n_tokens=1, negative="")
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,120 +57,135 @@ class Options:
 
     blocks: Literal["sleep", "real"] = "sleep"
     """Blocks that sleep (real overlap, idle cores), or the default network's."""
-    workers: int | None = None
-    """Workers; 4 with slept blocks, 2 with real ones."""
+    workers: IntList = ()
+    """Numbers of workers; 4 with slept blocks, 2 with real ones."""
     steps: int | None = None
     """Steps of a run; 150 with slept blocks, 60 with real ones."""
     runs: int = 3
     """Runs of each case."""
     step_ms: float = 60.0
     """Milliseconds that a slept block sleeps a step, a third of them in its home's forward."""
-    message_mb: float = 1.0
-    """Megabytes of each activation and of each tie message of slept blocks."""
+    message_mb: FloatList = (1.0,)
+    """Megabytes of each activation of slept blocks."""
+    tie_mb: float = 1.0
+    """Megabytes of each tie message, one up and one down a step: these are a guest's weights,
+    whatever the size of the activations."""
     lag: int = 1
     """Lag of the elastic tie."""
     window: int = 2
     """Activations in flight on an edge."""
-    link: str = "zmq-ipc"
+    link: str = "shm"
     """Link between slept blocks."""
+    baselines: bool = False
+    """Whether to run lock-step schedules on the same slept blocks."""
+    jitter: TextList = ()
+    """Stalls of slept blocks, each a case of its own: exponential:0.2 (mean, in block times),
+    rare:0.02x10 (how often, how many block times)."""
+    imbalance: bool = False
+    """Whether to measure also with one block, in the middle, 2x slower."""
+    wan_rtt_ms: float | None = None
+    """Round trip of a wide-area link, to measure also with every edge through one."""
+    wan_mbit: float = 1000.0
+    """Megabits a second of that link, in each direction."""
     json: Path | None = None
     """File that gets a JSON line a run."""
 
+    def __post_init__(self) -> None:
+        is_slept_only = self.baselines or self.jitter or self.imbalance or self.wan is not None
+        if self.blocks == "real" and is_slept_only:
+            raise ValueError(
+                "baselines, jitter, imbalance and a wide-area link are of blocks that sleep;"
+                " give --blocks sleep"
+            )
 
-def slept_command(options: Options, run_dir: Path) -> list[str]:
-    """One run of slept blocks."""
-    size = int(options.message_mb * 1e6) // 4 * 4
-    config = SleptConfig(
-        workers=options.workers or 4,
+    @property
+    def wan(self) -> Wan | None:
+        """The wide-area link asked for."""
+        if self.wan_rtt_ms is None:
+            return None
+        return Wan(rtt_ms=self.wan_rtt_ms, mbit=self.wan_mbit)
+
+
+def measure(options: Options) -> Iterator[dict[str, Any]]:
+    """All runs of all cases, in turn, so that a slow minute of the machine meets every case."""
+    measure_blocks = _measure_slept if options.blocks == "sleep" else _measure_real
+    with tempfile.TemporaryDirectory() as directory:
+        yield from measure_blocks(options, Path(directory))
+
+
+def _measure_slept(options: Options, directory: Path) -> Iterator[dict[str, Any]]:
+    cases = [
+        case
+        for workers in options.workers or (4,)
+        for message_mb in options.message_mb
+        for case in slept_cases(
+            slept_config(options, workers, message_mb),
+            jitters=options.jitter,
+            imbalance=options.imbalance,
+            wan=options.wan,
+        )
+    ]
+    microbatches: dict[SleptCase, dict[str, int]] = {}
+    for run in range(options.runs):
+        for i, case in enumerate(cases):
+            _say(f"run {run + 1} of {options.runs}: {case.facts}")
+            yield from run_slept(case, run, directory / f"{run}-{i}")
+            if not options.baselines:
+                continue
+            if case.calm not in microbatches:
+                microbatches[case.calm], tried = best_microbatches(case)
+                yield case.facts | {"probes": tried}
+            yield from run_baselines(case, run, microbatches[case.calm])
+
+
+def slept_config(options: Options, workers: int, message_mb: float) -> SleptConfig:
+    """Slept blocks without stalls."""
+    return SleptConfig(
+        workers=workers,
         steps=options.steps or 150,
         step_s=options.step_ms / 1e3,
         forward_share=1 / 3,
-        activation_bytes=size,
-        tie_bytes=size,
+        activation_bytes=_whole_floats(message_mb),
+        tie_bytes=_whole_floats(options.tie_mb),
         lag=options.lag,
         window=options.window,
         link=options.link,
     )
-    fields = json.dumps(asdict(config))
-    return [sys.executable, "-m", "benchmarks.slept", fields, str(run_dir)]
 
 
-def real_commands(options: Options, run_dir: Path) -> dict[str, list[str]]:
-    """The main job with overlap and without, and the same blocks in one process."""
-    workers = options.workers or 2
-    flags = ["--workers", str(workers), "--steps", str(options.steps or 60)]
-    loco = ["--lag", str(options.lag), "--window", str(options.window)]
-    gim = ["--overlap", "0", "--tie", "none"]
-    launch = ROOT / "launch"
-    cases = {
-        f"LoCo, {workers} workers": ("pipeline.py", loco),
-        f"GIM, {workers} workers": ("pipeline.py", gim),
-        "GIM, one process, all cores": ("sequential.py", [*gim, "--threads", "2"]),
-    }
-    return {
-        name: [sys.executable, str(launch / script), *flags, *case, "--run-dir", str(run_dir)]
-        for name, (script, case) in cases.items()
-    }
+def _whole_floats(megabytes: float) -> int:
+    return int(megabytes * 1e6) // 4 * 4
 
 
-def run_once(command: Sequence[str], run_dir: Path) -> dict[str, Any]:
-    """Run a command that leaves a run directory; return its summary."""
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False, cwd=ROOT
-    )
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
-    summary: dict[str, Any] = json.loads((run_dir / "summary.json").read_text())
-    return summary
+def _measure_real(options: Options, directory: Path) -> Iterator[dict[str, Any]]:
+    for run in range(options.runs):
+        for workers in options.workers or (2,):
+            _say(f"run {run + 1} of {options.runs}: real blocks, {workers} workers")
+            yield from run_real(
+                workers,
+                run,
+                steps=options.steps or 60,
+                lag=options.lag,
+                window=options.window,
+                run_dir=directory / f"{run}-{workers}",
+            )
 
 
-def measure(options: Options) -> dict[str, list[dict[str, Any]]]:
-    """All runs of all cases, in turn, so that a slow minute of the machine meets every case."""
-    summaries: dict[str, list[dict[str, Any]]] = {}
-    with tempfile.TemporaryDirectory() as directory:
-        for run in range(options.runs):
-            path = Path(directory, str(run))
-            if options.blocks == "sleep":
-                name = f"{options.workers or 4} slept blocks, {options.message_mb:g} MB messages"
-                commands = {name: slept_command(options, path)}
-            else:
-                commands = real_commands(options, path)
-            for i, (name, command) in enumerate(commands.items()):
-                run_dir = path.with_name(f"{run}-{i}")
-                command[-1] = str(run_dir)
-                print(f"run {run + 1} of {options.runs}: {name}", file=sys.stderr)
-                summaries.setdefault(name, []).append(run_once(command, run_dir))
-    return summaries
-
-
-def show(summaries: dict[str, list[dict[str, Any]]]) -> None:
-    """Print each case's figure beside its ceiling: medians, with lowest and highest."""
-    table = make_table("case", "samples/s", "ceiling", "of ceiling", "lowest", "highest", "runs")
-    for name, runs in summaries.items():
-        rates = [run["samples_per_s"] for run in runs]
-        ceilings = [run["ceiling_samples_per_s"] for run in runs]
-        shares = median_and_spread([a / b for a, b in zip(rates, ceilings, strict=True)])
-        table.add_row(
-            name,
-            f"{median_and_spread(rates).median:.2f}",
-            f"{median_and_spread(ceilings).median:.2f}",
-            *(f"{share:.3f}" for share in shares),
-            str(len(runs)),
-        )
-    make_console().print(table)
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
-    """Measure, print a table, and append JSON lines where asked to."""
+    """Measure, append JSON lines where asked to, and print a table."""
     facts = header()
     print_header(facts, make_console())
-    summaries = measure(options)
-    show(summaries)
-    if options.json is not None:
-        results = Results(options.json)
-        for name, runs in summaries.items():
-            for run in runs:
-                results.append({"case": name, "header": facts, "summary": run})
+    results = Results(options.json) if options.json is not None else None
+    records = []
+    for record in measure(options):
+        records.append(record)
+        if results is not None:
+            results.append({"header": facts} | record)
+    print_report(records, make_console())
 
 
 if __name__ == "__main__":

@@ -1,20 +1,24 @@
 """Drives one worker's core: turns messages into events and actions into work.
 
-Owns the loop, the payloads and the hand-over to the compute thread. What to do next is the
-core's; how bytes move is the links'; what is learned is the block's. The loop runs on a thread of
-its own, so that messages come and go while the block computes on the main thread.
+Owns the loop and the hand-over to the compute thread. What to do next is the core's; what has
+come and what is to go lie in the inbox and the outbox; how bytes move is the links'; what is
+learned is the block's. The loop runs on a thread of its own, so that messages come and go while the
+block computes on the main thread.
 """
 
+import contextlib
 import logging
 import math
 import os
 import queue
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from typing import NamedTuple
 
 import zmq
+from torch import Tensor
 
 from runtime.core.messages import (
     Acknowledge,
@@ -43,15 +47,16 @@ from runtime.core.messages import (
 from runtime.core.plan import Side, Stream
 from runtime.core.worker import State, WorkerCore
 from runtime.faults.injector import Injector
-from runtime.free_inbox import FreeInbox
-from runtime.links.link import Damaged, Link
-from runtime.links.message import DataMessage
+from runtime.inbox import Inbox, Ready
+from runtime.links.link import Damaged, Link, Pollable
+from runtime.links.message import DataMessage, Message
 from runtime.neighbours import Neighbours
+from runtime.outbox import NOTHING_MADE, Made, Outbox
 from runtime.state.memory import Page, Word
 from runtime.state.retention import Retention
 from runtime.state.saving import Saver, with_account
 from runtime.step import BlockStep, Payload, TensorSpec
-from runtime.telemetry import Telemetry
+from runtime.telemetry import Figures, Telemetry, figures_of
 from runtime.wire import event_of, message_of
 
 log = logging.getLogger(__name__)
@@ -60,8 +65,17 @@ TICK_S = 0.1
 LOGGED_DAMAGES = 20  # a log is not flooded by a link that does nothing but damage
 STATES = tuple(State)
 Task = Callable[[], None]
-Made = Mapping[Stream, Payload | None]
-Done = Computed | Replayed | SnapshotTaken
+Work = Ready | Snapshot | Task  # of the compute thread
+
+
+class StepDone(NamedTuple):
+    """A step is done, and the block's figures were these; `num_lost` before it were passed over,
+    and the latest tie that was used was `staleness` steps old."""
+
+    step: int
+    figures: Figures
+    num_lost: int
+    staleness: int
 
 
 class Driver:
@@ -88,43 +102,136 @@ class Driver:
         self.damaged = 0
         self._links = links
         self._neighbours = neighbours
-        self._retention = retention
         self._saver = saver
         self._page = page
         self._injector = injector
-        self._outgoing_specs = outgoing_specs
-        self._inbox: dict[tuple[Stream, int], Payload] = {}
-        self._free_inbox = FreeInbox(core.plan)
-        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
-        self._done: deque[tuple[Done, Made]] = deque()
+        self._inbox = Inbox(core.plan)
+        self._works: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
+        self._is_ending = False
+        self._lock = threading.Lock()
+        self._todo: deque[StepDone | Release | Finish | tuple[Side, Message]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._outbox = Outbox(
+            core.plan, retention, outgoing_specs, lambda: os.eventfd_write(self._wake, 1)
+        )
         self._failure: BaseException | None = None
         self._poller = zmq.Poller()
         self._poller.register(self._wake, zmq.POLLIN)
-        for link in links.values():
+        self._sides: dict[Pollable, Side] = {}
+        for side, link in links.items():
             for pollable in link.pollables:
                 self._poller.register(pollable, zmq.POLLIN)
+                self._sides[pollable] = side
 
     # The compute thread -----------------------------------------------------------------------
 
     def compute(self) -> None:
-        """Run what the loop hands over, until it hands over nothing more."""
-        while (task := self._tasks.get()) is not None:
+        """Run what the loop hands over, and what follows from it, until there is no more."""
+        while (work := self._works.get()) is not None:
             try:
-                task()
+                while work is not None and not self._is_ending:
+                    work = self._run(work)
+                    os.eventfd_write(self._wake, 1)
             except BaseException as error:
                 self._failure = error
-                raise
-            finally:
                 os.eventfd_write(self._wake, 1)
+                raise
+
+    def _run(self, work: Work) -> Work | None:
+        """Do one piece of work; return what the core wants next: no other thread is waited for."""
+        match work:
+            case Ready(action=action):
+                if isinstance(action, Replay):
+                    self._replay(action.step, work)
+                    return self._decide(Replayed(step=action.step))
+                event, made = self._run_phase(action, work)
+                return self._decide(event, made=made)
+            case Snapshot():
+                self._outbox.await_all()  # what was made before it will not be made again
+                state: Mapping[str, Tensor] = self.block.state()
+                if self.core.plan.free is not None:  # in this state nothing is added to it
+                    state = with_account(state, self.core.account)
+                self._saver.save(work.step, state, checkpoint=work.checkpoint)
+                return self._decide(SnapshotTaken(step=work.step))
+        work()
+        return None
+
+    def _run_phase(self, action: Compute, ready: Ready) -> tuple[Computed, Made]:
+        """One phase of a step: what it gave, and what it made for the neighbours."""
+        block, step, absent = self.block, action.step, False
+        self._page[Word.REACHED] = max(self._page[Word.REACHED], self.core.reached)
+        self._injector.begin(action.phase, step)
+        began_s = time.perf_counter()
+        made: Made = {}
+        match action.phase:
+            case Phase.FORWARD:
+                made = {Stream.ACTIVATION: block.forward(step, ready.activation)}
+            case Phase.UPDATE:
+                ties = block.update(step)
+                made, absent = {Stream.TIE_UP: ties.up, Stream.TIE_DOWN: ties.down}, ties.absent
+            case Phase.APPLY:
+                block.apply(step, ready.from_below, ready.from_above)
+        self._injector.end(step, time.perf_counter() - began_s)
+        self.telemetry.stopwatch.computed_s += time.perf_counter() - began_s
+        return Computed(phase=action.phase, step=step, absent=absent), made
+
+    def _replay(self, step: int, ready: Ready) -> None:
+        """Train again on a batch that is kept; what that makes is for no one."""
+        began_s = time.perf_counter()
+        self.block.forward(step, ready.activation)
+        self.block.update(step)
+        self.block.apply(step, None, None)
+        self.telemetry.stopwatch.computed_s += time.perf_counter() - began_s
 
     def end_compute(self) -> None:
-        """Let `compute` return when what was handed over is done."""
-        self._tasks.put(None)
+        """Let `compute` return when the phase that it is at is done."""
+        self._is_ending = True
+        self._works.put(None)
 
     def submit(self, task: Task) -> None:
         """Hand something over to the compute thread."""
-        self._tasks.put(task)
+        self._works.put(task)
+
+    # Both threads -----------------------------------------------------------------------------
+
+    def _decide(
+        self, event: Event, *, made: Made = NOTHING_MADE, arrived: Payload | None = None
+    ) -> Work | None:
+        """Tell the core an event; return what is to be computed now, and leave the rest for the
+        loop in order. Whoever decides holds the lock: core, inbox and todo are changed here."""
+        with self._lock:
+            event, num_lost = self._outbox.keep(event, made), self.core.account.lost
+            actions = self.core.handle(event)
+            self.telemetry.stopwatch.enter(self.core.state, self.core.step)
+            work = self._sort(actions, arrived)
+            if isinstance(event, Computed) and event.phase is Phase.APPLY:
+                self.telemetry.count_step(event.step)
+                figures, staleness = figures_of(self.block), self.core.account.latest
+                self._todo.append(StepDone(event.step, figures, num_lost, staleness))
+            return work
+
+    def _sort(self, actions: list[Action], arrived: Payload | None = None) -> Work | None:
+        work: Work | None = None
+        for action in actions:
+            match action:
+                case Compute() | Replay() | Snapshot():
+                    assert work is None, f"{work} and {action} at once"
+                    work = action if isinstance(action, Snapshot) else self._inbox.find(action)
+                case Keep(stream=stream, step=step):
+                    assert arrived is not None
+                    self._inbox.keep(stream, step, arrived)
+                case Drop(stream=stream, step=step):
+                    self._outbox.drop(stream, step)
+                case Hello() | Send() | Acknowledge() | AskSnapshot() | TellStop():
+                    self._todo.append(message_of(action, self.core))  # to the lives of now
+                case Release(stream=stream, step=step):
+                    self._inbox.used_up(stream, step, self.core.replays)
+                    self._todo.append(action)
+                case Finish():
+                    self._todo.append(action)
+                case Trim():
+                    pass  # its slots are free to be used again
+        return work
 
     # The loop ---------------------------------------------------------------------------------
 
@@ -136,18 +243,20 @@ class Driver:
         """
         if poll_also is not None:
             self._poller.register(poll_also, zmq.POLLIN)
-        self._perform(self.core.start())
+        self._begin()
         next_tick_s = 0.0
         while not until():
             wait_s = max(0.0, next_tick_s - time.monotonic())
-            self._poller.poll(math.ceil(wait_s * 1000))
+            ready = self._poller.poll(math.ceil(wait_s * 1000))
             if self._failure is not None:
                 return  # the compute thread raises it
             self._injector.turn()
+            is_tick = time.monotonic() >= next_tick_s
             self._take_results()
-            for side, link in self._links.items():
-                self._take_messages(side, link)
-            if time.monotonic() >= next_tick_s:
+            heard = {self._sides[found] for found, _ in ready if found in self._sides}
+            for side in self._links if is_tick else heard:
+                self._take_messages(side, self._links[side])
+            if is_tick:
                 next_tick_s = time.monotonic() + TICK_S
                 self._handle(Tick())
                 if self._page[Word.STOP_WANTED] and self.core.stop_at is None:
@@ -158,6 +267,7 @@ class Driver:
 
     def close(self) -> None:
         """Close the links and what this driver opened."""
+        self._outbox.close()
         for link in self._links.values():
             link.close()
         os.close(self._wake)
@@ -173,22 +283,46 @@ class Driver:
     @property
     def queue_depth(self) -> int:
         """Activations that are here and not yet used."""
-        return sum(1 for stream, _ in self._inbox if stream is Stream.ACTIVATION)
+        return self._inbox.num_activations
+
+    def _begin(self) -> None:
+        with self._lock:
+            work = self._sort(self.core.start())
+        if work is not None:
+            self._works.put(work)
+        self._do_todo()
 
     def _take_results(self) -> None:
-        try:
+        with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake)
-        except BlockingIOError:
-            return
-        while self._done:
-            event, made = self._done.popleft()
-            self._handle(self._keep_made(made, event))
-            if isinstance(event, Computed) and event.phase is Phase.APPLY:
-                lost = self.core.account.lost
-                self.telemetry.step_done(event.step, block=self.block, num_lost=lost)
-                self.telemetry.trace.counters(queue_depth=self.queue_depth)
-                if self.core.plan.free is not None:
-                    self.telemetry.trace.counters(staleness=self.core.account.latest)
+        for side, message in self._outbox.take_ready():
+            self._send(side, message)
+        self._do_todo()
+
+    def _handle(self, event: Event, arrived: Payload | None = None) -> None:
+        work = self._decide(event, arrived=arrived)
+        if work is not None:
+            self._works.put(work)
+        self._do_todo()
+
+    def _do_todo(self) -> None:
+        """Do what was left for the loop, in the order in which it was decided."""
+        while self._todo:
+            match self._todo.popleft():
+                case StepDone() as done:
+                    self._note_step(done)
+                case Release(stream=stream, step=step):
+                    self._release(stream, step)
+                case Finish():
+                    log.info("done before step %d", self.core.step)
+                case (side, message):
+                    self._send(side, message)
+
+    def _note_step(self, done: StepDone) -> None:
+        self.telemetry.step_done(done.step, done.figures, num_lost=done.num_lost)
+        self.telemetry.trace.counters(queue_depth=self.queue_depth)
+        if self.core.plan.free is not None:
+            self.telemetry.trace.counters(staleness=done.staleness)
 
     def _take_messages(self, side: Side, link: Link) -> None:
         while (message := link.receive()) is not None:
@@ -206,151 +340,27 @@ class Driver:
         if self.damaged <= LOGGED_DAMAGES:
             log.warning("a damaged message from the worker %s: %s", side.value, message.reason)
 
-    def _handle(self, event: Event, payload: Payload | None = None) -> None:
-        actions = self.core.handle(event)
-        self.telemetry.stopwatch.enter(self.core.state, self.core.step)
-        self._perform(actions, payload)
-
-    def _perform(self, actions: list[Action], arrived: Payload | None = None) -> None:
-        for action in actions:
-            match action:
-                case Compute():
-                    self._compute(action)
-                case Send():
-                    self._send(action)
-                case Replay():
-                    self._replay(action)
-                case Drop(stream=stream, step=step):
-                    self._retention.drop(stream, step)
-                case Keep(stream=stream, step=step):
-                    assert arrived is not None
-                    self._inbox[stream, step] = arrived
-                    self._free_inbox.arrived(stream, step, arrived)
-                case Release(stream=stream, step=step):
-                    self._release(stream, step)
-                case Trim():
-                    pass  # its slots are free to be used again
-                case Snapshot():
-                    self._save(action)
-                case Hello() | Acknowledge() | AskSnapshot() | TellStop():
-                    side, message = message_of(action, self.core)
-                    self._links[side].send(message)
-                case Finish():
-                    log.info("done before step %d", self.core.step)
-
     def _release(self, stream: Stream, step: int) -> None:
         """Give back the message before this one: the last is kept, for timing the block alone."""
-        before, payload = self.last_inputs.get(stream), self._inbox.pop((stream, step))
+        before, payload = self.last_inputs.get(stream), self._inbox.release(stream, step)
         if stream is Stream.ACTIVATION and not payload:
             return  # a mark only
-        if stream is Stream.ACTIVATION:
-            self._free_inbox.trained(step, payload, self.core.replays)
         self.last_inputs[stream] = payload
         if before is not None:
             self._links[stream.source].recycle(stream, before)
 
-    def _send(self, action: Send) -> None:
+    def _send(self, side: Side, message: Message) -> None:
+        if not isinstance(message, DataMessage):
+            self._links[side].send(message)
+            return
         began_s = time.monotonic()
-        payload = () if action.absent else self._retention.get(action.stream, action.step)
-        side, message = message_of(action, self.core, payload)
-        if not self._links[side].send(message):
-            log.warning("%s %d found no peer", action.stream.value, action.step)
-        self.telemetry.trace.sent(action.stream, action.step, began_s, time.monotonic())
-
-    def _save(self, action: Snapshot) -> None:
-        """Hand a snapshot over to the compute thread."""
-        account = self.core.account.copy() if self.core.plan.free is not None else None
-
-        def task() -> None:
-            state = self.block.state()
-            if account is not None:
-                state = with_account(state, account)
-            self._saver.save(action.step, state, checkpoint=action.checkpoint)
-            self._done.append((SnapshotTaken(step=action.step), {}))
-
-        self.submit(task)
-
-    def _replay(self, action: Replay) -> None:
-        """Hand a batch that is kept over to the compute thread; what it makes is for no one."""
-        step, block, batch = action.step, self.block, self._free_inbox.batch(action.step)
-
-        def task() -> None:
-            began_s = time.perf_counter()
-            block.forward(step, batch)
-            block.update(step)
-            block.apply(step, None, None)
-            self.telemetry.stopwatch.computed_s += time.perf_counter() - began_s
-            self._done.append((Replayed(step=step), {}))
-
-        self.submit(task)
-
-    def _compute(self, action: Compute) -> None:
-        """Hand a phase to the compute thread, with the payloads that it uses."""
-        step, block = action.step, self.block
-        absent = False
-
-        def forward() -> Made:
-            return {Stream.ACTIVATION: block.forward(step, incoming)}
-
-        def update() -> Made:
-            nonlocal absent
-            ties = block.update(step)
-            absent = ties.absent
-            return {Stream.TIE_UP: ties.up, Stream.TIE_DOWN: ties.down}
-
-        def apply() -> Made:
-            block.apply(step, below, above)
-            return {}
-
-        def task() -> None:
-            self._injector.begin(action.phase, step)
-            began_s = time.perf_counter()
-            made = phases[action.phase]()
-            self._injector.end(step, time.perf_counter() - began_s)
-            self.telemetry.stopwatch.computed_s += time.perf_counter() - began_s
-            self._done.append((Computed(phase=action.phase, step=step, absent=absent), made))
-
-        incoming = self._inbox.get((Stream.ACTIVATION, step))
-        below = self._tie(Stream.TIE_UP, action.from_below, step)
-        above = self._tie(Stream.TIE_DOWN, action.from_above, step)
-        phases = {Phase.FORWARD: forward, Phase.UPDATE: update, Phase.APPLY: apply}
-        self._page[Word.REACHED] = max(self._page[Word.REACHED], self.core.reached)
-        self.submit(task)
-
-    def _tie(self, stream: Stream, message: int | None, step: int) -> Payload | None:
-        """What a step uses of a tie, given the newest message that it uses."""
-        if message is None:
-            return None
-        if self.core.plan.is_free(stream):
-            payload: Payload = self._free_inbox.take(stream, step)
-            return payload
-        return self._inbox[stream, message]
-
-    def _keep_made(self, made: Made, event: Done) -> Done:
-        """Keep what the block made, until its receiver will never ask for it again.
-
-        What an earlier life has dropped stays dropped: the event that is returned says so.
-        """
-        if isinstance(event, Computed) and self._was_dropped(event):
-            return replace(event, absent=True)
-        for stream, payload in made.items():
-            specs = self._outgoing_specs.get(stream)
-            if specs is None:
-                continue
-            if isinstance(event, Computed) and event.absent:
-                self._retention.put(stream, event.step, None)
-                continue
-            assert payload is not None, f"no {stream.value} was made at step {event.step}"
-            for spec, tensor in zip(specs, payload, strict=True):
-                spec.check(tensor)
-            self._retention.put(stream, event.step, payload)
-        return event
-
-    def _was_dropped(self, event: Computed) -> bool:
-        free = self.core.plan.free
-        can_be = free is not None and free.drops_oldest and event.phase is Phase.FORWARD
-        sends = Stream.ACTIVATION in self._outgoing_specs
-        return can_be and sends and self._retention.is_absent(Stream.ACTIVATION, event.step)
+        filled = self._outbox.fill(side, message)
+        if filled is None:
+            return
+        stream, step = filled.stream, filled.step
+        if not self._links[side].send(filled):
+            log.warning("%s %d found no peer", stream.value, step)
+        self.telemetry.trace.sent(stream, step, began_s, time.monotonic())
 
     @property
     def is_done(self) -> bool:

@@ -121,7 +121,7 @@ class Linking:
             side=side,
             run_id=self._run_id,
             specs=specs,
-            guards_payload=_guards_payload(self._job, shares),
+            guards_payload=guards_payload(self._job, shares_memory=shares),
         )
         if self._job.link == "gloo":
             open_group = opener(self._open_store, self._job.bind)
@@ -132,5 +132,6 @@ class Linking:
         return ShmLink(self._context, end, memory, bind=bind, connect=connect)
 
 
-def _guards_payload(job: Job, shares_memory: bool) -> bool:
+def guards_payload(job: Job, *, shares_memory: bool) -> bool:
+    """Whether tensors have a checksum on their way."""
     return job.checksum == "payload" or (job.checksum == "auto" and not shares_memory)

@@ -8,7 +8,7 @@ import os
 import resource
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -21,6 +21,19 @@ from runtime.trace import Trace
 Report = dict[str, Any]
 
 COMPUTING = (State.FORWARD, State.UPDATE, State.APPLY, State.REPLAY)
+
+
+class Figures(NamedTuple):
+    """What a block says of itself after a step."""
+
+    loss: float
+    probe_top1: float
+    num_bad_steps: int
+
+
+def figures_of(block: BlockStep) -> Figures:
+    """A block's figures as they are now; it may soon be at the next step."""
+    return Figures(block.loss, block.probe_top1, block.num_bad_steps)
 
 
 class Stopwatch:
@@ -100,25 +113,29 @@ class Telemetry:
                 completed_before=self._completed_before,
             )
 
-    def step_done(self, step: int, *, block: BlockStep, num_lost: int = 0) -> None:
+    def count_step(self, step: int) -> None:
+        """Count a finished step, at once: this life may end before it is recorded."""
+        page = self._page
+        page[Word.STEPS_DONE] += 1
+        page[Word.RETRAINED] += step < page[Word.COMPLETED]
+        page[Word.COMPLETED] = max(page[Word.COMPLETED], step + 1)
+
+    def step_done(self, step: int, figures: Figures, *, num_lost: int = 0) -> None:
         """Record a finished step; `num_lost` steps before it were passed over."""
         t = time.time()
         page = self._page
         if not page[Word.FIRST_STEP_T_NS]:
             page[Word.FIRST_STEP], page[Word.FIRST_STEP_T_NS] = step, int(t * 1e9)
-        page[Word.STEPS_DONE] += 1
-        page[Word.RETRAINED] += step < page[Word.COMPLETED]
-        page[Word.COMPLETED] = max(page[Word.COMPLETED], step + 1)
         record = {
             "t": t,
             "block": self._block,
             "pid": os.getpid(),
             "generation": self._generation,
             "step": step,
-            "loss": block.loss,
-            "probe_top1": block.probe_top1,
+            "loss": figures.loss,
+            "probe_top1": figures.probe_top1,
             "samples_per_s": self._rate(t, step - num_lost),
-            "bad_steps": block.num_bad_steps,
+            "bad_steps": figures.num_bad_steps,
         }
         self._last = record
         self._records.append(record)

@@ -30,7 +30,7 @@ from runtime.faults.injector import Injector
 from runtime.faults.log import FaultLog
 from runtime.job import Job
 from runtime.lifetime import die_with_parent
-from runtime.linking import Linking, outgoing_specs
+from runtime.linking import Linking, guards_payload, outgoing_specs
 from runtime.neighbours import Neighbours
 from runtime.program import FINAL, REFUSED, TRACEBACK_CHARACTERS, Life, Meeting, Program
 from runtime.rendezvous import Announcement, Rendezvous, open_rendezvous, open_store
@@ -46,10 +46,13 @@ from runtime.trace import Trace
 
 log = logging.getLogger(__name__)
 
+SWITCH_INTERVAL_S = 2e-4  # the compute thread waits no longer than that for the loop's to let go
+
 
 def run_worker(program: Program, meeting: Meeting, k: int, life: Life, keeper: Connection) -> None:
     """The body of worker process k in one of its lives. Tells the keeper why it fails, if so."""
     die_with_parent()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the keeper decides what they mean
     final: tuple[type[Exception], ...] = (ProtocolError, OutOfRoom)
@@ -124,7 +127,12 @@ class Worker:
         faults = FaultLog(Path(announcement.run_dir), generation=life.generation)
         self._injector = Injector(job.faults, k, faults, keeper_pid=meeting.keeper_pid)
         self._outgoing = outgoing_specs(job, k)
-        self._retention = Retention(life.memory.messages, self._plan, self._outgoing)
+        self._retention = Retention(
+            life.memory.messages,
+            self._plan,
+            self._outgoing,
+            checksums=guards_payload(job, shares_memory=job.link == "shm"),
+        )
         self._saver = Saver(
             life.memory,
             self._page,

@@ -52,7 +52,8 @@ class AckMessage:
 
 @dataclass(frozen=True, kw_only=True)
 class DataMessage:
-    """One message of a stream. `checksum` is over the tensors' bytes."""
+    """One message of a stream. `checksum` is over the tensors' bytes; 0 where that is not known
+    yet, or not wanted."""
 
     stream: Stream
     step: int

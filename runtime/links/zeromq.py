@@ -113,8 +113,8 @@ class ZmqLink:
         if isinstance(message, HelloMessage):
             message = replace(message, fingerprint=self._fingerprint)
         if isinstance(message, DataMessage):
-            found = checksum(message.payload) if self._end.guards_payload else 0
-            message = replace(message, checksum=found)
+            if self._end.guards_payload and not message.checksum:
+                message = replace(message, checksum=checksum(message.payload))
             tensors = self._tensor_frames(message)
         return [encode(message, edge=self._fingerprint), *tensors]
 
@@ -123,7 +123,10 @@ class ZmqLink:
 
     def send_frames(self, frames: list[Frame]) -> bool:
         try:
-            self._socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
+            if len(frames) == 1:  # in half the time
+                self._socket.send(frames[0], zmq.NOBLOCK)
+            else:
+                self._socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
         except zmq.Again:
             return False
         return True

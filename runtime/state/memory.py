@@ -55,7 +55,7 @@ class Word(IntEnum):
     """The words of the page: 64-bit integers, each written by one side while the worker lives;
     before a new life the keeper clears what the one before has said of itself."""
 
-    # By the worker's loop:
+    # By the worker:
     TURNS = 0  # of its loop, in this generation
     STATE = auto()  # index of the core's state in its enum
     STEP = auto()

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import xxhash
 from torch import Tensor
 
 from runtime.core.plan import Stream, WorkerPlan
@@ -23,12 +24,15 @@ from runtime.core.streams import ProtocolError
 from runtime.step import Payload, Specs, TensorSpec
 
 ALIGNMENT_BYTES = 64
+CHUNK_BYTES = 1 << 18  # copied, then hashed while it is still in the cache
 EMPTY, PRESENT, ABSENT = 0, 1, 2
+SHARED = mmap.MAP_SHARED | mmap.MAP_POPULATE  # pages are made now, and not in the first steps
 
 
 @dataclass(frozen=True)
 class Slot:
-    """One message's place: `header` holds its step and whether it is here; then its tensors."""
+    """One message's place: `header` holds its step, whether it is here, and its checksum, if it
+    has one; then its tensors."""
 
     header: Tensor
     tensors: Payload
@@ -38,19 +42,25 @@ Rings = Mapping[Stream, list[Slot]]
 
 
 class Retention:
-    """The rings of one worker. `path` is a file of the keeper's; a first generation's is empty."""
+    """The rings of one worker. `path` is a file of the keeper's; a first generation's is empty.
 
-    def __init__(self, path: str, plan: WorkerPlan, specs: Specs) -> None:
+    With `checksums`, what is kept gets one over its tensors' bytes (see links.message.checksum).
+    """
+
+    def __init__(
+        self, path: str, plan: WorkerPlan, specs: Specs, *, checksums: bool = False
+    ) -> None:
         self.path = path
         self._plan = plan
         self._compares = plan.free is None
+        self._checksums = checksums
         self.size_bytes = _size_bytes(plan, specs)
         self._rings: Rings = {}
         if not self.size_bytes:
             return
         with Path(path).open("r+b") as file:
             os.ftruncate(file.fileno(), self.size_bytes)
-            memory = mmap.mmap(file.fileno(), self.size_bytes)
+            memory = mmap.mmap(file.fileno(), self.size_bytes, SHARED)
         self._rings = _rings(memory, plan, specs)
 
     def put(self, stream: Stream, step: int, payload: Payload | None) -> None:
@@ -60,7 +70,7 @@ class Retention:
         Raises ProtocolError where what is made again differs from it, unless ties are free.
         """
         slot = self._slot(stream, step)
-        held, state = slot.header.tolist()
+        held, state, _ = slot.header.tolist()
         if held == step and state == PRESENT and not self._compares:
             return
         if held == step and state != EMPTY and self._compares:
@@ -71,25 +81,43 @@ class Retention:
                 )
             return
         slot.header[1] = EMPTY
-        for place, tensor in zip(slot.tensors, payload or (), strict=payload is not None):
-            place.copy_(tensor)
+        if payload is not None:
+            slot.header[2] = self._copy(slot, payload)
         slot.header[0] = step
         slot.header[1] = _state(payload)
 
     def drop(self, stream: Stream, step: int) -> None:
         """Let a message be absent from now on; a neighbour that still reads it is not harmed."""
         slot = self._slot(stream, step)
+        slot.header[1] = ABSENT  # first: else a death between would leave it as PRESENT
         slot.header[0] = step
-        slot.header[1] = ABSENT
 
     def is_absent(self, stream: Stream, step: int) -> bool:
         """Whether an earlier life has left a message as absent."""
-        return self._slot(stream, step).header.tolist() == [step, ABSENT]
+        return self._slot(stream, step).header[:2].tolist() == [step, ABSENT]
+
+    def _copy(self, slot: Slot, payload: Payload) -> int:
+        """Copy a message into its slot; return its checksum, as a signed word (0: none)."""
+        if not self._checksums:
+            for place, tensor in zip(slot.tensors, payload, strict=True):
+                place.copy_(tensor)
+            return 0
+        digest = xxhash.xxh3_64()
+        for place, tensor in zip(slot.tensors, payload, strict=True):
+            to, source = _flat(place), _flat(tensor)
+            for first in range(0, len(to), CHUNK_BYTES):
+                chunk = to[first : first + CHUNK_BYTES]
+                digest.update(chunk.copy_(source[first : first + CHUNK_BYTES]).numpy().data)
+        return int.from_bytes(digest.digest(), signed=True)
+
+    def checksum(self, stream: Stream, step: int) -> int:
+        """The checksum of a message that is kept; 0 where none was asked for."""
+        return int(self._slot(stream, step).header[2]) % (1 << 64)
 
     def get(self, stream: Stream, step: int) -> Payload:
         """The tensors of a message that is kept, in place; () where it is absent."""
         slot = self._slot(stream, step)
-        found, state = slot.header.tolist()
+        found, state, _ = slot.header.tolist()
         assert found == step, (stream, step, found)
         assert state != EMPTY, (stream, step)
         return slot.tensors if state == PRESENT else ()
@@ -106,13 +134,13 @@ class Retention:
 
     def _newest(self, ring: list[Slot], before: int) -> dict[int, bool]:
         headers = [slot.header.tolist() for slot in ring]
-        steps = [held for held, state in headers if state == PRESENT and held < before]
+        steps = [held for held, state, _ in headers if state == PRESENT and held < before]
         return {max(steps): False} if steps else {}
 
     def _kept(self, ring: list[Slot], before: int) -> dict[int, bool]:
         found: dict[int, bool] = {}
         for step in range(before - 1, max(before - 1 - len(ring), -1), -1):
-            held, state = ring[step % len(ring)].header.tolist()
+            held, state, _ = ring[step % len(ring)].header.tolist()
             if held != step or state == EMPTY:
                 break
             found[step] = state == ABSENT
@@ -136,14 +164,14 @@ class NeighboursRetention:
         if not size_bytes:
             return
         with Path(path).open("rb") as file:
-            memory = mmap.mmap(file.fileno(), size_bytes, prot=mmap.PROT_READ)
+            memory = mmap.mmap(file.fileno(), size_bytes, SHARED, mmap.PROT_READ)
         self._rings = _rings(memory, plan, specs)
 
     def find(self, stream: Stream, step: int) -> Payload | None:
         """The tensors of a message, in place; None where its slot holds something else."""
         ring = self._rings[stream]
         slot = ring[step % len(ring)]
-        return slot.tensors if slot.header.tolist() == [step, PRESENT] else None
+        return slot.tensors if slot.header[:2].tolist() == [step, PRESENT] else None
 
 
 def _state(payload: Payload | None) -> int:
@@ -152,7 +180,12 @@ def _state(payload: Payload | None) -> int:
 
 def _equal(kept: Tensor, made: Tensor) -> bool:
     """Bit for bit: torch.equal holds no NaN for equal to itself."""
-    return torch.equal(kept.reshape(-1).view(torch.uint8), made.reshape(-1).view(torch.uint8))
+    return torch.equal(_flat(kept), _flat(made))
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """A tensor's bytes."""
+    return tensor.reshape(-1).view(torch.uint8)
 
 
 def _size_bytes(plan: WorkerPlan, specs: Specs) -> int:
@@ -187,7 +220,7 @@ def _aligned(size_bytes: int) -> int:
 
 
 def _slot(memory: mmap.mmap, offset: int, specs: tuple[TensorSpec, ...]) -> Slot:
-    header = _tensor(memory, offset, TensorSpec(shape=(2,), dtype="int64"))
+    header = _tensor(memory, offset, TensorSpec(shape=(3,), dtype="int64"))
     offset += ALIGNMENT_BYTES
     tensors = []
     for spec in specs:

@@ -7,8 +7,7 @@ messages of the size asked for.
 import json
 import math
 import os
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -18,11 +17,17 @@ from torch import Tensor
 from runtime.core.plan import Stream, Window, WorkerPlan
 from runtime.state.checkpoint import Checkpoint
 from runtime.step import Payload, Specs, TensorSpec, message_bytes
+from runtime.testing.sleeper import Sleeper
+from runtime.testing.stalls import parse_stalls
 
 
 @dataclass(frozen=True, kw_only=True)
 class SleptConfig:
-    """Blocks that sleep `step_s` a step, `forward_share` of it before the activation leaves."""
+    """Blocks that sleep `step_s` a step, `forward_share` of it before the activation leaves.
+
+    `slow_block`, if there is one, takes `slow_factor` times as long. `jitter` names stalls in the
+    notation of runtime.testing.stalls, which lengthen both parts of a step in proportion.
+    """
 
     workers: int
     steps: int
@@ -33,7 +38,28 @@ class SleptConfig:
     lag: int
     window: int
     link: str
-    snapshot_every: int = 1
+    snapshot_every: int = 4
+    slow_block: int | None = None
+    slow_factor: float = 2.0
+    jitter: str = ""
+    jitter_seed: int = 0
+
+    def __post_init__(self) -> None:
+        parse_stalls(self.jitter)
+        if self.slow_block is not None and not 0 <= self.slow_block < self.workers:
+            last = self.workers - 1
+            raise ValueError(
+                f"slow block {self.slow_block} does not exist; give one of 0 to {last}"
+            )
+
+    def block_s(self, block: int) -> float:
+        """Seconds that a block takes for a step without stalls."""
+        return self.step_s * (self.slow_factor if block == self.slow_block else 1.0)
+
+    def make_duration_s(self) -> Callable[[int, int], float]:
+        """Return the seconds that (block, step) takes, stalls included."""
+        stall = parse_stalls(self.jitter, seed=self.jitter_seed)
+        return lambda block, step: self.block_s(block) * (1.0 + stall(block, step))
 
     def to_text(self) -> str:
         """What `load_slept_job` reads."""
@@ -53,20 +79,21 @@ class SleptBlock:
     probe_top1 = math.nan
     num_bad_steps = 0
 
-    def __init__(self, config: SleptConfig) -> None:
-        self._forward_s = config.step_s * config.forward_share
-        self._update_s = config.step_s - self._forward_s
+    def __init__(self, config: SleptConfig, k: int) -> None:
+        self._k = k
+        self._duration_s = config.make_duration_s()
+        self._forward_share = config.forward_share
+        self._sleeper = Sleeper()
         self._activation = (torch.zeros(config.activation_bytes // 4),)
         self._tie = (torch.zeros(config.tie_bytes // 4),) if config.tie_bytes else None
 
     def forward(self, step: int, incoming: Payload | None) -> Payload:
-        del step, incoming
-        time.sleep(self._forward_s)
+        del incoming
+        self._sleeper.sleep(self._duration_s(self._k, step) * self._forward_share)
         return self._activation
 
     def update(self, step: int) -> SleptTies:
-        del step
-        time.sleep(self._update_s)
+        self._sleeper.sleep(self._duration_s(self._k, step) * (1.0 - self._forward_share))
         return SleptTies(up=self._tie, down=self._tie)
 
     def apply(self, step: int, from_below: Payload | None, from_above: Payload | None) -> None:
@@ -104,7 +131,8 @@ class SleptJob:
         self.num_steps = config.steps
         self.cores = len(os.sched_getaffinity(0))
         self.link = config.link
-        self.config_toml = "".join(f"{k} = {json.dumps(v)}\n" for k, v in asdict(config).items())
+        given = {key: value for key, value in asdict(config).items() if value is not None}
+        self.config_toml = "".join(f"{k} = {json.dumps(v)}\n" for k, v in given.items())
 
     def specs(self, edge: int) -> Specs:
         del edge
@@ -141,8 +169,7 @@ class SleptJob:
         )
 
     def build_block(self, k: int) -> SleptBlock:
-        del k
-        return SleptBlock(self._config)
+        return SleptBlock(self._config, k)
 
     def carry(self, k: int, checkpoint: Checkpoint) -> tuple[SleptBlock, list[str]]:
         del checkpoint

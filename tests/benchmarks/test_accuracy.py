@@ -7,7 +7,7 @@ import math
 import pytest
 from rich.console import Console
 
-from benchmarks.accuracy import METHODS, find_missing, make_tasks, measure_all
+from benchmarks.accuracy import LAGS, METHODS, find_missing, make_tasks, measure_all
 from benchmarks.accuracy_report import (
     AIMS,
     draw,
@@ -50,6 +50,19 @@ COMPARED = ("end-to-end", "GIM", "LoCo exact", "elastic, lag 1")
 
 
 # Which runs -------------------------------------------------------------------------------------
+
+
+def test_lags_for_the_picture_are_none_of_the_tables():
+    tasks = make_tasks(2, methods=LAGS)
+    assert not LAGS.keys() & METHODS.keys()
+    found = sorted({(task.config.tie, task.config.lag) for task in tasks})
+    assert found == [
+        ("elastic", 0),
+        ("elastic", 2),
+        ("elastic", 8),
+        ("gradient", 2),
+        ("gradient", 8),
+    ]
 
 
 def test_five_seeds_hold_out_each_split_once():

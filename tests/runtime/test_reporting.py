@@ -18,7 +18,7 @@ from runtime.core.worker import State
 from runtime.program import Life
 from runtime.reporting import ASK_EVERY_S, MEASURING_LIMIT_S, STOP_LINGER_S, Reporter
 from runtime.state.memory import OwnedMemory, Word
-from runtime.telemetry import Telemetry
+from runtime.telemetry import Telemetry, figures_of
 from runtime.trace import Trace
 
 NUM_STEPS = 12
@@ -230,7 +230,8 @@ def test_what_is_asked_for_too_early_is_not_there(talk):
 
 
 def test_a_result_holds_figures_digests_and_weights(talk):
-    talk.driver.telemetry.step_done(NUM_STEPS - 1, block=talk.block)
+    talk.driver.telemetry.count_step(NUM_STEPS - 1)
+    talk.driver.telemetry.step_done(NUM_STEPS - 1, figures_of(talk.block))
     talk.driver.telemetry.dropped_reports = 2
     talk.page[Word.RETRAINED] = 4
     talk.finish()
@@ -261,7 +262,8 @@ def test_the_result_is_that_of_the_end_whatever_is_measured_after_it(talk):
 def test_the_end_is_reported_at_once_and_once(talk):
     talk.turn()
     assert talk.heard("report") == []
-    talk.driver.telemetry.step_done(NUM_STEPS - 1, block=talk.block)
+    talk.driver.telemetry.count_step(NUM_STEPS - 1)
+    talk.driver.telemetry.step_done(NUM_STEPS - 1, figures_of(talk.block))
     talk.finish()
     (report,) = talk.heard("report")
     assert (report["finished"], report["state"], report["queue_depth"]) == (True, "done", 2)

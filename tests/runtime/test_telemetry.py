@@ -12,7 +12,7 @@ from runtime import telemetry
 from runtime.core.worker import State
 from runtime.program import Life
 from runtime.state.memory import OwnedMemory, Word
-from runtime.telemetry import Telemetry
+from runtime.telemetry import Telemetry, figures_of
 from runtime.trace import Trace
 
 BLOCK = SimpleNamespace(loss=2.5, probe_top1=0.25, num_bad_steps=0)
@@ -45,7 +45,8 @@ class Worker:
     def train(self, *steps: int, every_s: float = 1.0, block: Any = BLOCK) -> None:
         for step in steps:
             self.now_s += every_s
-            self.telemetry.step_done(step, block=block)
+            self.telemetry.count_step(step)
+            self.telemetry.step_done(step, figures_of(block))
 
     def report(self, state: State = State.FORWARD, *, force: bool = True) -> dict[str, Any]:
         report = self.telemetry.due_report(state, 2, force=force)

@@ -231,6 +231,11 @@ class Pair:
     def _is_over(self) -> bool:
         return self._stop.is_set() or all(driver.is_done for driver in self.drivers)
 
+    def join_loop(self) -> None:
+        """Wait until the worker that was started last has left its loop."""
+        self._threads[-2].join(TIMEOUT_S)
+        assert not self._threads[-2].is_alive(), "a loop did not end"
+
     def join(self, *, last: int = 0) -> None:
         """Wait for all threads, or the `last` ones."""
         for thread in self._threads[-last:]:

@@ -44,11 +44,6 @@ def test_a_worker_that_is_replaced_goes_on_from_its_snapshot(make_pair, k):
             assert step < 5 or has_left.wait(TIMEOUT_S)
             return super().forward(step, incoming)
 
-    def leaves(driver):
-        if driver.core.step == 5:
-            has_left.set()
-        return driver.core.step == 5
-
     undisturbed = HeldBlock(), HeldBlock()
     pair = make_pair(num_steps=9, lag=1, blocks=undisturbed, snapshot_every=3)
     pair.start()
@@ -58,8 +53,10 @@ def test_a_worker_that_is_replaced_goes_on_from_its_snapshot(make_pair, k):
     blocks[k] = StaysInStep5()
     pair = make_pair(num_steps=9, lag=1, blocks=blocks, snapshot_every=3)
     pair.start(1 - k)
-    pair.start(k, until=leaves)
-    pair.join(last=2)
+    pair.start(k, until=lambda driver: driver.core.step == 5)
+    pair.join_loop()
+    has_left.set()  # what it computes then is not begun anew
+    pair.join(last=1)
     again = HeldBlock()
     pair.replace(k, again)
     pair.join()

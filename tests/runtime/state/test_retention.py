@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from runtime.core.plan import Free, Stream, Window, WorkerPlan
-from runtime.state.retention import Retention
+from runtime.links.message import checksum
+from runtime.state.retention import CHUNK_BYTES, Retention
 from runtime.step import TensorSpec
 
 ROOMS = {Stream.ACTIVATION: 4, Stream.TIE_UP: 5}
@@ -139,6 +140,24 @@ def test_the_bound_of_the_plan_is_the_size_of_the_rings(memory, retention):
         for stream in SPECS:
             retention.put(stream, step, payload(stream, step))
     assert memory.size_bytes - before <= 4096
+
+
+def test_a_checksum_is_taken_while_a_message_is_copied(memory):
+    """The same as over the whole: of several tensors, and of more than one chunk."""
+    size = 3 * CHUNK_BYTES // 4 + 5
+    specs = {Stream.TIE_UP: (*SPECS[Stream.ACTIVATION], TensorSpec(shape=(size,), dtype="float32"))}
+    window = Window(max_messages=2, max_bytes=200, message_bytes=44, max_retained=4)
+    plan = WorkerPlan(num_steps=9, outgoing={Stream.TIE_UP: window})
+    retention = Retention(memory.paths.messages, plan, specs, checksums=True)
+    made = (*payload(Stream.ACTIVATION, 3), torch.arange(size, dtype=torch.float32))
+    retention.put(Stream.TIE_UP, 3, made)
+    assert retention.checksum(Stream.TIE_UP, 3) == checksum(made)
+    assert checksum(retention.get(Stream.TIE_UP, 3)) == checksum(made)
+
+
+def test_without_checksums_there_is_none(retention):
+    retention.put(Stream.TIE_UP, 0, payload(Stream.TIE_UP, 0))
+    assert retention.checksum(Stream.TIE_UP, 0) == 0
 
 
 # Without a fixed lag ---------------------------------------------------------------------------

@@ -1,0 +1,95 @@
+"""Large messages are copied on a thread of their own, small ones at once."""
+
+import threading
+
+import pytest
+import torch
+
+from runtime.core.plan import Stream
+from runtime.keeping import LARGE_BYTES, Keeping
+from runtime.step import TensorSpec
+
+TIMEOUT_S = 10
+SPECS = {
+    Stream.ACTIVATION: (TensorSpec(shape=(LARGE_BYTES,), dtype="uint8"),),
+    Stream.TIE_UP: (TensorSpec(shape=(4,), dtype="uint8"),),
+}
+
+
+class HeldRetention:
+    """Keeps a message when the test lets it."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[Stream, int]] = []
+        self.gate = threading.Semaphore(0)
+        self.error: Exception | None = None
+
+    def put(self, stream, step, payload) -> None:
+        if stream is Stream.ACTIVATION:
+            assert self.gate.acquire(timeout=TIMEOUT_S)
+        if self.error is not None:
+            raise self.error
+        self.kept.append((stream, step))
+
+
+class Case:
+    def __init__(self) -> None:
+        self.retention = HeldRetention()
+        self.woken = threading.Semaphore(0)
+        self.keeping = Keeping(self.retention, SPECS, self.woken.release)
+
+    def keep(self, stream: Stream, step: int) -> None:
+        self.keeping.keep(stream, step, (torch.zeros(1, dtype=torch.uint8),))
+
+    def let(self, count: int = 1) -> None:
+        for _ in range(count):
+            self.retention.gate.release()
+            assert self.woken.acquire(timeout=TIMEOUT_S)
+
+
+@pytest.fixture
+def case():
+    case = Case()
+    yield case
+    case.keeping.close()
+
+
+def test_a_small_message_lies_there_at_once(case):
+    case.keep(Stream.TIE_UP, 0)
+    assert not case.keeping.is_pending(Stream.TIE_UP, 0)
+    assert case.retention.kept == [(Stream.TIE_UP, 0)]
+    assert case.keeping.take_kept() == []
+
+
+def test_a_large_one_is_pending_until_its_copy_is_made_and_order_stays(case):
+    for step in range(2):
+        case.keep(Stream.ACTIVATION, step)
+    assert case.keeping.take_kept() == []
+    assert case.keeping.is_pending(Stream.ACTIVATION, 0)
+    case.let()
+    assert case.keeping.take_kept() == [(Stream.ACTIVATION, 0)]
+    assert not case.keeping.is_pending(Stream.ACTIVATION, 0)
+    assert case.keeping.is_pending(Stream.ACTIVATION, 1)
+    case.let()
+    assert case.keeping.take_kept() == [(Stream.ACTIVATION, 1)]
+
+
+def test_a_snapshot_waits_for_what_was_made_before_it(case):
+    case.keep(Stream.ACTIVATION, 0)
+    waiter = threading.Thread(target=case.keeping.await_all)
+    waiter.start()
+    assert waiter.is_alive()
+    case.let()
+    waiter.join(TIMEOUT_S)
+    assert not waiter.is_alive()
+    assert case.retention.kept == [(Stream.ACTIVATION, 0)]
+
+
+def test_what_can_not_be_kept_ends_the_worker(case):
+    case.retention.error = ValueError("made again with different contents")
+    case.keep(Stream.ACTIVATION, 0)
+    case.let()
+    with pytest.raises(ValueError, match="different contents"):
+        case.keeping.take_kept()
+    with pytest.raises(ValueError, match="different contents"):
+        case.keeping.await_all()

@@ -1,0 +1,95 @@
+"""The simulation with a machine below it, against times that can be counted by hand."""
+
+from dataclasses import replace
+
+import pytest
+
+from runtime.testing.network import Machine, Wire
+from runtime.testing.slept import SleptConfig
+from runtime.testing.slept_simulation import (
+    simulate,
+    simulated_samples_per_s,
+    simulated_step_ends,
+    step_ends,
+    steps_per_s,
+)
+
+CONFIG = SleptConfig(
+    workers=2,
+    steps=8,
+    step_s=0.06,
+    forward_share=1 / 3,
+    activation_bytes=1000,
+    tie_bytes=1000,
+    lag=1,
+    window=2,
+    link="shm",
+    snapshot_every=1,
+)
+FREE, NEAR = Machine(), Wire()
+
+
+def period_s(config: SleptConfig, machine: Machine, wire: Wire = NEAR) -> float:
+    ends_s = simulated_step_ends(config, machine=machine, wire=wire)
+    return 1 / steps_per_s(ends_s, warm_up=4)
+
+
+@pytest.mark.parametrize("jitter", ["", "exponential:0.2"])
+def test_a_machine_that_takes_no_time_is_the_plain_simulation(jitter):
+    config = replace(CONFIG, jitter=jitter)
+    timed = steps_per_s(simulated_step_ends(config, machine=FREE, wire=NEAR))
+    assert timed == pytest.approx(simulated_samples_per_s(config))
+
+
+def test_a_worker_alone_pays_for_three_phases_and_a_snapshot():
+    alone = replace(CONFIG, workers=1)
+    assert period_s(alone, Machine(hand_over_s=0.001)) == pytest.approx(0.064)
+
+
+def test_what_is_small_is_copied_before_a_block_goes_on():
+    """The lower of two makes an activation and a tie a step: its compute thread copies both."""
+    assert period_s(CONFIG, Machine(copy_bytes_per_s=1e6)) == pytest.approx(0.062)
+
+
+def test_what_is_large_is_copied_while_it_goes_on():
+    """Some 5 ms of copies a message are hidden, but for what a snapshot waits for."""
+    large = replace(CONFIG, steps=24, activation_bytes=500_000, tie_bytes=500_000)
+    machine = Machine(copy_bytes_per_s=1e8)
+    assert period_s(replace(large, snapshot_every=100), machine) == pytest.approx(0.06)
+    assert 0.061 < period_s(large, machine) < 0.0655
+
+
+def test_loops_that_share_a_core_wait_for_each_other():
+    config = replace(CONFIG, activation_bytes=40_000, tie_bytes=40_000)
+    machine = Machine(copy_bytes_per_s=1e6)  # 80 ms a step below, 40 above
+    assert period_s(config, machine) == pytest.approx(0.14, rel=0.02)
+    assert period_s(config, replace(machine, cores=1)) > 0.15
+
+
+def test_a_slow_wire_bounds_the_rate():
+    """An activation and an upward tie a step over 20 kB/s are 100 ms."""
+    wire = Wire(transfer_bytes_per_s=20_000.0)
+    assert period_s(replace(CONFIG, steps=20), FREE, wire) == pytest.approx(0.1, rel=0.01)
+
+
+def test_only_neighbours_on_two_hosts_have_the_way_between_hosts():
+    """Beside the way itself there is a handshake, there and back, in which those below fill."""
+    far = Wire(latency_s=1.0)
+    fills_s = []
+    for workers_per_host in (4, 2, 1):
+        run = simulate(
+            replace(CONFIG, workers=4, steps=2),
+            machine=FREE,
+            wire=NEAR,
+            between_hosts=far,
+            workers_per_host=workers_per_host,
+        )
+        fills_s.append(step_ends(run)[-1][0])
+    assert fills_s == pytest.approx([0.12, 2 + 1 + 0.1, 2 + 3 + 0.12])
+
+
+def test_memory_of_messages_is_counted_at_its_most():
+    run = simulate(CONFIG, machine=FREE, wire=NEAR)
+    window, lag, until_covered = CONFIG.window, CONFIG.lag, 1
+    most = 2 * (window + lag + until_covered) * 1000
+    assert 2000 <= run.most_in_flight_bytes[0] <= run.most_retained_bytes[0] <= most
