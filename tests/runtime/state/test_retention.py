@@ -188,6 +188,16 @@ def test_what_is_dropped_stays_absent_whether_it_was_there_or_not(free):
     assert free.kept(5)[Stream.ACTIVATION] == {3: True, 4: True}
 
 
+def test_what_was_absent_and_is_made_after_all_has_a_checksum(memory):
+    plan = replace(make_plan(), free=Free(max_staleness=8, keeps_newest=True))
+    free = Retention(memory.paths.messages, plan, SPECS, checksums=True)
+    made = payload(Stream.TIE_UP, 3)
+    free.put(Stream.TIE_UP, 3, None)
+    free.put(Stream.TIE_UP, 3, made)
+    free.put(Stream.TIE_UP, 3, payload(Stream.TIE_UP, 9))
+    assert free.checksum(Stream.TIE_UP, 3) == checksum(made)
+
+
 def test_of_a_free_tie_the_newest_is_kept_whatever_is_missing_behind_it(free):
     assert free.kept(9)[Stream.TIE_UP] == {}
     for step in (2, 4, 11):
