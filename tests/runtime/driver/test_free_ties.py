@@ -1,11 +1,12 @@
 """Drivers whose ties are free: what is used was there when it was decided, and once."""
 
 import itertools
+import threading
 
 import pytest
 import torch
 
-from runtime.core.plan import Free
+from runtime.core.plan import Free, Stream
 from runtime.core.worker import State
 from runtime.state.saving import split_account
 
@@ -82,14 +83,31 @@ def test_a_flooded_worker_loses_batches_and_both_ends_say_so(make_pair):
     free = Free(max_staleness=NUM_STEPS, keeps_newest=True, drops_oldest=True)
     lower, upper = HeldBlock(), HeldBlock(held=True)
     pair = make_pair(num_steps=NUM_STEPS, lag=0, blocks=(lower, upper), free=free)
-    pair.start()
+    turned, seen = threading.Semaphore(0), []
+
+    def note_turn(driver):
+        seen.append(driver.last_inputs.get(Stream.ACTIVATION))
+        turned.release()
+        return False
+
+    pair.start(0)
+    pair.start(1, until=note_turn)
     for step in range(NUM_STEPS):  # the upper one has not begun: it holds two, and the newest
         for phase in ("forward", "update", "apply"):
             assert lower.begun.get(timeout=TIMEOUT_S) == (phase, step)
+    for _ in range(6):
+        upper.allow()
+    begun = [upper.begun.get(timeout=TIMEOUT_S) for _ in range(7)]
+    while turned.acquire(blocking=False):
+        pass
+    for _ in range(3):  # what was passed over is released by then
+        assert turned.acquire(timeout=TIMEOUT_S)
     for _ in range(3 * NUM_STEPS):
         upper.allow()
     pair.join()
     assert pair.failures == []
+    assert begun[-1][1] > 2
+    assert () not in seen  # a block is timed on what it has trained on
     trained = [call[1] for call in upper.calls if call[0] == "forward"]
     account = pair.drivers[1].core.account
     assert account.lost == NUM_STEPS - len(trained) > 0

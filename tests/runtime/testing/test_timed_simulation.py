@@ -106,7 +106,8 @@ def free_plans(*, drops: bool) -> list[WorkerPlan]:
     """Two workers with large messages; the upper one trains again while it is starved."""
     free = Free(max_staleness=20, keeps_newest=True, num_kept=2, drops_oldest=drops)
     window = Window(max_messages=2, max_bytes=1 << 30, message_bytes=1_000_000)
-    up, down = dict.fromkeys((Stream.ACTIVATION, Stream.TIE_UP), window), {Stream.TIE_DOWN: window}
+    up = dict.fromkeys((Stream.ACTIVATION, Stream.TIE_UP), window)
+    down = {Stream.TIE_DOWN: replace(window, message_bytes=4_000_000)}
     return [
         WorkerPlan(num_steps=20, free=free, incoming=down, outgoing=up),
         WorkerPlan(num_steps=20, free=free, incoming=up, outgoing=down),
@@ -135,7 +136,7 @@ def test_free_ties_on_a_machine_that_takes_no_time_are_the_plain_simulation(slow
 
 
 def test_marks_of_what_was_dropped_do_not_overtake_copies_and_take_no_time_on_a_wire():
-    machine = Machine(copy_bytes_per_s=1e8, message_s=0.001)  # 10 ms a copy
+    machine = Machine(copy_bytes_per_s=1e8, message_s=0.001)  # 40 ms for a tie from above
     network = Network(wire=lambda k, to: Wire(transfer_bytes_per_s=1e9), host=lambda k: 0)
     arrived: dict[Stream, list[int]] = {stream: [] for stream in Stream}
 
