@@ -25,12 +25,16 @@ from runtime.faults import plan as faults
 Method = Literal["local", "e2e"]
 Tie = Literal["gradient", "elastic", "none"]
 Schedule = Literal["constant", "cosine"]
+Starved = Literal["wait", "replay"]
+Full = Literal["wait", "drop-oldest"]
 Balance = Literal["auto", "profiled"]
 Device = Literal["auto", "cpu", "cuda"]
 Link = Literal["auto", "shm", "zmq", "zmq-ipc", "zmq-tcp", "gloo"]
 Checksum = Literal["auto", "header", "payload"]
 
 BALANCES = get_args(Balance)
+FREE: Literal["free"] = "free"
+DEFAULT_MAX_STALENESS = 8  # steps
 
 
 class ConfigError(ValueError):
@@ -54,6 +58,11 @@ def _convert_cuts(type_: type, tokens: Sequence[Token]) -> tuple[int, ...] | str
     return text if text in BALANCES else _convert_list(type_, tokens)
 
 
+def _convert_lag(_: type, tokens: Sequence[Token]) -> int | str:
+    text = tokens[0].value.strip()
+    return text if text == FREE else _whole(text, tokens[0].source)
+
+
 def _whole(text: str, source: str) -> int:
     try:
         return int(text)
@@ -67,6 +76,7 @@ Cuts = Annotated[
     tuple[int, ...] | Balance | None,
     Parameter(converter=_convert_cuts, n_tokens=1, negative=""),
 ]
+Lag = Annotated[int | Literal["free"], Parameter(converter=_convert_lag, n_tokens=1, negative="")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +106,15 @@ class RunConfig:
     """Units that each block shares with the next; 0 is Greedy InfoMax."""
     tie: Tie = "elastic"
     """How the two replicas of shared units are held together."""
-    lag: int = 1
-    """Age, in steps, of what comes down from the block above."""
+    lag: Lag = 1
+    """Age, in steps, of what comes down from the block above; free takes whatever has arrived, and
+    no two such runs are alike."""
+    max_staleness: int | None = None
+    """Steps: with lag free, a tie that is older is waited for; without it 8."""
+    on_starved: Starved = "wait"
+    """With lag free: wait for a late batch, or train again on the least used, newest ones kept."""
+    on_full: Full = "wait"
+    """With lag free: wait for a slow block above, or drop the oldest batch not sent to it."""
     alpha: float = 0.02
     """Pull of the elastic tie, from 0 to 1."""
     objective: str = "nt-xent"
@@ -168,10 +185,29 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and not holds(value):
                 raise ConfigError(f"{_kebab(name)} {_show(value)} can't be; {remedy}")
+        if self.lag != FREE:
+            self._check_fixed_lag()
         try:
             faults.parse(self.faults)
         except ValueError as error:
             raise ConfigError(str(error)) from error
+
+    def _check_fixed_lag(self) -> None:
+        """What only free ties can do is refused where the lag is fixed."""
+        for name in ("max_staleness", "on_starved", "on_full"):
+            value = getattr(self, name)
+            if value not in (None, "wait"):
+                raise ConfigError(
+                    f"{_kebab(name)} {value} can't be with lag {self.lag}, under which every step"
+                    f" is given; give --lag {FREE}, or leave --{_kebab(name)} out"
+                )
+
+    @property
+    def longest_lag(self) -> int:
+        """How many steps old a tie from above can be."""
+        if self.lag != FREE:
+            return self.lag
+        return DEFAULT_MAX_STALENESS if self.max_staleness is None else self.max_staleness
 
 
 def _begins_with_0(cuts: tuple[int, ...] | Balance) -> bool:
@@ -190,7 +226,12 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("cuts", _is_rising, "give the first unit of each home in rising order, such as 0,1,2,3"),
     ("max_memory_mb", lambda v: v >= 1, "give at least 1"),
     ("overlap", lambda v: v >= 0, "give 0 or more units; 0 shares nothing"),
-    ("lag", lambda v: v >= 0, "give 0 or more steps; 0 ties neighbours step by step"),
+    (
+        "lag",
+        lambda v: v == FREE or v >= 0,
+        "give 0 or more steps; 0 ties neighbours step by step",
+    ),
+    ("max_staleness", lambda v: v >= 1, "give at least 1 step"),
     ("alpha", lambda v: 0 <= v <= 1, "give a pull from 0 to 1, such as 0.02"),
     ("temperature", lambda v: 0 < v < math.inf, "give a figure above 0, such as 0.5"),
     ("decoder_depth", lambda v: len(v) > 0 and min(v) >= 0, "give 0 or more conv blocks, as in 1"),
@@ -226,7 +267,8 @@ _FOLLOWS = {
     "overlap": ("cuts", "snapshot-every"),
     "max-memory-mb": ("cuts", "snapshot-every"),
     "tie": ("snapshot-every",),
-    "lag": ("window", "snapshot-every"),
+    "lag": ("window", "snapshot-every", "max-staleness"),
+    "max-staleness": ("window", "snapshot-every"),
     "window": ("snapshot-every",),
     "retain-mb": ("snapshot-every",),
     "epochs": ("steps",),
@@ -262,6 +304,15 @@ def parse(argv: Sequence[str], *, prog: str) -> RunConfig:
         raise SystemExit(0)
     assert isinstance(config, RunConfig)
     return config
+
+
+def refuse_free_lag(config: RunConfig) -> None:
+    """Raise ConfigError where a program without timing is to take what has arrived."""
+    if config.lag == FREE:
+        raise ConfigError(
+            f"lag {FREE} takes what has arrived, and in one process nothing travels; give a number"
+            " of steps, such as --lag 1, or use launch/pipeline.py"
+        )
 
 
 def to_toml(config: RunConfig) -> str:

@@ -6,8 +6,8 @@ latency and W the activations in flight on an edge, full rate takes
     f_k + L_up + C_(k+1) + L_down <= (lag + 1) T    where a tie comes down,
     C_(k+1) + L_up + L_credit     <= W T.
 
-Latencies are left out: they are the links' and not known before the start. What an edge leaves
-of its right side is what they may take.
+Under free ties the lag is the staleness that is waited for. Latencies are left out: they are the
+links' and not known before the start. What an edge leaves of its right side is what they may take.
 """
 
 import math
@@ -59,7 +59,7 @@ def edge_rates(resolved: Resolved, costs: Costs) -> list[EdgeRate]:
             tie=(below.home_forward + above.step) / slowest
             if Stream.TIE_DOWN in edge_specs(resolved, k)
             else None,
-            tie_limit=config.lag + 1,
+            tie_limit=config.longest_lag + 1,
             window=above.step / slowest,
             window_limit=config.window,
         )

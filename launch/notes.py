@@ -5,6 +5,7 @@ Owns the sentences. What they stand on is found elsewhere.
 
 import torch
 
+from launch.config import FREE
 from launch.costs import counted_costs
 from launch.full_rate import edge_rates
 from launch.resolve import Resolved
@@ -12,7 +13,12 @@ from launch.resolve import Resolved
 
 def notes_on(resolved: Resolved) -> list[str]:
     """Short notes, each a line; most runs have none."""
-    found = (_shared_gpus(resolved), _measured(resolved), _slow_ties(resolved))
+    found = (
+        _shared_gpus(resolved),
+        _measured(resolved),
+        _slow_ties(resolved),
+        _not_reproducible(resolved),
+    )
     return [note for note in found if note is not None]
 
 
@@ -40,7 +46,7 @@ def _measured(resolved: Resolved) -> str | None:
 def _slow_ties(resolved: Resolved) -> str | None:
     """Where blocks must wait for each other, even over links without latency."""
     config = resolved.config
-    if config.lag >= 1:
+    if config.longest_lag >= 1:
         return None  # f <= T and C <= T are all that is asked for: a window holds two
     costs = resolved.measured or counted_costs(resolved.setting)
     slow = [edge for edge in edge_rates(resolved, costs) if edge.slowness > 1]
@@ -52,4 +58,15 @@ def _slow_ties(resolved: Resolved) -> str | None:
         f"lag {config.lag} keeps neighbours waiting: by {by}, edge {worst.edge}-{worst.edge + 1}"
         f" allows {1 / worst.slowness:.0%} of full rate at most; --lag {worst.least_lag} would"
         " allow all of it"
+    )
+
+
+def _not_reproducible(resolved: Resolved) -> str | None:
+    config = resolved.config
+    if config.lag != FREE:
+        return None
+    return (
+        f"lag {FREE}: each step takes the ties that have arrived, so this run can't be reproduced;"
+        f" only ties over {config.longest_lag} steps old are waited for, and how old they were is"
+        " measured"
     )

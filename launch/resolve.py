@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 
 from launch import worker_plans
-from launch.config import ConfigError, Link, RunConfig, from_toml, to_toml
+from launch.config import FREE, ConfigError, Link, RunConfig, from_toml, to_toml
 from launch.costs import Costs
 from launch.cuts import check_memory, choose_cuts
 from launch.setting import Setting
@@ -175,6 +175,7 @@ def _resolve(config: RunConfig, environment: Environment) -> Resolved:
         device=device,
         link=_link(config, environment),
         window=setting.window,
+        max_staleness=config.longest_lag if config.lag == FREE else None,
         snapshot_every=config.snapshot_every or 1,
         checkpoint_every=config.checkpoint_every or steps_per_epoch(num_train, config.batch_size),
     )
@@ -201,7 +202,7 @@ def _setting(
     """What the choice of cuts stands on."""
     workers = _num_workers(config, environment, len(network.units))
     depth = _decoder_depth(config, workers)
-    window = config.window or max(2, config.lag + 1)
+    window = config.window or max(2, config.longest_lag + 1)
     return Setting(
         config=dataclasses.replace(config, decoder_depth=depth, window=window),
         network=network,

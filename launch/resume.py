@@ -31,6 +31,7 @@ RUNNING = {
     "faults",
 }
 CUT = {"workers", "cuts", "overlap"}
+FREE_ONLY = {"max_staleness", "on_starved", "on_full"}  # of a run that is never the same twice
 LENGTH = {"epochs", "steps"}
 ROUNDING = {"threads", "device"}  # the same sums, in another order
 
@@ -46,7 +47,7 @@ def check_resume(old_toml: str, new_text: str) -> tuple[bool, list[str]]:
     recut = any(name in CUT for name in differing)
     if recut and _one_depth(old) == _one_depth(new) is not None:
         differing = [name for name in differing if name != "decoder_depth"]
-    refused = [n for n in differing if n not in RUNNING | CUT | LENGTH | ROUNDING]
+    refused = [n for n in differing if n not in RUNNING | CUT | LENGTH | ROUNDING | FREE_ONLY]
     if refused:
         changes = ", ".join(_change(old, new, name) for name in refused)
         raise ConfigError(
@@ -64,6 +65,8 @@ def _notes(old: RunConfig, new: RunConfig, differing: Sequence[str]) -> list[str
     if "steps" in differing:
         schedule = ", and the cosine is laid over all of them" if new.schedule == "cosine" else ""
         notes.append(f"{old.steps} steps become {new.steps}{schedule}")
+    if free := [name for name in differing if name in FREE_ONLY]:
+        notes.append(", ".join(_change(old, new, name) for name in free))
     if rounding := [name for name in differing if name in ROUNDING]:
         changes = ", ".join(_change(old, new, name) for name in rounding)
         notes.append(f"{changes}: from here on the bits are not those of an uninterrupted run")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from launch.assembly import LocalLearningJob
-from launch.config import parse
+from launch.config import parse, refuse_free_lag
 from launch.program import command_time
 from launch.resolve import Environment, resolve
 from launch.timed_block import TimedBlock
@@ -29,6 +29,7 @@ def main(argv: list[str]) -> int:
     started_t = command_time()
     try:
         config = parse(argv, prog=NAME)
+        refuse_free_lag(config)
         job = LocalLearningJob(resolve(config, environment=Environment.from_process()))
         run_dir = RunDir.create(config.run_dir, name=f"{NAME}-{job.model_name}")
     except ValueError as error:
@@ -60,7 +61,7 @@ def run(job: LocalLearningJob, recorder: Recorder, started_t: float) -> None:
             recorder.add([block.step_done(step) for block in blocks])
             view.update([block.status() for block in blocks])
 
-        train(blocks, num_steps=job.num_steps, lag=job.resolved.config.lag, after_step=after_step)
+        train(blocks, num_steps=job.num_steps, lag=job.plan(0).lag, after_step=after_step)
     weights: dict[str, Tensor] = {}
     for block in blocks:
         weights |= block.block.home_state()

@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from launch.config import FREE, RunConfig
 from launch.setting import Setting
 from models.network import UnitTrace
 from runtime.core.partition import Block
-from runtime.core.plan import Stream, Window, WorkerPlan
+from runtime.core.plan import Free, Stream, Window, WorkerPlan
 from runtime.state.saving import PLACES
 from runtime.step import Specs, TensorSpec, message_bytes
 
@@ -24,6 +25,8 @@ OPTIMIZER_STATES = {"sgd": 1, "adamw": 2}  # tensors that an optimizer keeps for
 UNKNOWN_STATES = 2
 HEAD_ITEMSIZE = 4  # bytes: heads compute in float32
 MARGIN = 1.1  # over a block's parameters and their state: buffers, names, the probe
+NUM_KEPT = 4  # batches to train on again
+ROOM_TO_DROP = 64  # messages
 UPWARD = (Stream.ACTIVATION, Stream.TIE_UP)
 
 
@@ -76,11 +79,24 @@ def worker_plan(resolved: Resolved, k: int) -> WorkerPlan:
     rooms = _rooms(resolved, k, outgoing, config.snapshot_every)
     return WorkerPlan(
         num_steps=config.steps,
-        lag=config.lag,
+        lag=0 if config.lag == FREE else config.lag,
+        free=_free(config),
         incoming={s: _window(setting, s, specs, None) for s, specs in incoming.items()},
         outgoing={s: _window(setting, s, specs, rooms[s]) for s, specs in outgoing.items()},
         snapshot_every=config.snapshot_every,
         checkpoint_every=config.checkpoint_every,
+    )
+
+
+def _free(config: RunConfig) -> Free | None:
+    """How ties are taken where no lag is fixed."""
+    if config.lag != FREE:
+        return None
+    return Free(
+        max_staleness=config.longest_lag,
+        keeps_newest=config.tie == "elastic",
+        num_kept=NUM_KEPT if config.on_starved == "replay" else 0,
+        drops_oldest=config.on_full == "drop-oldest",
     )
 
 
@@ -136,6 +152,13 @@ def window_bytes(setting: Setting, specs: Specs) -> int:
     return _bytes(specs, {s: _size(setting, s) for s in specs})
 
 
+def replay_bytes(setting: Setting, incoming: Specs) -> int:
+    """What the batches take that a starved worker trains on again."""
+    if setting.config.on_starved != "replay":
+        return 0
+    return NUM_KEPT * message_bytes(incoming.get(Stream.ACTIVATION, ()))
+
+
 def retained_bytes(setting: Setting, block: Block) -> float:
     """What may be kept of a block's messages for other lives, as far as the bound allows."""
     _, outgoing = block_specs(setting, block)
@@ -164,8 +187,15 @@ def _rooms(resolved: Resolved, k: int, outgoing: Specs, every: int) -> dict[Stre
 
 
 def _full_rooms(setting: Setting, outgoing: Specs, every: int) -> dict[Stream, int]:
-    """Twice what is kept where all goes well, for at half a snapshot is asked for."""
-    return {s: 2 * (every + _size(setting, s) + _late(setting, s)) for s in outgoing}
+    """Twice what is kept where all goes well, for at half a snapshot is asked for.
+
+    A worker that drops what is not taken may be that many steps ahead of the one above, and more
+    than that is of use.
+    """
+    rooms = {s: 2 * (every + _size(setting, s) + _late(setting, s)) for s in outgoing}
+    if setting.config.on_full == "drop-oldest":
+        rooms[Stream.ACTIVATION] = max(rooms.get(Stream.ACTIVATION, 0), ROOM_TO_DROP)
+    return {s: rooms[s] for s in outgoing}
 
 
 def _least_rooms(setting: Setting, outgoing: Specs) -> dict[Stream, int]:
@@ -182,12 +212,17 @@ def _bound(resolved: Resolved, k: int) -> float:
 
 
 def _late(setting: Setting, stream: Stream) -> int:
-    return setting.config.lag if stream is Stream.TIE_DOWN else 0
+    """A tie that waits for no snapshot is never late."""
+    lag = setting.config.lag
+    return lag if stream is Stream.TIE_DOWN and lag != FREE else 0
 
 
 def _size(setting: Setting, stream: Stream) -> int:
     """The window of a stream, in messages."""
-    return max(2, setting.config.lag + 1) if stream is Stream.TIE_DOWN else setting.window
+    is_wide = stream is Stream.TIE_DOWN or (
+        stream is Stream.TIE_UP and setting.config.lag == FREE  # only its bound may hold it up
+    )
+    return max(2, setting.config.longest_lag + 1) if is_wide else setting.window
 
 
 def _window(

@@ -22,6 +22,8 @@ def render_closing(summary: Mapping[str, Any], console: Console) -> None:
     """Print the closing tables of a summary with the keys of summary.json."""
     top1_by_unit = {unit["name"]: unit for unit in summary["units"]}
     tables = [_blocks(summary["blocks"], top1_by_unit), _benefit(summary["benefit"])]
+    if any(block.get("staleness") for block in summary["blocks"]):
+        tables.insert(1, _staleness(summary["blocks"]))
     if summary["units"]:
         tables.insert(1, units_table(summary["units"]))
     for table in tables:
@@ -63,6 +65,23 @@ def _blocks(blocks: Sequence[Mapping[str, Any]], top1_by_unit: Mapping[str, Any]
             ),
             _figure(None if alone_s is None else alone_s * 1e3, "{:.0f}"),
         )
+    return table
+
+
+def _staleness(blocks: Sequence[Mapping[str, Any]]) -> Table:
+    """How old the ties were that each block used, and what it could not train on in time."""
+    table = _table("staleness of ties in steps")
+    for heading in ("used", "median", "p95", "max", "batches lost", "steps replayed"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for block in blocks:
+        counted = (str(block["lost"]), str(block["replayed_steps"]))
+        for tie, side in (("tie_up", "below"), ("tie_down", "above")):
+            found = block["staleness"].get(tie)
+            if found is None:
+                continue
+            figures = (str(found[key]) for key in ("num", "median", "p95", "max"))
+            table.add_row(Text(f"block {block['index']}, from {side}"), *figures, *counted)
+            counted = ("", "")
     return table
 
 

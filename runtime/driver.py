@@ -1,8 +1,9 @@
 """Drives one worker's core: turns messages into events and actions into work.
 
-Owns the loop, the payloads and the hand-over to the compute thread. What to do next is the
-core's; how bytes move is the links'; what is learned is the block's. The loop runs on a thread of
-its own, so that messages come and go while the block computes on the main thread.
+Owns the loop and the hand-over to the compute thread. What to do next is the core's; what has
+come and what is to go lie in the inbox and the outbox; how bytes move is the links'; what is
+learned is the block's. The loop runs on a thread of its own, so that messages come and go while the
+block computes on the main thread.
 """
 
 import contextlib
@@ -14,11 +15,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from types import MappingProxyType
 from typing import NamedTuple
 
 import zmq
+from torch import Tensor
 
 from runtime.core.messages import (
     Acknowledge,
@@ -26,6 +26,7 @@ from runtime.core.messages import (
     AskSnapshot,
     Compute,
     Computed,
+    Drop,
     Event,
     Finish,
     Hello,
@@ -33,6 +34,8 @@ from runtime.core.messages import (
     Phase,
     Rejected,
     Release,
+    Replay,
+    Replayed,
     Send,
     Snapshot,
     SnapshotTaken,
@@ -44,13 +47,14 @@ from runtime.core.messages import (
 from runtime.core.plan import Side, Stream
 from runtime.core.worker import State, WorkerCore
 from runtime.faults.injector import Injector
-from runtime.keeping import Keeping
+from runtime.inbox import Inbox, Ready
 from runtime.links.link import Damaged, Link, Pollable
 from runtime.links.message import DataMessage, Message
 from runtime.neighbours import Neighbours
+from runtime.outbox import NOTHING_MADE, Made, Outbox
 from runtime.state.memory import Page, Word
 from runtime.state.retention import Retention
-from runtime.state.saving import Saver
+from runtime.state.saving import Saver, with_account
 from runtime.step import BlockStep, Payload, TensorSpec
 from runtime.telemetry import Figures, Telemetry, figures_of
 from runtime.wire import event_of, message_of
@@ -61,20 +65,26 @@ TICK_S = 0.1
 LOGGED_DAMAGES = 20  # a log is not flooded by a link that does nothing but damage
 STATES = tuple(State)
 Task = Callable[[], None]
-Work = Compute | Snapshot | Task  # of the compute thread
-Made = Mapping[Stream, Payload | None]
-NOTHING_MADE: Made = MappingProxyType({})
+Work = Ready | Snapshot | Task  # of the compute thread
 
 
 class StepDone(NamedTuple):
-    """A step is done, and the block's figures were these."""
+    """A step is done, and the block's figures were these; `num_lost` before it were passed over,
+    and the latest tie that was used was `staleness` steps old."""
 
     step: int
     figures: Figures
+    num_lost: int
+    staleness: int
 
 
 class Driver:
-    """One worker: its core, block and links. `run` and `compute` are called on two threads."""
+    """One worker: its core, block and links. `run` and `compute` are called on two threads.
+
+    Both tell the core events, under the lock, which also covers what is put into inbox, outbox and
+    todo. The loop alone takes out of todo, sends, and gives back what is used up; the compute
+    thread alone touches the block.
+    """
 
     def __init__(
         self,
@@ -97,19 +107,18 @@ class Driver:
         self.damaged = 0
         self._links = links
         self._neighbours = neighbours
-        self._retention = retention
         self._saver = saver
         self._page = page
         self._injector = injector
-        self._outgoing_specs = outgoing_specs
-        self._inbox: dict[tuple[Stream, int], Payload] = {}
+        self._inbox = Inbox(core.plan)
         self._works: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._is_ending = False
         self._lock = threading.Lock()
         self._todo: deque[StepDone | Release | Finish | tuple[Side, Message]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._keeping = Keeping(retention, outgoing_specs, lambda: os.eventfd_write(self._wake, 1))
-        self._awaited: dict[tuple[Stream, int], tuple[Side, Message]] = {}  # sent when kept
+        self._outbox = Outbox(
+            core.plan, retention, outgoing_specs, lambda: os.eventfd_write(self._wake, 1)
+        )
         self._failure: BaseException | None = None
         self._poller = zmq.Poller()
         self._poller.register(self._wake, zmq.POLLIN)
@@ -136,40 +145,47 @@ class Driver:
     def _run(self, work: Work) -> Work | None:
         """Do one piece of work; return what the core wants next: no other thread is waited for."""
         match work:
-            case Compute():
-                event, made = self._run_phase(work)
+            case Ready(action=action):
+                if isinstance(action, Replay):
+                    self._replay(action.step, work)
+                    return self._decide(Replayed(step=action.step))
+                event, made = self._run_phase(action, work)
                 return self._decide(event, made=made)
             case Snapshot():
-                self._keeping.await_all()  # what was made before it will not be made again
-                self._saver.save(work.step, self.block.state(), checkpoint=work.checkpoint)
+                self._outbox.await_all()  # what was made before it will not be made again
+                state: Mapping[str, Tensor] = self.block.state()
+                if self.core.plan.free is not None:  # in this state nothing is added to it
+                    state = with_account(state, self.core.account)
+                self._saver.save(work.step, state, checkpoint=work.checkpoint)
                 return self._decide(SnapshotTaken(step=work.step))
         work()
         return None
 
-    def _run_phase(self, action: Compute) -> tuple[Computed, Made]:
+    def _run_phase(self, action: Compute, ready: Ready) -> tuple[Computed, Made]:
         """One phase of a step: what it gave, and what it made for the neighbours."""
         block, step, absent = self.block, action.step, False
-        self._page[Word.REACHED] = max(self._page[Word.REACHED], self.core.reached)
         self._injector.begin(action.phase, step)
         began_s = time.perf_counter()
         made: Made = {}
         match action.phase:
             case Phase.FORWARD:
-                incoming = self._inbox.get((Stream.ACTIVATION, step))
-                made = {Stream.ACTIVATION: block.forward(step, incoming)}
+                made = {Stream.ACTIVATION: block.forward(step, ready.activation)}
             case Phase.UPDATE:
                 ties = block.update(step)
                 made, absent = {Stream.TIE_UP: ties.up, Stream.TIE_DOWN: ties.down}, ties.absent
             case Phase.APPLY:
-                below = self._inbox_or_none(Stream.TIE_UP, action.from_below)
-                above = self._inbox_or_none(Stream.TIE_DOWN, action.from_above)
-                block.apply(step, below, above)
+                block.apply(step, ready.from_below, ready.from_above)
         self._injector.end(step, time.perf_counter() - began_s)
         self.telemetry.stopwatch.computed_s += time.perf_counter() - began_s
         return Computed(phase=action.phase, step=step, absent=absent), made
 
-    def _inbox_or_none(self, stream: Stream, step: int | None) -> Payload | None:
-        return None if step is None else self._inbox[stream, step]
+    def _replay(self, step: int, ready: Ready) -> None:
+        """Train again on a batch that is kept; what that makes is for no one."""
+        began_s = time.perf_counter()
+        self.block.forward(step, ready.activation)
+        self.block.update(step)
+        self.block.apply(step, None, None)
+        self.telemetry.stopwatch.computed_s += time.perf_counter() - began_s
 
     def end_compute(self) -> None:
         """Let `compute` return when the phase that it is at is done."""
@@ -188,47 +204,45 @@ class Driver:
         """Tell the core an event; return what is to be computed now, and leave the rest for the
         loop in order. Whoever decides holds the lock: core, inbox and todo are changed here."""
         with self._lock:
-            self._keep_made(made, event)
+            event, num_lost = self._outbox.keep(event, made), self.core.account.lost
             actions = self.core.handle(event)
+            self._note_reach()
             self.telemetry.stopwatch.enter(self.core.state, self.core.step)
             work = self._sort(actions, arrived)
             if isinstance(event, Computed) and event.phase is Phase.APPLY:
                 self.telemetry.count_step(event.step)
-                self._todo.append(StepDone(event.step, figures_of(self.block)))
+                figures, staleness = figures_of(self.block), self.core.account.latest
+                self._todo.append(StepDone(event.step, figures, num_lost, staleness))
             return work
+
+    def _note_reach(self) -> None:
+        """Leave on the page what a later life must know, before anyone hears of it."""
+        core, page = self.core, self._page
+        page[Word.REACHED] = max(page[Word.REACHED], core.reached)
+        page[Word.STOP_AT] = 0 if core.stop_at is None else core.stop_at + 1
 
     def _sort(self, actions: list[Action], arrived: Payload | None = None) -> Work | None:
         work: Work | None = None
         for action in actions:
             match action:
-                case Compute() | Snapshot():
+                case Compute() | Replay() | Snapshot():
                     assert work is None, f"{work} and {action} at once"
-                    work = action
+                    work = action if isinstance(action, Snapshot) else self._inbox.find(action)
                 case Keep(stream=stream, step=step):
                     assert arrived is not None
-                    self._inbox[stream, step] = arrived
+                    self._inbox.keep(stream, step, arrived)
+                case Drop(stream=stream, step=step):
+                    self._outbox.drop(stream, step)
                 case Hello() | Send() | Acknowledge() | AskSnapshot() | TellStop():
                     self._todo.append(message_of(action, self.core))  # to the lives of now
-                case Release() | Finish():
+                case Release(stream=stream, step=step):
+                    self._inbox.used_up(stream, step, self.core.replays)
+                    self._todo.append(action)
+                case Finish():
                     self._todo.append(action)
                 case Trim():
                     pass  # its slots are free to be used again
         return work
-
-    def _keep_made(self, made: Made, event: Event) -> None:
-        """Keep what the block made, until its receiver will never ask for it again."""
-        for stream, payload in made.items():
-            specs = self._outgoing_specs.get(stream)
-            if specs is None:
-                continue
-            assert isinstance(event, Computed)
-            if event.absent:
-                self._keeping.keep(stream, event.step, None)
-                continue
-            assert payload is not None, f"no {stream.value} was made at step {event.step}"
-            for spec, tensor in zip(specs, payload, strict=True):
-                spec.check(tensor)
-            self._keeping.keep(stream, event.step, payload)
 
     # The loop ---------------------------------------------------------------------------------
 
@@ -264,7 +278,7 @@ class Driver:
 
     def close(self) -> None:
         """Close the links and what this driver opened."""
-        self._keeping.close()
+        self._outbox.close()
         for link in self._links.values():
             link.close()
         os.close(self._wake)
@@ -275,16 +289,16 @@ class Driver:
         page[Word.TURNS] += 1
         page[Word.STATE] = STATES.index(core.state)
         page[Word.STEP] = core.step
-        page[Word.STOP_AT] = 0 if core.stop_at is None else core.stop_at + 1
 
     @property
     def queue_depth(self) -> int:
         """Activations that are here and not yet used."""
-        return sum(1 for stream, _ in self._inbox if stream is Stream.ACTIVATION)
+        return self._inbox.num_activations
 
     def _begin(self) -> None:
         with self._lock:
             work = self._sort(self.core.start())
+            self._note_reach()
         if work is not None:
             self._works.put(work)
         self._do_todo()
@@ -292,9 +306,8 @@ class Driver:
     def _take_results(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake)
-        for key in self._keeping.take_kept():
-            if key in self._awaited:
-                self._send(*self._awaited.pop(key))
+        for side, message in self._outbox.take_ready():
+            self._send(side, message)
         self._do_todo()
 
     def _handle(self, event: Event, arrived: Payload | None = None) -> None:
@@ -307,15 +320,20 @@ class Driver:
         """Do what was left for the loop, in the order in which it was decided."""
         while self._todo:
             match self._todo.popleft():
-                case StepDone(step=step, figures=figures):
-                    self.telemetry.step_done(step, figures)
-                    self.telemetry.trace.counters(queue_depth=self.queue_depth)
+                case StepDone() as done:
+                    self._note_step(done)
                 case Release(stream=stream, step=step):
                     self._release(stream, step)
                 case Finish():
                     log.info("done before step %d", self.core.step)
                 case (side, message):
                     self._send(side, message)
+
+    def _note_step(self, done: StepDone) -> None:
+        self.telemetry.step_done(done.step, done.figures, num_lost=done.num_lost)
+        self.telemetry.trace.counters(queue_depth=self.queue_depth)
+        if self.core.plan.free is not None:
+            self.telemetry.trace.counters(staleness=done.staleness)
 
     def _take_messages(self, side: Side, link: Link) -> None:
         while (message := link.receive()) is not None:
@@ -335,29 +353,28 @@ class Driver:
 
     def _release(self, stream: Stream, step: int) -> None:
         """Give back the message before this one: the last is kept, for timing the block alone."""
-        before = self.last_inputs.get(stream)
-        self.last_inputs[stream] = self._inbox.pop((stream, step))
-        if before is not None:
+        before, payload = self.last_inputs.get(stream), self._inbox.release(stream, step)
+        if not payload:
+            return  # a mark only
+        self.last_inputs[stream] = payload
+        if before:
             self._links[stream.source].recycle(stream, before)
 
     def _send(self, side: Side, message: Message) -> None:
         if not isinstance(message, DataMessage):
             self._links[side].send(message)
             return
-        stream, step = message.stream, message.step
-        if self._keeping.is_pending(stream, step):
-            self._awaited[stream, step] = side, message
-            return
         began_s = time.monotonic()
-        if not message.absent:
-            payload = self._retention.get(stream, step)
-            found = self._retention.checksum(stream, step)
-            message = replace(message, payload=payload, checksum=found)
-        if not self._links[side].send(message):
+        filled = self._outbox.fill(side, message)
+        if filled is None:
+            return
+        stream, step = filled.stream, filled.step
+        if not self._links[side].send(filled):
             log.warning("%s %d found no peer", stream.value, step)
         self.telemetry.trace.sent(stream, step, began_s, time.monotonic())
 
     @property
     def is_done(self) -> bool:
         """Whether all steps are done and no neighbour needs this worker."""
-        return self.core.state is State.DONE
+        with self._lock:
+            return self.core.state is State.DONE and not self._todo

@@ -20,7 +20,7 @@ WAIT_TIMEOUT_S = 60.0
 class Keeping:
     """Keeps messages in the order of each stream. `wake` is called when one more is kept.
 
-    `keep` is called by one thread at a time, `is_pending` and `take_kept` by the loop alone, and
+    `keep` and `drop` are called by one thread at a time, `take_kept` by the loop alone, and
     `await_all` by the compute thread, after `keep` for all that it is to wait for.
     """
 
@@ -28,9 +28,9 @@ class Keeping:
         self._retention = retention
         self._wake = wake
         self._is_large = {s: message_bytes(found) >= LARGE_BYTES for s, found in specs.items()}
-        self._pending: set[tuple[Stream, int]] = set()
+        self._pending: set[tuple[Stream, int, bool]] = set()  # and whether it is dropped
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._kept: deque[tuple[Stream, int]] = deque()
+        self._kept: deque[tuple[Stream, int, bool]] = deque()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="keeping", daemon=True)
         if any(self._is_large.values()):
@@ -39,14 +39,22 @@ class Keeping:
     def keep(self, stream: Stream, step: int, payload: Payload | None) -> None:
         """Keep a message (None: absent), at once or soon. Raises ProtocolError (see Retention)."""
         if self._is_large[stream]:
-            self._pending.add((stream, step))
+            self._pending.add((stream, step, False))
             self._jobs.put(lambda: self._put(stream, step, payload))
         else:
             self._retention.put(stream, step, payload)
 
+    def drop(self, stream: Stream, step: int) -> None:
+        """Let a message be absent, behind its copy where that is pending."""
+        if self._is_large[stream]:
+            self._pending.add((stream, step, True))
+            self._jobs.put(lambda: self._drop(stream, step))
+        else:
+            self._retention.drop(stream, step)
+
     def is_pending(self, stream: Stream, step: int) -> bool:
-        """Whether a message that was given to `keep` can't be sent yet."""
-        return (stream, step) in self._pending
+        """Whether a message that was given to `keep` or `drop` can't be sent yet."""
+        return not self._pending.isdisjoint([(stream, step, False), (stream, step, True)])
 
     def take_kept(self) -> list[tuple[Stream, int]]:
         """The messages that have been pending and are no more, in order. Raises what failed."""
@@ -56,7 +64,7 @@ class Keeping:
         while self._kept:
             found.append(self._kept.popleft())
         self._pending.difference_update(found)
-        return found
+        return [(stream, step) for stream, step, _ in found]
 
     def await_all(self) -> None:
         """Wait until all that was given is kept: a snapshot must not outrun what it relies on."""
@@ -84,5 +92,10 @@ class Keeping:
             self._retention.put(stream, step, payload)
         except BaseException as error:
             self._failure = error
-        self._kept.append((stream, step))
+        self._kept.append((stream, step, False))
+        self._wake()
+
+    def _drop(self, stream: Stream, step: int) -> None:
+        self._retention.drop(stream, step)
+        self._kept.append((stream, step, True))
         self._wake()

@@ -16,6 +16,7 @@ import safetensors.torch
 import zmq
 
 from runtime import digest
+from runtime.core.account import Account
 from runtime.core.plan import Stream
 from runtime.core.worker import State
 from runtime.driver import Driver
@@ -101,6 +102,7 @@ class Reporter:
         core = self._driver.core
         counts = {
             Word.REPLAYED: core.edges.num_replayed,
+            Word.REPLAYED_STEPS: core.num_replayed_steps,
             Word.DUPLICATES: core.num_duplicates,
             Word.FENCED: core.edges.num_fenced,
             Word.DAMAGED: self._driver.damaged,
@@ -139,7 +141,10 @@ class Reporter:
         activations = driver.core.edges.outgoing.get(Stream.ACTIVATION)
         counters = {
             "sent": activations.sent if activations is not None else 0,
-            "trained": driver.core.step,
+            "trained": driver.core.step - driver.core.account.lost,
+            "lost": driver.core.account.lost,
+            "stale_ties": driver.core.account.stale,
+            "replayed_steps": page[Word.REPLAYED_STEPS],
             "retrained": page[Word.RETRAINED],
             "bad_steps": driver.block.num_bad_steps,
             "duplicates_dropped": page[Word.DUPLICATES],
@@ -154,6 +159,7 @@ class Reporter:
         }
         result = driver.telemetry.closing(counters) | {
             "kind": "result",
+            "staleness": staleness_of(driver.core.account),
             "digests": digest.block_records(self._k, driver.block.state()),
         }
         return msgpack.packb(result), safetensors.torch.save(home)
@@ -186,4 +192,13 @@ class Reporter:
         }
 
 
-_COUNTED = (Word.REPLAYED, Word.DUPLICATES, Word.FENCED, Word.DAMAGED)
+def staleness_of(account: Account) -> dict[str, dict[str, int]]:
+    """By tie, how many messages were used at each staleness, in steps; texts are keys in JSON."""
+    return {
+        tie.value: {str(steps): count for steps, count in sorted(counts.items())}
+        for tie, counts in account.staleness.items()
+        if counts
+    }
+
+
+_COUNTED = (Word.REPLAYED, Word.REPLAYED_STEPS, Word.DUPLICATES, Word.FENCED, Word.DAMAGED)

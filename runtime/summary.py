@@ -51,7 +51,7 @@ def summarise(
         "state_sha256": digest.combine(result["digests"] for result in results),
         "final": {key: units[-1][key] if units else None for key in ("linear_top1", "knn_top1")},
         "units": list(units),
-        "blocks": [_block(job, k, result) for k, result in enumerate(results)],
+        "blocks": [_block(job, k, result) | _lost(results, k) for k, result in enumerate(results)],
         "batches": _batches(job, results),
         "restarts": restarts_of(events),
         "benefit": {
@@ -67,14 +67,52 @@ def _batches(job: Job, results: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     def total(counter: str) -> int:
         return sum(result["counters"][counter] for result in results)
 
+    trained = [result["counters"]["trained"] for result in results]
+    # What was dropped was sent as a mark only, and so nothing above trained on it.
+    sent = [result["counters"]["sent"] for result in results[:-1]]
     return {
-        "sent": total("sent"),
+        "sent": sum(map(min, sent, trained[1:])),
         "trained": total("trained"),
         "lost": job.num_steps * job.num_workers - total("trained"),
         "replayed": total("replayed"),
         "duplicates_dropped": total("duplicates_dropped"),
         "retrained": total("retrained"),
         "bad": total("bad_steps"),
+        "replayed_steps": sum(result["counters"].get("replayed_steps", 0) for result in results),
+    }
+
+
+def _lost(results: Sequence[Mapping[str, Any]], k: int) -> dict[str, int]:
+    """The batches that block k passed over, and those of them that its lower edge dropped."""
+    lost = [result["counters"].get("lost", 0) for result in results]
+    return {"lost": lost[k], "dropped_below": lost[k] - (lost[k - 1] if k else 0)}
+
+
+def _staleness(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """By tie, how many steps old the messages were that the block used; empty where that is a
+    fixed lag. `counts` is by staleness; a negative one is of a neighbour that was ahead."""
+    return {tie: spread(counts) for tie, counts in result.get("staleness", {}).items()}
+
+
+def spread(counts: Mapping[str, int]) -> dict[str, Any]:
+    """Median, 95th percentile and maximum of counted whole numbers."""
+    ordered = sorted((int(value), count) for value, count in counts.items())
+    total = sum(count for _, count in ordered)
+
+    def quantile(share: float) -> int:
+        seen = 0
+        for value, count in ordered:
+            seen += count
+            if seen >= share * total:
+                return value
+        raise AssertionError("nothing was counted")
+
+    return {
+        "num": total,
+        "median": quantile(0.5),
+        "p95": quantile(0.95),
+        "max": ordered[-1][0],
+        "counts": dict(counts),
     }
 
 
@@ -117,6 +155,9 @@ def _block(job: Job, k: int, result: Mapping[str, Any]) -> dict[str, Any]:
         "alone_step_s": measured.get("step_s"),
         "alone_cpu_s": measured.get("cpu_s"),
         **{key: result["counters"].get(key, 0) for key in COUNTERS},
+        "replayed_steps": result["counters"].get("replayed_steps", 0),
+        "staleness": _staleness(result),
+        "stale_ties": result["counters"].get("stale_ties", 0),
         "restarts": result.get("restarts", 0),
         "peak_rss_bytes": result["peak_rss_bytes"],
     }

@@ -20,7 +20,7 @@ from runtime.trace import Trace
 
 Report = dict[str, Any]
 
-COMPUTING = (State.FORWARD, State.UPDATE, State.APPLY)
+COMPUTING = (State.FORWARD, State.UPDATE, State.APPLY, State.REPLAY)
 
 
 class Figures(NamedTuple):
@@ -122,8 +122,8 @@ class Telemetry:
         page[Word.RETRAINED] += step < page[Word.COMPLETED]
         page[Word.COMPLETED] = max(page[Word.COMPLETED], step + 1)
 
-    def step_done(self, step: int, figures: Figures) -> None:
-        """Record a finished step."""
+    def step_done(self, step: int, figures: Figures, *, num_lost: int = 0) -> None:
+        """Record a finished step; `num_lost` steps before it were passed over."""
         t = time.time()
         page = self._page
         if not page[Word.FIRST_STEP_T_NS]:
@@ -136,7 +136,7 @@ class Telemetry:
             "step": step,
             "loss": figures.loss,
             "probe_top1": figures.probe_top1,
-            "samples_per_s": self._rate(t, step),
+            "samples_per_s": self._rate(t, step - num_lost),
             "bad_steps": figures.num_bad_steps,
         }
         self._last = record

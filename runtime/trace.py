@@ -26,6 +26,7 @@ NAMES = {
     State.UPDATE: "update",
     State.WAIT_TIE: "wait-tie",
     State.APPLY: "apply",
+    State.REPLAY: "replay",
     State.SNAPSHOT: "snapshot",
     State.DRAINING: "draining",
 }

@@ -21,6 +21,7 @@ import torch
 import zmq
 from torch import Tensor
 
+from runtime.core.account import Account
 from runtime.core.plan import Stream
 from runtime.core.streams import ProtocolError
 from runtime.core.worker import WorkerCore
@@ -39,7 +40,7 @@ from runtime.run_dir import trace_part, worker_log
 from runtime.state.checkpoint import Checkpoint
 from runtime.state.memory import Page, Word
 from runtime.state.retention import Retention
-from runtime.state.saving import OutOfRoom, Saver, put_back, split_part
+from runtime.state.saving import OutOfRoom, Saver, put_back, split_account, split_part, with_account
 from runtime.telemetry import Telemetry
 from runtime.trace import Trace
 
@@ -145,10 +146,11 @@ class Worker:
     def take_up(self) -> None:
         """Build the block and give it the state that is to be gone on from."""
         torch.set_num_threads(self._job.threads)
-        self._start_step = 0
+        self._start_step, self._account = 0, Account()
         snapshot = self._saver.latest()
         if snapshot is not None:
-            self._start_step, state = snapshot
+            self._start_step, saved = snapshot
+            state, self._account = split_account(saved)
             self._block = self._job.build_block(self._k)
             self._block.load(state)
         elif self._announcement.resume:
@@ -170,11 +172,15 @@ class Worker:
             self._carried = list(notes)
             put_back(self._absent_ties(checkpoint.step), self._retention)
         else:
-            state, ties = split_part(safetensors.torch.load_file(checkpoint.part(self._k)))
+            saved, ties = split_part(safetensors.torch.load_file(checkpoint.part(self._k)))
+            state, self._account = split_account(saved)
             self._block = self._job.build_block(self._k)
             self._block.load(state)
             put_back(ties, self._retention)
-        self._saver.save(self._start_step, self._block.state(), checkpoint=False)
+        held = self._block.state()
+        if self._plan.free is not None:
+            held = with_account(held, self._account)
+        self._saver.save(self._start_step, held, checkpoint=False)
 
     def _absent_ties(self, step: int) -> dict[int, list[Tensor]]:
         """Another cut's downward ties mean nothing here: their terms are left out."""
@@ -237,6 +243,7 @@ class Worker:
             kept=self._retention.kept(self._start_step),
             reached=self._page[Word.REACHED],
             stop_at=stop_at - 1 if stop_at else None,
+            account=self._account,
         )
         telemetry = Telemetry(
             block=self._k,

@@ -7,6 +7,8 @@ Knows nothing of the order of a step.
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
+from runtime.core.account import Account
+from runtime.core.free_ties import FreeIncoming, FreeOutgoing
 from runtime.core.messages import (
     Acknowledge,
     Acknowledged,
@@ -34,15 +36,10 @@ class Edges:
     def __init__(self, plan: WorkerPlan, *, generation: int, start_step: int, kept: Kept) -> None:
         self._plan = plan
         self._generation = generation
-        self.incoming = {
-            stream: Incoming(window, plan.consumed_before(stream, start_step))
-            for stream, window in plan.incoming.items()
-        }
+        self.incoming = {stream: _incoming(plan, stream, start_step) for stream in plan.incoming}
         self.outgoing = {
-            stream: Outgoing(
-                window, start_step, kept.get(stream, {}), limit=plan.num_messages(stream)
-            )
-            for stream, window in plan.outgoing.items()
+            stream: _outgoing(plan, stream, start_step, kept.get(stream, {}))
+            for stream in plan.outgoing
         }
         self.peers = {side: Peer() for side in Side if side in plan.sides()}
         self.num_fenced = 0
@@ -84,8 +81,30 @@ class Edges:
 
     def has_arrived(self, stream: Stream, step: int) -> bool:
         """Whether what the step needs of a stream is here."""
+        incoming = self.incoming.get(stream)
+        if isinstance(incoming, FreeIncoming):
+            return incoming.is_fresh(step)
         due = self._plan.due(stream, step)
         return due is None or due < self.incoming[stream].expected
+
+    def use(self, tie: Stream, step: int, account: Account) -> int | None:
+        """The message of a tie that the step uses, unless there is none or it is absent.
+
+        Of a free tie, the newest of those that it uses, whose staleness is noted.
+        """
+        incoming = self.incoming.get(tie)
+        if not isinstance(incoming, FreeIncoming):
+            return self.usable(tie, step)
+        used, num_stale = incoming.take(step)
+        account.stale += num_stale
+        for message in used:
+            account.note(tie, step - message)
+        return used[-1] if used else None
+
+    def is_dropped(self, step: int) -> bool:
+        """Whether the step's activation is here as a mark only."""
+        activations = self.incoming.get(Stream.ACTIVATION)
+        return activations is not None and step in activations.absent
 
     def usable(self, stream: Stream, step: int) -> int | None:
         """The message of a stream that the step uses, unless there is none or it is absent."""
@@ -95,11 +114,13 @@ class Edges:
     @property
     def may_begin_step(self) -> bool:
         """Whether all that was made is sent, and there is room to keep what will be."""
-        return all(not out.waits and out.has_room for out in self.outgoing.values())
+        return all(not out.holds_up and out.has_room for out in self.outgoing.values())
 
     def are_covered(self, end: int) -> bool:
-        """Whether the receivers' snapshots cover all that they need before step `end`."""
-        return all(
+        """Whether the receivers' snapshots cover all that they need before step `end`, and all
+        that comes here for free has come: its sender waits for that word."""
+        heard = [i for i in self.incoming.values() if isinstance(i, FreeIncoming)]
+        return all(incoming.expected >= end for incoming in heard) and all(
             outgoing.durable >= self._plan.consumed_before(stream, end)
             for stream, outgoing in self.outgoing.items()
         )
@@ -154,3 +175,21 @@ class Edges:
             if outgoing.waits and self.peers[stream.target].is_linked:
                 for step in outgoing.take_sendable():
                     yield Send(stream=stream, step=step, absent=outgoing.is_absent(step))
+
+
+def _incoming(plan: WorkerPlan, stream: Stream, start_step: int) -> Incoming:
+    window = plan.incoming[stream]
+    if plan.free is not None and plan.is_free(stream):
+        return FreeIncoming(window, plan.free)
+    start = plan.consumed_before(stream, start_step)
+    return Incoming(window, start, compares=plan.free is None)
+
+
+def _outgoing(
+    plan: WorkerPlan, stream: Stream, start_step: int, kept: Mapping[int, bool]
+) -> Outgoing:
+    window, limit = plan.outgoing[stream], plan.num_messages(stream)
+    if plan.is_free(stream):
+        return FreeOutgoing(window, start_step, kept, limit=limit)
+    drops = plan.free is not None and plan.free.drops_oldest
+    return Outgoing(window, start_step, kept, limit=limit, drops=drops)

@@ -76,11 +76,18 @@ class Acknowledged:
 @dataclass(frozen=True, kw_only=True)
 class Computed:
     """A computation finished. `absent`, of an UPDATE: its ties have no finite value, and are
-    sent as markers."""
+    sent as markers; of a FORWARD: another life has dropped its activation."""
 
     phase: Phase
     step: int
     absent: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replayed:
+    """A batch was trained on again."""
+
+    step: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +133,7 @@ Event = (
     | Rejected
     | Acknowledged
     | Computed
+    | Replayed
     | SnapshotTaken
     | SnapshotWanted
     | StopWanted
@@ -152,12 +160,30 @@ class Hello:
 
 @dataclass(frozen=True, kw_only=True)
 class Compute:
-    """Run one phase of a step. For APPLY, the tie messages to use; None: that term is absent."""
+    """Run one phase of a step. For APPLY, the tie messages to use; None: that term is absent.
+
+    Where ties are free, these are the newest of those that have come since they were last used.
+    """
 
     phase: Phase
     step: int
     from_below: int | None = None
     from_above: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay:
+    """Train again on a batch that is kept, with no one's ties, and for no one to see."""
+
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drop:
+    """Note, where it outlives this life, that an activation is absent: it is given up."""
+
+    stream: Stream
+    step: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,6 +261,8 @@ class Finish:
 Action = (
     Hello
     | Compute
+    | Replay
+    | Drop
     | Send
     | Keep
     | Release

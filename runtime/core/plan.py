@@ -1,4 +1,4 @@
-"""What one worker is to do, as numbers: its steps, its streams, their windows, the tie's lag.
+"""What one worker is to do, as numbers: its steps, its streams, their windows, the ties' lag.
 
 Owns which message is due at which step. Knows nothing of state: everything here is constant
 for a run.
@@ -67,14 +67,42 @@ class Window:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Free:
+    """Ties without a fixed lag: a step takes what has arrived, and so no run repeats another.
+
+    It waits only where the newest that was heard is over `max_staleness` steps old. With
+    `keeps_newest` (weights) the newest message stays in use until a newer one comes; without it
+    (gradients) each is used once. `num_kept` activations are kept, to be trained on again while
+    the next one is late; 0: the worker waits. `drops_oldest`: where the window of activations is
+    full, the worker goes on and gives up what it has not sent.
+    """
+
+    max_staleness: int
+    keeps_newest: bool
+    num_kept: int = 0
+    drops_oldest: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_staleness < 0:
+            raise ValueError(f"max staleness {self.max_staleness} is negative; give 0 or more")
+        if self.num_kept < 0:
+            raise ValueError(f"{self.num_kept} activations to train on again; give 0 or more")
+
+    def allows(self, step: int, message: int) -> bool:
+        """Whether a tie that was made at step `message` is fresh enough for a step."""
+        return step - message <= self.max_staleness
+
+
+@dataclass(frozen=True, kw_only=True)
 class WorkerPlan:
     """One worker's part in a run of `num_steps` steps.
 
     `incoming` and `outgoing` hold the window of each stream it receives and sends. Activations
     and upward ties are due at the step they were made at; a downward tie made at step s is due
-    at step s + lag, and one that would be due after the last step is made but never sent.
-    `snapshot_every` and `checkpoint_every` are in steps. Without snapshots (0) what is released
-    is also durable; with them a checkpoint is taken at the end too, where 0 takes no others.
+    at step s + lag, and one that would be due after the last step is made but never sent. Under
+    `free` no tie is due at any step. `snapshot_every` and `checkpoint_every` are in steps. Without
+    snapshots (0) what is released is also durable; with them a checkpoint is taken at the end
+    too, where 0 takes no others.
     """
 
     num_steps: int
@@ -83,12 +111,15 @@ class WorkerPlan:
     outgoing: Mapping[Stream, Window] = field(default_factory=dict)
     snapshot_every: int = 0
     checkpoint_every: int = 0
+    free: Free | None = None
 
     def __post_init__(self) -> None:
         if self.num_steps < 1:
             raise ValueError(f"{self.num_steps} steps; a run has at least 1")
         if self.lag < 0:
             raise ValueError(f"lag {self.lag} is negative; 0 ties neighbours step by step")
+        if self.free is not None and self.lag:
+            raise ValueError(f"lag {self.lag} beside free ties; give one of them")
         if self.checkpoint_every and not self.snapshot_every:
             raise ValueError("checkpoints without snapshots; give snapshot_every")
         for windows in (self.incoming, self.outgoing):
@@ -118,10 +149,14 @@ class WorkerPlan:
 
     def due(self, stream: Stream, step: int) -> int | None:
         """The message of an incoming stream that is needed at `step`, if any is."""
-        if stream not in self.incoming:
+        if stream not in self.incoming or self.is_free(stream):
             return None
         message = step - self.lag if stream is Stream.TIE_DOWN else step
         return message if message >= 0 else None
+
+    def is_free(self, stream: Stream) -> bool:
+        """Whether the stream's messages are taken as they come."""
+        return self.free is not None and stream is not Stream.ACTIVATION
 
     def consumed_before(self, stream: Stream, step: int) -> int:
         """How many of a stream's messages its receiver's steps before `step` use up."""

@@ -29,10 +29,15 @@ class Outgoing:
         kept: Mapping[int, bool] = MappingProxyType({}),
         *,
         limit: int | None = None,
+        drops: bool = False,
     ) -> None:
         """`kept`: messages below `start` that an earlier generation made and that can still be
-        sent, and whether each is absent. Messages from `limit` on are made and never sent."""
+        sent, and whether each is absent. Messages from `limit` on are made and never sent. Where
+        it `drops`, a newer message takes the place of one that credit has not let go, of which
+        only a mark is sent; marks need no credit."""
         self.window = window
+        self._drops = drops
+        self._ever_sent = start  # everything below has been on its way once
         self._limit = limit
         self.made = start  # everything below is made
         self._sendable = start if limit is None else min(start, limit)  # of these, what is sent
@@ -50,8 +55,28 @@ class Outgoing:
         if absent:
             self._absent.add(step)
 
+    def drop_unsent(self) -> list[int]:
+        """Give up what the newest message takes the place of; return what that is."""
+        newest = self.made - 1
+        if not self._drops or newest in self._absent:
+            return []
+        unsent = range(max(self.sent, self._ever_sent), newest)
+        dropped = [step for step in unsent if step not in self._absent]
+        self._absent.update(dropped)
+        return dropped
+
     def is_absent(self, step: int) -> bool:
         return step in self._absent
+
+    @property
+    def holds_up(self) -> bool:
+        """Whether the next step must wait until what was made is sent."""
+        return self.waits and not self._drops
+
+    @property
+    def needed_from(self) -> int:
+        """Everything below will never be sent again."""
+        return self.durable
 
     @property
     def waits(self) -> bool:
@@ -87,12 +112,18 @@ class Outgoing:
         while self.waits and self._has_credit():
             steps.append(self.sent)
             self.sent += 1
+        self._ever_sent = max(self._ever_sent, self.sent)
         return steps
 
     def _has_credit(self) -> bool:
         used_bytes = sum(self._size(step) for step in self.in_flight)
+        num_messages = len(self.in_flight)
+        if self._drops:
+            if self.sent in self._absent:
+                return True
+            num_messages -= sum(step in self._absent for step in self.in_flight)
         return (
-            len(self.in_flight) < self.window.max_messages
+            num_messages < self.window.max_messages
             and used_bytes + self._size(self.sent) <= self.window.max_bytes
         )
 
@@ -109,8 +140,8 @@ class Outgoing:
             self.sent = expected
         if durable <= self.durable:
             return False
-        self._absent -= set(range(self.durable, durable))
         self.durable = durable
+        self._absent = {step for step in self._absent if step >= self.needed_from}
         return True
 
     def rewind(self, wanted: int) -> None:
@@ -120,6 +151,7 @@ class Outgoing:
                 f"message {wanted} is wanted, but all below {self.durable} are forgotten"
             )
         self.sent = min(wanted, self._sendable)
+        self._ever_sent = max(self._ever_sent, wanted)
         # What it wants next it may not have room for yet: only its word on releases is credit.
         self.released = min(self.released, wanted)
 
@@ -127,8 +159,10 @@ class Outgoing:
 class Incoming:
     """The receiving end: what has arrived, is used up, and is covered by a snapshot."""
 
-    def __init__(self, window: Window, start: int) -> None:
+    def __init__(self, window: Window, start: int, *, compares: bool = True) -> None:
+        """`compares`: what comes twice must be the same both times."""
         self.window = window
+        self._compares = compares
         self.expected = start
         self.released = start
         self.durable = start
@@ -144,13 +178,14 @@ class Incoming:
         """
         if step < self.expected:
             known = self._checksums.get(step, checksum)
-            if known != checksum:
+            if known != checksum and self._compares:
                 raise ProtocolError(
                     f"message {step} came twice with different contents"
                     f" ({known:016x}, then {checksum:016x}): its sender is not deterministic"
                 )
             return False
-        if step - self.released >= self.window.max_messages:
+        num_here = step - self.released - len(self.absent)
+        if num_here >= self.window.max_messages and not absent:
             raise ProtocolError(
                 f"message {step} exceeds the window of {self.window.max_messages}"
                 f" messages (released: {self.released})"
@@ -178,6 +213,10 @@ class Incoming:
 
     def is_gap(self, step: int) -> bool:
         return step > self.expected
+
+    def cover(self, durable: int) -> None:
+        """A snapshot covers everything below `durable`."""
+        self.durable = durable
 
     def release(self, step: int) -> None:
         """Note that message `step` is used up."""

@@ -4,6 +4,7 @@
                    ^   |                                                            |
                    +---|-------------- (SNAPSHOT) <---------------------------------+
                        +-> after the last step, or where the job stops: DRAINING -> DONE
+    WAIT_INPUT <-> REPLAY, where a late batch is not waited for
 
 Owns the order of a worker's work and nothing else: it has no clock, thread, socket or tensor.
 What must hold, by rule (the property tests check each):
@@ -18,12 +19,16 @@ What must hold, by rule (the property tests check each):
 * the next expected message, all credit, and the step to stop at are cumulative and repeated on
   every tick;
 * a message counts only between the two lives that it was sent between.
+
+Where the plan says that ties are free, an APPLY takes those that have arrived, and waits only where
+they are staler than the bound. A batch that was dropped below is passed over.
 """
 
 from collections import deque
 from collections.abc import Callable
 from enum import Enum
 
+from runtime.core.account import TIES, Account
 from runtime.core.edges import NOTHING_KEPT, Edges, Kept
 from runtime.core.messages import (
     Acknowledged,
@@ -31,6 +36,7 @@ from runtime.core.messages import (
     Arrived,
     Compute,
     Computed,
+    Drop,
     Event,
     Finish,
     Keep,
@@ -38,7 +44,8 @@ from runtime.core.messages import (
     Phase,
     Rejected,
     Release,
-    Snapshot,
+    Replay,
+    Replayed,
     SnapshotTaken,
     SnapshotWanted,
     StopTold,
@@ -47,10 +54,11 @@ from runtime.core.messages import (
     Trim,
 )
 from runtime.core.plan import Side, Stream, WorkerPlan
+from runtime.core.replay_buffer import ReplayBuffer
+from runtime.core.snapshot_schedule import SnapshotSchedule
 from runtime.core.streams import ProtocolError
 
 HISTORY_LENGTH = 50
-TIES = (Stream.TIE_UP, Stream.TIE_DOWN)
 
 
 class State(Enum):
@@ -63,6 +71,7 @@ class State(Enum):
     UPDATE = "update"
     WAIT_TIE = "wait_tie"
     APPLY = "apply"
+    REPLAY = "replay"
     SNAPSHOT = "snapshot"
     DRAINING = "draining"
     DONE = "done"
@@ -84,10 +93,12 @@ class WorkerCore:
         kept: Kept = NOTHING_KEPT,
         reached: int = 0,
         stop_at: int | None = None,
+        account: Account | None = None,
     ) -> None:
         """`kept`: for each outgoing stream, the messages below `start_step` that outlived the
         generation before, and whether each is absent. `reached` is the first step that no
-        generation has begun, and `stop_at` where an earlier one knew that the job stops."""
+        generation has begun, and `stop_at` where an earlier one knew that the job stops.
+        `account` is that of the state which this one begins with."""
         self.plan = plan
         self.generation = generation
         self.state = State.LINKING
@@ -95,11 +106,11 @@ class WorkerCore:
         self.reached = max(reached, start_step)
         self.stop_at = stop_at
         self.edges = Edges(plan, generation=generation, start_step=start_step, kept=kept)
+        self.account = account or Account()
+        self.replays = ReplayBuffer(0 if plan.free is None else plan.free.num_kept)
+        self.num_replayed_steps = 0
         self.num_duplicates = 0
-        self._snapshot_wanted = False
-        self._checkpoint_wanted = False
-        self._snapshot_step: int | None = None  # of the latest snapshot of this generation
-        self._checkpoint_step: int | None = None
+        self._snapshots = SnapshotSchedule(plan)
         self._actions: list[Action] = []
         self._history: deque[tuple[int, State, Event]] = deque(maxlen=HISTORY_LENGTH)
 
@@ -119,7 +130,7 @@ class WorkerCore:
     def handle(self, event: Event) -> list[Action]:
         """Take one event, return what to do. Raises IllegalEvent or ProtocolError."""
         handler = _HANDLERS.get((self.state, type(event))) or _ANY_STATE.get(type(event))
-        if handler is None or not _fits(self.state, self.step, event):
+        if handler is None or not self._fits(event):
             raise IllegalEvent(f"{event} in state {self.state.name}\n{self.describe()}")
         self._history.append((self.step, self.state, event))
         handler(self, event)
@@ -145,7 +156,13 @@ class WorkerCore:
         if incoming.is_gap(event.step):
             self._acknowledge(event.stream, resend=True)
         elif incoming.accept(event.step, checksum=event.checksum, absent=event.absent):
-            self._do(Keep(stream=event.stream, step=event.step))
+            is_free = self.plan.is_free(event.stream)
+            if not (is_free and event.absent):
+                self._do(Keep(stream=event.stream, step=event.step))
+                if is_free:
+                    self._do(Release(stream=event.stream, step=event.step))
+            if is_free:
+                self._acknowledge(event.stream)
         else:
             self.num_duplicates += 1
 
@@ -166,7 +183,7 @@ class WorkerCore:
         )
         self.edges.num_replayed += max(0, before - outgoing.sent)
         if forgettable:
-            self._do(Trim(stream=event.stream, step=outgoing.durable))
+            self._do(Trim(stream=event.stream, step=outgoing.needed_from))
 
     def _ticked(self, event: Tick) -> None:
         del event
@@ -176,8 +193,9 @@ class WorkerCore:
     def _snapshot_asked(self, event: SnapshotWanted) -> None:
         """Take one only where it helps: what is asked for is used up and not yet covered."""
         incoming = self.edges.incoming[event.stream]
-        if self.edges.is_current(event):
-            self._snapshot_wanted |= incoming.durable < event.durable <= incoming.released
+        helps = incoming.durable < event.durable <= incoming.released
+        if self.edges.is_current(event) and helps:
+            self._snapshots.ask()
 
     def _stop_wanted(self, event: StopWanted) -> None:
         """The lowest worker leads, so the job stops behind the highest step that it has begun."""
@@ -195,13 +213,13 @@ class WorkerCore:
         self._actions.extend(self.edges.tell_stop(step))
 
     def _forward_done(self, event: Computed) -> None:
-        del event
-        self._make(Stream.ACTIVATION, absent=False)
+        self._make(Stream.ACTIVATION, absent=event.absent)
         self._compute(State.UPDATE, Compute(phase=Phase.UPDATE, step=self.step))
 
     def _update_done(self, event: Computed) -> None:
         for tie in TIES:
             self._make(tie, absent=event.absent)
+        self.replays.add(self.step)
         self._release(Stream.ACTIVATION)
         self._enter(State.WAIT_TIE)
 
@@ -209,16 +227,21 @@ class WorkerCore:
         del event
         for tie in TIES:
             self._release(tie)
+        self._end_step()
+
+    def _end_step(self) -> None:
         self.step += 1
-        self._snapshot_wanted |= _is_multiple(self.step, self.plan.snapshot_every)
-        self._checkpoint_wanted |= _is_multiple(self.step, self.plan.checkpoint_every)
+        self._snapshots.reached(self.step)
         self._enter(State.WAIT_CREDIT)
 
     def _snapshot_done(self, event: SnapshotTaken) -> None:
         for stream, incoming in self.edges.incoming.items():
-            incoming.durable = self.plan.consumed_before(stream, event.step)
+            incoming.cover(self.plan.consumed_before(stream, event.step))
             self._acknowledge(stream)
         self._enter(State.WAIT_CREDIT)
+
+    def _replay_done(self, _: Replayed) -> None:
+        self._enter(State.WAIT_INPUT)
 
     # What follows without an event ------------------------------------------------------------
 
@@ -244,9 +267,30 @@ class WorkerCore:
         if self.step == self.end:
             return self._enter(State.DRAINING)
         if not self.edges.has_arrived(Stream.ACTIVATION, self.step):
-            return False
+            return self._begin_replay()
         self.reached = max(self.reached, self.step + 1)
+        if self.edges.is_dropped(self.step):
+            return self._pass_over()
         return self._compute(State.FORWARD, Compute(phase=Phase.FORWARD, step=self.step))
+
+    def _begin_replay(self) -> bool:
+        step = self.replays.use()
+        if step is None:
+            return False
+        self.num_replayed_steps += 1
+        self._do(Replay(step=step))
+        return self._enter(State.REPLAY)
+
+    def _pass_over(self) -> bool:
+        """The step's batch was dropped below; so it is not trained here, nor above."""
+        if Stream.ACTIVATION in self.edges.outgoing:
+            self._do(Drop(stream=Stream.ACTIVATION, step=self.step))
+        for stream in self.edges.outgoing:
+            self._make(stream, absent=True)
+        self._release(Stream.ACTIVATION)
+        self.account.lost += 1
+        self._end_step()
+        return True
 
     def _begin_apply(self) -> bool:
         if not all(self.edges.has_arrived(tie, self.step) for tie in TIES):
@@ -254,23 +298,18 @@ class WorkerCore:
         action = Compute(
             phase=Phase.APPLY,
             step=self.step,
-            from_below=self.edges.usable(Stream.TIE_UP, self.step),
-            from_above=self.edges.usable(Stream.TIE_DOWN, self.step),
+            from_below=self.edges.use(Stream.TIE_UP, self.step, self.account),
+            from_above=self.edges.use(Stream.TIE_DOWN, self.step, self.account),
         )
         return self._compute(State.APPLY, action)
 
     def _begin_snapshot(self) -> bool:
         """Take the snapshot that is due at this boundary, if one is."""
-        checkpoint = self._checkpoint_wanted or self.step == self.end
-        wanted = self._snapshot_wanted and self._snapshot_step != self.step
-        missing = checkpoint and self._checkpoint_step != self.step
-        self._snapshot_wanted = self._checkpoint_wanted = False
-        if not self.plan.snapshot_every or not (wanted or missing):
+        can_wait = self.edges.is_dropped(self.step)
+        due = self._snapshots.take_due(self.step, end=self.end, can_wait=can_wait)
+        if due is None:
             return False
-        self._snapshot_step = self.step
-        if checkpoint:
-            self._checkpoint_step = self.step
-        self._do(Snapshot(step=self.step, checkpoint=checkpoint))
+        self._do(due)
         return self._enter(State.SNAPSHOT)
 
     def _drain(self) -> bool:
@@ -293,9 +332,12 @@ class WorkerCore:
         return self._enter(state)
 
     def _make(self, stream: Stream, *, absent: bool) -> None:
-        if stream in self.edges.outgoing:
-            self.edges.outgoing[stream].make(self.step, absent=absent)
-            self._actions.extend(self.edges.ask_for_room(stream))
+        if (outgoing := self.edges.outgoing.get(stream)) is None:
+            return
+        outgoing.make(self.step, absent=absent)
+        for step in outgoing.drop_unsent():
+            self._do(Drop(stream=stream, step=step))
+        self._actions.extend(self.edges.ask_for_room(stream))
 
     def _release(self, stream: Stream) -> None:
         due = self.plan.due(stream, self.step)
@@ -314,21 +356,18 @@ class WorkerCore:
     def _do(self, action: Action) -> None:
         self._actions.append(action)
 
+    def _fits(self, event: Event) -> bool:
+        """Whether a finished computation is the one that was under way."""
+        if isinstance(event, Computed):
+            drops = self.plan.free is not None and self.plan.free.drops_oldest
+            can_be_absent = event.phase is Phase.UPDATE or (event.phase is Phase.FORWARD and drops)
+            is_this = event.phase.value == self.state.value and event.step == self.step
+            return is_this and (can_be_absent or not event.absent)
+        return not isinstance(event, SnapshotTaken) or event.step == self.step
+
     def _take_actions(self) -> list[Action]:
         actions, self._actions = self._actions, []
         return actions
-
-
-def _is_multiple(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
-
-
-def _fits(state: State, step: int, event: Event) -> bool:
-    """Whether a finished computation is the one that was under way."""
-    if isinstance(event, Computed):
-        can_be_absent = event.phase is Phase.UPDATE or not event.absent
-        return event.phase.value == state.value and event.step == step and can_be_absent
-    return not isinstance(event, SnapshotTaken) or event.step == step
 
 
 _HANDLERS: dict[tuple[State, type], Callable[..., None]] = {
@@ -336,6 +375,7 @@ _HANDLERS: dict[tuple[State, type], Callable[..., None]] = {
     (State.UPDATE, Computed): WorkerCore._update_done,
     (State.APPLY, Computed): WorkerCore._apply_done,
     (State.SNAPSHOT, SnapshotTaken): WorkerCore._snapshot_done,
+    (State.REPLAY, Replayed): WorkerCore._replay_done,
 }
 
 _ANY_STATE: dict[type, Callable[..., None]] = {

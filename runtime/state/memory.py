@@ -66,6 +66,7 @@ class Word(IntEnum):
     FIRST_STEP = auto()  # the job's first step here, and when it was done
     FIRST_STEP_T_NS = auto()
     RETRAINED = auto()
+    REPLAYED_STEPS = auto()
     REPLAYED = auto()
     DUPLICATES = auto()
     FENCED = auto()

@@ -51,6 +51,8 @@ class Retention:
         self, path: str, plan: WorkerPlan, specs: Specs, *, checksums: bool = False
     ) -> None:
         self.path = path
+        self._plan = plan
+        self._compares = plan.free is None
         self._checksums = checksums
         self.size_bytes = _size_bytes(plan, specs)
         self._rings: Rings = {}
@@ -66,11 +68,13 @@ class Retention:
 
         One that an earlier life has kept is left as it lies, and so is a later one, for a
         neighbour may be reading it: what it has taken the place of is not wanted any more. Raises
-        ProtocolError where what is made again differs from what is kept.
+        ProtocolError where what is made again differs from what is kept, unless ties are free.
         """
         slot = self._slot(stream, step)
         held, state, _ = slot.header.tolist()
-        if held == step and state != EMPTY:
+        if held == step and state == PRESENT and not self._compares:
+            return
+        if held == step and state != EMPTY and self._compares:
             if state != _state(payload) or not all(map(_equal, slot.tensors, payload or ())):
                 raise ProtocolError(
                     f"{stream.value} {step} was made again with different contents:"
@@ -84,6 +88,16 @@ class Retention:
             slot.header[2] = self._copy(slot, payload)
         slot.header[0] = step
         slot.header[1] = _state(payload)
+
+    def drop(self, stream: Stream, step: int) -> None:
+        """Let a message be absent from now on; a neighbour that still reads it is not harmed."""
+        slot = self._slot(stream, step)
+        slot.header[1] = ABSENT  # first: else a death between would leave it as PRESENT
+        slot.header[0] = step
+
+    def is_absent(self, stream: Stream, step: int) -> bool:
+        """Whether an earlier life has left a message as absent."""
+        return self._slot(stream, step).header[:2].tolist() == [step, ABSENT]
 
     def _copy(self, slot: Slot, payload: Payload) -> int:
         """Copy a message into its slot; return its checksum, as a signed word (0: none)."""
@@ -112,8 +126,19 @@ class Retention:
         return slot.tensors if state == PRESENT else ()
 
     def kept(self, before: int) -> dict[Stream, dict[int, bool]]:
-        """For each stream the messages just below step `before`, and whether each is absent."""
-        return {stream: self._kept(ring, before) for stream, ring in self._rings.items()}
+        """For each stream the messages just below step `before`, and whether each is absent; of a
+        free tie the newest one."""
+        return {
+            stream: self._newest(ring, before)
+            if self._plan.is_free(stream)
+            else self._kept(ring, before)
+            for stream, ring in self._rings.items()
+        }
+
+    def _newest(self, ring: list[Slot], before: int) -> dict[int, bool]:
+        headers = [slot.header.tolist() for slot in ring]
+        steps = [held for held, state, _ in headers if state == PRESENT and held < before]
+        return {max(steps): False} if steps else {}
 
     def _kept(self, ring: list[Slot], before: int) -> dict[int, bool]:
         found: dict[int, bool] = {}

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from runtime.core.account import Account
 from runtime.core.plan import Stream, WorkerPlan
 from runtime.state.image import write_image
 from runtime.state.memory import MemoryPaths, Page, Word
@@ -18,6 +19,7 @@ from runtime.state.retention import Retention
 from runtime.state.snapshots import Snapshots, image_of
 
 MESSAGE = "message/"  # what follows: stream, step, index of the tensor
+ACCOUNT = "account"
 KEEPER_TIMEOUT_S = 600.0  # for the checkpoint before this one to reach the disk
 POLL_S = 0.01
 PLACES = 3  # two for snapshots, one for a part of a checkpoint
@@ -113,6 +115,18 @@ def split_part(part: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[int,
         _, _, step, index = name.split("/")
         ties.setdefault(int(step), {})[int(index)] = part[name]
     return state, {step: [tensors[i] for i in sorted(tensors)] for step, tensors in ties.items()}
+
+
+def with_account(state: Mapping[str, Tensor], account: Account) -> dict[str, Tensor]:
+    """A block's state, and beside it what its steps came to."""
+    return {**state, ACCOUNT: torch.tensor(account.as_rows())}
+
+
+def split_account(saved: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Account]:
+    """Take apart what `with_account` joined; where there is none, it is an empty one."""
+    state = dict(saved)
+    rows = state.pop(ACCOUNT, torch.empty(0, 3))
+    return state, Account.from_rows(rows.tolist())
 
 
 def put_back(ties: Mapping[int, list[Tensor]], retention: Retention) -> None:

@@ -61,8 +61,9 @@ class FaultySimulation(Simulation):
             duration_s=lambda k, _, step: paces_s[k] * (0.5 + rng.random()) * self._slow(k, step),
             latency_s=lambda *_: reach_s * (0.1 + rng.random()),
             snapshot_s=lambda k: paces_s[k] * rng.random(),
-            blocks=[HashedBlock(case, k) for k in range(case.num_workers)],
+            blocks=[self._block(k, k) for k in range(case.num_workers)],
             own=lambda payload: payload,
+            add=min,
         )
         self.memory = [Memory(saved=(0, k)) for k in range(case.num_workers)]
         self.fired: Counter[str] = Counter()
@@ -77,6 +78,9 @@ class FaultySimulation(Simulation):
         self._place(faults)
         if stop_s is not None:
             self.after(stop_s, self._stop)
+
+    def _block(self, k: int, weights: int) -> HashedBlock:
+        return HashedBlock(self.case, k, weights)
 
     def _place(self, faults: Sequence[Fault]) -> None:
         """Find each fault where it waits: at a block's step, its checkpoint, or on an edge."""
@@ -189,6 +193,7 @@ class FaultySimulation(Simulation):
         if isinstance(event, SnapshotTaken) and self.workers[k] is worker:
             assert isinstance(worker.block, HashedBlock)
             self.memory[k].saved = (event.step, worker.block.weights)
+            self.memory[k].account = worker.core.account.copy()
         super()._complete(worker, k, event)
 
     def _snapshot(self, k: int, action: Snapshot) -> None:
@@ -211,7 +216,8 @@ class FaultySimulation(Simulation):
         if Stream.TIE_DOWN in plan.outgoing:
             late = range(max(0, step - plan.lag), min(step, plan.num_messages(Stream.TIE_DOWN)))
             ties = {(Stream.TIE_DOWN, s): worker.outbox[Stream.TIE_DOWN, s] for s in late}
-        self.memory[k].parts[step] = Part(worker.block.weights, ties, is_whole)
+        account = worker.core.account.copy()
+        self.memory[k].parts[step] = Part(worker.block.weights, ties, is_whole, account)
 
     def _trim(self, worker: SimulatedWorker, stream: Stream, step: int) -> None:
         """What lies in a ring is overwritten, not removed; a checkpoint may still want it."""
@@ -243,6 +249,7 @@ class FaultySimulation(Simulation):
                 kept=kept_below(dead.core, dead.outbox, step),
                 reached=dead.core.reached,
                 stop_at=memory.stop_at,
+                account=memory.account.copy(),
             ),
             weights,
             dead.outbox,
@@ -251,8 +258,8 @@ class FaultySimulation(Simulation):
             self._later(self.rng.uniform(0.0, 0.01), self._reaper(k))
 
     def _begin_life(self, k: int, core: WorkerCore, weights: int, outbox: Outbox) -> None:
-        block = HashedBlock(self.case, k, weights)
-        self.workers[k] = SimulatedWorker(core=core, block=block, outbox=outbox)
+        self.workers[k] = self._life(core, self._block(k, weights))
+        self.workers[k].outbox = outbox
         self._perform(k, core.start())
 
     def _kill_job(self) -> None:
@@ -274,9 +281,11 @@ class FaultySimulation(Simulation):
         for k, old in enumerate(self.workers):
             part = self.memory[k].parts.get(step, Part(k, {}))
             kept = kept_below(old.core, part.ties, step)
-            core = WorkerCore(old.core.plan, start_step=step, kept=kept)
+            account = part.account.copy()
+            core = WorkerCore(old.core.plan, start_step=step, kept=kept, account=account)
             weights = part.weights if step else k
             self.memory[k].saved, self.memory[k].stop_at = (step, weights), None
+            self.memory[k].account = account.copy()
             self._begin_life(k, core, weights, dict(part.ties))
 
     # Messages ----------------------------------------------------------------------------------
@@ -367,16 +376,19 @@ class FaultySimulation(Simulation):
         ends = {worker.core.end for worker in self.workers}
         assert len(ends) == 1, f"the workers end at different steps: {ends}"
         (end,) = ends
+        self._judge_weights(end)
+        assert all(end in memory.parts for memory in self.memory), "a last part is missing"
+        for worker in self.workers:
+            self._count(worker)
+        return self.counted
+
+    def _judge_weights(self, end: int) -> None:
         found = [worker.block.weights for worker in self.workers]  # type: ignore[union-attr]
         expected = reference(self.case, end)
         wrong = [
             k for k, pair in enumerate(zip(found, expected, strict=True)) if len(set(pair)) > 1
         ]
         assert not wrong, f"workers {wrong} end with other weights than the plain loop"
-        assert all(end in memory.parts for memory in self.memory), "a last part is missing"
-        for worker in self.workers:
-            self._count(worker)
-        return self.counted
 
 
 def _edge(k: int, side: Side) -> tuple[int, int]:

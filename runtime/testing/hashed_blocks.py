@@ -7,7 +7,7 @@ by every block, in order, on the right messages.
 
 from dataclasses import dataclass, replace
 
-from runtime.core.plan import Side, Stream, Window, WorkerPlan
+from runtime.core.plan import Free, Side, Stream, Window, WorkerPlan
 
 MESSAGE_BYTES = 10
 
@@ -30,6 +30,7 @@ class Case:
     snapshot_every: int = 0
     checkpoint_every: int = 0
     absent: frozenset[tuple[int, int]] = frozenset()
+    free: Free | None = None  # ties without a lag; a plain loop knows nothing of such runs
 
     def plan(self, k: int) -> WorkerPlan:
         """Worker k's part."""
@@ -38,6 +39,7 @@ class Case:
         plan = WorkerPlan(
             num_steps=self.num_steps,
             lag=self.lag,
+            free=self.free,
             incoming={s: self.window(s) for s in streams if has[s.source]},
             outgoing={s: self.window(s) for s in streams if has[s.target]},
             snapshot_every=self.snapshot_every,
@@ -53,11 +55,13 @@ class Case:
 
     def window(self, stream: Stream) -> Window:
         """The window of a stream on every edge."""
-        is_down = stream is Stream.TIE_DOWN
-        size = max(2, self.lag + 1) if is_down else self.size
+        is_wide = stream is Stream.TIE_DOWN
+        size = max(2, self.lag + 1) if is_wide else self.size
+        if self.free is not None and stream is not Stream.ACTIVATION:
+            is_wide, size = True, max(2, self.free.max_staleness + 1)
         return Window(
             max_messages=size,
-            max_bytes=(size if is_down else 2) * MESSAGE_BYTES + self.slack_bytes,
+            max_bytes=(size if is_wide else 2) * MESSAGE_BYTES + self.slack_bytes,
             message_bytes=MESSAGE_BYTES,
         )
 

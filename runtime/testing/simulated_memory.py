@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from runtime.core.account import Account
 from runtime.core.plan import Stream
 from runtime.core.worker import WorkerCore
 
@@ -17,6 +18,7 @@ class Part:
     weights: int
     ties: Outbox
     is_whole: bool = True
+    account: Account = field(default_factory=Account)
 
 
 @dataclass
@@ -26,6 +28,7 @@ class Memory:
     saved: tuple[int, int]  # step, weights
     stop_at: int | None = None
     parts: dict[int, Part] = field(default_factory=dict)
+    account: Account = field(default_factory=Account)  # of the state that is saved
 
 
 def is_complete(step: int, memories: Sequence[Memory]) -> bool:
@@ -35,9 +38,14 @@ def is_complete(step: int, memories: Sequence[Memory]) -> bool:
 
 
 def kept_below(core: WorkerCore, outbox: Outbox, step: int) -> dict[Stream, dict[int, bool]]:
-    """For each stream the messages just below `step`, and whether each is absent."""
+    """For each stream the messages just below `step`, and whether each is absent; of a free tie
+    the newest one."""
     found: dict[Stream, dict[int, bool]] = {}
     for stream in core.plan.outgoing:
+        if core.plan.is_free(stream):
+            here = [s for name, s in outbox if name is stream and s < step]
+            found[stream] = {max(here): False} if here else {}
+            continue
         found[stream], s = {}, min(step, core.plan.num_messages(stream)) - 1
         while (stream, s) in outbox:
             found[stream][s] = outbox[stream, s] is None

@@ -19,6 +19,7 @@ from runtime.core.messages import (
     AskSnapshot,
     Compute,
     Computed,
+    Drop,
     Event,
     Finish,
     Hello,
@@ -26,6 +27,8 @@ from runtime.core.messages import (
     Linked,
     Phase,
     Release,
+    Replay,
+    Replayed,
     Send,
     Snapshot,
     SnapshotTaken,
@@ -37,6 +40,7 @@ from runtime.core.messages import (
 )
 from runtime.core.plan import Side, Stream, WorkerPlan
 from runtime.core.worker import State, WorkerCore
+from runtime.free_inbox import FreeInbox
 
 Duration = Callable[[int, Phase, int], float]  # (worker, phase, step) -> seconds
 Latency = Callable[[int, int], float]  # (from worker, to worker) -> seconds
@@ -60,6 +64,10 @@ def _copied(payload: Payload) -> Payload:
     return None if payload is None else tuple(tensor.clone() for tensor in payload)
 
 
+def _summed(one: Payload, other: Payload) -> Payload:
+    return None if one is None else tuple(a + b for a, b in zip(one, other, strict=True))
+
+
 class Stuck(Exception):
     """Nothing is left to happen and a worker has not finished: a deadlock."""
 
@@ -73,6 +81,8 @@ class SimulatedWorker:
     inbox: dict[tuple[Stream, int], Payload] = field(default_factory=dict)
     outbox: dict[tuple[Stream, int], Payload] = field(default_factory=dict)
     computed: list[tuple[float, Phase, int]] = field(default_factory=list)
+    replayed: list[tuple[float, int]] = field(default_factory=list)
+    free_inbox: FreeInbox = field(init=False)
 
 
 class Simulation:
@@ -88,22 +98,28 @@ class Simulation:
         blocks: Sequence[SimulatedBlock] | None = None,
         on_event: Callable[["Simulation", int], None] = _nothing,
         own: Callable[[Payload], Payload] = _copied,
+        add: Callable[[Payload, Payload], Payload] = _summed,
     ) -> None:
-        """`own` makes a payload the receiver's own."""
+        """`own` makes a payload the receiver's own; `add` joins those of two gradients."""
         found: Sequence[SimulatedBlock | None] = blocks or [None] * len(plans)
+        self._own = own
+        self._add = add
         self.workers = [
-            SimulatedWorker(core=WorkerCore(plan), block=block)
-            for plan, block in zip(plans, found, strict=True)
+            self._life(WorkerCore(plan), block) for plan, block in zip(plans, found, strict=True)
         ]
         self.now_s = 0.0
         self._duration_s = duration_s
         self._latency_s = latency_s
         self._snapshot_s = snapshot_s
         self._on_event = on_event
-        self._own = own
         self._order = itertools.count()
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._last_arrival_s: dict[tuple[int, int], float] = {}
+
+    def _life(self, core: WorkerCore, block: SimulatedBlock | None) -> SimulatedWorker:
+        worker = SimulatedWorker(core=core, block=block)
+        worker.free_inbox = FreeInbox(core.plan, copy=self._own, add=self._add)
+        return worker
 
     def run(self) -> float:
         """Run until every worker is done; return the simulated seconds it took."""
@@ -151,10 +167,17 @@ class Simulation:
             match action:
                 case Compute():
                     self._compute(k, action)
+                case Replay(step=step):
+                    self._replay(k, step)
+                case Drop(stream=stream, step=step):
+                    worker.outbox[stream, step] = None
                 case Keep(stream=stream, step=step):
                     worker.inbox[stream, step] = self._own(arrived)
+                    worker.free_inbox.arrived(stream, step, arrived)
                 case Release(stream=stream, step=step):
-                    worker.inbox.pop((stream, step), None)
+                    payload = worker.inbox.pop((stream, step), None)
+                    if stream is Stream.ACTIVATION:
+                        worker.free_inbox.trained(step, payload, worker.core.replays)
                 case Trim(stream=stream, step=step):
                     self._trim(worker, stream, step)
                 case Snapshot():
@@ -183,11 +206,23 @@ class Simulation:
 
     def _compute(self, k: int, action: Compute) -> None:
         worker = self.workers[k]
-        absent = worker.block is not None and _run_phase(worker, worker.block, action)
+        absent = _was_dropped(worker, action)
+        if worker.block is not None:
+            absent |= _run_phase(worker, worker.block, action)
         worker.computed.append((self.now_s, action.phase, action.step))
         event = Computed(phase=action.phase, step=action.step, absent=absent)
         duration_s = self._duration_s(k, action.phase, action.step)
         self.after(duration_s, lambda: self._complete(worker, k, event))
+
+    def _replay(self, k: int, step: int) -> None:
+        worker = self.workers[k]
+        if worker.block is not None:
+            worker.block.forward(step, worker.free_inbox.batch(step))
+            worker.block.update(step)
+            worker.block.apply(step, None, None)
+        worker.replayed.append((self.now_s, step))
+        duration_s = sum(self._duration_s(k, phase, step) for phase in Phase)
+        self.after(duration_s, lambda: self._complete(worker, k, Replayed(step=step)))
 
     def _snapshot(self, k: int, action: Snapshot) -> None:
         worker, event = self.workers[k], SnapshotTaken(step=action.step)
@@ -251,6 +286,14 @@ def _heard(action: Action, generation: int, to: int | None) -> Event:
     raise AssertionError(action)
 
 
+def _was_dropped(worker: SimulatedWorker, action: Compute) -> bool:
+    """Whether an earlier life has dropped the activation that is made."""
+    free = worker.core.plan.free
+    if free is None or not free.drops_oldest or action.phase is not Phase.FORWARD:
+        return False
+    return worker.outbox.get((Stream.ACTIVATION, action.step), ()) is None
+
+
 def _run_phase(worker: SimulatedWorker, block: SimulatedBlock, action: Compute) -> bool:
     """Compute, keep what is made, and return whether it is absent."""
     step, plan = action.step, worker.core.plan
@@ -264,14 +307,24 @@ def _run_phase(worker: SimulatedWorker, block: SimulatedBlock, action: Compute) 
         below, above = action.from_below, action.from_above
         block.apply(
             step,
-            None if below is None else worker.inbox[Stream.TIE_UP, below],
-            None if above is None else worker.inbox[Stream.TIE_DOWN, above],
+            None if below is None else _tie(worker, Stream.TIE_UP, below, step),
+            None if above is None else _tie(worker, Stream.TIE_DOWN, above, step),
         )
     for stream, payload in made.items():
         window = plan.outgoing.get(stream)
         if window is None or step >= plan.num_messages(stream):
             continue
+        if plan.free is not None and (stream, step) in worker.outbox:
+            continue  # what an earlier life made stays as it is, for others have seen it
+        if plan.is_free(stream) and absent:
+            continue
         worker.outbox[stream, step] = payload
         if window.max_retained is not None:
             worker.outbox.pop((stream, step - window.max_retained), None)  # they lie in a ring
     return absent
+
+
+def _tie(worker: SimulatedWorker, tie: Stream, message: int, step: int) -> Payload:
+    """What a step uses of a tie."""
+    is_free = worker.core.plan.is_free(tie)
+    return worker.free_inbox.take(tie, step) if is_free else worker.inbox[tie, message]

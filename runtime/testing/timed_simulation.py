@@ -44,6 +44,7 @@ class Keeper:
     def __init__(self) -> None:
         self.free_s = 0.0
         self.kept_s: dict[tuple[Stream, int], float] = {}
+        self.sent_s: dict[Stream, float] = {}  # when the latest message of a stream could be sent
 
 
 class TimedSimulation(Simulation):
@@ -120,7 +121,7 @@ class TimedSimulation(Simulation):
         if not isinstance(event, Arrived):
             return self._machine.message_s
         source = k + 1 if event.stream.source is Side.ABOVE else k - 1
-        size = self.workers[k].core.plan.incoming[event.stream].message_bytes
+        size = 0 if event.absent else self.workers[k].core.plan.incoming[event.stream].message_bytes
         return self._machine.message_s + size / self._network.wire(source, k).receive_bytes_per_s
 
     # A worker's compute thread ------------------------------------------------------------------
@@ -163,8 +164,11 @@ class TimedSimulation(Simulation):
         if not isinstance(event, Arrived):
             self._send(k, side, event, payload, size=0)
             return
-        size = self.workers[k].core.plan.outgoing[event.stream].message_bytes
-        kept_s = self._keepers[k].kept_s.pop((event.stream, event.step), 0.0)
+        keeper, stream = self._keepers[k], event.stream
+        size = 0 if event.absent else self.workers[k].core.plan.outgoing[stream].message_bytes
+        # A mark is not copied, and yet does not overtake what is.
+        kept_s = max(keeper.kept_s.pop((stream, event.step), 0.0), keeper.sent_s.get(stream, 0.0))
+        keeper.sent_s[stream] = kept_s
         self._at(kept_s, lambda: self._send(k, side, event, payload, size=size))
 
     def _send(self, k: int, side: Side, event: Event, payload: Payload, *, size: int) -> None:
@@ -179,6 +183,10 @@ class TimedSimulation(Simulation):
             self._note_memory(k)
         begin = super()._compute
         self._at(self._begin_at(k), lambda: begin(k, action))
+
+    def _replay(self, k: int, step: int) -> None:
+        begin = super()._replay
+        self._at(self._begin_at(k), lambda: begin(k, step))
 
     def _snapshot(self, k: int, action: Snapshot) -> None:
         """A snapshot waits until all that was made before it is kept."""

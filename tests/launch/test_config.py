@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.config import ConfigError, RunConfig, from_toml, parse, to_toml
+from launch.config import ConfigError, RunConfig, from_toml, parse, refuse_free_lag, to_toml
 
 
 def write(path: Path, text: str) -> list[str]:
@@ -160,6 +160,21 @@ def test_a_flag_that_is_not_understood(argv, message):
     ("argv", "message"),
     [
         ("--lag -1", "lag -1 can't be; give 0 or more steps; 0 ties neighbours step by step"),
+        (
+            "--lag loose",
+            "Invalid value for --lag: 'loose' is not a whole number; see --help",
+        ),
+        ("--lag free --max-staleness 0", "max-staleness 0 can't be; give at least 1 step"),
+        (
+            "--on-starved replay",
+            "on-starved replay can't be with lag 1, under which every step is given; give"
+            " --lag free, or leave --on-starved out",
+        ),
+        (
+            "--lag 3 --max-staleness 5",
+            "max-staleness 5 can't be with lag 3, under which every step is given; give"
+            " --lag free, or leave --max-staleness out",
+        ),
         ("--overlap -1", "overlap -1 can't be; give 0 or more units; 0 shares nothing"),
         ("--alpha 1.5", "alpha 1.5 can't be; give a pull from 0 to 1, such as 0.02"),
         ("--temperature 0", "temperature 0.0 can't be; give a figure above 0, such as 0.5"),
@@ -266,3 +281,19 @@ def test_reading_a_config_stays_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_free_ties_come_back_from_the_file_they_are_written_to(tmp_path):
+    flags = "--lag free --max-staleness 3 --on-starved replay --on-full drop-oldest"
+    argv = flags.split(" ")
+    config = parse(argv, prog="pipeline")
+    assert (config.lag, config.longest_lag) == ("free", 3)
+    assert parse(write(tmp_path / "run.toml", to_toml(config)), prog="pipeline") == config
+    assert RunConfig(lag="free").longest_lag == 8
+    assert RunConfig(lag=2).longest_lag == 2
+
+
+def test_a_program_without_timing_refuses_free_ties():
+    refuse_free_lag(RunConfig())
+    with pytest.raises(ConfigError, match="give a number of steps, such as --lag 1, or use"):
+        refuse_free_lag(RunConfig(lag="free"))

@@ -30,3 +30,11 @@ def test_measured_cuts_are_told_and_measured_times_used():
         "lag 0 keeps neighbours waiting: by measured times, edge 0-1 allows 86% of full rate at"
         " most; --lag 1 would allow all of it",
     ]
+
+
+def test_a_run_with_free_ties_is_said_not_to_be_reproducible():
+    (note,) = notes_on(light(lag="free", max_staleness=5))
+    assert note == (
+        "lag free: each step takes the ties that have arrived, so this run can't be reproduced;"
+        " only ties over 5 steps old are waited for, and how old they were is measured"
+    )

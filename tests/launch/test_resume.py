@@ -6,7 +6,7 @@ import json
 import pytest
 
 from launch.config import ConfigError, RunConfig, to_toml
-from launch.resume import CUT, LENGTH, ROUNDING, RUNNING, check_resume
+from launch.resume import CUT, FREE_ONLY, LENGTH, ROUNDING, RUNNING, check_resume
 
 BASE = RunConfig(
     workers=4,
@@ -107,6 +107,16 @@ def test_what_changes_the_rounding_is_said(change, said):
     )
 
 
+def test_what_free_ties_may_do_can_change_with_a_word_and_the_lag_can_not():
+    free = dataclasses.replace(BASE, lag="free", max_staleness=8)
+    new = dataclasses.replace(free, max_staleness=4, on_full="drop-oldest")
+    text = json.dumps({"config": to_toml(new)})
+    recut, notes = check_resume(to_toml(free), text)
+    assert not recut
+    assert notes == ["max-staleness 8 -> 4, on-full wait -> drop-oldest"]
+    assert "lag 1 -> free" in refusal(lag="free")
+
+
 def test_all_that_is_to_be_said_is_said_at_once():
     recut, notes = check(**TWO, threads=2, steps=300, window=4)
     assert recut
@@ -147,6 +157,6 @@ def test_what_makes_up_a_result_may_not_change(name):
 
 
 def test_every_setting_is_of_one_class():
-    classes = [RUNNING, CUT, LENGTH, ROUNDING, set(OTHER)]
+    classes = [RUNNING, CUT, LENGTH, ROUNDING, FREE_ONLY, set(OTHER)]
     names = [field.name for field in dataclasses.fields(RunConfig)]
     assert sorted(name for members in classes for name in members) == sorted(names)

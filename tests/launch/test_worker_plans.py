@@ -6,17 +6,21 @@ from functools import cache
 import pytest
 
 from launch.assembly import build_block
-from launch.config import ConfigError, RunConfig
+from launch.config import DEFAULT_MAX_STALENESS, ConfigError, RunConfig
 from launch.resolve import Environment, Resolved, resolve
 from launch.worker_plans import (
     MOST_STEPS_BETWEEN_SNAPSHOTS,
+    NUM_KEPT,
+    ROOM_TO_DROP,
     check_retention,
     choose_snapshot_every,
     image_bytes,
     worker_plan,
 )
-from runtime.core.plan import Stream, WorkerPlan
+from runtime.core.plan import Free, Stream, WorkerPlan
 from runtime.state.saving import PLACES
+
+from .runs import light
 
 MACHINE = Environment(world_size=None, local_world_size=None, cores=2, gpus=0)
 IMAGE = "synthetic:1x8x8x4096"
@@ -135,3 +139,21 @@ def test_too_little_room_is_refused_with_what_is_needed():
     resolve(RunConfig(**settings, workers=3, retain_mb=megabytes), environment=MACHINE)
     with pytest.raises(ConfigError):
         resolve(RunConfig(**settings, workers=3, retain_mb=megabytes - 1), environment=MACHINE)
+
+
+def test_free_ties_are_held_up_by_their_bound_alone():
+    """The window of each holds one more than the bound, as a lag's does; none is late."""
+    run = light(workers=3, lag="free", max_staleness=4, tie="gradient", on_full="drop-oldest")
+    assert (run.config.window, run.config.max_staleness) == (5, 4)
+    plan = worker_plan(run, 1)
+    assert (plan.lag, plan.free) == (
+        0,
+        Free(max_staleness=4, keeps_newest=False, drops_oldest=True),
+    )
+    for stream in (Stream.TIE_UP, Stream.TIE_DOWN):
+        assert plan.outgoing[stream].max_messages == 5
+    assert plan.outgoing[Stream.ACTIVATION].max_retained == ROOM_TO_DROP
+    other = light(workers=3, lag="free", on_starved="replay")
+    assert other.config.max_staleness == DEFAULT_MAX_STALENESS
+    free = Free(max_staleness=DEFAULT_MAX_STALENESS, keeps_newest=True, num_kept=NUM_KEPT)
+    assert worker_plan(other, 0).free == free

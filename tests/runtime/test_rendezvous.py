@@ -124,5 +124,6 @@ def test_under_a_launcher_they_meet_in_its_store(monkeypatch):
     meeting = Meeting(file=None, keeper_pid=os.getpid())
     coordinator, worker = open_rendezvous(meeting, is_coordinator=True), open_rendezvous(meeting)
     coordinator.announce(JOB)
+    assert worker.await_announcement() == JOB  # it may still be on its way to the store
     assert worker.recall_announcement() == JOB
     assert (coordinator.attempt, worker.attempt) == (2, 2)

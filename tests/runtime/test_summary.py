@@ -2,7 +2,7 @@
 
 import math
 
-from runtime.summary import MICROBATCHES, restarts_of, throughput_from_block_times
+from runtime.summary import MICROBATCHES, restarts_of, spread, throughput_from_block_times
 
 
 def times(*pairs: tuple[float, float]) -> list[dict[str, float]]:
@@ -57,3 +57,10 @@ def test_restarts_are_told_with_what_they_took_also_over_attempts_of_a_launcher(
     found = [(r["block"], r["generation"], r["healed_s"]) for r in restarts_of(events)]
     assert found == [(1, 1, 0.5), (2, 1, None), (2, 2, 0.7), (1, 1, 0.9)]
     assert restarts_of(events)[0]["cause"] == "was killed"
+
+
+def test_counted_staleness_is_spread_by_its_middle_and_its_end():
+    counts = {"10": 1, "-1": 2, "0": 10, "2": 7}
+    found = {"num": 20, "median": 0, "p95": 2, "max": 10, "counts": counts}
+    assert spread(counts) == found
+    assert spread({"3": 1}) == {"num": 1, "median": 3, "p95": 3, "max": 3, "counts": {"3": 1}}

@@ -191,6 +191,18 @@ def test_closing_tables(summary):
     assert "batches: 330 sent, 660 trained, 0 lost, 3 duplicates dropped" in lines
 
 
+def test_how_old_the_ties_were_is_shown_where_no_lag_is_fixed(summary):
+    assert not any("staleness" in line for line in closing(summary))
+    found = {"num": 330, "median": -1, "p95": 2, "max": 8, "counts": {}}
+    for block in summary["blocks"]:
+        block.update(staleness={}, lost=0, replayed_steps=0)
+    summary["blocks"][1].update(staleness={"tie_up": found, "tie_down": found}, lost=7)
+    lines = closing(summary)
+    assert "block 1, from below 330 -1 2 8 7 0" in lines
+    assert "block 1, from above 330 -1 2 8" in lines
+    assert not any(line.startswith("block 0, from") for line in lines)
+
+
 def test_what_was_not_measured_shows_as_a_dash(summary):
     for block in summary["blocks"]:
         block.update({k: None for k in block if k not in ("index", "units", "guest_units")})

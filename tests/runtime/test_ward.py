@@ -24,7 +24,13 @@ from runtime.ward import (
 )
 
 LIMIT_S = 10.0
-WAITING = set(State) - {State.FORWARD, State.UPDATE, State.APPLY, State.SNAPSHOT}
+WAITING = set(State) - {
+    State.FORWARD,
+    State.UPDATE,
+    State.APPLY,
+    State.REPLAY,
+    State.SNAPSHOT,
+}
 
 
 class FakeProcess:
@@ -116,6 +122,13 @@ def case(make) -> Case:
 def test_one_that_waits_in_good_health_is_left_alone(case, state):
     for now_s in range(0, 1000, 5):
         case.turn(state)
+        assert case.ward.hangs(now_s) == ""
+
+
+def test_one_that_trains_on_old_batches_meanwhile_is_left_alone(case):
+    for now_s in range(0, 1000, 5):
+        case.ward.memory.page[Word.REPLAYED_STEPS] += 1
+        case.turn(State.REPLAY)
         assert case.ward.hangs(now_s) == ""
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 import zmq
 
-from runtime.core.plan import Side, Stream, Window, WorkerPlan
+from runtime.core.plan import Free, Side, Stream, Window, WorkerPlan
 from runtime.core.worker import WorkerCore
 from runtime.driver import Driver
 from runtime.faults.injector import Injector
@@ -23,6 +23,7 @@ from runtime.program import Life
 from runtime.state.memory import OwnedMemory, Word
 from runtime.state.retention import NeighboursRetention, Retention
 from runtime.state.saving import Saver
+from runtime.state.snapshots import Snapshots
 from runtime.step import TensorSpec
 from runtime.telemetry import Telemetry
 from runtime.trace import Trace
@@ -152,6 +153,12 @@ class Seat:
             injector=Injector((), self._k, self._log, keeper_pid=0),
         )
 
+    def saved(self) -> tuple[int, dict[str, torch.Tensor]]:
+        """The latest snapshot: the step that it lies before, and the state."""
+        found = Snapshots(self.memory.paths.snapshots).latest()
+        assert found is not None
+        return found
+
     def end(self) -> None:
         self._context.destroy(linger=0)
         self.memory.close()
@@ -183,14 +190,16 @@ class Pair:
         blocks,
         patience_s: float = TIMEOUT_S,
         shares_memory: bool = False,
+        free: Free | None = None,
         **every: int,
     ) -> None:
         up = Window(max_messages=2, max_bytes=32, message_bytes=16, max_retained=16)
         down = Window(max_messages=4, max_bytes=64, message_bytes=16, max_retained=16)
         windows, below = dict.fromkeys(UP, up), dict.fromkeys(DOWN, down)
+        common = {"num_steps": num_steps, "lag": lag, "free": free, **every}
         plans = (
-            WorkerPlan(num_steps=num_steps, lag=lag, incoming=below, outgoing=windows, **every),
-            WorkerPlan(num_steps=num_steps, lag=lag, incoming=windows, outgoing=below, **every),
+            WorkerPlan(incoming=below, outgoing=windows, **common),
+            WorkerPlan(incoming=windows, outgoing=below, **common),
         )
         address = f"ipc://@test-driver-{secrets.token_hex(6)}"
         self.seats = [

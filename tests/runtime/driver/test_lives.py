@@ -89,3 +89,21 @@ def test_a_wish_to_stop_ends_both_at_one_step_with_a_checkpoint(make_pair):
     for seat in pair.seats:
         assert seat.memory.page[Word.STOP_AT] == step + 1
         assert seat.announced == [step]
+
+
+def test_an_absent_tie_leaves_nothing_to_receive_into(make_pair):
+    """Its empty payload was given back as a buffer, and the next message did not fit into it."""
+
+    class AbsentAt2(HeldBlock):
+        def update(self, step):
+            ties = super().update(step)
+            return ties._replace(up=None, down=None, absent=True) if step == 2 else ties
+
+    blocks = AbsentAt2(), AbsentAt2()
+    pair = make_pair(num_steps=8, lag=1, blocks=blocks, snapshot_every=3)
+    pair.start()
+    pair.join()
+    assert pair.failures == []
+    assert [driver.damaged for driver in pair.drivers] == [0, 0]
+    assert ("apply", 2, None, None) in blocks[1].calls
+    assert ("apply", 3, None, None) in blocks[0].calls

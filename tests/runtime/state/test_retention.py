@@ -1,9 +1,11 @@
 """What a worker has sent stays where its next life finds it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from runtime.core.plan import Stream, Window, WorkerPlan
+from runtime.core.plan import Free, Stream, Window, WorkerPlan
 from runtime.links.message import checksum
 from runtime.state.retention import CHUNK_BYTES, Retention
 from runtime.step import TensorSpec
@@ -156,3 +158,50 @@ def test_a_checksum_is_taken_while_a_message_is_copied(memory):
 def test_without_checksums_there_is_none(retention):
     retention.put(Stream.TIE_UP, 0, payload(Stream.TIE_UP, 0))
     assert retention.checksum(Stream.TIE_UP, 0) == 0
+
+
+# Without a fixed lag ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def free(memory) -> Retention:
+    plan = replace(make_plan(), free=Free(max_staleness=8, keeps_newest=True))
+    return Retention(memory.paths.messages, plan, SPECS)
+
+
+def test_what_is_made_again_otherwise_is_left_as_others_have_seen_it(free):
+    free.put(Stream.ACTIVATION, 3, payload(Stream.ACTIVATION, 3))
+    free.put(Stream.ACTIVATION, 3, payload(Stream.ACTIVATION, 9))
+    assert_holds(free, Stream.ACTIVATION, 3)
+    free.put(Stream.TIE_UP, 3, None)
+    free.put(Stream.TIE_UP, 3, payload(Stream.TIE_UP, 3))
+    assert_holds(free, Stream.TIE_UP, 3)
+
+
+def test_what_is_dropped_stays_absent_whether_it_was_there_or_not(free):
+    free.put(Stream.ACTIVATION, 3, payload(Stream.ACTIVATION, 3))
+    assert not free.is_absent(Stream.ACTIVATION, 3)
+    for step in (3, 4):
+        free.drop(Stream.ACTIVATION, step)
+        assert free.is_absent(Stream.ACTIVATION, step)
+        assert free.get(Stream.ACTIVATION, step) == ()
+    assert free.kept(5)[Stream.ACTIVATION] == {3: True, 4: True}
+
+
+def test_what_was_absent_and_is_made_after_all_has_a_checksum(memory):
+    plan = replace(make_plan(), free=Free(max_staleness=8, keeps_newest=True))
+    free = Retention(memory.paths.messages, plan, SPECS, checksums=True)
+    made = payload(Stream.TIE_UP, 3)
+    free.put(Stream.TIE_UP, 3, None)
+    free.put(Stream.TIE_UP, 3, made)
+    free.put(Stream.TIE_UP, 3, payload(Stream.TIE_UP, 9))
+    assert free.checksum(Stream.TIE_UP, 3) == checksum(made)
+
+
+def test_of_a_free_tie_the_newest_is_kept_whatever_is_missing_behind_it(free):
+    assert free.kept(9)[Stream.TIE_UP] == {}
+    for step in (2, 4, 11):
+        free.put(Stream.TIE_UP, step, payload(Stream.TIE_UP, step))
+    assert free.kept(9)[Stream.TIE_UP] == {4: False}
+    free.put(Stream.TIE_UP, 9, None)  # takes the slot of 4
+    assert free.kept(10)[Stream.TIE_UP] == {2: False}

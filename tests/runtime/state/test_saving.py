@@ -8,12 +8,20 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from runtime.core.account import Account
 from runtime.core.plan import Stream, Window, WorkerPlan
 from runtime.state import saving
 from runtime.state.image import read_image
 from runtime.state.memory import OwnedMemory, Word
 from runtime.state.retention import Retention
-from runtime.state.saving import OutOfRoom, Saver, put_back, split_part
+from runtime.state.saving import (
+    OutOfRoom,
+    Saver,
+    put_back,
+    split_account,
+    split_part,
+    with_account,
+)
 from runtime.state.snapshots import Snapshots, image_of
 from runtime.step import TensorSpec
 
@@ -214,3 +222,13 @@ def test_the_lowest_worker_has_no_ties_to_keep(make):
     case = make(sends_down=False)
     case.save(9, checkpoint=True)
     assert split_part(case.part()[1])[1] == {}
+
+
+def test_an_account_goes_with_the_state_and_comes_back():
+    account = Account(lost=3, stale=2)
+    account.note(Stream.TIE_DOWN, -4)
+    account.note(Stream.TIE_DOWN, 7)
+    state, found = split_account(with_account(STATE, account))
+    assert state.keys() == STATE.keys()
+    assert (found.lost, found.stale, found.staleness) == (3, 2, account.staleness)
+    assert split_account(STATE) == (STATE, Account())

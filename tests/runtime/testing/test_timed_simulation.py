@@ -4,7 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from runtime.testing.network import Machine, Wire
+from runtime.core.messages import Arrived
+from runtime.core.plan import Free, Stream, Window, WorkerPlan
+from runtime.testing.network import Machine, Network, Wire
+from runtime.testing.simulation import Simulation
 from runtime.testing.slept import SleptConfig
 from runtime.testing.slept_simulation import (
     simulate,
@@ -13,6 +16,7 @@ from runtime.testing.slept_simulation import (
     step_ends,
     steps_per_s,
 )
+from runtime.testing.timed_simulation import TimedSimulation
 
 CONFIG = SleptConfig(
     workers=2,
@@ -93,3 +97,62 @@ def test_memory_of_messages_is_counted_at_its_most():
     window, lag, until_covered = CONFIG.window, CONFIG.lag, 1
     most = 2 * (window + lag + until_covered) * 1000
     assert 2000 <= run.most_in_flight_bytes[0] <= run.most_retained_bytes[0] <= most
+
+
+# Without a fixed lag ----------------------------------------------------------------------------
+
+
+def free_plans(*, drops: bool) -> list[WorkerPlan]:
+    """Two workers with large messages; the upper one trains again while it is starved."""
+    free = Free(max_staleness=20, keeps_newest=True, num_kept=2, drops_oldest=drops)
+    window = Window(max_messages=2, max_bytes=1 << 30, message_bytes=1_000_000)
+    up = dict.fromkeys((Stream.ACTIVATION, Stream.TIE_UP), window)
+    down = {Stream.TIE_DOWN: replace(window, message_bytes=4_000_000)}
+    return [
+        WorkerPlan(num_steps=20, free=free, incoming=down, outgoing=up),
+        WorkerPlan(num_steps=20, free=free, incoming=up, outgoing=down),
+    ]
+
+
+@pytest.mark.parametrize("slow", [0, 1])
+def test_free_ties_on_a_machine_that_takes_no_time_are_the_plain_simulation(slow):
+    """The slow one starves the other, or is flooded by it."""
+
+    def duration_s(k, phase, step):
+        return 0.03 if k == slow else 0.007
+
+    plans = free_plans(drops=True)
+    plain = Simulation(plans, duration_s=duration_s, latency_s=lambda _from, _to: 0.001)
+    near = Network(wire=lambda k, to: Wire(latency_s=0.001), host=lambda k: 0)
+    timed = TimedSimulation(plans, duration_s=duration_s, network=near, machine=FREE)
+    assert timed.run() == plain.run()
+    for one, other in zip(plain.workers, timed.workers, strict=True):
+        assert other.computed == one.computed
+        assert other.replayed == one.replayed
+        assert other.core.account == one.core.account
+    starved, flooded = timed.workers[1].replayed, timed.workers[1].core.account.lost
+    assert bool(starved) == (slow == 0)
+    assert bool(flooded) == (slow == 1)
+
+
+def test_marks_of_what_was_dropped_do_not_overtake_copies_and_take_no_time_on_a_wire():
+    machine = Machine(copy_bytes_per_s=1e8, message_s=0.001)  # 40 ms for a tie from above
+    network = Network(wire=lambda k, to: Wire(transfer_bytes_per_s=1e9), host=lambda k: 0)
+    arrived: dict[Stream, list[int]] = {stream: [] for stream in Stream}
+
+    class Watched(TimedSimulation):
+        def _reach(self, k, event, payload=None):
+            if isinstance(event, Arrived):
+                arrived[event.stream].append(event.step)
+            super()._reach(k, event, payload)
+
+    simulation = Watched(
+        free_plans(drops=True),
+        duration_s=lambda k, phase, step: 0.02 if k else 0.001,
+        network=network,
+        machine=machine,
+    )
+    simulation.run()
+    assert simulation.workers[1].core.account.lost > 0
+    for steps in arrived.values():
+        assert steps == list(range(20))

@@ -1,193 +1,23 @@
 """A worker's end of its talk with the coordinator: handing in, being measured, leaving."""
 
-import math
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
-import msgpack
 import pytest
 import safetensors.torch
 import torch
-import zmq
 
 from runtime import digest, reporting
+from runtime.core.account import Account
 from runtime.core.plan import Stream
 from runtime.core.worker import State
-from runtime.program import Life
-from runtime.reporting import ASK_EVERY_S, MEASURING_LIMIT_S, STOP_LINGER_S, Reporter
-from runtime.state.memory import OwnedMemory, Word
-from runtime.telemetry import Telemetry, figures_of
-from runtime.trace import Trace
+from runtime.reporting import ASK_EVERY_S, MEASURING_LIMIT_S, STOP_LINGER_S
+from runtime.state.memory import Word
+from runtime.telemetry import figures_of
 
-NUM_STEPS = 12
-WEIGHT = torch.arange(4.0)
-# All share memory, which safetensors refuses.
-HOME = {"in.weight": WEIGHT, "mid.weight": WEIGHT.view(2, 2), "out.weight": WEIGHT.view(2, 2).T}
-STATE = {"home.weight": torch.arange(3.0), "step": torch.tensor(NUM_STEPS)}
+from .conversation import HOME, NUM_STEPS, STATE, Clock, Conversation
+
 ACTIVATION, TIE = (torch.ones(2),), (torch.zeros(2),)
-
-
-class Block:
-    """Notes what it is asked to compute; each forward takes `forward_s` on the test's clock."""
-
-    loss = 2.5
-    probe_top1 = 0.25
-    num_bad_steps = 1
-
-    def __init__(self, clock: "Clock") -> None:
-        self.calls: list[tuple[Any, ...]] = []
-        self.forward_s = 0.0
-        self._clock = clock
-
-    def forward(self, step, incoming):
-        self.calls.append(("forward", step, incoming))
-        self._clock.now_s += self.forward_s
-
-    def update(self, step):
-        self.calls.append(("update", step))
-
-    def apply(self, step, from_below, from_above):
-        self.calls.append(("apply", step, from_below, from_above))
-
-    def home_state(self):
-        return HOME
-
-    def state(self):
-        return STATE
-
-
-class Clock:
-    """One clock for all: `cpu_share` of the time is spent computing."""
-
-    cpu_share = 0.5
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now_s
-
-    perf_counter = time = monotonic
-
-    def process_time(self) -> float:
-        return self.now_s * self.cpu_share
-
-
-class Driver:
-    """What a reporter sees of a driver; what is handed over to it is computed by `compute`."""
-
-    queue_depth = 2
-
-    def __init__(self, block: Block, telemetry: Telemetry, *, k: int) -> None:
-        self.block = block
-        self.telemetry = telemetry
-        self.damaged = 0
-        self.last_inputs: dict[Stream, Any] = {}
-        edges = SimpleNamespace(
-            incoming={} if k == 0 else {Stream.ACTIVATION: None},
-            outgoing={Stream.ACTIVATION: SimpleNamespace(sent=NUM_STEPS)},
-            num_replayed=0,
-            num_fenced=0,
-        )
-        self.core = SimpleNamespace(
-            state=State.FORWARD, step=0, end=NUM_STEPS, edges=edges, num_duplicates=0
-        )
-        self._tasks: list[Any] = []
-        self.submit = self._tasks.append
-
-    @property
-    def is_done(self) -> bool:
-        return self.core.state is State.DONE
-
-    def compute(self) -> None:
-        while self._tasks:
-            self._tasks.pop(0)()
-
-
-class Conversation:
-    """A worker's reporter and a coordinator's socket, in one process."""
-
-    def __init__(self, memory: OwnedMemory, clock: Clock) -> None:
-        self.page = memory.page
-        self.clock = clock
-        self.is_over = False
-        self.num_asked = 0  # whether it is over
-        self._context = zmq.Context()
-        self._context.sndhwm = self._context.rcvhwm = 10  # that fills at once
-        self._socket = self._context.socket(zmq.ROUTER)
-        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self._socket.bind("inproc://coordinator")
-        self._reporter: Reporter | None = None
-
-    def begin(
-        self, *, k: int = 1, generation: int = 0, every_s: float = math.inf
-    ) -> "Conversation":
-        """Begin the worker's next life."""
-        if self._reporter is not None:
-            self._reporter.close()
-        telemetry = Telemetry(
-            block=k,
-            life=Life(generation=generation),
-            page=self.page,
-            batch_size=8,
-            every_s=every_s,
-            from_step=0,
-            trace=Trace(None, 0),
-        )
-        self.block = Block(self.clock)
-        self.driver = Driver(self.block, telemetry, k=k)
-        self._reporter = Reporter(
-            self._context,
-            "inproc://coordinator",
-            self.driver,
-            page=self.page,
-            k=k,
-            generation=generation,
-            num_steps=NUM_STEPS,
-            is_over=self._ask,
-        )
-        self.identity = f"{k}/{generation}".encode()
-        return self
-
-    def _ask(self) -> bool:
-        self.num_asked += 1
-        return self.is_over
-
-    def turn(self) -> bool:
-        """One turn of the worker's loop; True where it may leave."""
-        return self._reporter.turn()
-
-    def finish(self, *, end: int = NUM_STEPS) -> bool:
-        """All steps are done; the turn that follows."""
-        core = self.driver.core
-        core.state, core.step, core.end = State.DONE, end, end
-        return self.turn()
-
-    def order(self, kind: str) -> None:
-        self._socket.poll(0)  # it takes notice of who is there
-        self._socket.send_multipart([self.identity, msgpack.packb({"kind": kind})])
-
-    def hand_in(self) -> tuple[dict[str, Any], bytes]:
-        """The result of a worker that is asked for it."""
-        self.order("hand-in")
-        self.turn()
-        (found,) = self.heard("result")
-        return found
-
-    def heard(self, kind: str) -> list[Any]:
-        """What has come of this kind; a result comes with its weights. The rest is forgotten."""
-        found = []
-        while self._socket.poll(0):
-            identity, packed, *weights = self._socket.recv_multipart()
-            assert identity == self.identity
-            said = msgpack.unpackb(packed)
-            if said["kind"] == kind:
-                found.append((said, *weights) if weights else said)
-        return found
-
-    def end(self) -> None:
-        self._context.destroy(linger=0)
 
 
 @pytest.fixture
@@ -305,6 +135,19 @@ def test_what_is_counted_adds_up_over_lives(talk):
     result, _ = talk.hand_in()
     names = ("replayed", "duplicates_dropped", "fenced", "damaged")
     assert [result["counters"][name] for name in names] == [4, 40, 400, 4000]
+
+
+def test_what_timing_decided_is_told_with_the_result(talk):
+    core = talk.driver.core
+    core.num_replayed_steps, core.account = 7, Account(lost=2, stale=3)
+    for staleness in (1, 1, -4):
+        core.account.note(Stream.TIE_DOWN, staleness)
+    talk.turn()
+    talk.finish()
+    result, _ = talk.hand_in()
+    counters = {"trained": NUM_STEPS - 2, "lost": 2, "stale_ties": 3, "replayed_steps": 7}
+    assert counters.items() <= result["counters"].items()
+    assert result["staleness"] == {"tie_down": {"-4": 1, "1": 2}}
 
 
 # Leaving ----------------------------------------------------------------------------------------

@@ -1,0 +1,57 @@
+"""What a worker's steps came to where timing decides: batches lost, and the staleness of ties.
+
+Owns the counts. They belong to the state that a snapshot holds, so that they speak of the steps
+that made the result, and not of those that died with a life.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from runtime.core.plan import Stream
+
+TIES = (Stream.TIE_UP, Stream.TIE_DOWN)
+
+
+@dataclass
+class Account:
+    """`lost` counts the batches that were dropped before they came here, and `stale` the ties that
+    were too old to be used when a step could have used them.
+
+    `staleness` says for each tie how many messages were used that many steps after the step they
+    were made at; it is negative where the neighbour is ahead. `latest` is the last one noted.
+    """
+
+    lost: int = 0
+    stale: int = 0
+    staleness: dict[Stream, Counter[int]] = field(
+        default_factory=lambda: {tie: Counter() for tie in TIES}
+    )
+    latest: int = 0
+
+    def note(self, tie: Stream, staleness: int) -> None:
+        """A message of that many steps was used."""
+        self.staleness[tie][staleness] += 1
+        self.latest = staleness
+
+    def copy(self) -> "Account":
+        """One that does not change when this does."""
+        return Account.from_rows(self.as_rows())
+
+    def as_rows(self) -> list[list[int]]:
+        """All counts as rows of three numbers, the way they are kept."""
+        rows = [[-1, self.stale, self.lost]]
+        for index, tie in enumerate(TIES):
+            rows += [[index, steps, count] for steps, count in self.staleness[tie].items()]
+        return rows
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[Sequence[int]]) -> "Account":
+        """Read back what `as_rows` gave."""
+        account = cls()
+        for index, steps, count in rows:
+            if index < 0:
+                account.stale, account.lost = steps, count
+            else:
+                account.staleness[TIES[index]][steps] = count
+        return account

@@ -1,0 +1,210 @@
+"""Runs without a fixed lag end, train on each batch once, and keep their bound on staleness."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from runtime.core import worker as core_worker
+from runtime.core.edges import Edges
+from runtime.core.free_ties import FreeIncoming, FreeOutgoing
+from runtime.core.messages import Phase
+from runtime.core.plan import Free, Stream
+from runtime.core.streams import Outgoing, ProtocolError
+from runtime.core.worker import State, WorkerCore
+from runtime.testing.hashed_blocks import Case
+from runtime.testing.simulation import Simulation, Stuck
+
+from .free_runs import run
+
+SEEDS = range(25)
+
+
+@pytest.mark.parametrize("faults", [False, True])
+@pytest.mark.parametrize("drops", [False, True])
+def test_every_random_plan_ends_as_it_should(faults, drops):
+    seen: Counter[str] = Counter()
+    for seed in SEEDS:
+        simulation = run(seed, drops=drops, faults=faults)
+        seen["faults"] += sum(simulation.fired.values())
+        for worker in simulation.workers:
+            seen["lost"] += worker.core.account.lost
+            seen["replayed"] += worker.core.num_replayed_steps
+            seen["ahead"] += sum(
+                count
+                for counts in worker.core.account.staleness.values()
+                for steps, count in counts.items()
+                if steps < 0
+            )
+    assert (seen["lost"] > 20) == drops
+    assert (seen["faults"] > 20) == faults
+    assert seen["replayed"] > 20
+    assert seen["ahead"] > 20
+
+
+def equal_blocks(free: Free, *, latency_s: float, num_workers: int = 4) -> Simulation:
+    """Blocks of 60 ms, of which 20 ms are the home's forward."""
+    phases_s = {Phase.FORWARD: 0.02, Phase.UPDATE: 0.04, Phase.APPLY: 0.0}
+    case = Case(num_workers=num_workers, num_steps=100, lag=0, tied=True, size=9, free=free)
+    case = replace(case, slack_bytes=1000)
+    return Simulation(
+        [case.plan(k) for k in range(num_workers)],
+        duration_s=lambda k, phase, step: phases_s[phase],
+        latency_s=lambda a, b: latency_s,
+    )
+
+
+@pytest.mark.parametrize("keeps_newest", [True, False])
+@pytest.mark.parametrize(("latency_s", "most"), [(0.0, 1), (0.06, 3)])
+def test_equal_blocks_use_ties_that_are_young(keeps_newest, latency_s, most):
+    """What comes down took f + L up, C there, and L down: 80 ms, or 200 ms, of 60 ms a step."""
+    free = Free(max_staleness=8, keeps_newest=keeps_newest)
+    simulation = equal_blocks(free, latency_s=latency_s)
+    seconds = simulation.run()
+    assert seconds < (100 + 4) * (0.06 + 0.01) + 10 * latency_s  # no one waits
+    for worker in simulation.workers:
+        for counts in worker.core.account.staleness.values():
+            assert all(steps <= most for steps in counts)
+    down = [worker.core.account.staleness[Stream.TIE_DOWN] for worker in simulation.workers[:-1]]
+    assert all(sum(counts.values()) >= 95 for counts in down)
+
+
+def test_a_slow_block_is_waited_for_at_the_bound_alone():
+    """A lower block that is twice as fast runs ahead until what comes down is as old as may be."""
+    case = Case(num_workers=2, num_steps=60, lag=0, tied=True, size=30, slack_bytes=1000)
+    case = replace(case, free=Free(max_staleness=5, keeps_newest=True))
+    simulation = Simulation(
+        [case.plan(k) for k in range(2)],
+        duration_s=lambda k, phase, step: 0.02 * (1 + k),
+        latency_s=lambda a, b: 0.001,
+    )
+    simulation.run()
+    counts = simulation.workers[0].core.account.staleness[Stream.TIE_DOWN]
+    assert max(counts) == 5
+    assert counts[5] > 30
+
+
+def test_the_worker_below_does_not_wait_for_one_that_drops():
+    """Four times as slow, with nothing to tie them: a quarter of the batches is trained above."""
+    case = Case(num_workers=2, num_steps=80, lag=0, tied=False, size=2)
+    free = Free(max_staleness=8, keeps_newest=True, drops_oldest=True)
+    simulation = Simulation(
+        [replace(case, free=free).plan(k) for k in range(2)],
+        duration_s=lambda k, phase, step: 0.01 * (1 + 3 * k),
+        latency_s=lambda a, b: 0.001,
+    )
+    simulation.run()
+    lower, upper = simulation.workers
+    assert lower.computed[-1][0] == pytest.approx(80 * 0.03, rel=0.02)
+    trained = [step for _, phase, step in upper.computed if phase is Phase.FORWARD]
+    assert len(trained) + upper.core.account.lost == 80
+    assert len(trained) == pytest.approx(20, abs=3)
+    assert trained == sorted(set(trained))
+    assert trained[-1] == 79, "the newest is never dropped"
+
+
+def test_a_starved_worker_trains_again_on_the_least_used_newest_batches():
+    case = Case(num_workers=2, num_steps=6, lag=0, tied=False, size=2)
+    free = Free(max_staleness=8, keeps_newest=True, num_kept=2)
+    simulation = Simulation(
+        [replace(case, free=free).plan(k) for k in range(2)],
+        duration_s=lambda k, phase, step: 0.009 if k else 0.05,
+        latency_s=lambda a, b: 0.001,
+    )
+    simulation.run()
+    lower, upper = simulation.workers
+    assert [step for _, phase, step in upper.computed if phase is Phase.FORWARD] == [*range(6)]
+    # Each comes 150 ms after the one before: 27 ms for itself, five replays, and the rest is late.
+    assert [step for _, step in upper.replayed[:10]] == [0] * 5 + [1] * 5
+    made_s, began_s = (
+        [t for t, phase, _ in worker.computed if phase is Phase.FORWARD]
+        for worker in (lower, upper)
+    )
+    waited_s = [u - (t + 0.051) for t, u in zip(made_s, began_s, strict=True)]
+    assert all(-1e-9 < late_s < 0.027 for late_s in waited_s)
+
+
+# Broken rules ----------------------------------------------------------------------------------
+
+
+def the_bound_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(FreeIncoming, "is_fresh", lambda self, step: True)
+
+
+def the_bound_is_one_step_longer(monkeypatch):
+    allows = Free.allows
+    monkeypatch.setattr(Free, "allows", lambda self, step, message: allows(self, step - 1, message))
+
+
+def a_new_life_is_not_given_the_newest_again(monkeypatch):
+    def rewind(self, wanted):
+        self.sent = min(max(wanted, self.made), self._sendable)
+        self.released = self.durable = self.sent
+
+    monkeypatch.setattr(FreeOutgoing, "rewind", rewind)
+
+
+def a_gradient_is_used_twice(monkeypatch):
+    take = FreeIncoming.take
+
+    def take_and_keep(self, step):
+        here = self._usable
+        found = take(self, step)
+        self._usable = here
+        return found
+
+    monkeypatch.setattr(FreeIncoming, "take", take_and_keep)
+
+
+def a_worker_leaves_before_it_has_heard_all(monkeypatch):
+    monkeypatch.setattr(FreeIncoming, "accept", lambda self, step, *, checksum, absent: False)
+
+
+def what_is_on_its_way_is_dropped(monkeypatch):
+    def drop_unsent(self):
+        newest = self.made - 1
+        dropped = [s for s in range(self.released, newest) if s not in self._absent]
+        self._absent.update(dropped if self._drops else [])
+        return dropped if self._drops else []
+
+    monkeypatch.setattr(Outgoing, "drop_unsent", drop_unsent)
+
+
+def a_batch_that_was_dropped_is_trained_on(monkeypatch):
+    monkeypatch.setattr(Edges, "is_dropped", lambda self, step: False)
+
+
+def a_batch_is_replayed_although_the_next_is_here(monkeypatch):
+    original = WorkerCore._begin_forward
+
+    def begin_forward(self):
+        begins = self.step % 3 == 1 and self.num_replayed_steps < self.step
+        return (begins and self._begin_replay()) or original(self)
+
+    monkeypatch.setitem(core_worker._ADVANCE, State.WAIT_INPUT, begin_forward)
+
+
+BROKEN = [
+    the_bound_is_not_waited_for,
+    the_bound_is_one_step_longer,
+    a_new_life_is_not_given_the_newest_again,
+    a_gradient_is_used_twice,
+    a_worker_leaves_before_it_has_heard_all,
+    what_is_on_its_way_is_dropped,
+    a_batch_that_was_dropped_is_trained_on,
+    a_batch_is_replayed_although_the_next_is_here,
+]
+
+
+@pytest.mark.parametrize("break_it", BROKEN)
+def test_without_the_rule_some_plan_fails(break_it, monkeypatch):
+    break_it(monkeypatch)
+
+    def run_all() -> None:
+        for seed in SEEDS:
+            run(seed, faults=False)
+            run(seed)
+            run(seed, drops=True)
+
+    with pytest.raises((Stuck, AssertionError, ProtocolError, KeyError)):
+        run_all()
