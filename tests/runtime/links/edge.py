@@ -35,7 +35,7 @@ SPECS: Specs = {
 }
 
 
-ROOM = 64  # messages that are kept
+ROOM = 64  # messages that are kept, but for the largest ones
 
 
 @dataclass
@@ -79,7 +79,7 @@ def plan_of(side: Side) -> WorkerPlan:
             max_messages=2,
             max_bytes=2 * message_bytes(specs),
             message_bytes=message_bytes(specs),
-            max_retained=ROOM,
+            max_retained=3 if stream is Stream.TIE_DOWN else ROOM,
         )
         for stream, specs in SPECS.items()
         if stream.target is side
