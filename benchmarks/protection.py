@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,6 +28,8 @@ from runtime.keeper import Keeper
 from runtime.program import Program
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from launch.assembly import LocalLearningJob
 
 STRETCH = 20  # steps, on and off in turn
@@ -54,18 +56,17 @@ def is_off(step: int) -> bool:
 def load_half_protected(text: str) -> "LocalLearningJob":
     """The job, in a process that takes no snapshots in every second stretch."""
     from launch.program import load_job
-    from runtime.core.messages import Snapshot, SnapshotTaken
-    from runtime.driver import Driver
+    from runtime.state.saving import Saver
 
-    save = Driver._save
+    save = Saver.save
 
-    def half_save(self: Driver, action: Snapshot) -> None:
-        if is_off(action.step) and not action.checkpoint:
-            self.submit(lambda: self._done.append((SnapshotTaken(step=action.step), {})))
-        else:
-            save(self, action)
+    def half_save(
+        self: Saver, step: int, state: "Mapping[str, Tensor]", *, checkpoint: bool
+    ) -> None:
+        if checkpoint or not is_off(step):
+            save(self, step, state, checkpoint=checkpoint)
 
-    Driver._save = half_save  # type: ignore[method-assign]
+    Saver.save = half_save  # type: ignore[method-assign]
     return load_job(text)
 
 
