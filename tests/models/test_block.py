@@ -37,9 +37,7 @@ def recipe(tie: str, **changes) -> Recipe:
         "optimizer": "torch.optim:SGD",
         "lr": 0.1,
         "weight_decay": 0.0,
-        "schedule": "constant",
-        "warmup_steps": 0,
-        "num_steps": 8,
+        **{"schedule": "constant", "warmup_steps": 0, "num_steps": 8},
         "decoder_depth": 0,
         "seed": 1,
     }
@@ -241,7 +239,7 @@ def test_what_is_sent_is_a_contiguous_copy_on_the_cpu():
 def relu_first(*, in_place: bool) -> Network:
     """Unit b overwrites its input, or does not, and computes the same."""
     return Network(
-        name="relu-first",
+        name="relu",
         units=(
             unit("a", lambda: nn.Flatten(1), lambda: nn.Linear(4, 3)),
             unit("b", lambda: nn.ReLU(inplace=in_place), lambda: nn.Linear(3, 3)),
@@ -251,23 +249,20 @@ def relu_first(*, in_place: bool) -> Network:
 
 
 def test_a_guest_that_works_in_place_changes_nothing():
-    sent, states = [], []
+    runs = []
     for in_place in (True, False):
         lower, _ = two_blocks("none", network=relu_first(in_place=in_place))
         activation, _ = lower.forward(0, None)
         lower.update(0)
-        sent.append(activation)
-        states.append(lower.state())
-    assert torch.equal(*sent)
-    assert (sent[0] < 0).any()
-    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+        runs.append({"sent": activation, **lower.state()})
+    assert (activation < 0).any()
+    assert all(torch.equal(tensor, runs[1][name]) for name, tensor in runs[0].items())
 
 
 def test_a_home_that_works_in_place_leaves_what_its_sender_may_send_again():
     lower, upper = two_blocks("none", network=relu_first(in_place=True))
-    activation = lower.forward(0, None)
-    before = activation[0].clone()
-    upper.forward(0, activation)
+    before = (activation := lower.forward(0, None))[0].clone()
+    assert upper.forward(0, activation) is None
     assert torch.equal(activation[0], before)
 
 
