@@ -103,7 +103,7 @@ class Reporter:
         counts = {
             Word.REPLAYED: core.edges.num_replayed,
             Word.REPLAYED_STEPS: core.num_replayed_steps,
-            Word.DUPLICATES: core.num_duplicates,
+            Word.DUPLICATES: core.edges.num_duplicates,
             Word.FENCED: core.edges.num_fenced,
             Word.DAMAGED: self._driver.damaged,
         }

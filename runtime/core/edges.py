@@ -4,7 +4,7 @@ Owns which message counts (the lives of both ends), and the wording of all that 
 Knows nothing of the order of a step.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from types import MappingProxyType
 
 from runtime.core.account import Account
@@ -16,11 +16,15 @@ from runtime.core.messages import (
     Arrived,
     AskSnapshot,
     Hello,
+    Keep,
     Linked,
+    Rejected,
+    Release,
     Send,
     SnapshotWanted,
     StopTold,
     TellStop,
+    Trim,
 )
 from runtime.core.peers import Peer
 from runtime.core.plan import Side, Stream, WorkerPlan
@@ -44,6 +48,7 @@ class Edges:
         self.peers = {side: Peer() for side in Side if side in plan.sides()}
         self.num_fenced = 0
         self.num_replayed = 0
+        self.num_duplicates = 0
 
     # What is heard ----------------------------------------------------------------------------
 
@@ -76,6 +81,56 @@ class Edges:
     @property
     def are_linked(self) -> bool:
         return all(peer.is_linked for peer in self.peers.values())
+
+    def take(self, event: Arrived | Rejected | Acknowledged) -> Iterator[Action]:
+        """Take what a neighbour sent, if it is between the lives of now; say what follows."""
+        if isinstance(event, Rejected):
+            if self.peers[event.stream.source].generation is not None:
+                yield self.acknowledge(event.stream, resend=True)
+        elif not self.is_current(event):
+            return
+        elif isinstance(event, Arrived):
+            yield from self._take_message(event)
+        else:
+            yield from self._take_word(event)
+
+    def _take_message(self, message: Arrived) -> Iterator[Action]:
+        """Take the next message; what is free is released and covered at once."""
+        stream, incoming = message.stream, self.incoming[message.stream]
+        if incoming.is_gap(message.step):
+            yield self.acknowledge(stream, resend=True)
+        elif incoming.accept(message.step, checksum=message.checksum, absent=message.absent):
+            is_free = self._plan.is_free(stream)
+            if not (is_free and message.absent):
+                yield Keep(stream=stream, step=message.step)
+                if is_free:
+                    yield Release(stream=stream, step=message.step)
+            if is_free:
+                yield self.acknowledge(stream)
+        else:
+            self.num_duplicates += 1
+
+    def _take_word(self, word: Acknowledged) -> Iterator[Trim]:
+        """Take a receiver's word, and say what need not be kept any more."""
+        outgoing = self.outgoing[word.stream]
+        before = outgoing.sent
+        forgettable = outgoing.acknowledge(
+            expected=word.expected,
+            released=word.released,
+            durable=word.durable,
+            resend=word.resend,
+        )
+        self.num_replayed += max(0, before - outgoing.sent)
+        if forgettable:
+            yield Trim(stream=word.stream, step=outgoing.needed_from)
+
+    def needs(self, asked: SnapshotWanted, *, pending: int | None) -> bool:
+        """Whether a snapshot that was asked for helps: what it is to cover is used up, and neither
+        covered nor going to be by the one before step `pending`."""
+        incoming = self.incoming[asked.stream]
+        soon = 0 if pending is None else self._plan.consumed_before(asked.stream, pending)
+        helps = max(incoming.durable, soon) < asked.durable <= incoming.released
+        return self.is_current(asked) and helps
 
     # What is here -----------------------------------------------------------------------------
 
@@ -111,10 +166,21 @@ class Edges:
         due = self._plan.due(stream, step)
         return None if due is None or due in self.incoming[stream].absent else due
 
-    @property
-    def may_begin_step(self) -> bool:
-        """Whether all that was made is sent, and there is room to keep what will be."""
-        return all(not out.holds_up and out.has_room for out in self.outgoing.values())
+    def may_begin_step(self, unmade: Collection[Stream] = ()) -> bool:
+        """Whether all that was made is sent, and there is room to keep what the step will make.
+
+        `unmade`: of these one more will be made before it; this has to find its way, too.
+        """
+        return all(
+            not out.holds_up
+            and out.has_room_behind(stream in unmade)
+            and (stream not in unmade or self._lets_go(stream))
+            for stream, out in self.outgoing.items()
+        )
+
+    def _lets_go(self, stream: Stream) -> bool:
+        """Whether the next message of a stream could be sent now."""
+        return self.peers[stream.target].is_linked and self.outgoing[stream].has_credit
 
     def are_covered(self, end: int) -> bool:
         """Whether the receivers' snapshots cover all that they need before step `end`, and all

@@ -91,7 +91,7 @@ class Replayed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SnapshotTaken:
+class SnapshotSafe:
     """The state before `step` is safe outside this process."""
 
     step: int
@@ -134,7 +134,7 @@ Event = (
     | Acknowledged
     | Computed
     | Replayed
-    | SnapshotTaken
+    | SnapshotSafe
     | SnapshotWanted
     | StopWanted
     | StopTold

@@ -8,9 +8,11 @@ from runtime.core.plan import WorkerPlan
 
 
 class SnapshotSchedule:
-    """The snapshots of one worker in one generation."""
+    """The snapshots of one worker in one generation. `pending` is the step of the one that is taken
+    and not yet safe."""
 
     def __init__(self, plan: WorkerPlan) -> None:
+        self.pending: int | None = None
         self._plan = plan
         self._snapshot_wanted = False
         self._checkpoint_wanted = False
@@ -26,24 +28,35 @@ class SnapshotSchedule:
         self._snapshot_wanted |= _is_multiple(step, self._plan.snapshot_every)
         self._checkpoint_wanted |= _is_multiple(step, self._plan.checkpoint_every)
 
-    def take_due(self, step: int, *, end: int, can_wait: bool) -> Snapshot | None:
-        """The snapshot that is due before `step`, which is then taken; None where none is.
+    def will_be_due(self, step: int) -> bool:
+        """Whether one will be due before `step`, which is not the end and not yet reached."""
+        every = (self._plan.snapshot_every, self._plan.checkpoint_every)
+        wanted = self._snapshot_wanted or self._checkpoint_wanted
+        return wanted or any(_is_multiple(step, n) for n in every)
+
+    def is_due(self, step: int, *, end: int, can_wait: bool) -> bool:
+        """Whether a snapshot is due before `step`.
 
         `can_wait`: nothing is learned at this step, so that one behind it serves as well, unless
         it is for a checkpoint.
         """
-        checkpoint = self._checkpoint_wanted or step == end
-        if can_wait and not checkpoint:
-            return None
+        if not self._plan.snapshot_every:
+            return False
+        missing = self._is_checkpoint(step, end) and self._checkpoint_step != step
         wanted = self._snapshot_wanted and self._snapshot_step != step
-        missing = checkpoint and self._checkpoint_step != step
+        return missing or (wanted and not can_wait)
+
+    def take(self, step: int, *, end: int) -> Snapshot:
+        """Note that the one before `step` is taken now, and return it."""
+        checkpoint = self._is_checkpoint(step, end)
         self._snapshot_wanted = self._checkpoint_wanted = False
-        if not self._plan.snapshot_every or not (wanted or missing):
-            return None
-        self._snapshot_step = step
+        self.pending = self._snapshot_step = step
         if checkpoint:
             self._checkpoint_step = step
         return Snapshot(step=step, checkpoint=checkpoint)
+
+    def _is_checkpoint(self, step: int, end: int) -> bool:
+        return self._checkpoint_wanted or step == end
 
 
 def _is_multiple(step: int, every: int) -> bool:

@@ -83,11 +83,11 @@ class Outgoing:
         """Whether a message that is made has not been sent."""
         return self.sent < self._sendable
 
-    @property
-    def has_room(self) -> bool:
-        """Whether one more message can be kept until the receiver's snapshot covers it."""
+    def has_room_behind(self, unmade: int) -> bool:
+        """Whether one more message can be kept until the receiver's snapshot covers it, behind
+        `unmade` ones that are yet to be made."""
         room = self.window.max_retained
-        return room is None or self.made - self.durable < room
+        return room is None or self.made + unmade - self.durable < room
 
     @property
     def wanted_durable(self) -> int | None:
@@ -109,13 +109,15 @@ class Outgoing:
         """
         steps = []
         self.sent = max(self.sent, min(self.durable, self._sendable))
-        while self.waits and self._has_credit():
+        while self.waits and self.has_credit:
             steps.append(self.sent)
             self.sent += 1
         self._ever_sent = max(self._ever_sent, self.sent)
         return steps
 
-    def _has_credit(self) -> bool:
+    @property
+    def has_credit(self) -> bool:
+        """Whether credit lets the next message go."""
         used_bytes = sum(self._size(step) for step in self.in_flight)
         num_messages = len(self.in_flight)
         if self._drops:

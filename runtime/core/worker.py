@@ -1,10 +1,15 @@
 """What a worker does next: a state machine from events to actions.
 
     LINKING -> WAIT_CREDIT -> WAIT_INPUT -> FORWARD -> UPDATE -> WAIT_TIE -> APPLY -+
-                   ^   |                                                            |
-                   +---|-------------- (SNAPSHOT) <---------------------------------+
+                   ^   |                              ^                             |
+                   +---|------------------------------|---------- handed out -------+
                        +-> after the last step, or where the job stops: DRAINING -> DONE
     WAIT_INPUT <-> REPLAY, where a late batch is not waited for
+
+The state is that of the computation that is not known to be done. What will follow it without doubt
+is handed out ahead, so that the one who computes need not wait for this core: a FORWARD with its
+UPDATE, and while these run, as soon as all is here, the APPLY and the next FORWARD and UPDATE. What
+is handed out is done in that order, snapshots included.
 
 Owns the order of a worker's work and nothing else: it has no clock, thread, socket or tensor.
 What must hold, by rule (the property tests check each):
@@ -12,10 +17,13 @@ What must hold, by rule (the property tests check each):
 * every step runs FORWARD, UPDATE, APPLY once, in order, on message `step` of each stream
   (a downward tie on `step - lag`);
 * an activation is released when its UPDATE is done, ties when their APPLY is done;
-* a step starts only when everything made before it has been sent, so that at most one message
-  a stream waits for credit, and when there is room to keep what it will make;
+* a step starts only when everything made before it has been sent (ahead of time: when there is
+  credit to send it), so that at most one message a stream waits for credit, and when there is room
+  to keep what it will make;
 * what is sent is kept until the receiver's snapshot covers it; where room runs short, a snapshot
   is asked for, which can be taken at every step boundary, also while waiting;
+* a snapshot is taken at its boundary and counts when it is safe, some time later; the next one
+  waits for that, and so does the end;
 * the next expected message, all credit, and the step to stop at are cumulative and repeated on
   every tick;
 * a message counts only between the two lives that it was sent between.
@@ -30,6 +38,7 @@ from enum import Enum
 
 from runtime.core.account import TIES, Account
 from runtime.core.edges import NOTHING_KEPT, Edges, Kept
+from runtime.core.handed_out import HandedOut
 from runtime.core.messages import (
     Acknowledged,
     Action,
@@ -39,19 +48,17 @@ from runtime.core.messages import (
     Drop,
     Event,
     Finish,
-    Keep,
     Linked,
     Phase,
     Rejected,
     Release,
     Replay,
     Replayed,
-    SnapshotTaken,
+    SnapshotSafe,
     SnapshotWanted,
     StopTold,
     StopWanted,
     Tick,
-    Trim,
 )
 from runtime.core.plan import Side, Stream, WorkerPlan
 from runtime.core.replay_buffer import ReplayBuffer
@@ -72,7 +79,6 @@ class State(Enum):
     WAIT_TIE = "wait_tie"
     APPLY = "apply"
     REPLAY = "replay"
-    SNAPSHOT = "snapshot"
     DRAINING = "draining"
     DONE = "done"
 
@@ -109,8 +115,8 @@ class WorkerCore:
         self.account = account or Account()
         self.replays = ReplayBuffer(0 if plan.free is None else plan.free.num_kept)
         self.num_replayed_steps = 0
-        self.num_duplicates = 0
         self._snapshots = SnapshotSchedule(plan)
+        self._handed_out = HandedOut(start_step)
         self._actions: list[Action] = []
         self._history: deque[tuple[int, State, Event]] = deque(maxlen=HISTORY_LENGTH)
 
@@ -149,41 +155,8 @@ class WorkerCore:
         if event.asks and not self.edges.peers[event.side].fences(event.generation):
             self._do(self.edges.hello(event.side))
 
-    def _arrived(self, event: Arrived) -> None:
-        incoming = self.edges.incoming[event.stream]
-        if not self.edges.is_current(event):
-            return
-        if incoming.is_gap(event.step):
-            self._acknowledge(event.stream, resend=True)
-        elif incoming.accept(event.step, checksum=event.checksum, absent=event.absent):
-            is_free = self.plan.is_free(event.stream)
-            if not (is_free and event.absent):
-                self._do(Keep(stream=event.stream, step=event.step))
-                if is_free:
-                    self._do(Release(stream=event.stream, step=event.step))
-            if is_free:
-                self._acknowledge(event.stream)
-        else:
-            self.num_duplicates += 1
-
-    def _rejected(self, event: Rejected) -> None:
-        if self.edges.peers[event.stream.source].generation is not None:
-            self._acknowledge(event.stream, resend=True)
-
-    def _acknowledged(self, event: Acknowledged) -> None:
-        if not self.edges.is_current(event):
-            return
-        outgoing = self.edges.outgoing[event.stream]
-        before = outgoing.sent
-        forgettable = outgoing.acknowledge(
-            expected=event.expected,
-            released=event.released,
-            durable=event.durable,
-            resend=event.resend,
-        )
-        self.edges.num_replayed += max(0, before - outgoing.sent)
-        if forgettable:
-            self._do(Trim(stream=event.stream, step=outgoing.needed_from))
+    def _heard(self, event: Arrived | Rejected | Acknowledged) -> None:
+        self._actions.extend(self.edges.take(event))
 
     def _ticked(self, event: Tick) -> None:
         del event
@@ -191,10 +164,7 @@ class WorkerCore:
         self._actions.extend(self.edges.tell_stop(self.stop_at))
 
     def _snapshot_asked(self, event: SnapshotWanted) -> None:
-        """Take one only where it helps: what is asked for is used up and not yet covered."""
-        incoming = self.edges.incoming[event.stream]
-        helps = incoming.durable < event.durable <= incoming.released
-        if self.edges.is_current(event) and helps:
+        if self.edges.needs(event, pending=self._snapshots.pending):
             self._snapshots.ask()
 
     def _stop_wanted(self, event: StopWanted) -> None:
@@ -214,7 +184,7 @@ class WorkerCore:
 
     def _forward_done(self, event: Computed) -> None:
         self._make(Stream.ACTIVATION, absent=event.absent)
-        self._compute(State.UPDATE, Compute(phase=Phase.UPDATE, step=self.step))
+        self._enter(State.UPDATE)
 
     def _update_done(self, event: Computed) -> None:
         for tie in TIES:
@@ -232,13 +202,14 @@ class WorkerCore:
     def _end_step(self) -> None:
         self.step += 1
         self._snapshots.reached(self.step)
-        self._enter(State.WAIT_CREDIT)
+        is_handed_out = self._handed_out.has(Phase.FORWARD, self.step)
+        self._enter(State.FORWARD if is_handed_out else State.WAIT_CREDIT)
 
-    def _snapshot_done(self, event: SnapshotTaken) -> None:
+    def _snapshot_safe(self, event: SnapshotSafe) -> None:
+        self._snapshots.pending = None
         for stream, incoming in self.edges.incoming.items():
             incoming.cover(self.plan.consumed_before(stream, event.step))
             self._acknowledge(stream)
-        self._enter(State.WAIT_CREDIT)
 
     def _replay_done(self, _: Replayed) -> None:
         self._enter(State.WAIT_INPUT)
@@ -255,23 +226,37 @@ class WorkerCore:
         return self.edges.are_linked and self._enter(State.WAIT_CREDIT)
 
     def _begin_step(self) -> bool:
-        if self._begin_snapshot():
-            return True
+        if not self._take_due_snapshot():
+            return False
         if self.step == self.end:
             return self._enter(State.DRAINING)
-        return self.edges.may_begin_step and self._enter(State.WAIT_INPUT)
+        return self.edges.may_begin_step() and self._enter(State.WAIT_INPUT)
 
     def _begin_forward(self) -> bool:
-        if self._begin_snapshot():
-            return True
+        if not self._take_due_snapshot():
+            return False
         if self.step == self.end:
             return self._enter(State.DRAINING)
         if not self.edges.has_arrived(Stream.ACTIVATION, self.step):
             return self._begin_replay()
-        self.reached = max(self.reached, self.step + 1)
         if self.edges.is_dropped(self.step):
             return self._pass_over()
-        return self._compute(State.FORWARD, Compute(phase=Phase.FORWARD, step=self.step))
+        self._hand_out_step(self.step)
+        return self._enter(State.FORWARD)
+
+    def _look_ahead(self) -> bool:
+        """Hand out what will follow. Free ties are taken as late as can be, so not before."""
+        following = self.step + 1
+        if (
+            self.plan.free is None
+            and self._hand_out_apply()
+            and following < self.end
+            and not self._snapshots.will_be_due(following)
+            and self.edges.has_arrived(Stream.ACTIVATION, following)
+            and self.edges.may_begin_step(unmade=TIES if self.state is State.UPDATE else ())
+        ):
+            self._hand_out_step(following)
+        return False
 
     def _begin_replay(self) -> bool:
         step = self.replays.use()
@@ -283,6 +268,8 @@ class WorkerCore:
 
     def _pass_over(self) -> bool:
         """The step's batch was dropped below; so it is not trained here, nor above."""
+        self.reached = max(self.reached, self.step + 1)
+        self._handed_out.pass_over(self.step)
         if Stream.ACTIVATION in self.edges.outgoing:
             self._do(Drop(stream=Stream.ACTIVATION, step=self.step))
         for stream in self.edges.outgoing:
@@ -293,32 +280,46 @@ class WorkerCore:
         return True
 
     def _begin_apply(self) -> bool:
-        if not all(self.edges.has_arrived(tie, self.step) for tie in TIES):
-            return False
-        action = Compute(
-            phase=Phase.APPLY,
-            step=self.step,
-            from_below=self.edges.use(Stream.TIE_UP, self.step, self.account),
-            from_above=self.edges.use(Stream.TIE_DOWN, self.step, self.account),
-        )
-        return self._compute(State.APPLY, action)
+        return self._hand_out_apply() and self._enter(State.APPLY)
 
-    def _begin_snapshot(self) -> bool:
-        """Take the snapshot that is due at this boundary, if one is."""
+    def _take_due_snapshot(self) -> bool:
+        """Take the snapshot that is due here, unless one is under way; whether to go on."""
         can_wait = self.edges.is_dropped(self.step)
-        due = self._snapshots.take_due(self.step, end=self.end, can_wait=can_wait)
-        if due is None:
+        if not self._snapshots.is_due(self.step, end=self.end, can_wait=can_wait):
+            return True
+        if self._snapshots.pending is not None:
             return False
-        self._do(due)
-        return self._enter(State.SNAPSHOT)
+        self._do(self._snapshots.take(self.step, end=self.end))
+        return True
 
     def _drain(self) -> bool:
-        if self._begin_snapshot():
-            return True
-        if not self.edges.are_covered(self.end):
+        is_safe = self._take_due_snapshot() and self._snapshots.pending is None
+        if not is_safe or not self.edges.are_covered(self.end):
             return False
         self._do(Finish())
         return self._enter(State.DONE)
+
+    # What is handed out -----------------------------------------------------------------------
+
+    def _hand_out_step(self, step: int) -> None:
+        """Hand out a step up to where it needs its ties, unless that is done."""
+        if self._handed_out.has(Phase.FORWARD, step):
+            return
+        self.reached = max(self.reached, step + 1)
+        self._do(self._handed_out.note(Compute(phase=Phase.FORWARD, step=step)))
+        self._do(self._handed_out.note(Compute(phase=Phase.UPDATE, step=step)))
+
+    def _hand_out_apply(self) -> bool:
+        """Hand out this step's APPLY where its ties are here; whether it is handed out."""
+        if self._handed_out.has(Phase.APPLY, self.step):
+            return True
+        if not all(self.edges.has_arrived(tie, self.step) for tie in TIES):
+            return False
+        below = self.edges.use(Stream.TIE_UP, self.step, self.account)
+        above = self.edges.use(Stream.TIE_DOWN, self.step, self.account)
+        action = Compute(phase=Phase.APPLY, step=self.step, from_below=below, from_above=above)
+        self._do(self._handed_out.note(action))
+        return True
 
     # Small steps ------------------------------------------------------------------------------
 
@@ -326,10 +327,6 @@ class WorkerCore:
         """The one place where the state changes."""
         self.state = state
         return True
-
-    def _compute(self, state: State, action: Compute) -> bool:
-        self._do(action)
-        return self._enter(state)
 
     def _make(self, stream: Stream, *, absent: bool) -> None:
         if (outgoing := self.edges.outgoing.get(stream)) is None:
@@ -363,7 +360,7 @@ class WorkerCore:
             can_be_absent = event.phase is Phase.UPDATE or (event.phase is Phase.FORWARD and drops)
             is_this = event.phase.value == self.state.value and event.step == self.step
             return is_this and (can_be_absent or not event.absent)
-        return not isinstance(event, SnapshotTaken) or event.step == self.step
+        return not isinstance(event, SnapshotSafe) or event.step == self._snapshots.pending
 
     def _take_actions(self) -> list[Action]:
         actions, self._actions = self._actions, []
@@ -374,15 +371,15 @@ _HANDLERS: dict[tuple[State, type], Callable[..., None]] = {
     (State.FORWARD, Computed): WorkerCore._forward_done,
     (State.UPDATE, Computed): WorkerCore._update_done,
     (State.APPLY, Computed): WorkerCore._apply_done,
-    (State.SNAPSHOT, SnapshotTaken): WorkerCore._snapshot_done,
     (State.REPLAY, Replayed): WorkerCore._replay_done,
 }
 
 _ANY_STATE: dict[type, Callable[..., None]] = {
     Linked: WorkerCore._linked,
-    Arrived: WorkerCore._arrived,
-    Rejected: WorkerCore._rejected,
-    Acknowledged: WorkerCore._acknowledged,
+    Arrived: WorkerCore._heard,
+    Rejected: WorkerCore._heard,
+    Acknowledged: WorkerCore._heard,
+    SnapshotSafe: WorkerCore._snapshot_safe,
     SnapshotWanted: WorkerCore._snapshot_asked,
     StopWanted: WorkerCore._stop_wanted,
     StopTold: WorkerCore._stop_told,
@@ -393,7 +390,9 @@ _ADVANCE: dict[State, Callable[[WorkerCore], bool]] = {
     State.LINKING: WorkerCore._link,
     State.WAIT_CREDIT: WorkerCore._begin_step,
     State.WAIT_INPUT: WorkerCore._begin_forward,
+    State.UPDATE: WorkerCore._look_ahead,
     State.WAIT_TIE: WorkerCore._begin_apply,
+    State.APPLY: WorkerCore._look_ahead,
     State.DRAINING: WorkerCore._drain,
 }
 

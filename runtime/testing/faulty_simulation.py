@@ -16,7 +16,7 @@ from runtime.core.messages import (
     Event,
     Phase,
     Snapshot,
-    SnapshotTaken,
+    SnapshotSafe,
     StopWanted,
 )
 from runtime.core.plan import Side, Stream
@@ -40,7 +40,7 @@ MAX_EVENTS = 300_000
 DEATHS = {"kill", "segfault", "exit", "oom", "zombie", "kill-restarting"}
 FREEZES = {"stop", "gil", "spin"}
 BAD_PARTS = {"disk-full", "torn", "flip"}
-WAITING = set(State) - {State.FORWARD, State.UPDATE, State.APPLY, State.SNAPSHOT}
+WAITING = set(State) - {State.FORWARD, State.UPDATE, State.APPLY}
 
 
 class FaultySimulation(Simulation):
@@ -69,6 +69,7 @@ class FaultySimulation(Simulation):
         self.fired: Counter[str] = Counter()
         self.counted: Counter[str] = Counter()
         self._run = 0  # how often the whole job was started
+        self._taken: dict[int, Part] = {}  # the latest snapshots, safe or not
         self._dead: set[int] = set()
         self._frozen: set[int] = set()
         self._slowed: dict[int, tuple[range, float]] = {}
@@ -122,6 +123,8 @@ class FaultySimulation(Simulation):
         return k not in self._dead and k not in self._frozen
 
     def _deliver(self, k: int, event: Event, payload: Any = None) -> None:
+        if not self._hears(k):
+            return  # what it began last was its end
         super()._deliver(k, event, payload)
         if self._lurking[k]:
             self._let_out(k)
@@ -190,14 +193,16 @@ class FaultySimulation(Simulation):
     def _complete(self, worker: SimulatedWorker, k: int, event: Event) -> None:
         if k in self._dead or k in self._frozen:
             return
-        if isinstance(event, SnapshotTaken) and self.workers[k] is worker:
-            assert isinstance(worker.block, HashedBlock)
-            self.memory[k].saved = (event.step, worker.block.weights)
-            self.memory[k].account = worker.core.account.copy()
+        if isinstance(event, SnapshotSafe) and self.workers[k] is worker:
+            self.memory[k].saved = (event.step, self._taken[k].weights)
+            self.memory[k].account = self._taken[k].account
         super()._complete(worker, k, event)
 
     def _snapshot(self, k: int, action: Snapshot) -> None:
         self._moved_s, is_whole = self.now_s, True
+        block, account = self.workers[k].block, self.workers[k].core.account
+        assert isinstance(block, HashedBlock)
+        self._taken[k] = Part(block.weights, {}, account=account.copy())
         if action.checkpoint:
             for fault in [f for f in self._at_parts[k] if f.step <= action.step]:
                 self._at_parts[k].remove(fault)
@@ -368,7 +373,7 @@ class FaultySimulation(Simulation):
     def _count(self, worker: SimulatedWorker) -> None:
         core = worker.core
         self.counted["replayed"] += core.edges.num_replayed
-        self.counted["duplicates"] += core.num_duplicates
+        self.counted["duplicates"] += core.edges.num_duplicates
         self.counted["fenced"] += core.edges.num_fenced
 
     def judge(self) -> Counter[str]:

@@ -7,6 +7,7 @@ matters. One seed gives one history. Nothing goes wrong here (see runtime.testin
 
 import heapq
 import itertools
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -31,7 +32,7 @@ from runtime.core.messages import (
     Replayed,
     Send,
     Snapshot,
-    SnapshotTaken,
+    SnapshotSafe,
     SnapshotWanted,
     StopTold,
     TellStop,
@@ -74,10 +75,15 @@ class Stuck(Exception):
 
 @dataclass(eq=False)
 class SimulatedWorker:
-    """One life of a worker: core, block if it has one, and the payloads its driver would keep."""
+    """One life of a worker: core, block if it has one, and the payloads its driver would keep.
+
+    `works` is what its compute thread was handed; the first of it is under way where it is busy.
+    """
 
     core: WorkerCore
     block: SimulatedBlock | None
+    works: deque[Compute | Replay | Snapshot] = field(default_factory=deque)
+    is_busy: bool = False
     inbox: dict[tuple[Stream, int], Payload] = field(default_factory=dict)
     outbox: dict[tuple[Stream, int], Payload] = field(default_factory=dict)
     computed: list[tuple[float, Phase, int]] = field(default_factory=list)
@@ -165,10 +171,8 @@ class Simulation:
                 self._say(k, worker, action)
                 continue
             match action:
-                case Compute():
-                    self._compute(k, action)
-                case Replay(step=step):
-                    self._replay(k, step)
+                case Compute() | Replay() | Snapshot():
+                    worker.works.append(action)
                 case Drop(stream=stream, step=step):
                     worker.outbox[stream, step] = None
                 case Keep(stream=stream, step=step):
@@ -180,12 +184,25 @@ class Simulation:
                         worker.free_inbox.trained(step, payload, worker.core.replays)
                 case Trim(stream=stream, step=step):
                     self._trim(worker, stream, step)
-                case Snapshot():
-                    self._snapshot(k, action)
                 case Finish():
                     pass
                 case _:
                     raise AssertionError(f"this simulation has no place for {action}")
+        self._work(k)
+
+    def _work(self, k: int) -> None:
+        """Let a compute thread that is free begin what comes next."""
+        worker = self.workers[k]
+        while worker.works and not worker.is_busy and self.workers[k] is worker:
+            match worker.works.popleft():
+                case Snapshot() as action:
+                    self._snapshot(k, action)
+                case Compute() as action:
+                    worker.is_busy = True
+                    self._compute(k, action)
+                case Replay(step=step):
+                    worker.is_busy = True
+                    self._replay(k, step)
 
     def _say(self, k: int, worker: SimulatedWorker, action: Action) -> None:
         """Put on its way what one worker says to another: driver and link in one."""
@@ -225,13 +242,17 @@ class Simulation:
         self.after(duration_s, lambda: self._complete(worker, k, Replayed(step=step)))
 
     def _snapshot(self, k: int, action: Snapshot) -> None:
-        worker, event = self.workers[k], SnapshotTaken(step=action.step)
+        worker, event = self.workers[k], SnapshotSafe(step=action.step)
         self.after(self._snapshot_s(k), lambda: self._complete(worker, k, event))
 
     def _complete(self, worker: SimulatedWorker, k: int, event: Event) -> None:
-        """End what a worker was at, if it still lives."""
-        if self.workers[k] is worker:
-            self._deliver(k, event)
+        """End what a worker was at, if it still lives; it begins what comes next at once."""
+        if self.workers[k] is not worker:
+            return
+        if not isinstance(event, SnapshotSafe):
+            worker.is_busy = False
+            self._work(k)
+        self._deliver(k, event)
 
     def _trim(self, worker: SimulatedWorker, stream: Stream, step: int) -> None:
         for key in [key for key in worker.outbox if key[0] is stream and key[1] < step]:

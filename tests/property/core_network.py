@@ -25,7 +25,7 @@ from runtime.core.messages import (
     Release,
     Send,
     Snapshot,
-    SnapshotTaken,
+    SnapshotSafe,
     SnapshotWanted,
     StopTold,
     StopWanted,
@@ -59,8 +59,8 @@ class Node:
     core: WorkerCore
     memory: Memory
     weights: int
-    running: Compute | None = None
-    saving: Snapshot | None = None
+    works: deque[Compute | Snapshot] = field(default_factory=deque)
+    saving: tuple[Snapshot, int] | None = None  # and the weights that it holds
     inbox: dict[tuple[Stream, int], int | None] = field(default_factory=dict)
     phases: list[tuple[Phase, int]] = field(default_factory=list)
 
@@ -92,19 +92,31 @@ class Network:
         self.handle(edge[1], event, payload)
 
     def finish(self, k: int) -> None:
-        """End what worker k computes or saves."""
+        """End what worker k computes; without that, what it saves."""
         node = self.nodes[k]
-        if (saving := node.saving) is not None:
-            node.saving = None
-            node.memory.saved = (saving.step, node.weights)
-            if saving.checkpoint:
-                node.memory.checkpoints.add(saving.step)
-            self.handle(k, SnapshotTaken(step=saving.step))
+        if not node.works:
+            self.save(k)
             return
-        action, node.running = node.running, None
+        action = node.works.popleft()
+        assert isinstance(action, Compute), action
         self._calculate(k, node, action)
+        self._take_snapshot(node)  # what was to be done after it begins at once
         absent = action.phase is Phase.UPDATE and (k, action.step) in self.case.absent
         self.handle(k, Computed(phase=action.phase, step=action.step, absent=absent))
+
+    def save(self, k: int) -> None:
+        """Let the snapshot that worker k has taken become safe."""
+        node = self.nodes[k]
+        (snapshot, weights), node.saving = node.saving, None
+        node.memory.saved = (snapshot.step, weights)
+        if snapshot.checkpoint:
+            node.memory.checkpoints.add(snapshot.step)
+        self.handle(k, SnapshotSafe(step=snapshot.step))
+
+    def _take_snapshot(self, node: Node) -> None:
+        while node.works and isinstance(node.works[0], Snapshot):
+            assert node.saving is None
+            node.saving = node.works.popleft(), node.weights
 
     def handle(self, k: int, event: Event, payload: int | None = None) -> None:
         node = self.nodes[k]
@@ -151,11 +163,10 @@ class Network:
         self._perform(k, core.start())
 
     def busy(self) -> list[int]:
-        return [
-            k
-            for k, node in enumerate(self.nodes)
-            if node.running is not None or node.saving is not None
-        ]
+        return [k for k, node in enumerate(self.nodes) if node.works or node.saving is not None]
+
+    def saving(self) -> list[int]:
+        return [k for k, node in enumerate(self.nodes) if node.saving is not None]
 
     def moving(self) -> list[tuple[int, int]]:
         return [edge for edge, queue in self.queues.items() if queue]
@@ -181,12 +192,9 @@ class Network:
         node = self.nodes[k]
         for action in actions:
             match action:
-                case Compute():
-                    assert node.running is node.saving is None
-                    node.running = action
-                case Snapshot():
-                    assert node.running is node.saving is None
-                    node.saving = action
+                case Compute() | Snapshot():
+                    node.works.append(action)
+                    self._take_snapshot(node)
                 case Keep(stream=stream, step=step):
                     assert (stream, step) not in node.inbox
                     node.inbox[stream, step] = payload

@@ -71,6 +71,12 @@ class SlowAndReordered(RuleBasedStateMachine):
         busy = self.network.busy()
         self.network.finish(busy[pick % len(busy)])
 
+    @precondition(lambda self: self.network.saving())
+    @rule(pick=PICK)
+    def save_one(self, pick: int) -> None:
+        saving = self.network.saving()
+        self.network.save(saving[pick % len(saving)])
+
     @rule(pick=PICK)
     def tick_one(self, pick: int) -> None:
         k = pick % self.network.case.num_workers
@@ -118,7 +124,7 @@ class SlowAndReordered(RuleBasedStateMachine):
         if max(self.num_ticks) >= RESEND_AFTER_TICKS:
             return  # who waits for long asks again, although nothing is lost
         self.network.check_waiting()
-        assert sum(node.core.num_duplicates for node in self.network.nodes) == 0
+        assert sum(node.core.edges.num_duplicates for node in self.network.nodes) == 0
         assert sum(node.core.edges.num_replayed for node in self.network.nodes) == 0
 
     def teardown(self) -> None:

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from runtime.core.messages import Computed, Phase, SnapshotTaken
+from runtime.core.messages import Computed, Phase, SnapshotSafe
 from runtime.core.plan import Free, Side, Stream, Window, WorkerPlan
 from runtime.keeping import LARGE_BYTES
 from runtime.links.message import DataMessage
@@ -134,5 +134,5 @@ def test_ties_without_a_value_are_kept_as_absent(case):
 
 
 def test_where_nothing_is_made_the_event_is_as_it_was(case):
-    event = SnapshotTaken(step=3)
+    event = SnapshotSafe(step=3)
     assert case.outbox.keep(event, {}) is event

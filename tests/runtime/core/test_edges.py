@@ -98,15 +98,15 @@ def test_a_step_begins_when_all_is_sent_and_there_is_room():
     plan = WorkerPlan(num_steps=9, outgoing={ACTIVATION: window(2, retained=3)}, snapshot_every=9)
     here = edges(plan, heard=[ABOVE])
     for step in range(3):
-        assert here.may_begin_step
+        assert here.may_begin_step()
         here.outgoing[ACTIVATION].make(step, absent=False)
         list(here.send_what_credit_allows())
-    assert not here.may_begin_step  # one waits for credit
+    assert not here.may_begin_step()  # one waits for credit
     here.outgoing[ACTIVATION].acknowledge(expected=1, released=1, durable=0, resend=False)
     list(here.send_what_credit_allows())
-    assert not here.may_begin_step  # three are kept
+    assert not here.may_begin_step()  # three are kept
     here.outgoing[ACTIVATION].acknowledge(expected=1, released=1, durable=1, resend=False)
-    assert here.may_begin_step
+    assert here.may_begin_step()
 
 
 def test_the_receivers_cover_what_they_need_before_a_step():

@@ -167,15 +167,15 @@ def test_messages_from_the_limit_on_are_made_and_never_sent():
 
 def test_there_is_room_until_as_many_are_kept_as_may_be():
     stream = outgoing(0, window=replace(WINDOW, max_retained=4))
-    assert (stream.has_room, stream.wanted_durable) == (True, None)
+    assert (stream.has_room_behind(0), stream.wanted_durable) == (True, None)
     for step in range(4):
-        assert stream.has_room
+        assert stream.has_room_behind(0)
         stream.make(step, absent=False)
-    assert not stream.has_room
+    assert not stream.has_room_behind(0)
     stream.acknowledge(**word(3, 3, 0))
-    assert not stream.has_room  # released is not durable
+    assert not stream.has_room_behind(0)  # released is not durable
     stream.acknowledge(**word(3, 3, 1))
-    assert stream.has_room
+    assert stream.has_room_behind(0)
 
 
 def test_a_snapshot_is_wanted_from_half_full_on_and_covers_one_message_more():
@@ -191,7 +191,7 @@ def test_a_snapshot_is_wanted_from_half_full_on_and_covers_one_message_more():
 
 def test_without_a_bound_there_is_always_room():
     stream = outgoing(1000)
-    assert stream.has_room
+    assert stream.has_room_behind(0)
     assert stream.wanted_durable is None
 
 

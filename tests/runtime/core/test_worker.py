@@ -9,7 +9,7 @@ from runtime.core.messages import (
     Finish,
     Phase,
     Rejected,
-    SnapshotTaken,
+    SnapshotSafe,
     Tick,
     Trim,
 )
@@ -149,7 +149,7 @@ def test_actions_do_not_depend_on_the_hash_seed():
         done(UPDATE, 0),
         done(FORWARD, 1),
         done(FORWARD, 0, absent=True),
-        SnapshotTaken(step=0),
+        SnapshotSafe(step=0),
         "no event at all",
     ],
 )
@@ -169,7 +169,7 @@ def test_an_illegal_event_raises_with_the_history_and_changes_nothing(event):
     assert "UPDATE, step=1" not in core.describe()
 
 
-@pytest.mark.parametrize("event", [done(FORWARD, 0), SnapshotTaken(step=0)])
+@pytest.mark.parametrize("event", [done(FORWARD, 0), SnapshotSafe(step=0)])
 def test_nothing_can_finish_while_nothing_runs(event):
     core = started(top())
     assert core.state is State.WAIT_INPUT
@@ -181,8 +181,8 @@ def test_a_snapshot_of_another_step_is_illegal():
     core = started(top(snapshot_every=1))
     run_step(core, 0, needs=(ACTIVATION,))
     with pytest.raises(IllegalEvent):
-        core.handle(SnapshotTaken(step=0))
-    core.handle(SnapshotTaken(step=1))
+        core.handle(SnapshotSafe(step=0))
+    core.handle(SnapshotSafe(step=1))
 
 
 def test_the_history_is_bounded():
@@ -199,7 +199,7 @@ def test_a_duplicate_is_dropped_and_counted():
     core = started(top())
     core.handle(arrived(ACTIVATION, 0))
     assert core.handle(arrived(ACTIVATION, 0)) == []
-    assert core.num_duplicates == 1
+    assert core.edges.num_duplicates == 1
 
 
 def test_a_duplicate_with_another_checksum_is_an_error():

@@ -6,7 +6,7 @@ from runtime.core.messages import (
     Finish,
     Phase,
     Snapshot,
-    SnapshotTaken,
+    SnapshotSafe,
     StopTold,
     StopWanted,
     TellStop,
@@ -56,7 +56,7 @@ def test_durable_follows_the_snapshot_and_the_snapshot_follows_the_plan():
     assert core.state is State.SNAPSHOT
     # Messages are taken meanwhile; the next step waits.
     assert core.handle(arrived(ACTIVATION, 2)) == [keep(ACTIVATION, 2)]
-    assert core.handle(SnapshotTaken(step=2)) == [ack(ACTIVATION, 3, 2, 2), compute(FORWARD, 2)]
+    assert core.handle(SnapshotSafe(step=2)) == [ack(ACTIVATION, 3, 2, 2), compute(FORWARD, 2)]
 
 
 def test_the_durable_figure_of_a_downward_tie_is_late_by_the_lag():
@@ -64,7 +64,7 @@ def test_the_durable_figure_of_a_downward_tie_is_late_by_the_lag():
     core = started(plan)
     for step in range(3):
         run_step(core, step, needs=(TIE_DOWN,))
-    assert core.handle(SnapshotTaken(step=3))[0] == ack(TIE_DOWN, 3, 2, 2)
+    assert core.handle(SnapshotSafe(step=3))[0] == ack(TIE_DOWN, 3, 2, 2)
 
 
 def test_messages_are_forgotten_when_they_are_durable_and_not_before():
@@ -78,7 +78,7 @@ def test_messages_are_forgotten_when_they_are_durable_and_not_before():
 def test_the_last_step_ends_in_a_checkpoint():
     core = started(top(num_steps=1, snapshot_every=100))
     assert run_step(core, 0, needs=(ACTIVATION,))[-1] == Snapshot(step=1, checkpoint=True)
-    assert core.handle(SnapshotTaken(step=1)) == [ack(ACTIVATION, 1, 1, 1), Finish()]
+    assert core.handle(SnapshotSafe(step=1)) == [ack(ACTIVATION, 1, 1, 1), Finish()]
 
 
 def test_a_checkpoint_is_a_snapshot_at_a_step_of_its_own_rhythm():
@@ -88,7 +88,7 @@ def test_a_checkpoint_is_a_snapshot_at_a_step_of_its_own_rhythm():
         for action in run_step(core, step):
             if isinstance(action, Snapshot):
                 taken.append((action.step, action.checkpoint))
-                core.handle(SnapshotTaken(step=action.step))
+                core.handle(SnapshotSafe(step=action.step))
     assert taken == [(2, False), (3, True), (4, False), (6, True), (7, True)]
 
 
@@ -96,7 +96,7 @@ def test_a_snapshot_and_a_checkpoint_at_one_step_are_one():
     core = started(WorkerPlan(num_steps=4, snapshot_every=2, checkpoint_every=2))
     run_step(core, 0)
     assert run_step(core, 1)[-1] == Snapshot(step=2, checkpoint=True)
-    assert core.handle(SnapshotTaken(step=2)) == [compute(FORWARD, 2)]
+    assert core.handle(SnapshotSafe(step=2)) == [compute(FORWARD, 2)]
 
 
 def test_without_snapshots_there_is_no_checkpoint_either():
@@ -109,7 +109,7 @@ def test_a_worker_restarted_at_the_end_takes_its_checkpoint_again():
     core = WorkerCore(top(num_steps=1, snapshot_every=1), generation=1, start_step=1)
     core.start()
     assert core.handle(linked(BELOW, heard=1, activation=1)) == [Snapshot(step=1, checkpoint=True)]
-    assert core.handle(SnapshotTaken(step=1)) == [ack(ACTIVATION, 1, 1, 1), Finish()]
+    assert core.handle(SnapshotSafe(step=1)) == [ack(ACTIVATION, 1, 1, 1), Finish()]
 
 
 # Snapshots that are asked for ------------------------------------------------------------------
@@ -127,7 +127,7 @@ def waiting_for_input() -> WorkerCore:
 def test_a_snapshot_asked_for_while_waiting_for_input_is_taken_at_once():
     core = waiting_for_input()
     assert core.handle(wanted(ACTIVATION, 1)) == [Snapshot(step=2)]
-    assert core.handle(SnapshotTaken(step=2)) == [ack(ACTIVATION, 2, 2, 2)]
+    assert core.handle(SnapshotSafe(step=2)) == [ack(ACTIVATION, 2, 2, 2)]
     assert core.state is State.WAIT_INPUT
 
 
@@ -138,7 +138,7 @@ def test_a_snapshot_asked_for_while_waiting_for_credit_is_taken_at_once():
         run_step(core, step, needs=(ACTIVATION,))
     assert core.state is State.WAIT_CREDIT
     assert core.handle(wanted(ACTIVATION, 3)) == [Snapshot(step=3)]
-    assert core.handle(SnapshotTaken(step=3)) == [ack(ACTIVATION, 3, 3, 3)]
+    assert core.handle(SnapshotSafe(step=3)) == [ack(ACTIVATION, 3, 3, 3)]
     assert core.state is State.WAIT_CREDIT
 
 
@@ -161,7 +161,7 @@ def test_a_snapshot_that_would_not_help_is_not_taken(durable):
 def test_a_question_that_was_answered_is_not_answered_again():
     core = waiting_for_input()
     core.handle(wanted(ACTIVATION, 1))
-    core.handle(SnapshotTaken(step=2))
+    core.handle(SnapshotSafe(step=2))
     assert core.handle(wanted(ACTIVATION, 1)) == []
 
 
@@ -234,7 +234,7 @@ def test_the_lowest_worker_stops_behind_the_highest_step_it_has_begun():
     assert core.handle(StopWanted()) == []  # decided is decided
     assert core.handle(Tick()) == [hello(ABOVE, heard=0, asks=False), TellStop(step=2)]
     assert run_step(core, 1)[-1] == Snapshot(step=2, checkpoint=True)
-    core.handle(SnapshotTaken(step=2))
+    core.handle(SnapshotSafe(step=2))
     assert core.state is State.DRAINING
     assert core.handle(acked(ACTIVATION, 2, 2, 2)) == [
         Trim(stream=ACTIVATION, step=2),
@@ -268,13 +268,13 @@ def test_a_stop_told_by_a_dead_life_is_fenced_off():
 def test_a_worker_that_waits_for_input_at_the_stop_ends_there():
     core = waiting_for_input()
     assert core.handle(StopTold(generation=0, to=0, step=2)) == [Snapshot(step=2, checkpoint=True)]
-    assert core.handle(SnapshotTaken(step=2)) == [ack(ACTIVATION, 2, 2, 2), Finish()]
+    assert core.handle(SnapshotSafe(step=2)) == [ack(ACTIVATION, 2, 2, 2), Finish()]
 
 
 def test_a_worker_that_has_its_snapshot_there_still_takes_the_checkpoint():
     core = waiting_for_input()
     core.handle(wanted(ACTIVATION, 2))
-    core.handle(SnapshotTaken(step=2))
+    core.handle(SnapshotSafe(step=2))
     assert core.handle(StopTold(generation=0, to=0, step=2)) == [Snapshot(step=2, checkpoint=True)]
 
 
@@ -285,7 +285,7 @@ def test_the_checkpoint_at_the_stop_is_not_taken_twice():
     core.handle(StopWanted())
     core.handle(done(UPDATE, 1))
     assert core.handle(done(APPLY, 1)) == [Snapshot(step=2, checkpoint=True)]
-    assert core.handle(SnapshotTaken(step=2)) == [Finish()]
+    assert core.handle(SnapshotSafe(step=2)) == [Finish()]
 
 
 def test_a_stop_after_the_last_step_has_begun_changes_nothing():
@@ -300,7 +300,7 @@ def test_a_stop_before_the_first_step_trains_nothing():
     core.start()
     assert core.handle(StopWanted()) == []
     assert core.handle(linked(ABOVE)) == [Snapshot(step=0, checkpoint=True)]
-    assert core.handle(SnapshotTaken(step=0)) == [Finish()]
+    assert core.handle(SnapshotSafe(step=0)) == [Finish()]
     assert core.handle(Tick()) == [hello(ABOVE, heard=0, asks=False), TellStop(step=0)]
 
 
@@ -313,6 +313,6 @@ def test_the_downward_ties_behind_a_stop_stay_with_their_receiver():
     core.handle(done(UPDATE, 0))
     assert core.handle(arrived(TIE_DOWN, 0)) == [keep(TIE_DOWN, 0)]
     assert core.handle(done(APPLY, 0)) == [Snapshot(step=1, checkpoint=True)]
-    last = core.handle(SnapshotTaken(step=1))
+    last = core.handle(SnapshotSafe(step=1))
     assert last == [ack(TIE_DOWN, 1, 0, 0), Finish()]
     assert release(TIE_DOWN, 0) not in last

@@ -6,7 +6,7 @@ from runtime.core.messages import (
     Acknowledge,
     Finish,
     Phase,
-    SnapshotTaken,
+    SnapshotSafe,
     Tick,
     Trim,
 )
@@ -93,7 +93,7 @@ def test_a_worker_restarted_after_its_last_step_only_drains():
 def test_a_worker_drains_until_its_neighbour_does_not_need_it():
     core = started(bottom(num_steps=1, snapshot_every=1))
     run_step(core, 0)
-    core.handle(SnapshotTaken(step=1))
+    core.handle(SnapshotSafe(step=1))
     assert core.state is State.DRAINING
     assert core.handle(acked(ACTIVATION, 1, 1, 0)) == []  # a restart would want it again
     assert core.handle(linked(ABOVE, generation=1)) == [send(ACTIVATION, 0)]

@@ -126,7 +126,7 @@ def test_what_is_counted_adds_up_over_lives(talk):
         talk.begin(generation=generation)
         for factor in (1, 2):  # within a life it is the same count that grows
             core = talk.driver.core
-            core.edges.num_replayed, core.num_duplicates = 1 * factor, 10 * factor
+            core.edges.num_replayed, core.edges.num_duplicates = 1 * factor, 10 * factor
             core.edges.num_fenced, talk.driver.damaged = 100 * factor, 1000 * factor
             talk.turn()
     words = (Word.REPLAYED, Word.DUPLICATES, Word.FENCED, Word.DAMAGED)

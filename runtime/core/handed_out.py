@@ -1,0 +1,32 @@
+"""Which computations of a worker have been handed out: each once, in their order.
+
+Owns the place in that order, and nothing of why one may be handed out.
+"""
+
+from runtime.core.messages import Compute, Phase
+
+PHASES = tuple(Phase)
+
+
+class HandedOut:
+    """The computations of one life, from `start_step` on."""
+
+    def __init__(self, start_step: int) -> None:
+        self._next = (start_step, PHASES[0])
+
+    def has(self, phase: Phase, step: int) -> bool:
+        """Whether this computation has been handed out."""
+        next_step, next_phase = self._next
+        return (step, PHASES.index(phase)) < (next_step, PHASES.index(next_phase))
+
+    def note(self, action: Compute) -> Compute:
+        """Note the one that follows all that were, and return it."""
+        assert (action.step, action.phase) == self._next, (action, self._next)
+        behind = PHASES.index(action.phase) + 1
+        self._next = (action.step + behind // len(PHASES), PHASES[behind % len(PHASES)])
+        return action
+
+    def pass_over(self, step: int) -> None:
+        """Nothing of this step is computed."""
+        assert self._next == (step, PHASES[0]), (step, self._next)
+        self._next = (step + 1, PHASES[0])
