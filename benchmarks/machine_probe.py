@@ -22,6 +22,7 @@ import torch
 from benchmarks.link_cases import Case, copy, serve
 from benchmarks.links import run as run_link
 from benchmarks.throughput_cases import run_once
+from runtime.core.messages import Phase
 from runtime.links.message import checksum
 from runtime.testing.network import Machine, Wire
 from runtime.testing.slept import SleptConfig
@@ -149,7 +150,7 @@ def _calibrated(machine: Machine, wire: Wire, *, steps: int) -> Machine:
     """Find what a phase and a message take: one worker shows the former, two both."""
     alone, two = plain(1, steps), plain(2, steps)
     step_s = 1 / steps_per_s(run_really(alone), warm_up=WARM_UP)
-    num_hand_overs = 4  # three phases and a snapshot
+    num_hand_overs = len(Phase) + 1 / alone.snapshot_every
     hand_over_s = max(0.0, step_s - alone.step_s) / num_hand_overs
     machine = replace(machine, hand_over_s=hand_over_s)
 

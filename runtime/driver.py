@@ -1,25 +1,25 @@
 """Drives one worker's core: turns messages into events and actions into work.
 
-Owns the loop and the hand-over to the compute thread. What to do next is the core's; what has
+Owns the loop. What to do next is the core's; what has
 come and what is to go lie in the inbox and the outbox; how bytes move is the links'; what is
-learned is the block's. The loop runs on a thread of its own, so that messages come and go while the
-block computes on the main thread.
+learned is the block's, which computes on the main thread (see runtime.computing). The loop runs on
+a thread of its own, so that messages come and go meanwhile.
 """
 
 import contextlib
 import logging
 import math
 import os
-import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import zmq
-from torch import Tensor
 
+from runtime.computing import Computing, Saving, Task
 from runtime.core.messages import (
     Acknowledge,
     Action,
@@ -35,10 +35,9 @@ from runtime.core.messages import (
     Rejected,
     Release,
     Replay,
-    Replayed,
     Send,
     Snapshot,
-    SnapshotTaken,
+    SnapshotSafe,
     StopWanted,
     TellStop,
     Tick,
@@ -47,16 +46,16 @@ from runtime.core.messages import (
 from runtime.core.plan import Side, Stream
 from runtime.core.worker import State, WorkerCore
 from runtime.faults.injector import Injector
-from runtime.inbox import Inbox, Ready
+from runtime.inbox import Inbox
 from runtime.links.link import Damaged, Link, Pollable
 from runtime.links.message import DataMessage, Message
 from runtime.neighbours import Neighbours
-from runtime.outbox import NOTHING_MADE, Made, Outbox
+from runtime.outbox import Outbox
 from runtime.state.memory import Page, Word
 from runtime.state.retention import Retention
-from runtime.state.saving import Saver, with_account
+from runtime.state.saving import Saver
 from runtime.step import BlockStep, Payload, TensorSpec
-from runtime.telemetry import Figures, Telemetry, figures_of
+from runtime.telemetry import Figures, Telemetry
 from runtime.wire import event_of, message_of
 
 log = logging.getLogger(__name__)
@@ -64,8 +63,6 @@ log = logging.getLogger(__name__)
 TICK_S = 0.1
 LOGGED_DAMAGES = 20  # a log is not flooded by a link that does nothing but damage
 STATES = tuple(State)
-Task = Callable[[], None]
-Work = Ready | Snapshot | Task  # of the compute thread
 
 
 class StepDone(NamedTuple):
@@ -82,8 +79,8 @@ class Driver:
     """One worker: its core, block and links. `run` and `compute` are called on two threads.
 
     Both tell the core events, under the lock, which also covers what is put into inbox, outbox and
-    todo. The loop alone takes out of todo, sends, and gives back what is used up; the compute
-    thread alone touches the block.
+    todo, and what is handed out. The loop alone takes out of todo, sends, and gives back what is
+    used up.
     """
 
     def __init__(
@@ -107,19 +104,23 @@ class Driver:
         self.damaged = 0
         self._links = links
         self._neighbours = neighbours
-        self._saver = saver
         self._page = page
         self._injector = injector
         self._inbox = Inbox(core.plan)
-        self._works: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
-        self._is_ending = False
         self._lock = threading.Lock()
         self._todo: deque[StepDone | Release | Finish | tuple[Side, Message]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._outbox = Outbox(
-            core.plan, retention, outgoing_specs, lambda: os.eventfd_write(self._wake, 1)
+        wake = partial(os.eventfd_write, self._wake, 1)
+        self._outbox = Outbox(core.plan, retention, outgoing_specs, wake)
+        self._computing = Computing(
+            block,
+            outbox=self._outbox,
+            saver=saver,
+            injector=injector,
+            stopwatch=telemetry.stopwatch,
+            settle=self._settle,
+            wake=wake,
         )
-        self._failure: BaseException | None = None
         self._poller = zmq.Poller()
         self._poller.register(self._wake, zmq.POLLIN)
         self._sides: dict[Pollable, Side] = {}
@@ -131,89 +132,39 @@ class Driver:
     # The compute thread -----------------------------------------------------------------------
 
     def compute(self) -> None:
-        """Run what the loop hands over, and what follows from it, until there is no more."""
-        while (work := self._works.get()) is not None:
-            try:
-                while work is not None and not self._is_ending:
-                    work = self._run(work)
-                    os.eventfd_write(self._wake, 1)
-            except BaseException as error:
-                self._failure = error
-                os.eventfd_write(self._wake, 1)
-                raise
-
-    def _run(self, work: Work) -> Work | None:
-        """Do one piece of work; return what the core wants next: no other thread is waited for."""
-        match work:
-            case Ready(action=action):
-                if isinstance(action, Replay):
-                    self._replay(action.step, work)
-                    return self._decide(Replayed(step=action.step))
-                event, made = self._run_phase(action, work)
-                return self._decide(event, made=made)
-            case Snapshot():
-                self._outbox.await_all()  # what was made before it will not be made again
-                state: Mapping[str, Tensor] = self.block.state()
-                if self.core.plan.free is not None:  # in this state nothing is added to it
-                    state = with_account(state, self.core.account)
-                self._saver.save(work.step, state, checkpoint=work.checkpoint)
-                return self._decide(SnapshotTaken(step=work.step))
-        work()
-        return None
-
-    def _run_phase(self, action: Compute, ready: Ready) -> tuple[Computed, Made]:
-        """One phase of a step: what it gave, and what it made for the neighbours."""
-        block, step, absent = self.block, action.step, False
-        self._injector.begin(action.phase, step)
-        began_s = time.perf_counter()
-        made: Made = {}
-        match action.phase:
-            case Phase.FORWARD:
-                made = {Stream.ACTIVATION: block.forward(step, ready.activation)}
-            case Phase.UPDATE:
-                ties = block.update(step)
-                made, absent = {Stream.TIE_UP: ties.up, Stream.TIE_DOWN: ties.down}, ties.absent
-            case Phase.APPLY:
-                block.apply(step, ready.from_below, ready.from_above)
-        self._injector.end(step, time.perf_counter() - began_s)
-        self.telemetry.stopwatch.computed_s += time.perf_counter() - began_s
-        return Computed(phase=action.phase, step=step, absent=absent), made
-
-    def _replay(self, step: int, ready: Ready) -> None:
-        """Train again on a batch that is kept; what that makes is for no one."""
-        began_s = time.perf_counter()
-        self.block.forward(step, ready.activation)
-        self.block.update(step)
-        self.block.apply(step, None, None)
-        self.telemetry.stopwatch.computed_s += time.perf_counter() - began_s
+        """Run what is handed out until `end_compute`. Raises what the block raised."""
+        self._computing.run()
 
     def end_compute(self) -> None:
         """Let `compute` return when the phase that it is at is done."""
-        self._is_ending = True
-        self._works.put(None)
+        self._computing.end()
 
     def submit(self, task: Task) -> None:
         """Hand something over to the compute thread."""
-        self._works.put(task)
+        self._computing.hand_out(task)
 
     # Both threads -----------------------------------------------------------------------------
 
-    def _decide(
-        self, event: Event, *, made: Made = NOTHING_MADE, arrived: Payload | None = None
-    ) -> Work | None:
-        """Tell the core an event; return what is to be computed now, and leave the rest for the
-        loop in order. Whoever decides holds the lock: core, inbox and todo are changed here."""
+    def _settle(self) -> None:
+        """Tell the core what the compute thread has done."""
         with self._lock:
-            event, num_lost = self._outbox.keep(event, made), self.core.account.lost
-            actions = self.core.handle(event)
-            self._note_reach()
-            self.telemetry.stopwatch.enter(self.core.state, self.core.step)
-            work = self._sort(actions, arrived)
-            if isinstance(event, Computed) and event.phase is Phase.APPLY:
-                self.telemetry.count_step(event.step)
-                figures, staleness = figures_of(self.block), self.core.account.latest
-                self._todo.append(StepDone(event.step, figures, num_lost, staleness))
-            return work
+            while (done := self._computing.take_done()) is not None:
+                event, num_lost = self._outbox.keep(done.event, done.made), self.core.account.lost
+                self._tell_core(event, at_s=done.ended_s)
+                if isinstance(event, Computed) and event.phase is Phase.APPLY:
+                    self.telemetry.count_step(event.step)
+                    staleness = self.core.account.latest
+                    self._todo.append(StepDone(event.step, done.figures, num_lost, staleness))
+
+    def _tell_core(
+        self, event: Event, *, arrived: Payload | None = None, at_s: float | None = None
+    ) -> None:
+        """Tell the core an event; hand over what is to be computed, and leave the rest for the
+        loop in order. Whoever calls holds the lock."""
+        actions = self.core.handle(event)
+        self._note_reach()
+        self.telemetry.stopwatch.enter(self.core.state, self.core.step, at_s)
+        self._sort(actions, arrived)
 
     def _note_reach(self) -> None:
         """Leave on the page what a later life must know, before anyone hears of it."""
@@ -221,13 +172,15 @@ class Driver:
         page[Word.REACHED] = max(page[Word.REACHED], core.reached)
         page[Word.STOP_AT] = 0 if core.stop_at is None else core.stop_at + 1
 
-    def _sort(self, actions: list[Action], arrived: Payload | None = None) -> Work | None:
-        work: Work | None = None
+    def _sort(self, actions: list[Action], arrived: Payload | None = None) -> None:
         for action in actions:
             match action:
-                case Compute() | Replay() | Snapshot():
-                    assert work is None, f"{work} and {action} at once"
-                    work = action if isinstance(action, Snapshot) else self._inbox.find(action)
+                case Compute() | Replay():
+                    self._computing.hand_out(self._inbox.find(action))
+                case Snapshot():
+                    is_kept = self.core.plan.free is not None
+                    account = self.core.account.copy() if is_kept else None
+                    self._computing.hand_out(Saving(action, account))
                 case Keep(stream=stream, step=step):
                     assert arrived is not None
                     self._inbox.keep(stream, step, arrived)
@@ -242,7 +195,6 @@ class Driver:
                     self._todo.append(action)
                 case Trim():
                     pass  # its slots are free to be used again
-        return work
 
     # The loop ---------------------------------------------------------------------------------
 
@@ -259,7 +211,7 @@ class Driver:
         while not until():
             wait_s = max(0.0, next_tick_s - time.monotonic())
             ready = self._poller.poll(math.ceil(wait_s * 1000))
-            if self._failure is not None:
+            if self._computing.failure is not None:
                 return  # the compute thread raises it
             self._injector.turn()
             is_tick = time.monotonic() >= next_tick_s
@@ -297,23 +249,23 @@ class Driver:
 
     def _begin(self) -> None:
         with self._lock:
-            work = self._sort(self.core.start())
+            self._sort(self.core.start())
             self._note_reach()
-        if work is not None:
-            self._works.put(work)
         self._do_todo()
 
     def _take_results(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake)
+        self._settle()
         for side, message in self._outbox.take_ready():
             self._send(side, message)
+        for step in self._outbox.take_saved():
+            self._handle(SnapshotSafe(step=step))
         self._do_todo()
 
     def _handle(self, event: Event, arrived: Payload | None = None) -> None:
-        work = self._decide(event, arrived=arrived)
-        if work is not None:
-            self._works.put(work)
+        with self._lock:
+            self._tell_core(event, arrived=arrived)
         self._do_todo()
 
     def _do_todo(self) -> None:

@@ -1,7 +1,7 @@
-"""Copies what a block has made into retention: large messages on a thread of their own.
+"""Copies what a block has made into retention, and saves its states: on a thread of their own.
 
-Owns that thread and the word that a message lies where it can be sent from. A copy of megabytes in
-the loop would hold up everything that the loop is for.
+Owns that thread, and the word that a message lies where it can be sent from, or that a state is
+safe. What is small is copied where it is given, unless something before it waits.
 """
 
 import queue
@@ -18,10 +18,11 @@ WAIT_TIMEOUT_S = 60.0
 
 
 class Keeping:
-    """Keeps messages in the order of each stream. `wake` is called when one more is kept.
+    """Keeps messages in the order of each stream, and saves behind all that was given before: a
+    snapshot must not outrun what it relies on, nor what follows it overwrite that.
 
-    `keep` and `drop` are called by one thread at a time, `take_kept` by the loop alone, and
-    `await_all` by the compute thread, after `keep` for all that it is to wait for.
+    `wake` is called when one more thing is done. `keep` and `drop` are called by one thread at a
+    time, `save` by the compute thread, and `take_kept` and `take_saved` by the loop alone.
     """
 
     def __init__(self, retention: Retention, specs: Specs, wake: Callable[[], None]) -> None:
@@ -30,25 +31,26 @@ class Keeping:
         self._is_large = {s: message_bytes(found) >= LARGE_BYTES for s, found in specs.items()}
         self._pending: set[tuple[Stream, int, bool]] = set()  # and whether it is dropped
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._num_given = dict.fromkeys(specs, 0)  # jobs of each stream, and of these
+        self._num_done = dict.fromkeys(specs, 0)
+        self._num_saves_given = self._num_saves_done = 0
         self._kept: deque[tuple[Stream, int, bool]] = deque()
+        self._saved: deque[int] = deque()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="keeping", daemon=True)
-        if any(self._is_large.values()):
-            self._thread.start()
+        self._thread.start()
 
     def keep(self, stream: Stream, step: int, payload: Payload | None) -> None:
         """Keep a message (None: absent), at once or soon. Raises ProtocolError (see Retention)."""
-        if self._is_large[stream]:
-            self._pending.add((stream, step, False))
-            self._jobs.put(lambda: self._put(stream, step, payload))
+        if self._must_queue(stream):
+            self._queue((stream, step, False), lambda: self._retention.put(stream, step, payload))
         else:
             self._retention.put(stream, step, payload)
 
     def drop(self, stream: Stream, step: int) -> None:
         """Let a message be absent, behind its copy where that is pending."""
-        if self._is_large[stream]:
-            self._pending.add((stream, step, True))
-            self._jobs.put(lambda: self._drop(stream, step))
+        if self._must_queue(stream):
+            self._queue((stream, step, True), lambda: self._retention.drop(stream, step))
         else:
             self._retention.drop(stream, step)
 
@@ -66,36 +68,47 @@ class Keeping:
         self._pending.difference_update(found)
         return [(stream, step) for stream, step, _ in found]
 
-    def await_all(self) -> None:
-        """Wait until all that was given is kept: a snapshot must not outrun what it relies on."""
-        if not any(self._is_large.values()):
-            return
-        done = threading.Event()
-        self._jobs.put(done.set)
-        if not done.wait(WAIT_TIMEOUT_S):
-            raise TimeoutError(f"messages were not copied in {WAIT_TIMEOUT_S:.0f} s")
-        if self._failure is not None:
-            raise self._failure
+    def save(self, step: int, save: Callable[[], None]) -> None:
+        """Let `save` make the state before `step` safe, behind all that was given so far."""
+        self._num_saves_given += 1
+        self._jobs.put(lambda: self._save(step, save))
+
+    def take_saved(self) -> list[int]:
+        """The steps before which a state has become safe, in order."""
+        return [self._saved.popleft() for _ in range(len(self._saved))]
 
     def close(self) -> None:
         """End the thread, when what it has is done."""
         self._jobs.put(None)
-        if self._thread.is_alive():
-            self._thread.join(WAIT_TIMEOUT_S)
+        self._thread.join(WAIT_TIMEOUT_S)
+
+    def _must_queue(self, stream: Stream) -> bool:
+        """Whether a message is copied later: it is large, or something before it waits."""
+        is_behind = self._num_given[stream] != self._num_done[stream]
+        is_saving = self._num_saves_given != self._num_saves_done
+        return self._is_large[stream] or is_behind or is_saving
+
+    def _queue(self, key: tuple[Stream, int, bool], job: Callable[[], None]) -> None:
+        self._pending.add(key)
+        self._num_given[key[0]] += 1
+        self._jobs.put(lambda: self._copy(key, job))
+
+    # The thread -------------------------------------------------------------------------------
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            job()
+            try:
+                job()
+            except BaseException as error:
+                self._failure = error
+            self._wake()
 
-    def _put(self, stream: Stream, step: int, payload: Payload | None) -> None:
-        try:
-            self._retention.put(stream, step, payload)
-        except BaseException as error:
-            self._failure = error
-        self._kept.append((stream, step, False))
-        self._wake()
+    def _copy(self, key: tuple[Stream, int, bool], job: Callable[[], None]) -> None:
+        job()
+        self._num_done[key[0]] += 1
+        self._kept.append(key)
 
-    def _drop(self, stream: Stream, step: int) -> None:
-        self._retention.drop(stream, step)
-        self._kept.append((stream, step, True))
-        self._wake()
+    def _save(self, step: int, save: Callable[[], None]) -> None:
+        save()
+        self._num_saves_done += 1
+        self._saved.append(step)

@@ -84,9 +84,13 @@ class Outbox:
         ordered = sorted(self._awaited, key=lambda key: key[1])
         return [self._awaited.pop(key) for key in ordered if not self._must_wait(*key)]
 
-    def await_all(self) -> None:
-        """Wait until all that was made is kept: a snapshot must not outrun what it relies on."""
-        self._keeping.await_all()
+    def save(self, step: int, save: Callable[[], None]) -> None:
+        """Let `save` make the state before `step` safe when all that was made is kept."""
+        self._keeping.save(step, save)
+
+    def take_saved(self) -> list[int]:
+        """The steps before which a state has become safe, in order."""
+        return self._keeping.take_saved()
 
     def close(self) -> None:
         """End what copies."""

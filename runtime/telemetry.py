@@ -43,19 +43,30 @@ class Stopwatch:
     def __init__(self, trace: Trace) -> None:
         self.seconds = dict.fromkeys(State, 0.0)
         self.computed_s = 0.0  # by the compute thread itself, without the hand-over to it
+        self.snapshot_s = 0.0
+        self._snapshot_in_step_s = 0.0  # of these, what the core booked on a step already
         self._trace = trace
         self._state, self._step = State.LINKING, 0
         self._entered_s = self._since_s = time.monotonic()
 
-    def enter(self, state: State, step: int) -> None:
-        """Book the time since the last call on the state that held until now."""
-        now_s = time.monotonic()
+    def enter(self, state: State, step: int, now_s: float | None = None) -> None:
+        """Book the time since the last call on the state that held until now, or until `now_s`
+        (of time.monotonic), where the core hears of it later."""
+        now_s = max(self._since_s, time.monotonic() if now_s is None else now_s)
         self.seconds[self._state] += now_s - self._since_s
         self._since_s = now_s
         if state is not self._state:
             self._trace.state(self._state, self._step, self._entered_s, now_s)
             self._state, self._entered_s = state, now_s
         self._step = step
+
+    def took_snapshot(self, step: int, began_s: float) -> None:
+        """Book the copy of a state, which ends now."""
+        now_s = time.monotonic()
+        self.snapshot_s += now_s - began_s
+        if self._state in COMPUTING:
+            self._snapshot_in_step_s += now_s - began_s
+        self._trace.snapshot(step, began_s, now_s)
 
     def shares(self) -> dict[str, float]:
         """Seconds by the words that reports and summaries use, those under way included."""
@@ -64,11 +75,11 @@ class Stopwatch:
         computing_s = sum(seconds[state] for state in COMPUTING)
         return {
             "compute_s": self.computed_s,
-            "overhead_s": max(0.0, computing_s - self.computed_s),
+            "overhead_s": max(0.0, computing_s - self.computed_s - self._snapshot_in_step_s),
             "wait_input_s": seconds[State.WAIT_INPUT],
             "wait_credit_s": seconds[State.WAIT_CREDIT],
             "wait_tie_s": seconds[State.WAIT_TIE],
-            "snapshot_s": seconds[State.SNAPSHOT],
+            "snapshot_s": self.snapshot_s,
         }
 
 

@@ -27,7 +27,6 @@ NAMES = {
     State.WAIT_TIE: "wait-tie",
     State.APPLY: "apply",
     State.REPLAY: "replay",
-    State.SNAPSHOT: "snapshot",
     State.DRAINING: "draining",
 }
 SHORTEST_US = 1.0  # a state that is only passed through is no slice
@@ -59,6 +58,10 @@ class Trace:
             kind = "s" if self._k == 0 else "t"
             middle_s = (began_s + ended_s) / 2
             self._event(kind, "batch", middle_s, cat="batch", id=step, tid=WORK)
+
+    def snapshot(self, step: int, began_s: float, ended_s: float) -> None:
+        """A state was copied, to be saved."""
+        self._slice("snapshot", WORK, began_s, ended_s, step=step)
 
     def sent(self, stream: Stream, step: int, began_s: float, ended_s: float) -> None:
         """A message was handed to its link."""

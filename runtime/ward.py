@@ -24,7 +24,7 @@ START_TIMEOUT_S = 600.0  # from its start to the first turn of its loop; others 
 LEAVING_TIMEOUT_S = 30.0  # from its loop's last turn: what was said may still be on its way
 FIRST_STEP_PATIENCE = 5  # times the hang timeout, for the first step of a life
 END_S = 3.0
-COMPUTING = (State.FORWARD, State.UPDATE, State.APPLY, State.REPLAY, State.SNAPSHOT)
+COMPUTING = (State.FORWARD, State.UPDATE, State.APPLY, State.REPLAY)
 STATES = tuple(State)
 REMEDY = " (--hang-timeout-s)"
 
@@ -109,9 +109,7 @@ class Ward:
         if now_s - self._moved_s > limit_s:
             return f"its loop has not turned for {now_s - self._moved_s:.1f} s{REMEDY}"
         computing = (STATES[page[Word.STATE]], page[Word.STEP], page[Word.REPLAYED_STEPS])
-        writes = page[Word.CHECKPOINT] > page[Word.CHECKPOINT_DONE]  # it may wait for the disk
-        waits = writes and computing[0] is State.SNAPSHOT
-        if computing != self._computing or computing[0] not in COMPUTING or waits:
+        if computing != self._computing or computing[0] not in COMPUTING:
             self._computing, self._computing_s = computing, now_s
         if page[Word.STEPS_DONE] == 0:
             limit_s *= FIRST_STEP_PATIENCE

@@ -180,7 +180,7 @@ class Worker:
         held = self._block.state()
         if self._plan.free is not None:
             held = with_account(held, self._account)
-        self._saver.save(self._start_step, held, checkpoint=False)
+        self._saver.save(self._start_step, self._saver.image(held), checkpoint=False)
 
     def _absent_ties(self, step: int) -> dict[int, list[Tensor]]:
         """Another cut's downward ties mean nothing here: their terms are left out."""

@@ -16,7 +16,7 @@ from runtime.core.plan import Stream, WorkerPlan
 from runtime.state.image import write_image
 from runtime.state.memory import MemoryPaths, Page, Word
 from runtime.state.retention import Retention
-from runtime.state.snapshots import Snapshots, image_of
+from runtime.state.snapshots import Snapshots, image_of, tensors_of
 
 MESSAGE = "message/"  # what follows: stream, step, index of the tensor
 ACCOUNT = "account"
@@ -30,7 +30,8 @@ class OutOfRoom(Exception):
 
 
 class Saver:
-    """Saves one worker's state; called on its compute thread, at step boundaries only."""
+    """Saves one worker's state: `image` at a step boundary, on the thread that computes, and `save`
+    anywhere, one after the other and in the order of steps."""
 
     def __init__(
         self,
@@ -59,17 +60,21 @@ class Saver:
         """The newest snapshot of the generations before, and its step."""
         return self._snapshots.latest()
 
-    def save(self, step: int, state: Mapping[str, Tensor], *, checkpoint: bool) -> None:
-        """Save the state before `step`, first as a part of a checkpoint where it is one.
-
-        A death between the two repeats both; the part is then found to be there already. Raises
-        OutOfRoom.
-        """
+    def image(self, state: Mapping[str, Tensor]) -> bytearray:
+        """A copy of a state, to be saved. Raises OutOfRoom."""
         image = image_of(state)
         self.check_room(len(image))
+        return image
+
+    def save(self, step: int, image: bytearray, *, checkpoint: bool) -> None:
+        """Save the image of the state before `step`, first as a part of a checkpoint where it is
+        one; all messages made before must be kept, and none of those that follow.
+
+        A death between the two repeats both; the part is then found to be there already.
+        """
         if checkpoint and self._page[Word.CHECKPOINT] != step + 1:
             self._await_keeper()
-            write_image(self._checkpoint, step, image_of({**state, **self._messages(step)}))
+            write_image(self._checkpoint, step, self._with_messages(image, step))
             self._page[Word.CHECKPOINT] = step + 1
         if checkpoint:
             self._announce()  # each time: a life before may have died before it could
@@ -93,6 +98,10 @@ class Saver:
             if time.monotonic() > deadline_s:
                 raise TimeoutError(f"the last checkpoint took over {KEEPER_TIMEOUT_S:.0f} s")
             time.sleep(POLL_S)
+
+    def _with_messages(self, image: bytearray, step: int) -> bytearray:
+        messages = self._messages(step)
+        return image_of({**tensors_of(image), **messages}) if messages else image
 
     def _messages(self, step: int) -> dict[str, Tensor]:
         """The downward ties that the worker below uses from `step` on, and absent ones empty."""

@@ -65,6 +65,11 @@ def image_of(tensors: Mapping[str, Tensor]) -> bytearray:
     return image
 
 
+def tensors_of(image: bytes | bytearray) -> dict[str, Tensor]:
+    """The state that an image holds."""
+    return safetensors.torch.load(bytes(image))
+
+
 class Snapshots:
     """A worker's two places for snapshots."""
 
@@ -87,4 +92,4 @@ class Snapshots:
         if latest is None:
             return None
         step, image = latest
-        return step, safetensors.torch.load(image)
+        return step, tensors_of(image)

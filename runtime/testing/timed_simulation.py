@@ -1,21 +1,23 @@
 """The simulation with a machine below it: loops, copies, wires and cores take time.
 
 Owns what each worker's threads are at. The order of things is the driver's: the compute thread
-copies what is small, asks the core, and begins the next phase at once; large messages are copied
-by a thread of their own, and sent when that is done; the loop takes one message after the other,
-each at its cost, and sends. Ticks are not simulated.
+begins what is handed out to it at once, and where there is nothing asks the core itself; the loop
+takes one thing after the other, what is done or a message, each at its cost, and sends; large
+messages are copied by a thread of their own and sent when that is done, and states saved behind
+them. Ticks are not simulated.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from runtime.core.messages import (
     Arrived,
-    Compute,
     Computed,
     Event,
     Phase,
+    Replayed,
     Snapshot,
+    SnapshotSafe,
 )
 from runtime.core.plan import Side, Stream, WorkerPlan
 from runtime.keeping import LARGE_BYTES
@@ -30,10 +32,11 @@ MADE = {
 
 
 class Loop:
-    """What waits for one worker's loop; while it is busy, nothing else is taken up."""
+    """What waits for one worker's loop; while it is busy, nothing else is taken up. None stands for
+    what the compute thread has done."""
 
     def __init__(self) -> None:
-        self.waiting: deque[tuple[Event, Payload]] = deque()
+        self.waiting: deque[tuple[Event | None, Payload]] = deque()
         self.is_busy = False
         self.free_s = 0.0
 
@@ -73,7 +76,7 @@ class TimedSimulation(Simulation):
         self._cores = [hosts[k // size] for k in range(len(plans))]
         self._loops = [Loop() for _ in plans]
         self._keepers = [Keeper() for _ in plans]
-        self._asks: int | None = None  # the worker whose compute thread is asking its core
+        self._done: list[deque[Computed | Replayed]] = [deque() for _ in plans]
         self.most_retained_bytes = [0] * len(plans)
         """For each worker, the most that it kept at once: what its receivers may yet ask for."""
         self.most_in_flight_bytes = [0] * len(plans)
@@ -81,7 +84,7 @@ class TimedSimulation(Simulation):
 
     # A worker's loop ----------------------------------------------------------------------------
 
-    def _reach(self, k: int, event: Event, payload: Payload = None) -> None:
+    def _reach(self, k: int, event: Event | None, payload: Payload = None) -> None:
         """An event is there for worker k's loop."""
         loop = self._loops[k]
         loop.waiting.append((event, payload))
@@ -95,7 +98,10 @@ class TimedSimulation(Simulation):
         self._keep_busy(k, self._cost_s(k, event))
 
         def serve() -> None:
-            self._deliver(k, event, payload)
+            if event is None:
+                self._settle(k)
+            else:
+                self._deliver(k, event, payload)
             self._at(loop.free_s, rest)
 
         def rest() -> None:
@@ -117,7 +123,9 @@ class TimedSimulation(Simulation):
         loop.free_s = self._cores[k].end_s(max(loop.free_s, self.now_s), duration_s)
         return loop.free_s
 
-    def _cost_s(self, k: int, event: Event) -> float:
+    def _cost_s(self, k: int, event: Event | None) -> float:
+        if event is None:
+            return self._machine.message_s + self._small_s(k)
         if not isinstance(event, Arrived):
             return self._machine.message_s
         source = k + 1 if event.stream.source is Side.ABOVE else k - 1
@@ -127,36 +135,57 @@ class TimedSimulation(Simulation):
     # A worker's compute thread ------------------------------------------------------------------
 
     def _complete(self, worker: SimulatedWorker, k: int, event: Event) -> None:
-        """The compute thread is done with something: it keeps what it made, and asks the core."""
-        del worker  # nobody dies here
-        small_s = self._keep_made(k, event) if isinstance(event, Computed) else 0.0
-        ready_s = self._cores[k].end_s(self.now_s, small_s)
+        """The compute thread is done with something; nobody dies here."""
+        assert isinstance(event, Computed | Replayed), event
+        self._done[k].append(event)
+        worker.is_busy = False
+        if worker.works:
+            self._work(k)
+            self._reach(k, None)
+            return
 
-        def ask() -> None:
-            self._asks = k
+        def settle() -> None:
+            worker.is_busy = False
+            self._settle(k)
+            self._work(k)
+
+        worker.is_busy = True
+        self._at(self._cores[k].end_s(self.now_s, self._small_s(k)), settle)
+
+    def _settle(self, k: int) -> None:
+        """Tell the core what was done, and let the large messages of that be copied."""
+        while self._done[k]:
+            event = self._done[k].popleft()
+            for stream, took_s in self._copies_s(k, event):
+                if took_s is not None:
+                    keeper = self._keepers[k]
+                    begins_s = max(keeper.free_s, self.now_s)
+                    keeper.free_s = self._cores[k].end_s(begins_s, took_s)
+                    keeper.kept_s[stream, event.step] = keeper.free_s
             self._deliver(k, event)
-            self._asks = None
+            if isinstance(event, Computed) and event.phase is Phase.UPDATE:
+                self._note_memory(k)  # all that a step makes is made
 
-        self._at(ready_s, ask)
+    def _small_s(self, k: int) -> float:
+        """What the small copies take of all that was done; whoever tells the core makes them."""
+        sizes = [
+            self.workers[k].core.plan.outgoing[stream].message_bytes
+            for event in self._done[k]
+            for stream, took_s in self._copies_s(k, event)
+            if took_s is None
+        ]
+        return sum(sizes) / self._machine.copy_bytes_per_s
 
-    def _keep_made(self, k: int, event: Computed) -> float:
-        """Let large messages be copied; return the seconds that the small ones take here."""
-        keeper, small_s = self._keepers[k], 0.0
-        for stream in MADE[event.phase]:
-            window = self.workers[k].core.plan.outgoing.get(stream)
-            took_s = (
-                0.0 if window is None else window.message_bytes / self._machine.copy_bytes_per_s
-            )
-            if window is None or window.message_bytes < LARGE_BYTES:
-                small_s += took_s
-                continue
-            keeper.free_s = self._cores[k].end_s(max(keeper.free_s, self.now_s), took_s)
-            keeper.kept_s[stream, event.step] = keeper.free_s
-        return small_s
-
-    def _begin_at(self, k: int) -> float:
-        """When the compute thread begins what is wanted: at once, or when the loop comes to it."""
-        return self.now_s if self._asks == k else self._loops[k].free_s
+    def _copies_s(
+        self, k: int, event: Computed | Replayed
+    ) -> Iterator[tuple[Stream, float | None]]:
+        """The messages that were made, and how long the copy of each takes; None: it is small."""
+        outgoing = self.workers[k].core.plan.outgoing
+        for stream in MADE[event.phase] if isinstance(event, Computed) else ():
+            if (window := outgoing.get(stream)) is not None:
+                is_large = window.message_bytes >= LARGE_BYTES
+                took_s = window.message_bytes / self._machine.copy_bytes_per_s
+                yield stream, took_s if is_large else None
 
     # What a core wants --------------------------------------------------------------------------
 
@@ -178,21 +207,18 @@ class TimedSimulation(Simulation):
         arrival_s = self._network.arrival_s(sent_s, k, to, size)
         self.after(arrival_s - self.now_s, lambda: self._reach(to, event, payload))
 
-    def _compute(self, k: int, action: Compute) -> None:
-        if action.phase is Phase.APPLY:  # all that a step makes is made
-            self._note_memory(k)
-        begin = super()._compute
-        self._at(self._begin_at(k), lambda: begin(k, action))
-
-    def _replay(self, k: int, step: int) -> None:
-        begin = super()._replay
-        self._at(self._begin_at(k), lambda: begin(k, step))
-
     def _snapshot(self, k: int, action: Snapshot) -> None:
-        """A snapshot waits until all that was made before it is kept."""
-        begin = super()._snapshot
-        begins_s = max(self._begin_at(k), self._keepers[k].free_s)
-        self._at(begins_s, lambda: begin(k, action))
+        """The compute thread copies the state, which is saved when all before it is kept."""
+        worker = self.workers[k]
+        worker.is_busy = True
+
+        def copied() -> None:
+            worker.is_busy = False
+            saved_s = max(0.0, self._keepers[k].free_s - self.now_s)
+            self.after(saved_s, lambda: self._reach(k, SnapshotSafe(step=action.step)))
+            self._work(k)
+
+        self.after(self._snapshot_s(k), copied)
 
     def _note_memory(self, k: int) -> None:
         retained = in_flight = 0

@@ -239,7 +239,6 @@ def test_seconds_are_booked_on_the_state_that_held(worker):
         State.UPDATE: 4.0,
         State.WAIT_TIE: 8.0,
         State.APPLY: 16.0,
-        State.SNAPSHOT: 32.0,
         State.WAIT_CREDIT: 64.0,
     }.items():
         watch.enter(state, 0)
@@ -251,11 +250,34 @@ def test_seconds_are_booked_on_the_state_that_held(worker):
         "wait_input_s": 1.0,
         "wait_credit_s": 64.0,
         "wait_tie_s": 8.0,
-        "snapshot_s": 32.0,
+        "snapshot_s": 0.0,
     }
     assert worker.report()["seconds"] == shares
     worker.now_s += 1.0
     assert worker.report()["seconds"] == shares | {"wait_credit_s": 65.0}
+
+
+def test_what_the_core_hears_of_late_is_booked_when_it_was(worker):
+    watch = worker.telemetry.stopwatch
+    watch.enter(State.FORWARD, 0)
+    worker.now_s += 5.0
+    watch.enter(State.UPDATE, 0, worker.now_s - 2.0)
+    worker.now_s += 1.0
+    watch.enter(State.WAIT_TIE, 0)
+    watch.enter(State.APPLY, 0, worker.now_s - 4.0)  # no time is booked twice
+    worker.now_s += 7.0
+    watch.enter(State.WAIT_CREDIT, 1)
+    assert [watch.seconds[s] for s in (State.FORWARD, State.UPDATE, State.APPLY)] == [3, 3, 7]
+
+
+@pytest.mark.parametrize(("state", "overhead_s"), [(State.FORWARD, 6.0), (State.WAIT_INPUT, 0.0)])
+def test_a_copied_state_is_no_overhead_of_the_step_that_it_delays(worker, state, overhead_s):
+    watch = worker.telemetry.stopwatch
+    watch.enter(state, 0)
+    worker.now_s += 10.0
+    watch.took_snapshot(0, worker.now_s - 4.0)
+    seconds = watch.shares()
+    assert (seconds["snapshot_s"], seconds["overhead_s"]) == (4.0, overhead_s)
 
 
 def test_the_closing_word_holds_what_the_summary_needs(worker):

@@ -24,13 +24,7 @@ from runtime.ward import (
 )
 
 LIMIT_S = 10.0
-WAITING = set(State) - {
-    State.FORWARD,
-    State.UPDATE,
-    State.APPLY,
-    State.REPLAY,
-    State.SNAPSHOT,
-}
+WAITING = set(State) - {State.FORWARD, State.UPDATE, State.APPLY, State.REPLAY}
 
 
 class FakeProcess:
@@ -176,19 +170,6 @@ def test_the_first_step_of_a_life_may_take_five_times_as_long(case):
     case.turn(State.FORWARD, step=0, steps_done=0)
     late = FIRST_STEP_PATIENCE * LIMIT_S + 0.1
     assert case.ward.hangs(late) == f"the forward of step 0 has not ended in 50.0 s{REMEDY}"
-
-
-def test_a_wait_for_the_disk_is_not_counted(case):
-    page = case.ward.memory.page
-    page[Word.CHECKPOINT] = 13
-    for now_s in range(0, 100, 5):
-        case.turn(State.SNAPSHOT)
-        assert case.ward.hangs(now_s) == ""
-    page[Word.CHECKPOINT_DONE] = 13
-    case.turn(State.SNAPSHOT)
-    assert case.ward.hangs(95 + LIMIT_S) == ""
-    case.turn(State.SNAPSHOT)
-    assert "the snapshot of step 5" in case.ward.hangs(95.1 + LIMIT_S)
 
 
 def test_a_start_has_time_of_its_own(case):

@@ -85,13 +85,13 @@ class Driver:
             outgoing={Stream.ACTIVATION: SimpleNamespace(sent=NUM_STEPS)},
             num_replayed=0,
             num_fenced=0,
+            num_duplicates=0,
         )
         self.core = SimpleNamespace(
             state=State.FORWARD,
             step=0,
             end=NUM_STEPS,
             edges=edges,
-            num_duplicates=0,
             num_replayed_steps=0,
             account=Account(),
         )

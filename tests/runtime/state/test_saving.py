@@ -65,7 +65,7 @@ class Saving:
         )
 
     def save(self, step: int, *, checkpoint: bool) -> None:
-        self.saver.save(step, STATE, checkpoint=checkpoint)
+        self.saver.save(step, self.saver.image(STATE), checkpoint=checkpoint)
 
     def put(self, *steps: int) -> None:
         for step in steps:
@@ -117,7 +117,7 @@ def test_a_part_that_is_there_is_not_written_again(make):
     case.save(3, checkpoint=True)
     again = make()
     again.put(0, 1, 2)
-    again.saver.save(3, {}, checkpoint=True)
+    again.saver.save(3, image_of({}), checkpoint=True)
     # It is announced again: the life before may have died before it could.
     assert [what for what, *_ in again.heard][-1] == "between at 3"
     assert len(again.heard) == 2
