@@ -2,11 +2,12 @@
 
 import pytest
 
+from runtime.core.account import TIES
 from runtime.core.edges import NOTHING_KEPT, Edges
-from runtime.core.messages import StopTold, TellStop
+from runtime.core.messages import Rejected, StopTold, TellStop, Trim
 from runtime.core.plan import Side, Stream, WorkerPlan
 
-from .words import ack, acked, arrived, ask, hello, linked, middle, send, wanted, window
+from .words import ack, acked, arrived, ask, hello, keep, linked, middle, send, wanted, window
 
 ACTIVATION, TIE_UP, TIE_DOWN = Stream
 BELOW, ABOVE = Side
@@ -107,6 +108,106 @@ def test_a_step_begins_when_all_is_sent_and_there_is_room():
     assert not here.may_begin_step()  # three are kept
     here.outgoing[ACTIVATION].acknowledge(expected=1, released=1, durable=1, resend=False)
     assert here.may_begin_step()
+
+
+def making(here: Edges, stream: Stream, num_made: int) -> Edges:
+    """Make so many messages of a stream and send what credit allows."""
+    for step in range(num_made):
+        here.outgoing[stream].make(step, absent=False)
+    list(here.send_what_credit_allows())
+    return here
+
+
+def test_before_a_tie_is_made_a_step_begins_where_there_is_credit_for_it():
+    here = making(edges(), TIE_UP, 2)
+    assert here.may_begin_step()
+    assert here.may_begin_step(unmade=[TIE_DOWN])
+    assert not here.may_begin_step(unmade=TIES)
+    list(here.take(acked(TIE_UP, 2, 1)))
+    assert here.may_begin_step(unmade=TIES)
+
+
+def test_before_a_tie_is_made_a_step_begins_where_there_is_room_behind_it():
+    plan = WorkerPlan(num_steps=9, outgoing={TIE_UP: window(2, retained=3)}, snapshot_every=9)
+    here = making(edges(plan, heard=[ABOVE]), TIE_UP, 2)
+    list(here.take(acked(TIE_UP, 2, 2)))
+    assert here.may_begin_step()
+    assert not here.may_begin_step(unmade=TIES)
+    list(here.take(acked(TIE_UP, 2, 2, 1)))
+    assert here.may_begin_step(unmade=TIES)
+
+
+@pytest.mark.parametrize(("side", "tie"), [(BELOW, TIE_DOWN), (ABOVE, TIE_UP)])
+def test_before_a_tie_is_made_a_step_begins_where_its_receiver_is_linked(side, tie):
+    here = edges()
+    assert here.may_begin_step(unmade=TIES)
+    here.hear(linked(side, 1, heard=None))
+    assert here.may_begin_step()
+    assert not here.may_begin_step(unmade=[tie])
+    (other,) = set(TIES) - {tie}
+    assert here.may_begin_step(unmade=[other])
+    here.hear(linked(side, 1))
+    assert here.may_begin_step(unmade=TIES)
+
+
+def test_ties_that_are_not_sent_ask_for_nothing():
+    here = edges(WorkerPlan(num_steps=9, outgoing={ACTIVATION: window()}), heard=[])
+    assert here.may_begin_step(unmade=TIES)
+
+
+def test_an_unsent_message_holds_up_the_step_whatever_is_yet_to_be_made():
+    here = making(edges(), ACTIVATION, 3)
+    assert not here.may_begin_step()
+    assert not here.may_begin_step(unmade=TIES)
+
+
+def test_a_snapshot_helps_that_covers_what_is_used_up_and_not_covered_yet():
+    here = edges(middle(num_steps=9, size=4, snapshot_every=100))
+    here.incoming[ACTIVATION].cover(1)
+    for step in range(4):
+        here.incoming[ACTIVATION].accept(step, checksum=0, absent=False)
+        if step < 3:
+            here.incoming[ACTIVATION].release(step)
+
+    def needed(pending: int | None) -> list[int]:
+        asked = [wanted(ACTIVATION, durable) for durable in range(6)]
+        return [word.durable for word in asked if here.needs(word, pending=pending)]
+
+    assert needed(None) == [2, 3]
+    assert needed(2) == [3]
+    assert needed(3) == []
+    assert here.num_fenced == 0
+    assert not here.needs(wanted(ACTIVATION, 3, generation=1), pending=None)
+    assert here.num_fenced == 1
+
+
+def test_a_pending_snapshot_covers_downward_ties_but_for_the_lag():
+    here = edges(middle(num_steps=9, lag=1, snapshot_every=100))
+    for step in range(2):
+        here.incoming[TIE_DOWN].accept(step, checksum=0, absent=False)
+        here.incoming[TIE_DOWN].release(step)
+    assert here.needs(wanted(TIE_DOWN, 2), pending=2)
+    assert not here.needs(wanted(TIE_DOWN, 2), pending=3)
+
+
+def test_what_is_taken_of_what_a_neighbour_sent():
+    here = making(edges(middle(num_steps=9, snapshot_every=100)), ACTIVATION, 2)
+    assert list(here.take(arrived(TIE_UP, 0))) == [keep(TIE_UP, 0)]
+    assert list(here.take(arrived(TIE_UP, 0))) == []
+    assert here.num_duplicates == 1
+    assert list(here.take(arrived(TIE_UP, 2))) == [ack(TIE_UP, 1, 0, resend=True)]
+    assert list(here.take(Rejected(stream=TIE_UP))) == [ack(TIE_UP, 1, 0, resend=True)]
+    assert list(here.take(acked(ACTIVATION, 1, 0, resend=True))) == []
+    assert here.num_replayed == 1
+    assert list(here.take(acked(ACTIVATION, 2, 2, 1))) == [Trim(stream=ACTIVATION, step=1)]
+
+
+def test_nothing_is_taken_of_what_is_between_other_lives():
+    here = edges(middle(num_steps=9, snapshot_every=100))
+    assert list(here.take(arrived(TIE_UP, 0, generation=1))) == []
+    assert list(here.take(acked(ACTIVATION, 1, 1, 1, to=1))) == []
+    assert (here.incoming[TIE_UP].expected, here.outgoing[ACTIVATION].durable) == (0, 0)
+    assert here.num_fenced == 2
 
 
 def test_the_receivers_cover_what_they_need_before_a_step():

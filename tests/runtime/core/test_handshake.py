@@ -12,6 +12,7 @@ from .words import (
     ack,
     acked,
     arrived,
+    begun,
     bottom,
     compute,
     done,
@@ -50,7 +51,7 @@ def test_a_hello_that_asks_and_knows_us_is_answered_without_a_question():
     core.start()
     assert core.handle(linked(ABOVE, asks=True)) == [
         hello(ABOVE, heard=0, asks=False),
-        compute(FORWARD, 0),
+        *begun(0),
     ]
 
 
@@ -60,10 +61,11 @@ def test_nothing_is_sent_to_a_neighbour_that_may_not_know_us():
     assert core.handle(linked(ABOVE, 1, heard=None, asks=True)) == [
         hello(ABOVE, heard=1, asks=True)
     ]
-    assert core.handle(done(FORWARD, 1)) == [compute(UPDATE, 1)]  # made, and kept back
+    assert core.handle(done(FORWARD, 1)) == [compute(APPLY, 1)]  # made, and kept back
     assert core.handle(linked(ABOVE, 1, activation=0)) == [
         send(ACTIVATION, 0),
         send(ACTIVATION, 1),
+        *begun(2),
     ]
 
 
@@ -71,7 +73,7 @@ def test_a_worker_that_has_begun_goes_on_computing_while_it_links_again():
     core = started(middle(num_steps=9, size=4, lag=3))
     core.handle(arrived(ACTIVATION, 0))
     core.handle(linked(BELOW, 1, heard=None))
-    assert core.handle(done(FORWARD, 0)) == [compute(UPDATE, 0), send(ACTIVATION, 0)]
+    assert core.handle(done(FORWARD, 0)) == [send(ACTIVATION, 0)]
     assert core.state is State.UPDATE
 
 
@@ -165,7 +167,7 @@ def test_credit_and_messages_for_a_dead_life_of_ours_are_fenced_off():
         acked(ACTIVATION, 9, 9, 9, to=2),
         wanted(ACTIVATION, 0, to=2),
     )
-    assert core.handle(arrived(ACTIVATION, 0, to=3)) == [keep(ACTIVATION, 0), compute(FORWARD, 0)]
+    assert core.handle(arrived(ACTIVATION, 0, to=3)) == [keep(ACTIVATION, 0), *begun(0)]
 
 
 def test_before_a_hello_everything_is_fenced_off():

@@ -44,6 +44,18 @@ def test_credit_is_counted_in_bytes():
     assert stream.take_sendable() == [2]
 
 
+def test_credit_is_known_before_the_message_is_made():
+    stream = outgoing(1)
+    assert stream.has_credit
+    stream.take_sendable()
+    assert stream.has_credit
+    stream.make(1, absent=False)
+    stream.take_sendable()
+    assert not stream.has_credit  # 20 bytes are on their way
+    stream.acknowledge(**word(2, 1))
+    assert stream.has_credit
+
+
 def test_an_absent_marker_costs_a_message_and_no_bytes():
     stream = outgoing(5, absent=(1, 2))
     assert stream.take_sendable() == [0, 1, 2]
@@ -178,6 +190,16 @@ def test_there_is_room_until_as_many_are_kept_as_may_be():
     assert stream.has_room_behind(0)
 
 
+@pytest.mark.parametrize("num_made", [0, 1, 2, 3])
+def test_room_behind_what_is_yet_to_be_made_is_as_if_it_were_made(num_made):
+    stream = outgoing(num_made, window=replace(WINDOW, max_retained=4))
+    for unmade in range(4):
+        assert stream.has_room_behind(unmade) == (num_made + unmade < 4)
+    stream.acknowledge(**word(num_made, num_made, num_made))
+    assert stream.has_room_behind(3)
+    assert not stream.has_room_behind(4)
+
+
 def test_a_snapshot_is_wanted_from_half_full_on_and_covers_one_message_more():
     stream = outgoing(1, window=replace(WINDOW, max_retained=4))
     assert stream.wanted_durable is None
@@ -192,6 +214,7 @@ def test_a_snapshot_is_wanted_from_half_full_on_and_covers_one_message_more():
 def test_without_a_bound_there_is_always_room():
     stream = outgoing(1000)
     assert stream.has_room_behind(0)
+    assert stream.has_room_behind(1)
     assert stream.wanted_durable is None
 
 

@@ -21,6 +21,7 @@ from .words import (
     ack,
     acked,
     arrived,
+    begun,
     bottom,
     compute,
     done,
@@ -58,8 +59,8 @@ def test_two_steps_of_a_middle_worker_with_lag_1():
         (linked(BELOW), []),
         (linked(ABOVE, asks=True), [hello(ABOVE, heard=0, asks=False, tie_down=0)]),
         # Step 0: nothing from above is due.
-        (arrived(ACTIVATION, 0), [keep(ACTIVATION, 0), compute(FORWARD, 0)]),
-        (done(FORWARD, 0), [compute(UPDATE, 0), send(ACTIVATION, 0)]),
+        (arrived(ACTIVATION, 0), [keep(ACTIVATION, 0), *begun(0)]),
+        (done(FORWARD, 0), [send(ACTIVATION, 0)]),
         (arrived(ACTIVATION, 1), [keep(ACTIVATION, 1)]),
         (
             done(UPDATE, 0),
@@ -70,12 +71,12 @@ def test_two_steps_of_a_middle_worker_with_lag_1():
                 send(TIE_DOWN, 0),
             ],
         ),
-        (arrived(TIE_UP, 0), [keep(TIE_UP, 0), compute(APPLY, 0, below=0)]),
+        (arrived(TIE_UP, 0), [keep(TIE_UP, 0), compute(APPLY, 0, below=0), *begun(1)]),
         (acked(TIE_DOWN, 1, 0), []),
-        (done(APPLY, 0), [release(TIE_UP, 0), ack(TIE_UP, 1, 1), compute(FORWARD, 1)]),
+        (done(APPLY, 0), [release(TIE_UP, 0), ack(TIE_UP, 1, 1)]),
         # Step 1: the tie of step 0 is due from above; its own would be due after the end.
         (arrived(TIE_UP, 1), [keep(TIE_UP, 1)]),
-        (done(FORWARD, 1), [compute(UPDATE, 1), send(ACTIVATION, 1)]),
+        (done(FORWARD, 1), [send(ACTIVATION, 1)]),
         (done(UPDATE, 1), [release(ACTIVATION, 1), ack(ACTIVATION, 2, 2), send(TIE_UP, 1)]),
         (arrived(TIE_DOWN, 0), [keep(TIE_DOWN, 0), compute(APPLY, 1, below=1, above=0)]),
         (
@@ -95,9 +96,13 @@ def test_two_steps_of_a_middle_worker_with_lag_1():
 
 def test_a_worker_alone_runs_its_steps_and_finishes():
     core = WorkerCore(WorkerPlan(num_steps=2))
-    assert core.start() == [compute(FORWARD, 0)]
-    assert run_step(core, 0) == [compute(UPDATE, 0), compute(APPLY, 0), compute(FORWARD, 1)]
-    assert run_step(core, 1) == [compute(UPDATE, 1), compute(APPLY, 1), Finish()]
+    assert core.start() == begun(0)
+    assert core.handle(done(FORWARD, 0)) == [compute(APPLY, 0), *begun(1)]
+    assert core.handle(done(UPDATE, 0)) == []
+    assert core.handle(done(APPLY, 0)) == []
+    assert core.handle(done(FORWARD, 1)) == [compute(APPLY, 1)]
+    assert core.handle(done(UPDATE, 1)) == []
+    assert core.handle(done(APPLY, 1)) == [Finish()]
 
 
 def test_a_downward_tie_is_made_at_every_step_though_the_last_ones_are_never_sent():
@@ -165,8 +170,12 @@ def test_an_illegal_event_raises_with_the_history_and_changes_nothing(event):
     assert (core.state, core.step) == (State.FORWARD, 0)
     assert vars(core.edges.outgoing[ACTIVATION]) == before
     # It goes on as if nothing had been said.
-    assert core.handle(done(FORWARD, 0)) == [compute(UPDATE, 0), send(ACTIVATION, 0)]
-    assert "UPDATE, step=1" not in core.describe()
+    assert core.handle(done(FORWARD, 0)) == [
+        send(ACTIVATION, 0),
+        compute(APPLY, 0),
+        *begun(1),
+    ]
+    assert str(event) not in core.describe()
 
 
 @pytest.mark.parametrize("event", [done(FORWARD, 0), SnapshotSafe(step=0)])
@@ -245,14 +254,14 @@ def test_at_most_one_message_waits_for_credit():
     core = started(bottom())
     run_step(core, 0)
     run_step(core, 1)
-    assert core.handle(done(FORWARD, 2)) == [compute(UPDATE, 2)]  # made, but not sent
-    core.handle(done(UPDATE, 2))
+    assert core.handle(done(FORWARD, 2)) == [compute(APPLY, 2)]  # made, but not sent
+    assert core.handle(done(UPDATE, 2)) == []
     assert core.handle(done(APPLY, 2)) == []
     assert core.state is State.WAIT_CREDIT
     # Arrived and not released gives no credit.
     assert core.handle(acked(ACTIVATION, 2, 0)) == []
     freed = core.handle(acked(ACTIVATION, 2, 1))
-    assert freed == [send(ACTIVATION, 2), compute(FORWARD, 3)]
+    assert freed == [send(ACTIVATION, 2), *begun(3)]
 
 
 def test_credit_is_also_in_bytes():
@@ -267,11 +276,12 @@ def test_an_absent_tie_costs_no_bytes():
     few_bytes = Window(max_messages=4, max_bytes=20, message_bytes=10)
     core = started(WorkerPlan(num_steps=4, outgoing={TIE_UP: few_bytes}))
     for step in range(3):
-        core.handle(done(FORWARD, step))
+        # There is credit for the tie of this step, so that the next one may follow.
+        assert core.handle(done(FORWARD, step)) == [compute(APPLY, step), *begun(step + 1)]
         absent = step == 1
         sent = core.handle(done(UPDATE, step, absent=absent))
-        assert sent == [send(TIE_UP, step, absent=absent), compute(APPLY, step)]
-        core.handle(done(APPLY, step))
+        assert sent == [send(TIE_UP, step, absent=absent)]
+        assert core.handle(done(APPLY, step)) == []
 
 
 def test_an_absent_term_is_left_out_and_its_marker_released():
@@ -298,4 +308,4 @@ def test_a_forward_waits_for_its_own_activation():
     core = started(top())
     run_step(core, 0, needs=(ACTIVATION,))
     assert core.state is State.WAIT_INPUT
-    assert core.handle(arrived(ACTIVATION, 1)) == [keep(ACTIVATION, 1), compute(FORWARD, 1)]
+    assert core.handle(arrived(ACTIVATION, 1)) == [keep(ACTIVATION, 1), *begun(1)]

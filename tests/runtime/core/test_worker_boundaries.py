@@ -21,6 +21,7 @@ from .words import (
     acked,
     arrived,
     ask,
+    begun,
     bottom,
     compute,
     done,
@@ -53,10 +54,9 @@ def test_durable_follows_the_snapshot_and_the_snapshot_follows_the_plan():
     actions = run_step(core, 1, needs=(ACTIVATION,))
     assert ack(ACTIVATION, 2, 2, 0) in actions
     assert actions[-1] == Snapshot(step=2)
-    assert core.state is State.SNAPSHOT
-    # Messages are taken meanwhile; the next step waits.
-    assert core.handle(arrived(ACTIVATION, 2)) == [keep(ACTIVATION, 2)]
-    assert core.handle(SnapshotSafe(step=2)) == [ack(ACTIVATION, 3, 2, 2), compute(FORWARD, 2)]
+    # Work goes on meanwhile; what is taken counts when it is safe.
+    assert core.handle(arrived(ACTIVATION, 2)) == [keep(ACTIVATION, 2), *begun(2)]
+    assert core.handle(SnapshotSafe(step=2)) == [ack(ACTIVATION, 3, 2, 2)]
 
 
 def test_the_durable_figure_of_a_downward_tie_is_late_by_the_lag():
@@ -95,8 +95,13 @@ def test_a_checkpoint_is_a_snapshot_at_a_step_of_its_own_rhythm():
 def test_a_snapshot_and_a_checkpoint_at_one_step_are_one():
     core = started(WorkerPlan(num_steps=4, snapshot_every=2, checkpoint_every=2))
     run_step(core, 0)
-    assert run_step(core, 1)[-1] == Snapshot(step=2, checkpoint=True)
-    assert core.handle(SnapshotSafe(step=2)) == [compute(FORWARD, 2)]
+    assert run_step(core, 1) == [
+        compute(APPLY, 1),
+        Snapshot(step=2, checkpoint=True),
+        *begun(2),
+    ]
+    assert core.handle(SnapshotSafe(step=2)) == []
+    assert run_step(core, 2) == [compute(APPLY, 2), *begun(3)]
 
 
 def test_without_snapshots_there_is_no_checkpoint_either():
@@ -144,12 +149,12 @@ def test_a_snapshot_asked_for_while_waiting_for_credit_is_taken_at_once():
 
 def test_a_snapshot_asked_for_within_a_step_waits_for_its_end():
     core = waiting_for_input()
-    core.handle(arrived(ACTIVATION, 2))
+    assert core.handle(arrived(ACTIVATION, 2)) == [keep(ACTIVATION, 2), *begun(2)]
     core.handle(arrived(ACTIVATION, 3))
     assert core.handle(wanted(ACTIVATION, 1)) == []
-    assert core.handle(done(FORWARD, 2)) == [compute(UPDATE, 2)]
-    assert core.handle(done(UPDATE, 2))[-1] == compute(APPLY, 2)
-    assert core.handle(done(APPLY, 2)) == [Snapshot(step=3)]
+    assert core.handle(done(FORWARD, 2)) == [compute(APPLY, 2)]
+    assert core.handle(done(UPDATE, 2)) == [release(ACTIVATION, 2), ack(ACTIVATION, 4, 3, 0)]
+    assert core.handle(done(APPLY, 2)) == [Snapshot(step=3), *begun(3)]
 
 
 @pytest.mark.parametrize("durable", [0, 3, 9])
@@ -170,31 +175,34 @@ def test_a_question_that_was_answered_is_not_answered_again():
 
 def test_from_half_full_on_a_snapshot_is_asked_for_and_when_full_the_step_waits():
     core = started(bottom(num_steps=9, retained=4, snapshot_every=100))
-    assert core.handle(done(FORWARD, 0)) == [compute(UPDATE, 0), send(ACTIVATION, 0)]
+    assert core.handle(done(FORWARD, 0)) == made_and_applied(0) + begun(1)
     finish(core, 0)
     ask_1 = ask(ACTIVATION, 1)
-    assert core.handle(done(FORWARD, 1)) == [ask_1, compute(UPDATE, 1), send(ACTIVATION, 1)]
+    assert core.handle(done(FORWARD, 1)) == [ask_1, *made_and_applied(1), *begun(2)]
     finish(core, 1)
-    for step in (2, 3):
-        assert core.handle(acked(ACTIVATION, step, step - 1)) == []
-        assert core.handle(done(FORWARD, step)) == [
-            ask_1,
-            compute(UPDATE, step),
-            send(ACTIVATION, step),
-        ]
-        finish(core, step)
+    assert core.handle(acked(ACTIVATION, 2, 1)) == []
+    assert core.handle(done(FORWARD, 2)) == [ask_1, *made_and_applied(2), *begun(3)]
+    finish(core, 2)
+    assert core.handle(acked(ACTIVATION, 3, 2)) == []
+    assert core.handle(done(FORWARD, 3)) == [ask_1, *made_and_applied(3)]  # four are kept
+    finish(core, 3)
     assert core.state is State.WAIT_CREDIT
     assert core.handle(acked(ACTIVATION, 4, 4)) == []  # released: credit, and no room
     assert core.handle(Tick()) == [hello(ABOVE, heard=0, asks=False), ask_1]
     assert core.handle(acked(ACTIVATION, 4, 4, 1)) == [
         Trim(stream=ACTIVATION, step=1),
-        compute(FORWARD, 4),
+        *begun(4),
     ]
 
 
+def made_and_applied(step: int) -> list:
+    """What follows the FORWARD of a worker without ties, but for the next step."""
+    return [send(ACTIVATION, step), compute(APPLY, step)]
+
+
 def finish(core: WorkerCore, step: int) -> None:
-    core.handle(done(UPDATE, step))
-    core.handle(done(APPLY, step))
+    assert core.handle(done(UPDATE, step)) == []
+    assert core.handle(done(APPLY, step)) == []
 
 
 @pytest.mark.parametrize("lag", [0, 1, 3])
@@ -219,9 +227,10 @@ def test_the_least_room_is_enough_for_a_window_and_one_more(size, lag):
         core.handle(acked(TIE_DOWN, step + 1, max(0, step + 1 - lag)))
     assert core.state is State.WAIT_CREDIT
     # The receiver has used up all but `lag`; a snapshot there covers just as many.
-    assert core.handle(acked(TIE_DOWN, least, least - lag, least - lag))[-1] == compute(
-        FORWARD, least
-    )
+    assert core.handle(acked(TIE_DOWN, least, least - lag, least - lag)) == [
+        Trim(stream=TIE_DOWN, step=least - lag),
+        *begun(least),
+    ]
 
 
 # The stop ---------------------------------------------------------------------------------------
@@ -308,8 +317,8 @@ def test_the_downward_ties_behind_a_stop_stay_with_their_receiver():
     """They are due in the steps that a resumed run takes; nothing here releases them."""
     plan = WorkerPlan(num_steps=9, lag=1, incoming={TIE_DOWN: window()}, snapshot_every=100)
     core = started(plan)
-    core.handle(done(FORWARD, 0))
-    core.handle(StopWanted())
+    core.handle(StopWanted())  # before step 1 is handed out
+    assert core.handle(done(FORWARD, 0)) == [compute(APPLY, 0)]
     core.handle(done(UPDATE, 0))
     assert core.handle(arrived(TIE_DOWN, 0)) == [keep(TIE_DOWN, 0)]
     assert core.handle(done(APPLY, 0)) == [Snapshot(step=1, checkpoint=True)]

@@ -17,6 +17,7 @@ from runtime.core.worker import State, WorkerCore
 from .words import (
     ack,
     acked,
+    begun,
     bottom,
     compute,
     done,
@@ -74,11 +75,11 @@ def test_a_restarted_worker_sends_what_was_kept_for_it():
     core.start()
     assert core.handle(linked(ABOVE, heard=1, activation=4)) == [
         send(ACTIVATION, 4),
-        compute(FORWARD, 5),
+        *begun(5),
     ]
     # Message 3 may still fill the window: what is made next waits for the receiver's word.
-    assert core.handle(done(FORWARD, 5)) == [compute(UPDATE, 5)]
-    assert core.handle(acked(ACTIVATION, 5, 4, to=1)) == [send(ACTIVATION, 5)]
+    assert core.handle(done(FORWARD, 5)) == [compute(APPLY, 5)]
+    assert core.handle(acked(ACTIVATION, 5, 4, to=1)) == [send(ACTIVATION, 5), *begun(6)]
 
 
 def test_a_worker_restarted_after_its_last_step_only_drains():

@@ -105,6 +105,11 @@ def compute(phase: Phase, step: int, below: int | None = None, above: int | None
     return Compute(phase=phase, step=step, from_below=below, from_above=above)
 
 
+def begun(step: int) -> list[Compute]:
+    """What is handed out of a step at once: all that needs no ties."""
+    return [compute(FORWARD, step), compute(UPDATE, step)]
+
+
 def acked(
     stream, expected, released, durable=0, *, generation=0, to=0, resend=False
 ) -> Acknowledged:

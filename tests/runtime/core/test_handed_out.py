@@ -1,0 +1,54 @@
+"""The place in the order of computations, up to which they are handed out."""
+
+import pytest
+
+from runtime.core.handed_out import HandedOut
+
+from .words import APPLY, FORWARD, UPDATE, compute
+
+ORDER = [(FORWARD, 4), (UPDATE, 4), (APPLY, 4), (FORWARD, 5), (UPDATE, 5), (APPLY, 5)]
+
+
+def after(num_noted: int) -> HandedOut:
+    """What a life that begins with step 4 has handed out after so many."""
+    handed_out = HandedOut(4)
+    for phase, step in ORDER[:num_noted]:
+        handed_out.note(compute(phase, step))
+    return handed_out
+
+
+@pytest.mark.parametrize("num_noted", range(len(ORDER)))
+def test_all_before_the_next_one_is_handed_out_and_nothing_from_there(num_noted):
+    handed_out = after(num_noted)
+    has = [handed_out.has(phase, step) for phase, step in ORDER]
+    assert has == [True] * num_noted + [False] * (len(ORDER) - num_noted)
+    assert handed_out.has(APPLY, 3)
+    assert not handed_out.has(FORWARD, 9)
+
+
+def test_what_is_noted_is_given_back():
+    action = compute(FORWARD, 4)
+    assert HandedOut(4).note(action) is action
+
+
+@pytest.mark.parametrize("num_noted", range(4))
+def test_only_the_one_that_follows_can_be_noted(num_noted):
+    for number, (phase, step) in enumerate(ORDER):
+        if number != num_noted:
+            with pytest.raises(AssertionError):
+                after(num_noted).note(compute(phase, step))
+
+
+def test_a_step_that_is_passed_over_counts_as_handed_out():
+    handed_out = after(3)
+    handed_out.pass_over(5)
+    assert handed_out.has(APPLY, 5)
+    assert not handed_out.has(FORWARD, 6)
+    handed_out.note(compute(FORWARD, 6))
+    assert handed_out.has(FORWARD, 6)
+
+
+@pytest.mark.parametrize(("num_noted", "step"), [(1, 4), (2, 4), (3, 4), (3, 6), (0, 5)])
+def test_only_the_next_step_can_be_passed_over_and_only_as_a_whole(num_noted, step):
+    with pytest.raises(AssertionError):
+        after(num_noted).pass_over(step)

@@ -1,0 +1,279 @@
+"""A worker's core while a snapshot is taken and not yet safe: what goes on and what waits."""
+
+import pytest
+
+from runtime.core.messages import (
+    Finish,
+    Replay,
+    Snapshot,
+    SnapshotSafe,
+    StopTold,
+    Tick,
+    Trim,
+)
+from runtime.core.plan import Free, WorkerPlan
+from runtime.core.worker import IllegalEvent, State, WorkerCore
+
+from .words import (
+    ABOVE,
+    ACTIVATION,
+    APPLY,
+    FORWARD,
+    TIE_DOWN,
+    UPDATE,
+    ack,
+    acked,
+    arrived,
+    begun,
+    bottom,
+    compute,
+    done,
+    hello,
+    keep,
+    release,
+    run_step,
+    started,
+    top,
+    wanted,
+    window,
+)
+
+
+def pending(*, size: int = 2, snapshot_every: int = 2, num_steps: int = 9) -> WorkerCore:
+    """A receiver of activations whose snapshot before step 2, due or asked for, is under way; it
+    waits for input."""
+    core = started(top(num_steps=num_steps, size=size, snapshot_every=snapshot_every))
+    run_step(core, 0, needs=(ACTIVATION,))
+    core.handle(arrived(ACTIVATION, 1))
+    if snapshot_every > 2:
+        core.handle(wanted(ACTIVATION, 1))
+    assert run_step(core, 1)[-1] == Snapshot(step=2)
+    assert core.state is State.WAIT_INPUT
+    return core
+
+
+def finish(core: WorkerCore, step: int, *, expected: int, durable: int) -> None:
+    """End a step whose successor is not handed out."""
+    assert core.handle(done(FORWARD, step)) == [compute(APPLY, step)]
+    word = ack(ACTIVATION, expected, step + 1, durable)
+    assert core.handle(done(UPDATE, step)) == [release(ACTIVATION, step), word]
+    assert core.handle(done(APPLY, step)) == []
+
+
+# What goes on -----------------------------------------------------------------------------------
+
+
+def test_messages_and_steps_go_on_and_only_what_is_safe_is_covered():
+    core = pending()
+    assert core.handle(Tick()) == [ack(ACTIVATION, 2, 2, 0)]
+    assert core.handle(arrived(ACTIVATION, 2)) == [keep(ACTIVATION, 2), *begun(2)]
+    finish(core, 2, expected=3, durable=0)
+    assert core.handle(arrived(ACTIVATION, 3)) == [keep(ACTIVATION, 3), *begun(3)]
+    assert core.handle(Tick()) == [ack(ACTIVATION, 4, 3, 0)]
+    # It is of step 2, whatever has been used up since.
+    assert core.handle(SnapshotSafe(step=2)) == [ack(ACTIVATION, 4, 3, 2)]
+    assert core.handle(Tick()) == [ack(ACTIVATION, 4, 3, 2)]
+
+
+def test_the_next_step_is_handed_out_ahead_while_one_is_under_way():
+    core = pending(snapshot_every=100)
+    core.handle(arrived(ACTIVATION, 2))
+    core.handle(arrived(ACTIVATION, 3))
+    assert core.handle(done(FORWARD, 2)) == [compute(APPLY, 2), *begun(3)]
+    assert core.handle(SnapshotSafe(step=2)) == [ack(ACTIVATION, 4, 2, 2)]
+
+
+SECOND_STEP = [
+    (None, State.WAIT_INPUT),
+    (arrived(ACTIVATION, 1), State.FORWARD),
+    (done(FORWARD, 1), State.UPDATE),
+    (done(UPDATE, 1), State.WAIT_TIE),
+    (arrived(TIE_DOWN, 1), State.APPLY),
+    (done(APPLY, 1), State.WAIT_CREDIT),
+]
+
+
+@pytest.mark.parametrize("num_events", range(len(SECOND_STEP)))
+def test_it_may_become_safe_in_any_state(num_events):
+    windows = {"incoming": dict.fromkeys((ACTIVATION, TIE_DOWN), window())}
+    core = started(WorkerPlan(num_steps=9, snapshot_every=1, **windows))
+    run_step(core, 0, needs=(ACTIVATION, TIE_DOWN))
+    for event, state in SECOND_STEP[: num_events + 1]:
+        if event is not None:
+            core.handle(event)
+        assert core.state is state
+    activations, ties = core.edges.incoming[ACTIVATION], core.edges.incoming[TIE_DOWN]
+    next_one = [Snapshot(step=2)] if core.state is State.WAIT_CREDIT else []
+    assert core.handle(SnapshotSafe(step=1)) == [
+        ack(ACTIVATION, activations.expected, activations.released, 1),
+        ack(TIE_DOWN, ties.expected, ties.released, 1),
+        *next_one,
+    ]
+
+
+def test_it_may_become_safe_while_a_batch_is_trained_on_again():
+    free = Free(max_staleness=9, keeps_newest=True, num_kept=1)
+    incoming = {ACTIVATION: window()}
+    core = started(WorkerPlan(num_steps=9, incoming=incoming, snapshot_every=1, free=free))
+    actions = run_step(core, 0, needs=(ACTIVATION,))
+    assert actions[-2:] == [Snapshot(step=1), Replay(step=0)]
+    assert core.handle(SnapshotSafe(step=1)) == [ack(ACTIVATION, 1, 1, 1)]
+    assert core.state is State.REPLAY
+
+
+# What waits -------------------------------------------------------------------------------------
+
+
+def test_the_next_one_that_is_due_waits_and_its_step_with_it():
+    core = pending()
+    core.handle(arrived(ACTIVATION, 2))
+    finish(core, 2, expected=3, durable=0)
+    core.handle(arrived(ACTIVATION, 3))
+    finish(core, 3, expected=4, durable=0)
+    assert core.state is State.WAIT_CREDIT
+    # Messages are taken meanwhile.
+    assert core.handle(arrived(ACTIVATION, 4)) == [keep(ACTIVATION, 4)]
+    assert core.handle(Tick()) == [ack(ACTIVATION, 5, 4, 0)]
+    assert core.handle(SnapshotSafe(step=2)) == [
+        ack(ACTIVATION, 5, 4, 2),
+        Snapshot(step=4),
+        *begun(4),
+    ]
+    assert core.handle(SnapshotSafe(step=4)) == [ack(ACTIVATION, 5, 4, 4)]
+
+
+def test_one_that_is_asked_for_while_waiting_for_input_waits_for_the_one_under_way():
+    core = pending(snapshot_every=100)
+    core.handle(arrived(ACTIVATION, 2))
+    finish(core, 2, expected=3, durable=0)
+    assert core.state is State.WAIT_INPUT
+    assert core.handle(wanted(ACTIVATION, 3)) == []
+    assert core.handle(arrived(ACTIVATION, 3)) == [keep(ACTIVATION, 3)]
+    assert core.handle(SnapshotSafe(step=2)) == [
+        ack(ACTIVATION, 4, 3, 2),
+        Snapshot(step=3),
+        *begun(3),
+    ]
+
+
+def test_the_checkpoint_at_the_end_waits_and_the_end_waits_for_it():
+    core = pending(num_steps=3)
+    core.handle(arrived(ACTIVATION, 2))
+    finish(core, 2, expected=3, durable=0)
+    assert core.handle(SnapshotSafe(step=2)) == [
+        ack(ACTIVATION, 3, 3, 2),
+        Snapshot(step=3, checkpoint=True),
+    ]
+    assert core.state is State.DRAINING
+    assert core.handle(Tick()) == [ack(ACTIVATION, 3, 3, 2)]
+    assert core.handle(SnapshotSafe(step=3)) == [ack(ACTIVATION, 3, 3, 3), Finish()]
+    assert core.state is State.DONE
+
+
+def test_the_end_waits_though_no_neighbour_needs_this_worker_any_more():
+    core = started(bottom(num_steps=1, snapshot_every=100))
+    assert run_step(core, 0)[-1] == Snapshot(step=1, checkpoint=True)
+    assert core.handle(acked(ACTIVATION, 1, 1, 1)) == [Trim(stream=ACTIVATION, step=1)]
+    assert core.handle(Tick()) == [hello(ABOVE, heard=0, asks=False)]
+    assert core.state is State.DRAINING
+    assert core.handle(SnapshotSafe(step=1)) == [Finish()]
+
+
+def test_a_stop_where_the_snapshot_is_under_way_waits_for_it_before_the_checkpoint():
+    """Both are of one step: the first was no part of a checkpoint."""
+    core = pending()
+    assert core.handle(StopTold(generation=0, to=0, step=2)) == []
+    assert core.state is State.WAIT_INPUT
+    assert core.handle(SnapshotSafe(step=2)) == [
+        ack(ACTIVATION, 2, 2, 2),
+        Snapshot(step=2, checkpoint=True),
+    ]
+    assert core.handle(SnapshotSafe(step=2)) == [ack(ACTIVATION, 2, 2, 2), Finish()]
+
+
+# What is asked for meanwhile --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("durable", [0, 1, 2])
+def test_an_ask_that_the_one_under_way_will_cover_changes_nothing(durable):
+    core = pending(snapshot_every=100)
+    assert core.handle(wanted(ACTIVATION, durable)) == []
+    core.handle(arrived(ACTIVATION, 2))
+    core.handle(arrived(ACTIVATION, 3))
+    assert core.handle(wanted(ACTIVATION, durable)) == []
+    # It neither holds back the next step nor waits for the one under way.
+    assert core.handle(done(FORWARD, 2)) == [compute(APPLY, 2), *begun(3)]
+    assert core.handle(SnapshotSafe(step=2)) == [ack(ACTIVATION, 4, 2, 2)]
+    assert core.handle(wanted(ACTIVATION, durable)) == []
+    core.handle(done(UPDATE, 2))
+    assert core.handle(done(APPLY, 2)) == []
+    assert run_step(core, 3)[-1] == ack(ACTIVATION, 4, 4, 2)
+
+
+def test_an_ask_beyond_the_one_under_way_is_for_the_next():
+    core = pending(size=4, snapshot_every=100)
+    core.handle(arrived(ACTIVATION, 2))
+    core.handle(arrived(ACTIVATION, 3))
+    assert core.handle(done(FORWARD, 2)) == [compute(APPLY, 2), *begun(3)]
+    core.handle(done(UPDATE, 2))
+    assert core.handle(wanted(ACTIVATION, 3)) == []
+    core.handle(done(APPLY, 2))
+    core.handle(SnapshotSafe(step=2))
+    core.handle(arrived(ACTIVATION, 4))
+    assert core.handle(done(FORWARD, 3)) == [compute(APPLY, 3)]
+    core.handle(done(UPDATE, 3))
+    assert core.handle(done(APPLY, 3)) == [Snapshot(step=4), *begun(4)]
+
+
+def test_the_one_under_way_covers_downward_ties_but_for_the_lag():
+    windows = {"incoming": {TIE_DOWN: window()}}
+    core = started(WorkerPlan(num_steps=9, lag=1, snapshot_every=3, **windows))
+    for step in range(3):
+        actions = run_step(core, step, needs=(TIE_DOWN,))
+    assert actions[-4:] == [ack(TIE_DOWN, 3, 2, 0), Snapshot(step=3), *begun(3)]
+    assert core.handle(wanted(TIE_DOWN, 2)) == []  # will be covered
+    assert core.handle(done(FORWARD, 3)) == [compute(APPLY, 3, above=2), *begun(4)]
+    assert core.handle(done(UPDATE, 3)) == []
+    assert core.handle(done(APPLY, 3)) == [release(TIE_DOWN, 2), ack(TIE_DOWN, 3, 3, 0)]
+    assert core.handle(wanted(TIE_DOWN, 3)) == []  # will not
+    assert core.handle(SnapshotSafe(step=3)) == [ack(TIE_DOWN, 3, 3, 2)]
+    core.handle(arrived(TIE_DOWN, 3))
+    assert core.handle(done(FORWARD, 4)) == [compute(APPLY, 4, above=3)]
+    assert core.handle(done(UPDATE, 4)) == []
+    assert core.handle(done(APPLY, 4)) == [
+        release(TIE_DOWN, 3),
+        ack(TIE_DOWN, 4, 4, 2),
+        Snapshot(step=5),
+        *begun(5),
+    ]
+
+
+# What is illegal --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", [0, 1, 3, 4])
+def test_that_another_one_is_safe_is_illegal_and_changes_nothing(step):
+    core = pending()
+    core.handle(arrived(ACTIVATION, 2))
+    with pytest.raises(IllegalEvent):
+        core.handle(SnapshotSafe(step=step))
+    assert core.handle(Tick()) == [ack(ACTIVATION, 3, 2, 0)]
+    assert core.handle(SnapshotSafe(step=2)) == [ack(ACTIVATION, 3, 2, 2)]
+
+
+def test_that_one_is_safe_is_said_once():
+    core = pending()
+    core.handle(SnapshotSafe(step=2))
+    with pytest.raises(IllegalEvent):
+        core.handle(SnapshotSafe(step=2))
+
+
+def test_that_one_is_safe_which_is_due_and_not_taken_is_illegal():
+    core = started(top(snapshot_every=1))
+    run_step(core, 0, needs=(ACTIVATION,))
+    run_step(core, 1, needs=(ACTIVATION,))
+    assert core.state is State.WAIT_CREDIT
+    with pytest.raises(IllegalEvent):
+        core.handle(SnapshotSafe(step=2))
+    core.handle(SnapshotSafe(step=1))
+    core.handle(SnapshotSafe(step=2))
