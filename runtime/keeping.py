@@ -96,11 +96,13 @@ class Keeping:
     # The thread -------------------------------------------------------------------------------
 
     def _work(self) -> None:
+        """Do what is given; behind a failure nothing more, so that no snapshot relies on it."""
         while (job := self._jobs.get()) is not None:
-            try:
-                job()
-            except BaseException as error:
-                self._failure = error
+            if self._failure is None:
+                try:
+                    job()
+                except BaseException as error:
+                    self._failure = error
             self._wake()
 
     def _copy(self, key: tuple[Stream, int, bool], job: Callable[[], None]) -> None:

@@ -140,7 +140,11 @@ def test_a_state_that_can_not_be_saved_ends_the_worker(case):
 def test_what_can_not_be_kept_ends_the_worker(case):
     case.retention.error = ValueError("made again with different contents")
     case.keep(Stream.ACTIVATION, 0)
+    saves = []
+    case.keeping.save(1, lambda: saves.append(1))
     case.let()
+    assert case.woken.acquire(timeout=TIMEOUT_S)
+    assert saves == [], "it would rely on what is not kept"
     with pytest.raises(ValueError, match="different contents"):
         case.keeping.take_kept()
 
