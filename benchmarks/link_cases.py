@@ -126,6 +126,7 @@ class OurSender:
     """Keeps each message and sends it, as a driver does; shared memory is written each time."""
 
     def __init__(self, case: Case) -> None:
+        self._case = case
         self._context = zmq.Context()
         self._file = os.open(f"{case.where}-memory", os.O_RDWR | os.O_CREAT)
         self._retention = Retention(
@@ -171,6 +172,7 @@ class OurSender:
         self._link.close()
         self._context.term()
         os.close(self._file)
+        os.unlink(f"{self._case.where}-memory")  # gigabytes, many times over
 
 
 def serve_ours(case: Case, address: str, rounds: int) -> None:

@@ -29,7 +29,6 @@ from runtime.program import Program
 
 if TYPE_CHECKING:
     from launch.assembly import LocalLearningJob
-    from runtime.core.account import Account
     from runtime.core.messages import Snapshot
 
 STRETCH = 20  # steps, on and off in turn
@@ -60,9 +59,9 @@ def load_half_protected(text: str) -> "LocalLearningJob":
 
     take = Computing._take_snapshot
 
-    def half_take(self: Computing, action: "Snapshot", account: "Account | None") -> None:
+    def half_take(self: Computing, action: "Snapshot") -> None:
         if action.checkpoint or not is_off(action.step):
-            take(self, action, account)
+            take(self, action)
         else:  # as if it were safe
             self._outbox.save(action.step, lambda: None)
 

@@ -76,13 +76,17 @@ def worker_plan(resolved: Resolved, k: int) -> WorkerPlan:
     """Worker k's steps, streams and windows."""
     config, setting = resolved.config, resolved.setting
     incoming, outgoing = block_specs(setting, resolved.partition.blocks[k])
-    rooms = _rooms(resolved, k, outgoing, config.snapshot_every)
     return WorkerPlan(
         num_steps=config.steps,
         lag=0 if config.lag == FREE else config.lag,
         free=_free(config),
-        incoming={s: _window(setting, s, specs, None) for s, specs in incoming.items()},
-        outgoing={s: _window(setting, s, specs, rooms[s]) for s, specs in outgoing.items()},
+        incoming={
+            s: _window(setting, s, specs, _room(resolved, k - 1 if s in UPWARD else k + 1, s))
+            for s, specs in incoming.items()
+        },
+        outgoing={
+            s: _window(setting, s, specs, _room(resolved, k, s)) for s, specs in outgoing.items()
+        },
         snapshot_every=config.snapshot_every,
         checkpoint_every=config.checkpoint_every,
     )
@@ -176,14 +180,17 @@ def _all_outgoing(resolved: Resolved) -> list[Specs]:
     return [block_specs(resolved.setting, block)[1] for block in resolved.partition.blocks]
 
 
-def _rooms(resolved: Resolved, k: int, outgoing: Specs, every: int) -> dict[Stream, int]:
-    """How many messages of each stream are kept: what `every` asks for, or the bound allows."""
+def _room(resolved: Resolved, k: int, stream: Stream) -> int:
+    """How many messages of a stream worker k keeps: what its snapshots ask for, or what the bound
+    allows, of which all that it sends has the same share."""
     setting = resolved.setting
-    least, full = _least_rooms(setting, outgoing), _full_rooms(setting, outgoing, every)
+    _, outgoing = block_specs(setting, resolved.partition.blocks[k])
+    least = _least_rooms(setting, outgoing)
+    full = _full_rooms(setting, outgoing, resolved.config.snapshot_every)
     more = {s: full[s] - least[s] for s in outgoing}
     left = _bound(resolved, k) - _bytes(outgoing, least)
     share = max(0.0, min(1.0, left / max(1, _bytes(outgoing, more))))
-    return {s: least[s] + math.floor(share * more[s]) for s in outgoing}
+    return least[stream] + math.floor(share * more[stream])
 
 
 def _full_rooms(setting: Setting, outgoing: Specs, every: int) -> dict[Stream, int]:
@@ -225,9 +232,7 @@ def _size(setting: Setting, stream: Stream) -> int:
     return max(2, setting.config.longest_lag + 1) if is_wide else setting.window
 
 
-def _window(
-    setting: Setting, stream: Stream, specs: tuple[TensorSpec, ...], room: int | None
-) -> Window:
+def _window(setting: Setting, stream: Stream, specs: tuple[TensorSpec, ...], room: int) -> Window:
     size, messages = message_bytes(specs), _size(setting, stream)
     return Window(
         max_messages=messages,

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from runtime.core.account import Account
 from runtime.core.messages import Compute, Computed, Phase, Replay, Replayed, Snapshot
 from runtime.core.plan import Stream
 from runtime.faults.injector import Injector
@@ -26,14 +25,7 @@ from runtime.telemetry import Figures, Stopwatch, figures_of
 Task = Callable[[], None]
 
 
-class Saving(NamedTuple):
-    """A snapshot that is to be taken, and what the steps before it came to, where that is kept."""
-
-    action: Snapshot
-    account: Account | None
-
-
-Work = Ready | Saving | Task
+Work = Ready | Snapshot | Task
 
 
 class Done(NamedTuple):
@@ -113,8 +105,8 @@ class Computing:
                 self._replay(work)
             case Ready(action=Compute() as action):
                 self._compute(action, work)
-            case Saving(action=action, account=account):
-                self._take_snapshot(action, account)
+            case Snapshot():
+                self._take_snapshot(work)
             case _:
                 assert callable(work)
                 work()
@@ -149,12 +141,12 @@ class Computing:
         self._stopwatch.computed_s += ended_s - began_s
         self._done.append(Done(event, made, figures_of(self.block), ended_s))
 
-    def _take_snapshot(self, action: Snapshot, account: Account | None) -> None:
+    def _take_snapshot(self, action: Snapshot) -> None:
         """Copy the block's state; it is saved when all that was made before is kept."""
         began_s, step = time.monotonic(), action.step
         state: Mapping[str, Tensor] = self.block.state()
-        if account is not None:
-            state = with_account(state, account)
+        if action.account is not None:
+            state = with_account(state, action.account)
         image = self._saver.image(state)
         save = partial(self._saver.save, step, image, checkpoint=action.checkpoint)
         self._outbox.save(step, save)

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import zmq
 
-from runtime.computing import Computing, Saving, Task
+from runtime.computing import Computing, Task
 from runtime.core.messages import (
     Acknowledge,
     Action,
@@ -178,9 +178,7 @@ class Driver:
                 case Compute() | Replay():
                     self._computing.hand_out(self._inbox.find(action))
                 case Snapshot():
-                    is_kept = self.core.plan.free is not None
-                    account = self.core.account.copy() if is_kept else None
-                    self._computing.hand_out(Saving(action, account))
+                    self._computing.hand_out(action)
                 case Keep(stream=stream, step=step):
                     assert arrived is not None
                     self._inbox.keep(stream, step, arrived)

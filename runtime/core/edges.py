@@ -182,6 +182,20 @@ class Edges:
         """Whether the next message of a stream could be sent now."""
         return self.peers[stream.target].is_linked and self.outgoing[stream].has_credit
 
+    def outruns_room(self, step: int, *, pending: int | None) -> bool:
+        """Whether a sender has no room for what the step needs, before a snapshot covers more than
+        those do that are safe, and the one before step `pending`. Then one must be taken first: a
+        worker that waits within a step takes none."""
+        if not self._plan.snapshot_every:
+            return False
+        for stream, incoming in self.incoming.items():
+            due, room = self._plan.due(stream, step), incoming.window.max_retained
+            soon = 0 if pending is None else self._plan.consumed_before(stream, pending)
+            covered = max(incoming.durable, soon)
+            if due is not None and room is not None and due - covered >= room:
+                return True
+        return False
+
     def are_covered(self, end: int) -> bool:
         """Whether the receivers' snapshots cover all that they need before step `end`, and all
         that comes here for free has come: its sender waits for that word."""

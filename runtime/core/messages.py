@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from runtime.core.account import Account
 from runtime.core.plan import Side, Stream
 
 
@@ -247,10 +248,12 @@ class TellStop:
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """Save the state before `step`; as this worker's part of a checkpoint too, where it says so."""
+    """Save the state before `step`; as this worker's part of a checkpoint too, where it says so.
+    `account` belongs to the state where timing decides what the steps came to."""
 
     step: int
     checkpoint: bool = False
+    account: Account | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,7 +42,7 @@ class Window:
     """How much of a stream may be sent and not yet released by its receiver.
 
     `max_retained` is how many messages the sender can keep until the receiver's snapshot covers
-    them; None sets no bound.
+    them; None sets no bound. Both ends must know it.
     """
 
     max_messages: int
@@ -141,7 +141,8 @@ class WorkerPlan:
         """How many messages of a stream its sender must be able to keep: a window, and those
         that the receiver's latest possible snapshot does not cover."""
         late = self.lag if stream is Stream.TIE_DOWN else 0
-        return self.outgoing[stream].max_messages + late + 1
+        window = self.outgoing.get(stream) or self.incoming[stream]
+        return window.max_messages + late + 1
 
     def num_messages(self, stream: Stream) -> int:
         """How many messages the stream carries in the whole run."""

@@ -3,6 +3,7 @@
 Owns what is wanted and what has been taken in this generation. Knows nothing of what is saved.
 """
 
+from runtime.core.account import Account
 from runtime.core.messages import Snapshot
 from runtime.core.plan import WorkerPlan
 
@@ -46,14 +47,16 @@ class SnapshotSchedule:
         wanted = self._snapshot_wanted and self._snapshot_step != step
         return missing or (wanted and not can_wait)
 
-    def take(self, step: int, *, end: int) -> Snapshot:
-        """Note that the one before `step` is taken now, and return it."""
+    def take(self, step: int, *, end: int, account: Account) -> Snapshot:
+        """Note that the one before `step` is taken now, and return it; `account` is what the steps
+        before came to, of which a copy is kept where timing decides it."""
         checkpoint = self._is_checkpoint(step, end)
         self._snapshot_wanted = self._checkpoint_wanted = False
         self.pending = self._snapshot_step = step
         if checkpoint:
             self._checkpoint_step = step
-        return Snapshot(step=step, checkpoint=checkpoint)
+        counts = None if self._plan.free is None else account.copy()
+        return Snapshot(step=step, checkpoint=checkpoint, account=counts)
 
     def _is_checkpoint(self, step: int, end: int) -> bool:
         return self._checkpoint_wanted or step == end

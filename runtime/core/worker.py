@@ -7,9 +7,8 @@
     WAIT_INPUT <-> REPLAY, where a late batch is not waited for
 
 The state is that of the computation that is not known to be done. What will follow it without doubt
-is handed out ahead, so that the one who computes need not wait for this core: a FORWARD with its
-UPDATE, and while these run, as soon as all is here, the APPLY and the next FORWARD and UPDATE. What
-is handed out is done in that order, snapshots included.
+is handed out ahead, so that nobody waits for this core: a FORWARD with its UPDATE, and while these
+run, as soon as all is here, the APPLY and the next FORWARD and UPDATE. It is done in that order.
 
 Owns the order of a worker's work and nothing else: it has no clock, thread, socket or tensor.
 What must hold, by rule (the property tests check each):
@@ -21,7 +20,8 @@ What must hold, by rule (the property tests check each):
   credit to send it), so that at most one message a stream waits for credit, and when there is room
   to keep what it will make;
 * what is sent is kept until the receiver's snapshot covers it; where room runs short, a snapshot
-  is asked for, which can be taken at every step boundary, also while waiting;
+  is asked for, which can be taken at every step boundary, also while waiting; and no step begins
+  that needs what its sender has no room for before a snapshot is taken;
 * a snapshot is taken at its boundary and counts when it is safe, some time later; the next one
   waits for that, and so does the end;
 * the next expected message, all credit, and the step to stop at are cumulative and repeated on
@@ -252,6 +252,7 @@ class WorkerCore:
             and self._hand_out_apply()
             and following < self.end
             and not self._snapshots.will_be_due(following)
+            and not self.edges.outruns_room(following, pending=self._snapshots.pending)
             and self.edges.has_arrived(Stream.ACTIVATION, following)
             and self.edges.may_begin_step(unmade=TIES if self.state is State.UPDATE else ())
         ):
@@ -284,13 +285,13 @@ class WorkerCore:
 
     def _take_due_snapshot(self) -> bool:
         """Take the snapshot that is due here, unless one is under way; whether to go on."""
-        can_wait = self.edges.is_dropped(self.step)
-        if not self._snapshots.is_due(self.step, end=self.end, can_wait=can_wait):
+        can_wait, pending = self.edges.is_dropped(self.step), self._snapshots.pending
+        is_due = self._snapshots.is_due(self.step, end=self.end, can_wait=can_wait)
+        if not is_due and not self.edges.outruns_room(self.step, pending=pending):
             return True
-        if self._snapshots.pending is not None:
-            return False
-        self._do(self._snapshots.take(self.step, end=self.end))
-        return True
+        if pending is None:
+            self._do(self._snapshots.take(self.step, end=self.end, account=self.account))
+        return pending is None
 
     def _drain(self) -> bool:
         is_safe = self._take_due_snapshot() and self._snapshots.pending is None

@@ -107,10 +107,11 @@ class Retention:
             return 0
         digest = xxhash.xxh3_64()
         for place, tensor in zip(slot.tensors, payload, strict=True):
-            to, source = _flat(place), _flat(tensor)
+            to, source = _flat(place).numpy(), _flat(tensor).numpy()  # torch takes longer a chunk
             for first in range(0, len(to), CHUNK_BYTES):
                 chunk = to[first : first + CHUNK_BYTES]
-                digest.update(chunk.copy_(source[first : first + CHUNK_BYTES]).numpy().data)
+                chunk[:] = source[first : first + CHUNK_BYTES]
+                digest.update(chunk.data)
         return int.from_bytes(digest.digest(), signed=True)
 
     def checksum(self, stream: Stream, step: int) -> int:

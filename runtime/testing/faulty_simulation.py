@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from runtime.core.account import Account
 from runtime.core.messages import (
     Arrived,
     Compute,
@@ -56,11 +57,12 @@ class FaultySimulation(Simulation):
         self.rng = rng = random.Random(seed)
         paces_s = [rng.uniform(0.001, 0.01) for _ in range(case.num_workers)]
         reach_s = rng.choice([0.001, 0.01, 0.03])
+        slow_saving = random.Random(f"saving/{seed}").choice([1, 1, 50])
         super().__init__(
             [case.plan(k) for k in range(case.num_workers)],
             duration_s=lambda k, _, step: paces_s[k] * (0.5 + rng.random()) * self._slow(k, step),
             latency_s=lambda *_: reach_s * (0.1 + rng.random()),
-            snapshot_s=lambda k: paces_s[k] * rng.random(),
+            snapshot_s=lambda k: paces_s[k] * rng.random() * slow_saving,
             blocks=[self._block(k, k) for k in range(case.num_workers)],
             own=lambda payload: payload,
             add=min,
@@ -200,9 +202,9 @@ class FaultySimulation(Simulation):
 
     def _snapshot(self, k: int, action: Snapshot) -> None:
         self._moved_s, is_whole = self.now_s, True
-        block, account = self.workers[k].block, self.workers[k].core.account
+        block, account = self.workers[k].block, action.account or Account()
         assert isinstance(block, HashedBlock)
-        self._taken[k] = Part(block.weights, {}, account=account.copy())
+        self._taken[k] = Part(block.weights, {}, account=account)
         if action.checkpoint:
             for fault in [f for f in self._at_parts[k] if f.step <= action.step]:
                 self._at_parts[k].remove(fault)
@@ -211,17 +213,16 @@ class FaultySimulation(Simulation):
                     self._kill(k, fault)
                     return
                 is_whole = False
-            self._write_part(k, action.step, is_whole)
+            self._write_part(k, action.step, is_whole, account)
         super()._snapshot(k, action)
 
-    def _write_part(self, k: int, step: int, is_whole: bool) -> None:
+    def _write_part(self, k: int, step: int, is_whole: bool, account: Account) -> None:
         worker, plan = self.workers[k], self.workers[k].core.plan
         assert isinstance(worker.block, HashedBlock)
         ties: Outbox = {}
         if Stream.TIE_DOWN in plan.outgoing:
             late = range(max(0, step - plan.lag), min(step, plan.num_messages(Stream.TIE_DOWN)))
             ties = {(Stream.TIE_DOWN, s): worker.outbox[Stream.TIE_DOWN, s] for s in late}
-        account = worker.core.account.copy()
         self.memory[k].parts[step] = Part(worker.block.weights, ties, is_whole, account)
 
     def _trim(self, worker: SimulatedWorker, stream: Stream, step: int) -> None:

@@ -47,11 +47,14 @@ class Case:
         )
         if self.spare is None:
             return plan
-        bounded = {
-            stream: replace(window, max_retained=plan.min_retained(stream) + self.spare)
-            for stream, window in plan.outgoing.items()
-        }
-        return replace(plan, outgoing=bounded)
+        incoming, outgoing = (
+            {
+                stream: replace(window, max_retained=plan.min_retained(stream) + self.spare)
+                for stream, window in windows.items()
+            }
+            for windows in (plan.incoming, plan.outgoing)
+        )
+        return replace(plan, incoming=incoming, outgoing=outgoing)
 
     def window(self, stream: Stream) -> Window:
         """The window of a stream on every edge."""

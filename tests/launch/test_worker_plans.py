@@ -12,6 +12,7 @@ from launch.worker_plans import (
     MOST_STEPS_BETWEEN_SNAPSHOTS,
     NUM_KEPT,
     ROOM_TO_DROP,
+    UPWARD,
     check_retention,
     choose_snapshot_every,
     image_bytes,
@@ -63,10 +64,13 @@ def test_where_there_is_room_twice_of_what_is_in_use_is_kept():
             assert window.max_retained == 2 * (4 + in_flight + late)
 
 
-def test_only_what_is_sent_has_to_be_kept():
+def test_both_ends_know_what_is_kept_however_much_of_the_bound_each_worker_has_left():
     for k in range(3):
         plan = worker_plan(resolved(), k)
-        assert all(window.max_retained is None for window in plan.incoming.values())
+        for incoming, neighbour in ((UPWARD, k - 1), ((Stream.TIE_DOWN,), k + 1)):
+            for stream in plan.incoming.keys() & set(incoming):
+                kept = worker_plan(resolved(), neighbour).outgoing[stream].max_retained
+                assert plan.incoming[stream].max_retained == kept is not None
         assert (Stream.ACTIVATION in plan.outgoing) == (k < 2)
         assert (Stream.TIE_DOWN in plan.outgoing) == (k > 0)
 

@@ -85,11 +85,14 @@ def silence_asks_for_nothing(monkeypatch):
     monkeypatch.setattr(Incoming, "has_been_quiet_for_long", lambda self: False)
 
 
-def no_one_asks_for_room(monkeypatch):
+def no_snapshot_is_taken_for_room(monkeypatch):
+    """Neither on demand nor before what has none; tests/property/test_room.py tells them apart."""
+    monkeypatch.setattr(Edges, "outruns_room", lambda *_, **__: False)
     monkeypatch.setattr(Edges, "ask_for_room", lambda self, stream: iter(()))
 
 
 def no_snapshot_while_waiting(monkeypatch):
+    monkeypatch.setattr(Edges, "outruns_room", lambda *_, **__: False)
     original = WorkerCore._snapshot_asked
     waiting = State.WAIT_CREDIT, State.WAIT_INPUT, State.DRAINING
     monkeypatch.setitem(
@@ -180,7 +183,7 @@ BROKEN = [
     credit_is_not_returned_after_a_rewind,
     a_tick_repeats_no_word_but_hello,
     silence_asks_for_nothing,
-    no_one_asks_for_room,
+    no_snapshot_is_taken_for_room,
     no_snapshot_while_waiting,
     messages_are_forgotten_when_they_are_released,
     downward_ties_are_forgotten_without_the_lag,

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from runtime.computing import Computing, Saving
+from runtime.computing import Computing
 from runtime.core.account import Account
 from runtime.core.messages import Compute, Computed, Phase, Replay, Replayed, Snapshot
 from runtime.core.plan import Stream
@@ -137,7 +137,7 @@ def test_others_are_woken_by_all_that_is_done(case):
 
 def test_a_state_is_copied_in_its_turn_and_saved_by_another_thread(case):
     case.hand_out(APPLY, 4)
-    case.computing.hand_out(Saving(Snapshot(step=5, checkpoint=True), None))
+    case.computing.hand_out(Snapshot(step=5, checkpoint=True))
     case.hand_out(FORWARD, 5)
     case.run()
     assert [call[0] for call in case.block.calls] == ["apply", "state", "forward"]
@@ -148,7 +148,7 @@ def test_a_state_is_copied_in_its_turn_and_saved_by_another_thread(case):
 
 
 def test_with_free_ties_a_state_holds_what_its_steps_came_to(case):
-    case.computing.hand_out(Saving(Snapshot(step=5), Account(lost=3)))
+    case.computing.hand_out(Snapshot(step=5, account=Account(lost=3)))
     case.run()
     case.saved[0][1]()
     (_, state), _ = case.saved[1]

@@ -13,14 +13,14 @@ ACTIVATION, TIE_UP, TIE_DOWN = Stream
 BELOW, ABOVE = Side
 
 
-def edges(plan=None, *, generation=0, start_step=0, kept=NOTHING_KEPT, heard=Side) -> Edges:
+def edges(plan=None, *, generation=0, start_step=0, kept=NOTHING_KEPT, heard=None) -> Edges:
     made = Edges(
         plan or middle(num_steps=9),
         generation=generation,
         start_step=start_step,
         kept=kept,
     )
-    for side in heard:
+    for side in made.peers if heard is None else heard:
         made.hear(linked(side, heard=generation))
     return made
 
@@ -188,6 +188,27 @@ def test_a_pending_snapshot_covers_downward_ties_but_for_the_lag():
         here.incoming[TIE_DOWN].release(step)
     assert here.needs(wanted(TIE_DOWN, 2), pending=2)
     assert not here.needs(wanted(TIE_DOWN, 2), pending=3)
+
+
+@pytest.mark.parametrize(("stream", "late"), [(ACTIVATION, 0), (TIE_UP, 0), (TIE_DOWN, 2)])
+def test_a_step_outruns_the_room_of_a_sender_that_keeps_too_much_for_it(stream, late):
+    incoming = {stream: window(5, retained=9)}
+    here = edges(WorkerPlan(num_steps=99, lag=2, incoming=incoming, snapshot_every=100))
+    first = 9 + late
+    assert [s for s in range(20) if here.outruns_room(s, pending=None)] == list(range(first, 20))
+    assert not here.outruns_room(first + 3, pending=4 + late)
+    assert here.outruns_room(first + 4, pending=4 + late)
+    here.incoming[stream].cover(5)
+    assert not here.outruns_room(first + 4, pending=None)
+    assert here.outruns_room(first + 5, pending=4 + late)
+
+
+def test_without_snapshots_or_a_bound_no_step_does():
+    for plan in (
+        WorkerPlan(num_steps=99, incoming={ACTIVATION: window(retained=3)}),
+        WorkerPlan(num_steps=99, incoming={ACTIVATION: window()}, snapshot_every=100),
+    ):
+        assert not edges(plan).outruns_room(90, pending=None)
 
 
 def test_what_is_taken_of_what_a_neighbour_sent():

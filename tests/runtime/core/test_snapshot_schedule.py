@@ -2,6 +2,7 @@
 
 import pytest
 
+from runtime.core.account import Account
 from runtime.core.messages import Snapshot
 from runtime.core.plan import WorkerPlan
 from runtime.core.snapshot_schedule import SnapshotSchedule
@@ -25,7 +26,7 @@ def walk(snapshots: SnapshotSchedule, steps: range, *, end: int = END) -> list[S
     for step in steps:
         snapshots.reached(step)
         if due(snapshots, step, end=end):
-            taken.append(snapshots.take(step, end=end))
+            taken.append(snapshots.take(step, end=end, account=Account()))
     return taken
 
 
@@ -58,9 +59,17 @@ def test_one_that_is_due_stays_so_until_it_is_taken():
     for step in range(1, 6):
         snapshots.reached(step)
     assert due(snapshots, 5)
-    assert snapshots.take(5, end=END) == Snapshot(step=5, checkpoint=True)
+    assert snapshots.take(5, end=END, account=Account()) == Snapshot(step=5, checkpoint=True)
     assert not due(snapshots, 5)
     assert not due(snapshots, 6)
+
+
+def test_one_that_is_asked_for_where_it_was_taken_is_for_the_next_boundary():
+    snapshots = schedule(100)
+    walk(snapshots, range(99, 101), end=200)
+    snapshots.ask()
+    assert not due(snapshots, 100, end=200)
+    assert due(snapshots, 101, end=200)
 
 
 def test_one_is_pending_from_when_it_is_taken_and_does_not_hide_the_next():
@@ -73,7 +82,7 @@ def test_one_is_pending_from_when_it_is_taken_and_does_not_hide_the_next():
     snapshots.reached(4)
     assert due(snapshots, 4)
     assert snapshots.pending == 2
-    snapshots.take(4, end=END)
+    snapshots.take(4, end=END, account=Account())
     assert snapshots.pending == 4
 
 
@@ -94,7 +103,7 @@ def test_the_end_takes_a_checkpoint_where_it_has_a_snapshot_already():
     walk(snapshots, range(1, 3))
     assert not due(snapshots, 2)
     assert due(snapshots, 2, end=2)
-    assert snapshots.take(2, end=2) == Snapshot(step=2, checkpoint=True)
+    assert snapshots.take(2, end=2, account=Account()) == Snapshot(step=2, checkpoint=True)
     assert not due(snapshots, 2, end=2)
 
 
@@ -122,7 +131,7 @@ def test_one_that_was_asked_for_or_waits_will_be_due_wherever_the_next_boundary_
     assert not snapshots.will_be_due(3)
     snapshots.ask()
     assert snapshots.will_be_due(3)
-    snapshots.take(3, end=END)
+    snapshots.take(3, end=END, account=Account())
     assert not snapshots.will_be_due(3)
     snapshots.reached(4)  # and is not taken there
     assert snapshots.will_be_due(5)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from runtime.core.account import Account
 from runtime.core.messages import (
     Finish,
     Replay,
@@ -116,7 +117,7 @@ def test_it_may_become_safe_while_a_batch_is_trained_on_again():
     incoming = {ACTIVATION: window()}
     core = started(WorkerPlan(num_steps=9, incoming=incoming, snapshot_every=1, free=free))
     actions = run_step(core, 0, needs=(ACTIVATION,))
-    assert actions[-2:] == [Snapshot(step=1), Replay(step=0)]
+    assert actions[-2:] == [Snapshot(step=1, account=Account()), Replay(step=0)]
     assert core.handle(SnapshotSafe(step=1)) == [ack(ACTIVATION, 1, 1, 1)]
     assert core.state is State.REPLAY
 
@@ -277,3 +278,39 @@ def test_that_one_is_safe_which_is_due_and_not_taken_is_illegal():
         core.handle(SnapshotSafe(step=2))
     core.handle(SnapshotSafe(step=1))
     core.handle(SnapshotSafe(step=2))
+
+
+# Room at the sender -----------------------------------------------------------------------------
+
+
+def test_no_step_begins_that_needs_what_its_sender_can_not_keep():
+    """The new life of a worker went on while its snapshot was not safe, and waited within a step
+    for a tie; its sender had no room for that one, and waited for a snapshot."""
+    kept = window(retained=3)
+    core = started(WorkerPlan(num_steps=9, incoming={ACTIVATION: kept}, snapshot_every=100))
+    for step in range(2):
+        assert run_step(core, step, needs=(ACTIVATION,))[-1] == ack(
+            ACTIVATION, step + 1, step + 1, 0
+        )
+    core.handle(arrived(ACTIVATION, 2))
+    assert core.handle(done(FORWARD, 2)) == [compute(APPLY, 2)]
+    # Message 3 can't be kept beside 0, 1 and 2, so that it never comes before a snapshot.
+    actions = [*core.handle(done(UPDATE, 2)), *core.handle(done(APPLY, 2))]
+    assert actions == [release(ACTIVATION, 2), ack(ACTIVATION, 3, 3, 0), Snapshot(step=3)]
+    assert core.handle(SnapshotSafe(step=3)) == [ack(ACTIVATION, 3, 3, 3)]
+    assert core.handle(arrived(ACTIVATION, 3)) == [keep(ACTIVATION, 3), *begun(3)]
+
+
+def test_a_batch_that_is_lost_behind_a_snapshot_is_not_counted_in_it():
+    """The state went with the count of the step behind it: a new life counted that one twice."""
+    free = Free(max_staleness=9, keeps_newest=True, drops_oldest=True)
+    incoming = {ACTIVATION: window()}
+    every = {"snapshot_every": 1, "checkpoint_every": 1}
+    core = started(WorkerPlan(num_steps=9, incoming=incoming, free=free, **every))
+    core.handle(arrived(ACTIVATION, 0))
+    core.handle(arrived(ACTIVATION, 1, absent=True))
+    core.handle(done(FORWARD, 0))
+    core.handle(done(UPDATE, 0))
+    snapshot, *_ = core.handle(done(APPLY, 0))
+    assert snapshot == Snapshot(step=1, checkpoint=True, account=Account(lost=0))
+    assert (core.step, core.account.lost) == (2, 1)

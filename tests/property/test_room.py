@@ -1,0 +1,81 @@
+"""With the least room to keep messages: what makes receivers take snapshots in time.
+
+Senders ask for one, and a receiver takes one before a step that would need what its sender can't
+keep. Most plans bear the loss of either; these need it.
+"""
+
+import pytest
+
+from runtime.core.edges import Edges
+
+from .core_network import Case, Network
+
+NUM_TURNS = 100
+
+
+def tight(lag: int) -> Network:
+    """Two workers with as little room as there may be, and no snapshot before the end."""
+    case = Case(
+        num_workers=2, num_steps=25, lag=lag, tied=True, size=2, spare=0, snapshot_every=100
+    )
+    return Network(case)
+
+
+def go_on(network: Network, *, slow: bool = False) -> None:
+    """Let all happen that can without a tick; if `slow`, no snapshot of worker 0 becomes safe."""
+    for _ in range(NUM_TURNS):
+        for edge in network.moving():
+            network.deliver(edge)
+        for k, node in enumerate(network.nodes):
+            if node.works:
+                network.finish(k)
+            elif node.saving is not None and (k > 0 or not slow):
+                network.save(k)
+
+
+def run(network: Network) -> bool:
+    """Whether it comes to its end."""
+    for _ in range(NUM_TURNS):
+        go_on(network)
+        if network.are_done:
+            return True
+        network.tick()
+    return False
+
+
+def kill_while_a_snapshot_is_not_safe(lag: int) -> Network:
+    """The sender above fills all its room meanwhile; the new life begins with nothing covered."""
+    network = tight(lag)
+    go_on(network, slow=True)
+    network.kill(0, lose_in=False, lose_out=False)
+    return network
+
+
+def no_one_asks(monkeypatch):
+    monkeypatch.setattr(Edges, "ask_for_room", lambda self, stream: iter(()))
+
+
+def steps_outrun_room(monkeypatch):
+    monkeypatch.setattr(Edges, "outruns_room", lambda *_, **__: False)
+
+
+@pytest.mark.parametrize("lag", range(7))
+def test_the_least_room_is_enough(lag):
+    assert run(tight(lag))
+    network = kill_while_a_snapshot_is_not_safe(lag)
+    assert run(network)
+    network.check_end()
+
+
+@pytest.mark.parametrize(("lag", "ends"), [(0, True), (1, True), (3, False), (6, False)])
+def test_where_the_lag_is_longer_than_the_window_a_sender_must_ask(lag, ends, monkeypatch):
+    """The receiver waits at a boundary for credit, and needs nothing yet that is not kept."""
+    no_one_asks(monkeypatch)
+    assert run(tight(lag)) == ends
+
+
+def test_an_ask_that_comes_too_late_is_none(monkeypatch):
+    """A new life was asked when it had begun the step that it then could not end."""
+    steps_outrun_room(monkeypatch)
+    assert run(tight(0))
+    assert not run(kill_while_a_snapshot_is_not_safe(0))
