@@ -46,6 +46,7 @@ class Edges:
             for stream in plan.outgoing
         }
         self.peers = {side: Peer() for side in Side if side in plan.sides()}
+        self._said: set[Stream] = set()  # what was acknowledged since the last tick
         self.num_fenced = 0
         self.num_replayed = 0
         self.num_duplicates = 0
@@ -219,6 +220,7 @@ class Edges:
 
     def acknowledge(self, stream: Stream, *, resend: bool = False) -> Acknowledge:
         incoming = self.incoming[stream]
+        self._said.add(stream)
         return Acknowledge(
             stream=stream,
             expected=incoming.expected,
@@ -239,14 +241,18 @@ class Edges:
             yield TellStop(step=stop_at)
 
     def repeat(self) -> Iterator[Action]:
-        """On a tick: all that a lost message would have said."""
+        """On a tick: all that a lost message would have said, unless it has been said since the
+        last one; where that is lost, the next tick tells."""
         for side, peer in self.peers.items():
             acknowledges = any(stream.source is side for stream in self.incoming)
             if not peer.is_linked or not acknowledges:
                 yield self.hello(side)  # also as a sign of life, where there is no other
         for stream, incoming in self.incoming.items():
             if self.peers[stream.source].generation is not None:
-                yield self.acknowledge(stream, resend=incoming.has_been_quiet_for_long())
+                asks = incoming.has_been_quiet_for_long()
+                if asks or stream not in self._said:
+                    yield self.acknowledge(stream, resend=asks)
+        self._said.clear()
         for stream in self.outgoing:
             yield from self.ask_for_room(stream)
 

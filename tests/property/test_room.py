@@ -47,6 +47,7 @@ def kill_while_a_snapshot_is_not_safe(lag: int) -> Network:
     """The sender above fills all its room meanwhile; the new life begins with nothing covered."""
     network = tight(lag)
     go_on(network, slow=True)
+    network.tick()
     network.kill(0, lose_in=False, lose_out=False)
     return network
 

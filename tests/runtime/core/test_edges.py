@@ -6,6 +6,7 @@ from runtime.core.account import TIES
 from runtime.core.edges import NOTHING_KEPT, Edges
 from runtime.core.messages import Rejected, StopTold, TellStop, Trim
 from runtime.core.plan import Side, Stream, WorkerPlan
+from runtime.core.streams import RESEND_AFTER_TICKS
 
 from .words import ack, acked, arrived, ask, hello, keep, linked, middle, send, wanted, window
 
@@ -272,3 +273,23 @@ def test_room_and_the_stop_are_spoken_of_to_linked_neighbours_only():
 def test_the_highest_worker_has_no_one_to_tell():
     here = edges(WorkerPlan(num_steps=2, incoming={ACTIVATION: window()}), heard=[BELOW])
     assert list(here.tell_stop(1)) == []
+
+
+def test_a_tick_repeats_what_has_not_been_said_since_the_last_one():
+    here = edges(middle(num_steps=9))
+    list(here.take(arrived(TIE_UP, 0)))
+    here.acknowledge(TIE_UP)
+    assert list(here.repeat()) == [ack(ACTIVATION, 0, 0), ack(TIE_DOWN, 0, 0)]
+    assert list(here.repeat()) == [
+        ack(ACTIVATION, 0, 0),
+        ack(TIE_UP, 1, 0),
+        ack(TIE_DOWN, 0, 0),
+    ], "it may be lost"
+
+
+def test_what_is_awaited_for_long_is_asked_for_though_it_has_just_been_said():
+    here = edges(middle(num_steps=9))
+    for _ in range(RESEND_AFTER_TICKS - 1):
+        list(here.repeat())
+    here.acknowledge(TIE_UP)
+    assert ack(TIE_UP, 0, 0, resend=True) in list(here.repeat())

@@ -2,7 +2,7 @@
 
 import pytest
 
-from runtime.core.messages import Snapshot, StopTold, StopWanted, TellStop, Tick, Trim
+from runtime.core.messages import Snapshot, StopTold, StopWanted, TellStop, Trim
 from runtime.core.plan import Free, WorkerPlan
 from runtime.core.worker import IllegalEvent, State, WorkerCore
 
@@ -28,6 +28,7 @@ from .words import (
     linked,
     middle,
     release,
+    repeated,
     run_step,
     send,
     started,
@@ -117,10 +118,10 @@ def test_nothing_is_handed_out_twice_nor_more_than_one_step_ahead():
     core = in_forward(middle(num_steps=9, size=4), *here)
     handed_out = core.handle(done(FORWARD, 0))
     assert handed_out == [send(ACTIVATION, 0), compute(APPLY, 0, below=0), *begun(1)]
-    repeated = [ack(ACTIVATION, 3, 0), ack(TIE_UP, 2, 0), ack(TIE_DOWN, 1, 0)]
-    assert core.handle(Tick()) == repeated
+    words = [ack(ACTIVATION, 3, 0), ack(TIE_UP, 2, 0), ack(TIE_DOWN, 1, 0)]
+    assert repeated(core) == words
     core.handle(done(UPDATE, 0))
-    assert core.handle(Tick()) == [ack(ACTIVATION, 3, 1), *repeated[1:]]
+    assert repeated(core) == [ack(ACTIVATION, 3, 1), *words[1:]]
     assert core.handle(done(APPLY, 0)) == [release(TIE_UP, 0), ack(TIE_UP, 2, 1)]
     assert core.handle(arrived(TIE_UP, 2)) == [keep(TIE_UP, 2)]
     next_ones = core.handle(done(FORWARD, 1))
@@ -168,7 +169,7 @@ def test_free_ties_are_not_taken_before_the_update_is_done_nor_the_next_step_bef
         ack(ACTIVATION, 2, 1),
         compute(APPLY, 0, above=1),
     ]
-    assert core.handle(Tick()) == [ack(ACTIVATION, 2, 1), ack(TIE_DOWN, 2, 2)]
+    assert repeated(core) == [ack(ACTIVATION, 2, 1), ack(TIE_DOWN, 2, 2)]
     assert core.handle(done(APPLY, 0)) == begun(1)
 
 
@@ -195,7 +196,7 @@ def test_nothing_is_handed_out_behind_a_stop_that_was_told():
     assert core.handle(done(FORWARD, 0)) == [compute(APPLY, 0)]
     core.handle(done(UPDATE, 0))
     assert core.state is State.APPLY
-    assert core.handle(Tick()) == [ack(ACTIVATION, 2, 1)]
+    assert repeated(core) == [ack(ACTIVATION, 2, 1)]
 
 
 @pytest.mark.parametrize("checkpoint", [False, True])

@@ -23,6 +23,7 @@ from .words import (
     done,
     hello,
     linked,
+    repeated,
     run_step,
     send,
     started,
@@ -112,7 +113,7 @@ def test_a_finished_worker_still_repeats_its_last_word():
     core = started(top(num_steps=1))
     run_step(core, 0, needs=(ACTIVATION,))
     assert core.state is State.DONE
-    assert core.handle(Tick()) == [ack(ACTIVATION, 1, 1)]
+    assert repeated(core) == [ack(ACTIVATION, 1, 1)]
 
 
 def test_what_was_lost_in_silence_is_sent_again():

@@ -32,6 +32,7 @@ from .words import (
     hello,
     keep,
     release,
+    repeated,
     run_step,
     started,
     top,
@@ -66,14 +67,14 @@ def finish(core: WorkerCore, step: int, *, expected: int, durable: int) -> None:
 
 def test_messages_and_steps_go_on_and_only_what_is_safe_is_covered():
     core = pending()
-    assert core.handle(Tick()) == [ack(ACTIVATION, 2, 2, 0)]
+    assert repeated(core) == [ack(ACTIVATION, 2, 2, 0)]
     assert core.handle(arrived(ACTIVATION, 2)) == [keep(ACTIVATION, 2), *begun(2)]
     finish(core, 2, expected=3, durable=0)
     assert core.handle(arrived(ACTIVATION, 3)) == [keep(ACTIVATION, 3), *begun(3)]
-    assert core.handle(Tick()) == [ack(ACTIVATION, 4, 3, 0)]
+    assert repeated(core) == [ack(ACTIVATION, 4, 3, 0)]
     # It is of step 2, whatever has been used up since.
     assert core.handle(SnapshotSafe(step=2)) == [ack(ACTIVATION, 4, 3, 2)]
-    assert core.handle(Tick()) == [ack(ACTIVATION, 4, 3, 2)]
+    assert repeated(core) == [ack(ACTIVATION, 4, 3, 2)]
 
 
 def test_the_next_step_is_handed_out_ahead_while_one_is_under_way():
@@ -134,7 +135,7 @@ def test_the_next_one_that_is_due_waits_and_its_step_with_it():
     assert core.state is State.WAIT_CREDIT
     # Messages are taken meanwhile.
     assert core.handle(arrived(ACTIVATION, 4)) == [keep(ACTIVATION, 4)]
-    assert core.handle(Tick()) == [ack(ACTIVATION, 5, 4, 0)]
+    assert repeated(core) == [ack(ACTIVATION, 5, 4, 0)]
     assert core.handle(SnapshotSafe(step=2)) == [
         ack(ACTIVATION, 5, 4, 2),
         Snapshot(step=4),
@@ -166,7 +167,7 @@ def test_the_checkpoint_at_the_end_waits_and_the_end_waits_for_it():
         Snapshot(step=3, checkpoint=True),
     ]
     assert core.state is State.DRAINING
-    assert core.handle(Tick()) == [ack(ACTIVATION, 3, 3, 2)]
+    assert repeated(core) == [ack(ACTIVATION, 3, 3, 2)]
     assert core.handle(SnapshotSafe(step=3)) == [ack(ACTIVATION, 3, 3, 3), Finish()]
     assert core.state is State.DONE
 
@@ -258,7 +259,7 @@ def test_that_another_one_is_safe_is_illegal_and_changes_nothing(step):
     core.handle(arrived(ACTIVATION, 2))
     with pytest.raises(IllegalEvent):
         core.handle(SnapshotSafe(step=step))
-    assert core.handle(Tick()) == [ack(ACTIVATION, 3, 2, 0)]
+    assert repeated(core) == [ack(ACTIVATION, 3, 2, 0)]
     assert core.handle(SnapshotSafe(step=2)) == [ack(ACTIVATION, 3, 2, 2)]
 
 

@@ -14,6 +14,7 @@ from runtime.core.messages import (
     Release,
     Send,
     SnapshotWanted,
+    Tick,
 )
 from runtime.core.plan import Side, Stream, Window, WorkerPlan
 from runtime.core.worker import WorkerCore
@@ -158,6 +159,12 @@ def started(plan: WorkerPlan, *, start_step: int = 0, generation: int = 0) -> Wo
     for side in plan.sides():
         core.handle(linked(side, heard=generation))
     return core
+
+
+def repeated(core: WorkerCore) -> list:
+    """What is said on a tick after which nothing was said; the one before it may be silent."""
+    core.handle(Tick())
+    return core.handle(Tick())
 
 
 def run_step(core: WorkerCore, step: int, *, needs: tuple[Stream, ...] = ()) -> list:
