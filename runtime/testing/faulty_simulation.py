@@ -233,6 +233,7 @@ class FaultySimulation(Simulation):
     def _kill(self, k: int, fault: Fault | None = None) -> None:
         """End this life of worker k; its keeper starts the next one, from the last snapshot."""
         worker = self.workers[k]
+        worker.works.clear()
         self._dead.add(k)
         self._frozen.discard(k)
         self.memory[k].stop_at = worker.core.stop_at
@@ -272,6 +273,7 @@ class FaultySimulation(Simulation):
         """Every process ends, and the same command begins again from the newest checkpoint."""
         self._run += 1
         for worker in self.workers:
+            worker.works.clear()
             self._count(worker)
         self._dead = set(range(len(self.workers)))
         self._frozen.clear()
