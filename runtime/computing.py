@@ -38,7 +38,8 @@ class Done(NamedTuple):
 
 
 class Computing:
-    """The compute thread. It alone touches the block, and does what is handed out in order.
+    """The compute thread. It alone touches the block while that trains, and does what is handed out
+    in order.
 
     `settle` is called where something is done and nothing handed out, so that what follows need
     not wait for another thread; `wake` whenever something is done.
@@ -97,6 +98,7 @@ class Computing:
                 self.failure = error
                 raise
             finally:
+                del work  # it holds a payload, and the next may be long in coming
                 self._wake()
 
     def _do(self, work: Work) -> None:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import zmq
 
-from runtime.computing import Computing, Task
+from runtime.computing import Computing, Done, Task
 from runtime.core.messages import (
     Acknowledge,
     Action,
@@ -108,6 +108,7 @@ class Driver:
         self._injector = injector
         self._inbox = Inbox(core.plan)
         self._lock = threading.Lock()
+        self._has_failed = False  # what was done could not be settled
         self._todo: deque[StepDone | Release | Finish | tuple[Side, Message]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         wake = partial(os.eventfd_write, self._wake, 1)
@@ -146,15 +147,21 @@ class Driver:
     # Both threads -----------------------------------------------------------------------------
 
     def _settle(self) -> None:
-        """Tell the core what the compute thread has done."""
+        """Tell the core what the compute thread has done; behind a failure nothing more, for what
+        follows would not fit and hide it."""
         with self._lock:
-            while (done := self._computing.take_done()) is not None:
-                event, num_lost = self._outbox.keep(done.event, done.made), self.core.account.lost
-                self._tell_core(event, at_s=done.ended_s)
-                if isinstance(event, Computed) and event.phase is Phase.APPLY:
-                    self.telemetry.count_step(event.step)
-                    staleness = self.core.account.latest
-                    self._todo.append(StepDone(event.step, done.figures, num_lost, staleness))
+            while not self._has_failed and (done := self._computing.take_done()) is not None:
+                self._has_failed = True
+                self._settle_one(done)
+                self._has_failed = False
+
+    def _settle_one(self, done: Done) -> None:
+        event, num_lost = self._outbox.keep(done.event, done.made), self.core.account.lost
+        self._tell_core(event, at_s=done.ended_s)
+        if isinstance(event, Computed) and event.phase is Phase.APPLY:
+            self.telemetry.count_step(event.step)
+            staleness = self.core.account.latest
+            self._todo.append(StepDone(event.step, done.figures, num_lost, staleness))
 
     def _tell_core(
         self, event: Event, *, arrived: Payload | None = None, at_s: float | None = None
@@ -239,6 +246,8 @@ class Driver:
         page[Word.TURNS] += 1
         page[Word.STATE] = STATES.index(core.state)
         page[Word.STEP] = core.step
+        pending = core.snapshots.pending
+        page[Word.SAVING] = 0 if pending is None else pending + 1
 
     @property
     def queue_depth(self) -> int:

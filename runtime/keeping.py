@@ -19,7 +19,7 @@ WAIT_TIMEOUT_S = 60.0
 
 class Keeping:
     """Keeps messages in the order of each stream, and saves behind all that was given before: a
-    snapshot must not outrun what it relies on, nor what follows it overwrite that.
+    snapshot must not outrun what it relies on, nor what is made after it overwrite that.
 
     `wake` is called when one more thing is done. `keep` and `drop` are called by one thread at a
     time, `save` by the compute thread, and `take_kept` and `take_saved` by the loop alone.
@@ -103,6 +103,7 @@ class Keeping:
                     job()
                 except BaseException as error:
                     self._failure = error
+            del job  # it holds a payload or a whole state, and the next may be long in coming
             self._wake()
 
     def _copy(self, key: tuple[Stream, int, bool], job: Callable[[], None]) -> None:

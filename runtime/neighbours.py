@@ -1,8 +1,8 @@
 """Whether the neighbours can still be heard, and dialling anew where they can't.
 
-Owns the patience with silence. A neighbour repeats itself every tick, also while it computes, so
-a silent one is dead, stopped, or behind a broken connection. The first two are its keeper's
-business; only the last is mended here.
+Owns the patience with silence. A neighbour says something at least every other tick, also while it
+computes, so a silent one is dead, stopped, or behind a broken connection. The first two are its
+keeper's business; only the last is mended here.
 """
 
 import logging

@@ -20,7 +20,8 @@ NOTHING_MADE: Made = MappingProxyType({})
 
 
 class Outbox:
-    """`keep` and `drop` are called by whoever decides, `fill` and `take_ready` by the loop.
+    """`keep` and `drop` are called by whoever decides, `save` by the compute thread, and `fill`,
+    `take_ready` and `take_saved` by the loop.
 
     `wake` is called when there may be something to take.
     """

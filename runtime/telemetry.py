@@ -38,13 +38,14 @@ def figures_of(block: BlockStep) -> Figures:
 
 class Stopwatch:
     """Seconds spent in each state of the core, by wall clock. Whoever tells the core an event
-    calls `enter`, under the same lock; anyone may read."""
+    calls `enter`, under the same lock; what the compute thread took it adds itself; anyone may
+    read."""
 
     def __init__(self, trace: Trace) -> None:
         self.seconds = dict.fromkeys(State, 0.0)
         self.computed_s = 0.0  # by the compute thread itself, without the hand-over to it
         self.snapshot_s = 0.0
-        self._snapshot_in_step_s = 0.0  # of these, what the core booked on a step already
+        self._copied_s = dict.fromkeys(State, 0.0)  # the same, by the state that it fell in
         self._trace = trace
         self._state, self._step = State.LINKING, 0
         self._entered_s = self._since_s = time.monotonic()
@@ -64,18 +65,18 @@ class Stopwatch:
         """Book the copy of a state, which ends now."""
         now_s = time.monotonic()
         self.snapshot_s += now_s - began_s
-        if self._state in COMPUTING:
-            self._snapshot_in_step_s += now_s - began_s
+        self._copied_s[self._state] += now_s - began_s
         self._trace.snapshot(step, began_s, now_s)
 
     def shares(self) -> dict[str, float]:
         """Seconds by the words that reports and summaries use, those under way included."""
         seconds = dict(self.seconds)
         seconds[self._state] += time.monotonic() - self._since_s
+        seconds = {state: max(0.0, s - self._copied_s[state]) for state, s in seconds.items()}
         computing_s = sum(seconds[state] for state in COMPUTING)
         return {
             "compute_s": self.computed_s,
-            "overhead_s": max(0.0, computing_s - self.computed_s - self._snapshot_in_step_s),
+            "overhead_s": max(0.0, computing_s - self.computed_s),
             "wait_input_s": seconds[State.WAIT_INPUT],
             "wait_credit_s": seconds[State.WAIT_CREDIT],
             "wait_tie_s": seconds[State.WAIT_TIE],

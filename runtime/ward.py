@@ -26,6 +26,7 @@ FIRST_STEP_PATIENCE = 5  # times the hang timeout, for the first step of a life
 END_S = 3.0
 COMPUTING = (State.FORWARD, State.UPDATE, State.APPLY, State.REPLAY)
 STATES = tuple(State)
+OF_THIS_LIFE = (*(Word.TURNS, Word.STATE, Word.STEPS_DONE, Word.LEAVING, Word.SILENT, Word.SAVING),)
 REMEDY = " (--hang-timeout-s)"
 
 
@@ -58,7 +59,7 @@ class Ward:
 
     def _start(self) -> None:
         if self.memory is not None:  # what the life before has left there says nothing of this one
-            for word in (Word.TURNS, Word.STATE, Word.STEPS_DONE, Word.LEAVING, Word.SILENT):
+            for word in OF_THIS_LIFE:
                 self.memory.page[word] = 0
         ours, theirs = self._context.Pipe()
         who = () if self.block is None else (self.block,)
@@ -74,6 +75,7 @@ class Ward:
         self._began_s = self._moved_s = self._computing_s = time.monotonic()
         self._turns = 0
         self._computing: tuple[State, int, int] | None = None
+        self._saving, self._saving_s = 0, self._moved_s
 
     @property
     def has_ended(self) -> bool:
@@ -95,7 +97,8 @@ class Ward:
         """Why it is taken to make no progress; "" where it does.
 
         A loop that does not turn hangs, whatever it waits for. Of the states only computing is
-        bounded, so that one that waits in good health is left alone.
+        bounded, so that one that waits in good health is left alone; and so is what it takes for a
+        snapshot to become safe.
         """
         if self.memory is None:
             return ""
@@ -116,6 +119,12 @@ class Ward:
         if now_s - self._computing_s > limit_s:
             what, step, _ = computing
             return f"the {what.value} of step {step} has not ended in {limit_s:.1f} s{REMEDY}"
+        saving = page[Word.SAVING]
+        waits = page[Word.CHECKPOINT] > page[Word.CHECKPOINT_DONE]  # it may wait for the disk
+        if saving != self._saving or saving == 0 or waits:
+            self._saving, self._saving_s = saving, now_s
+        if now_s - self._saving_s > limit_s:
+            return f"the snapshot of step {saving - 1} has not ended in {limit_s:.1f} s{REMEDY}"
         return ""
 
     def count_restart(self, now_s: float) -> str:
@@ -138,7 +147,7 @@ class Ward:
 
     def forgive(self, now_s: float) -> None:
         """Begin to watch anew: the keeper itself was not there for a while."""
-        self._moved_s = self._computing_s = now_s
+        self._moved_s = self._computing_s = self._saving_s = now_s
 
     def restart(self, cause: str) -> None:
         """Begin its next life; the one before has ended."""

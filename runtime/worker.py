@@ -46,6 +46,7 @@ from runtime.trace import Trace
 
 log = logging.getLogger(__name__)
 
+TELLING = threading.Lock()  # a state is saved, and a failure told, on threads of their own
 SWITCH_INTERVAL_S = 2e-4  # the compute thread waits no longer than that for the loop's to let go
 
 
@@ -83,7 +84,8 @@ def run_worker(program: Program, meeting: Meeting, k: int, life: Life, keeper: C
 
 
 def _tell(keeper: Connection, **facts: object) -> None:
-    keeper.send_bytes(msgpack.packb(facts))
+    with TELLING:
+        keeper.send_bytes(msgpack.packb(facts))
 
 
 def _log_to(path: Path) -> None:

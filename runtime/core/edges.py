@@ -128,10 +128,15 @@ class Edges:
     def needs(self, asked: SnapshotWanted, *, pending: int | None) -> bool:
         """Whether a snapshot that was asked for helps: what it is to cover is used up, and neither
         covered nor going to be by the one before step `pending`."""
-        incoming = self.incoming[asked.stream]
-        soon = 0 if pending is None else self._plan.consumed_before(asked.stream, pending)
-        helps = max(incoming.durable, soon) < asked.durable <= incoming.released
+        released = self.incoming[asked.stream].released
+        helps = self._covered(asked.stream, pending) < asked.durable <= released
         return self.is_current(asked) and helps
+
+    def _covered(self, stream: Stream, pending: int | None) -> int:
+        """Below which messages all are covered, by what is safe and the snapshot before step
+        `pending`."""
+        soon = 0 if pending is None else self._plan.consumed_before(stream, pending)
+        return max(self.incoming[stream].durable, soon)
 
     # What is here -----------------------------------------------------------------------------
 
@@ -191,9 +196,9 @@ class Edges:
             return False
         for stream, incoming in self.incoming.items():
             due, room = self._plan.due(stream, step), incoming.window.max_retained
-            soon = 0 if pending is None else self._plan.consumed_before(stream, pending)
-            covered = max(incoming.durable, soon)
-            if due is not None and room is not None and due - covered >= room:
+            if due is None or room is None:
+                continue
+            if due - self._covered(stream, pending) >= room:
                 return True
         return False
 

@@ -24,8 +24,8 @@ What must hold, by rule (the property tests check each):
   that needs what its sender has no room for before a snapshot is taken;
 * a snapshot is taken at its boundary and counts when it is safe, some time later; the next one
   waits for that, and so does the end;
-* the next expected message, all credit, and the step to stop at are cumulative and repeated on
-  every tick;
+* the next expected message, all credit, and the step to stop at are cumulative, and repeated on
+  every tick on which they were not just said;
 * a message counts only between the two lives that it was sent between.
 
 Where the plan says that ties are free, an APPLY takes those that have arrived, and waits only where
@@ -115,7 +115,7 @@ class WorkerCore:
         self.account = account or Account()
         self.replays = ReplayBuffer(0 if plan.free is None else plan.free.num_kept)
         self.num_replayed_steps = 0
-        self._snapshots = SnapshotSchedule(plan)
+        self.snapshots = SnapshotSchedule(plan)
         self._handed_out = HandedOut(start_step)
         self._actions: list[Action] = []
         self._history: deque[tuple[int, State, Event]] = deque(maxlen=HISTORY_LENGTH)
@@ -164,8 +164,8 @@ class WorkerCore:
         self._actions.extend(self.edges.tell_stop(self.stop_at))
 
     def _snapshot_asked(self, event: SnapshotWanted) -> None:
-        if self.edges.needs(event, pending=self._snapshots.pending):
-            self._snapshots.ask()
+        if self.edges.needs(event, pending=self.snapshots.pending):
+            self.snapshots.ask()
 
     def _stop_wanted(self, event: StopWanted) -> None:
         """The lowest worker leads, so the job stops behind the highest step that it has begun."""
@@ -201,12 +201,12 @@ class WorkerCore:
 
     def _end_step(self) -> None:
         self.step += 1
-        self._snapshots.reached(self.step)
+        self.snapshots.reached(self.step)
         is_handed_out = self._handed_out.has(Phase.FORWARD, self.step)
         self._enter(State.FORWARD if is_handed_out else State.WAIT_CREDIT)
 
     def _snapshot_safe(self, event: SnapshotSafe) -> None:
-        self._snapshots.pending = None
+        self.snapshots.pending = None
         for stream, incoming in self.edges.incoming.items():
             incoming.cover(self.plan.consumed_before(stream, event.step))
             self._acknowledge(stream)
@@ -245,14 +245,14 @@ class WorkerCore:
         return self._enter(State.FORWARD)
 
     def _look_ahead(self) -> bool:
-        """Hand out what will follow. Free ties are taken as late as can be, so not before."""
+        """Hand out what will follow; the state stays. Free ties are taken as late as can be."""
         following = self.step + 1
         if (
             self.plan.free is None
             and self._hand_out_apply()
             and following < self.end
-            and not self._snapshots.will_be_due(following)
-            and not self.edges.outruns_room(following, pending=self._snapshots.pending)
+            and not self.snapshots.will_be_due(following)
+            and not self.edges.outruns_room(following, pending=self.snapshots.pending)
             and self.edges.has_arrived(Stream.ACTIVATION, following)
             and self.edges.may_begin_step(unmade=TIES if self.state is State.UPDATE else ())
         ):
@@ -285,16 +285,16 @@ class WorkerCore:
 
     def _take_due_snapshot(self) -> bool:
         """Take the snapshot that is due here, unless one is under way; whether to go on."""
-        can_wait, pending = self.edges.is_dropped(self.step), self._snapshots.pending
-        is_due = self._snapshots.is_due(self.step, end=self.end, can_wait=can_wait)
+        can_wait, pending = self.edges.is_dropped(self.step), self.snapshots.pending
+        is_due = self.snapshots.is_due(self.step, end=self.end, can_wait=can_wait)
         if not is_due and not self.edges.outruns_room(self.step, pending=pending):
             return True
         if pending is None:
-            self._do(self._snapshots.take(self.step, end=self.end, account=self.account))
+            self._do(self.snapshots.take(self.step, end=self.end, account=self.account))
         return pending is None
 
     def _drain(self) -> bool:
-        is_safe = self._take_due_snapshot() and self._snapshots.pending is None
+        is_safe = self._take_due_snapshot() and self.snapshots.pending is None
         if not is_safe or not self.edges.are_covered(self.end):
             return False
         self._do(Finish())
@@ -361,7 +361,7 @@ class WorkerCore:
             can_be_absent = event.phase is Phase.UPDATE or (event.phase is Phase.FORWARD and drops)
             is_this = event.phase.value == self.state.value and event.step == self.step
             return is_this and (can_be_absent or not event.absent)
-        return not isinstance(event, SnapshotSafe) or event.step == self._snapshots.pending
+        return not isinstance(event, SnapshotSafe) or event.step == self.snapshots.pending
 
     def _take_actions(self) -> list[Action]:
         actions, self._actions = self._actions, []

@@ -16,7 +16,7 @@ from runtime.core.plan import Stream, WorkerPlan
 from runtime.state.image import write_image
 from runtime.state.memory import MemoryPaths, Page, Word
 from runtime.state.retention import Retention
-from runtime.state.snapshots import Snapshots, image_of, tensors_of
+from runtime.state.snapshots import Snapshots, image_of, joined
 
 MESSAGE = "message/"  # what follows: stream, step, index of the tensor
 ACCOUNT = "account"
@@ -101,7 +101,7 @@ class Saver:
 
     def _with_messages(self, image: bytearray, step: int) -> bytearray:
         messages = self._messages(step)
-        return image_of({**tensors_of(image), **messages}) if messages else image
+        return joined(image, image_of(messages)) if messages else image
 
     def _messages(self, step: int) -> dict[str, Tensor]:
         """The downward ties that the worker below uses from `step` on, and absent ones empty."""

@@ -7,6 +7,7 @@ that a death while one is being written leaves the other.
 import json
 import struct
 from collections.abc import Mapping
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -54,20 +55,31 @@ def image_of(tensors: Mapping[str, Tensor]) -> bytearray:
         span = [offset, offset + raw.numel()]
         entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": span}
         offset = span[1]
+    return _image(entries, list(flat.values()))
+
+
+def _image(entries: Mapping[str, Any], raw: list[Tensor]) -> bytearray:
     text = json.dumps(entries).encode()
     text += b" " * (-len(text) % 8)
-    image = bytearray(8 + len(text) + offset)
+    image = bytearray(8 + len(text) + sum(map(len, raw)))
     image[: 8 + len(text)] = struct.pack("<Q", len(text)) + text
-    if offset:
-        torch.cat(
-            list(flat.values()), out=torch.frombuffer(image, dtype=torch.uint8)[8 + len(text) :]
-        )
+    if len(image) > 8 + len(text):
+        torch.cat(raw, out=torch.frombuffer(image, dtype=torch.uint8)[8 + len(text) :])
     return image
 
 
-def tensors_of(image: bytes | bytearray) -> dict[str, Tensor]:
-    """The state that an image holds."""
-    return safetensors.torch.load(bytes(image))
+def joined(first: bytearray, second: bytearray) -> bytearray:
+    """One image of the tensors of two, whose names differ."""
+    entries: dict[str, Any] = {}
+    parts: list[Tensor] = []
+    for image in (first, second):
+        (size,) = struct.unpack_from("<Q", image)
+        shift = sum(map(len, parts))
+        for name, entry in json.loads(image[8 : 8 + size]).items():
+            span = [shift + place for place in entry["data_offsets"]]
+            entries[name] = entry | {"data_offsets": span}
+        parts.append(torch.frombuffer(image, dtype=torch.uint8)[8 + size :])
+    return _image(entries, parts)
 
 
 class Snapshots:
@@ -92,4 +104,4 @@ class Snapshots:
         if latest is None:
             return None
         step, image = latest
-        return step, tensors_of(image)
+        return step, safetensors.torch.load(image)

@@ -128,9 +128,9 @@ def a_snapshot_counts_before_it_is_safe(monkeypatch):
     original = WorkerCore._take_due_snapshot
 
     def take_due_snapshot(self):
-        before = self._snapshots.pending
+        before = self.snapshots.pending
         may_go_on = original(self)
-        if (step := self._snapshots.pending) != before:
+        if (step := self.snapshots.pending) != before:
             for stream, incoming in self.edges.incoming.items():
                 incoming.cover(self.plan.consumed_before(stream, step))
                 self._acknowledge(stream)

@@ -165,8 +165,8 @@ def test_a_replay_trains_again_without_ties_and_makes_nothing(case):
 
 
 def test_what_is_handed_out_is_left_where_the_end_is_wanted(case):
-    case.computing.end()
     case.hand_out(FORWARD, 0)
+    case.computing.end()
     case.computing.run()
     assert case.block.calls == []
 

@@ -1,6 +1,8 @@
 """Large messages are copied on a thread of their own, small ones at once."""
 
 import threading
+import weakref
+from functools import partial
 
 import pytest
 import torch
@@ -165,3 +167,13 @@ def test_a_small_message_is_dropped_at_once(case):
     case.keeping.drop(Stream.TIE_UP, 3)
     assert case.retention.dropped == [(Stream.TIE_UP, 3)]
     assert not case.keeping.is_pending(Stream.TIE_UP, 3)
+
+
+def test_nothing_of_what_was_saved_stays_in_memory(case):
+    """The thread held the last state until it had something else to do."""
+    image = torch.zeros(1)
+    gone = weakref.ref(image)
+    case.keeping.save(1, partial(lambda image: None, image))
+    del image
+    assert case.woken.acquire(timeout=TIMEOUT_S)
+    assert gone() is None

@@ -172,6 +172,35 @@ def test_the_first_step_of_a_life_may_take_five_times_as_long(case):
     assert case.ward.hangs(late) == f"the forward of step 0 has not ended in 50.0 s{REMEDY}"
 
 
+def test_a_snapshot_that_does_not_become_safe_hangs_in_whatever_state(case):
+    """Nothing but computing was bounded: a copy that stuck at the end was waited for for ever."""
+    page = case.ward.memory.page
+    for now_s in range(0, 100, 5):
+        case.turn(State.DRAINING)
+        page[Word.SAVING] = 1 + now_s  # one after the other
+        assert case.ward.hangs(now_s) == ""
+    case.turn(State.DRAINING)
+    assert case.ward.hangs(95 + LIMIT_S) == ""
+    case.turn(State.DRAINING)
+    late = f"the snapshot of step 95 has not ended in {LIMIT_S:.1f} s{REMEDY}"
+    assert case.ward.hangs(95.1 + LIMIT_S) == late
+    page[Word.SAVING] = 0
+    assert case.ward.hangs(95.1 + LIMIT_S) == ""
+
+
+def test_a_wait_for_the_disk_is_not_counted(case):
+    page = case.ward.memory.page
+    page[Word.SAVING], page[Word.CHECKPOINT] = 13, 13
+    for now_s in range(0, 100, 5):
+        case.turn(State.WAIT_CREDIT)
+        assert case.ward.hangs(now_s) == ""
+    page[Word.CHECKPOINT_DONE] = 13
+    case.turn(State.WAIT_CREDIT)
+    assert case.ward.hangs(95 + LIMIT_S) == ""
+    case.turn(State.WAIT_CREDIT)
+    assert "the snapshot of step 12" in case.ward.hangs(95.1 + LIMIT_S)
+
+
 def test_a_start_has_time_of_its_own(case):
     """Data are loaded and neighbours awaited before the loop's first turn."""
     assert case.ward.hangs(START_TIMEOUT_S) == ""

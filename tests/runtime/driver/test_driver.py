@@ -2,11 +2,18 @@
 
 import threading
 
+import pytest
 import torch
 
+from runtime.computing import Done
+from runtime.core.messages import Computed, Phase
 from runtime.core.plan import Stream
+from runtime.core.streams import ProtocolError
 from runtime.core.worker import State
+from runtime.inbox import Ready
 from runtime.links.link import LinkError
+from runtime.state.memory import Word
+from runtime.telemetry import Figures
 
 from .pair import TIMEOUT_S, UP, HeldBlock, Ties
 
@@ -146,3 +153,43 @@ def test_a_tie_that_is_not_finite_is_left_out_by_the_partner(make_pair):
     applied = [[call[2:] for call in block.calls if call[0] == "apply"] for block in blocks]
     assert applied[0] == [(None, None), (None, 20.0), (None, None), (None, 22.0)]
     assert applied[1] == [(10.0, None), (None, None), (12.0, None), (13.0, None)]
+
+
+def test_a_step_is_on_the_page_before_it_is_handed_out(make_pair):
+    """Who dies in it leaves word that it was begun: a job stops behind all that was."""
+    pair = make_pair(num_steps=4, lag=1, blocks=(HeldBlock(), HeldBlock()))
+    seen = []
+
+    def watch(seat, computing):
+        hand_out = computing.hand_out
+
+        def look_and_hand_out(work):
+            if isinstance(work, Ready):
+                seen.append(work.action.step < seat.memory.page[Word.REACHED])
+            hand_out(work)
+
+        computing.hand_out = look_and_hand_out
+
+    for seat, driver in zip(pair.seats, pair.drivers, strict=True):
+        watch(seat, driver._computing)
+    pair.start()
+    pair.join()
+    assert seen == [True] * 2 * 4 * 3
+
+
+def test_what_follows_a_failure_does_not_hide_it(make_pair, monkeypatch):
+    """The compute thread told the core of the next phase, which did not fit, and the job went on
+    restarting a block that is not deterministic."""
+    driver = make_pair(num_steps=4, lag=1, blocks=(HeldBlock(), HeldBlock())).drivers[0]
+
+    def keep(event, made):
+        raise ProtocolError("made again with different contents")
+
+    monkeypatch.setattr(driver._outbox, "keep", keep)
+    for phase in (Phase.FORWARD, Phase.UPDATE):
+        event = Computed(phase=phase, step=0)
+        driver._computing._done.append(Done(event, {}, Figures(0.0, 0.0, 0), 0.0))
+    with pytest.raises(ProtocolError, match="different contents"):
+        driver._settle()
+    driver._settle()
+    assert driver.core.state is State.LINKING

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from runtime.state.image import HEAD
-from runtime.state.snapshots import DTYPES, Snapshots, image_of
+from runtime.state.snapshots import DTYPES, Snapshots, image_of, joined
 
 
 def random_bits(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> Tensor:
@@ -50,6 +50,13 @@ def test_the_image_is_a_safetensors_file(tmp_path):
     (tmp_path / "state.safetensors").write_bytes(image_of(STATE))
     assert_same(safetensors.torch.load_file(tmp_path / "state.safetensors"), STATE)
     assert_same(safetensors.torch.load(safetensors.torch.save(STATE)), STATE)
+
+
+@pytest.mark.parametrize("first", [STATE, {}])
+def test_two_images_become_one(first):
+    second = {"message/0": random_bits((5,), torch.float32, 1), "message/1": torch.empty(0)}
+    whole = joined(image_of(first), image_of(second))
+    assert_same(safetensors.torch.load(bytes(whole)), {**first, **second})
 
 
 def test_tensors_that_are_views_or_need_gradients_are_taken_as_they_look():
