@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 
 import pytest
@@ -52,7 +53,9 @@ def test_fifteen_faults_in_one_run_change_nothing(start):
     assert [block["restarts"] for block in run.summary["blocks"]] == [1, 3, 4, 0]
     pids = [{r["pid"] for r in run.metrics() if r["block"] == k} for k in range(4)]
     assert len(pids[3]) == 1
-    assert "worker 1 was killed by SIGKILL, after 8 steps; a new one goes on from step 8" in out
+    # The loop may not have heard of the last step, nor that its snapshot is safe.
+    told = r"worker 1 was killed by SIGKILL, after [78] steps; a new one goes on from step [48]"
+    assert re.search(told, out), out
     assert "its loop has not turned for 1.5 s" in out
     assert "the coordinator (pid" in err
     assert "No space left on device" in err
