@@ -94,3 +94,8 @@ def words_of_the_dead(generation: int, hearer: WorkerCore, side: Side) -> list[E
     if side is Side.BELOW:
         words.append(StopTold(generation=generation, to=to, step=hearer.reached))
     return words
+
+
+def edge_of(k: int, side: Side) -> tuple[int, int]:
+    """The neighbour on a side, and the lower worker of the edge to it."""
+    return (k + 1, k) if side is Side.ABOVE else (k - 1, k - 1)

@@ -28,6 +28,7 @@ from runtime.testing.faulty_edges import (
     OTHER,
     OVERTAKEN_S,
     FaultyEdges,
+    edge_of,
     words_of_the_dead,
 )
 from runtime.testing.hashed_blocks import Case, HashedBlock, mix, reference
@@ -299,7 +300,7 @@ class FaultySimulation(Simulation):
     # Messages ----------------------------------------------------------------------------------
 
     def _transmit(self, k: int, side: Side, event: Event, payload: Any = None) -> None:
-        to, low = _edge(k, side)
+        to, low = edge_of(k, side)
         if k in self._dead:
             return
         fault = self._edges.strike((k, to), event, step=self.workers[k].core.step)
@@ -355,7 +356,7 @@ class FaultySimulation(Simulation):
 
     def _haunt(self, k: int, side: Side, dead: SimulatedWorker) -> None:
         """The dead life speaks once more, to a neighbour that knows the living one by now."""
-        to, _ = _edge(k, side)
+        to, _ = edge_of(k, side)
         hearer = self.workers[to].core
         known = hearer.edges.peers[OTHER[side]].generation
         if not self._hears(to) or known is None or known <= dead.core.generation:
@@ -397,8 +398,3 @@ class FaultySimulation(Simulation):
             k for k, pair in enumerate(zip(found, expected, strict=True)) if len(set(pair)) > 1
         ]
         assert not wrong, f"workers {wrong} end with other weights than the plain loop"
-
-
-def _edge(k: int, side: Side) -> tuple[int, int]:
-    """The neighbour on a side, and the lower worker of the edge to it."""
-    return (k + 1, k) if side is Side.ABOVE else (k - 1, k - 1)
