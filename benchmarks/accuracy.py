@@ -114,7 +114,8 @@ def measure(task: Task) -> dict[str, Any]:
     from threadpoolctl import threadpool_limits
 
     from launch.assembly import build_blocks
-    from launch.resolve import Environment, resolve
+    from launch.environment import Environment
+    from launch.resolve import resolve
     from models.data import load_data
     from models.evaluation import evaluate
     from models.sequential import train

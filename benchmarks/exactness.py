@@ -25,7 +25,8 @@ from cyclopts import Parameter
 from benchmarks.harness import ROOT, header, make_console, make_table, print_header
 from launch.assembly import LocalLearningJob
 from launch.config import parse
-from launch.resolve import Environment, resolve
+from launch.environment import Environment
+from launch.resolve import resolve
 from models.sequential import train
 from runtime import digest
 

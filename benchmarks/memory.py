@@ -35,8 +35,9 @@ from benchmarks.memory_stage import run_stage
 from benchmarks.throughput_cases import run_once
 from launch.assembly import LocalLearningJob
 from launch.config import IntList, parse
+from launch.environment import Environment
 from launch.memory import block_memory
-from launch.resolve import Environment, resolve
+from launch.resolve import resolve
 
 OURS, END_TO_END = "this runtime", "one process, end to end"
 NOTHING = ("--model", "mlp", "--data", "synthetic:1x8x8x64", "--batch-size", "8")

@@ -19,7 +19,8 @@ from torch.distributed.pipelining import PipelineStage, ScheduleGPipe
 
 from launch.assembly import LocalLearningJob
 from launch.config import parse
-from launch.resolve import Environment, resolve
+from launch.environment import Environment
+from launch.resolve import resolve
 from models.heads import build_head
 from models.objectives import load_objective
 from runtime.lifetime import die_with_parent

@@ -198,7 +198,7 @@ def real_commands(
     workers: int, *, steps: int, lag: int, window: int, run_dir: Path
 ) -> dict[str, list[str]]:
     """The main job with overlap and without, and the same blocks in one process."""
-    flags = ["--workers", str(workers), "--steps", str(steps)]
+    flags = ["--workers", str(workers), "--steps", str(steps), "--time-alone-s", "6"]
     loco = ["--lag", str(lag), "--window", str(window)]
     gim = ["--overlap", "0", "--tie", "none"]
     launch = ROOT / "launch"

@@ -51,6 +51,7 @@ class LocalLearningJob:
         self.checksum: str = config.checksum
         self.bind = config.bind
         self.report_every_s = config.report_every_s
+        self.time_alone_s = config.time_alone_s
         self.quick_end = config.quick_end
         self.trace = config.trace
         self.model_name = config.model.rpartition(":")[2]

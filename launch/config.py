@@ -29,7 +29,7 @@ Starved = Literal["wait", "replay"]
 Full = Literal["wait", "drop-oldest"]
 Balance = Literal["auto", "profiled"]
 Device = Literal["auto", "cpu", "cuda"]
-Link = Literal["auto", "shm", "zmq", "zmq-ipc", "zmq-tcp", "gloo"]
+Link = Literal["auto", "shm", "zmq", "zmq-ipc", "zmq-tcp", "gloo", "nccl"]
 Checksum = Literal["auto", "header", "payload"]
 
 BALANCES = get_args(Balance)
@@ -146,7 +146,8 @@ class RunConfig:
     device: Device = "auto"
     """Where workers compute; auto takes GPUs where there are any."""
     link: Link = "auto"
-    """How workers talk; auto shares memory within a host and takes tcp between hosts."""
+    """How workers talk; auto shares memory within a host and takes tcp between hosts. Where nccl
+    can't be used, auto is, and the run says why."""
     checksum: Checksum = "auto"
     """What checksums guard; auto: headers in shared memory, tensors too on every wire."""
     window: int | None = None
@@ -167,6 +168,8 @@ class RunConfig:
     """Restarts of one worker in five minutes, beyond which the job ends."""
     max_bad_steps: int = 10
     """Steps in a row that a block may skip because its numbers are not finite."""
+    time_alone_s: float = 1.5
+    """Seconds for which each block is timed alone at the end, for the ceiling."""
     quick_end: bool = False
     """End without evaluating and without timing each block alone."""
     trace: bool = False
@@ -251,6 +254,7 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("hang_timeout_s", lambda v: 0.5 <= v < math.inf, "give at least 0.5 s"),
     ("max_worker_restarts", lambda v: v >= 0, "give 0 or more; 0 ends the job at once"),
     ("max_bad_steps", lambda v: v >= 1, "give at least 1"),
+    ("time_alone_s", lambda v: 0 < v <= 60, "give seconds above 0, 60 at most"),
 )
 
 _FIELDS = {field.name.replace("_", "-"): field for field in dataclasses.fields(RunConfig)}

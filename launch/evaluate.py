@@ -12,7 +12,8 @@ import safetensors.torch
 
 from launch.assembly import LocalLearningJob
 from launch.config import ConfigError, parse
-from launch.resolve import Environment, resolve
+from launch.environment import Environment
+from launch.resolve import resolve
 from runtime.closing_table import units_table
 from runtime.live_view import make_console
 from runtime.program import REFUSED

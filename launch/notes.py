@@ -14,6 +14,7 @@ from launch.resolve import Resolved
 def notes_on(resolved: Resolved) -> list[str]:
     """Short notes, each a line; most runs have none."""
     found = (
+        resolved.link_note,
         _shared_gpus(resolved),
         _measured(resolved),
         _slow_ties(resolved),

@@ -7,8 +7,9 @@ python launch/plan.py --workers 4 --cuts profiled      with times measured on th
 import sys
 
 from launch.config import parse
+from launch.environment import Environment
 from launch.plan_report import render_plan
-from launch.resolve import Environment, resolve
+from launch.resolve import resolve
 from runtime.live_view import make_console
 from runtime.program import REFUSED
 

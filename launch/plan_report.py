@@ -12,10 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from launch.costs import counted_costs
+from launch.environment import Environment
 from launch.memory import block_memory
 from launch.notes import notes_on
 from launch.prediction import Prediction, lock_step_bubble, predict, zero_bubble_bubble
-from launch.resolve import Environment, Resolved
+from launch.resolve import Resolved
 from launch.worker_plans import edge_specs
 from runtime.core.plan import Stream
 from runtime.reports import units_label

@@ -45,7 +45,8 @@ def make_program(config: RunConfig, *, name: str) -> Program:
 
 def resolve_text(config: RunConfig) -> str:
     """Resolve a config on this machine and return it as text. Raises ConfigError."""
-    from launch.resolve import Environment, dump, resolve
+    from launch.environment import Environment
+    from launch.resolve import dump, resolve
 
     return dump(resolve(measured_before(config), environment=Environment.from_process()))
 

@@ -9,7 +9,6 @@ import dataclasses
 import json
 import math
 import os
-import socket
 import sys
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +20,8 @@ from launch import worker_plans
 from launch.config import FREE, ConfigError, Link, RunConfig, from_toml, to_toml
 from launch.costs import Costs
 from launch.cuts import check_memory, choose_cuts
+from launch.environment import Environment
+from launch.links import choose_link
 from launch.setting import Setting
 from models.data import ImageData, load_data, steps_per_epoch
 from models.network import Network, UnitTrace, trace_units
@@ -31,30 +32,7 @@ from runtime.core.partition import Partition
 from runtime.faults import plan as faults
 
 DEFAULT_WORKERS = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class Environment:
-    """The machine and the launcher: `world_size` is torchrun's, None where there is none."""
-
-    world_size: int | None
-    local_world_size: int | None
-    cores: int
-    gpus: int
-
-    @classmethod
-    def from_process(cls) -> "Environment":
-        """Read this process's environment variables, its allowed cores and the GPUs it sees."""
-        world_size, local_world_size = (
-            int(os.environ[name]) if name in os.environ else None
-            for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")
-        )
-        return cls(
-            world_size=world_size,
-            local_world_size=local_world_size,
-            cores=len(os.sched_getaffinity(0)),
-            gpus=torch.cuda.device_count(),
-        )
+FACTS = ("image_shape", "num_classes", "num_train", "link_note")  # of these, JSON holds all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +55,7 @@ class Resolved:
     """A run that can start: its concrete config, and what that means for network and data.
 
     `measured`: what the cuts were chosen by where that was measured, which no other process can
-    find again."""
+    find again. `link_note`: why the link is not the one that was asked for."""
 
     config: ConcreteConfig
     partition: Partition
@@ -86,6 +64,7 @@ class Resolved:
     num_classes: int
     num_train: int
     measured: Costs | None = None
+    link_note: str | None = None
 
     @cached_property
     def traces(self) -> list[UnitTrace]:
@@ -119,7 +98,7 @@ def resolve(config: RunConfig, *, environment: Environment) -> Resolved:
 
 def dump(resolved: Resolved) -> str:
     """Write what was decided as text, for `restore` in another process or on another host."""
-    facts = {name: getattr(resolved, name) for name in ("image_shape", "num_classes", "num_train")}
+    facts = {name: getattr(resolved, name) for name in FACTS}
     measured = None if resolved.measured is None else resolved.measured.as_dict()
     return json.dumps({"config": to_toml(resolved.config), "measured": measured, **facts})
 
@@ -139,6 +118,7 @@ def restore(text: str) -> Resolved:
         num_classes=facts["num_classes"],
         num_train=facts["num_train"],
         measured=None if facts["measured"] is None else Costs.from_dict(facts["measured"]),
+        link_note=facts["link_note"],
     )
 
 
@@ -160,6 +140,7 @@ def _resolve(config: RunConfig, environment: Environment) -> Resolved:
         1, environment.cores // (environment.local_world_size or workers)
     )
     device = _device(config, environment)
+    link, link_note = choose_link(config, environment, device=device, workers=workers)
     cuts, measured = choose_cuts(setting, device=device, threads=threads)
     partition = Partition(num_units=len(network.units), cuts=cuts, overlap=config.overlap)
     _check_shared_dtypes(setting, partition)
@@ -173,7 +154,7 @@ def _resolve(config: RunConfig, environment: Environment) -> Resolved:
         steps=steps,
         threads=threads,
         device=device,
-        link=_link(config, environment),
+        link=link,
         window=setting.window,
         max_staleness=config.longest_lag if config.lag == FREE else None,
         snapshot_every=config.snapshot_every or 1,
@@ -188,6 +169,7 @@ def _resolve(config: RunConfig, environment: Environment) -> Resolved:
         num_classes=data.num_classes,
         num_train=num_train,
         measured=measured,
+        link_note=link_note,
     )
     worker_plans.check_retention(resolved)
     if config.snapshot_every is not None:
@@ -288,30 +270,6 @@ def _device(config: RunConfig, environment: Environment) -> Literal["cpu", "cuda
     if config.device == "cuda" and not environment.gpus:
         raise ConfigError("device cuda is asked for, but no GPU is seen; use --device cpu or auto")
     return config.device
-
-
-def _link(config: RunConfig, environment: Environment) -> Link:
-    """The link of a job on one host; on several, auto is decided edge by edge."""
-    one_host = environment.local_world_size in (None, environment.world_size)
-    if config.link in ("shm", "zmq-ipc") and not one_host:
-        raise ConfigError(f"link {config.link} reaches one host only; use --link auto or zmq")
-    if one_host and config.link not in ("zmq-tcp", "gloo"):
-        found: dict[Link, Link] = {"auto": "shm", "zmq": "zmq-ipc"}
-        return found.get(config.link, config.link)
-    if config.bind.startswith("127.") and not one_host:
-        raise ConfigError(
-            f"bind {config.bind} can't be reached from the job's other hosts; give --bind 0.0.0.0,"
-            " or the address of a network that you trust"
-        )
-    try:
-        with socket.socket() as probe:
-            probe.bind((config.bind, 0))
-    except OSError as error:
-        raise ConfigError(
-            f"bind {config.bind!r} is no address of this host ({error.strerror or error});"
-            " give one that is, such as 127.0.0.1"
-        ) from error
-    return "zmq-tcp" if config.link == "zmq" else config.link
 
 
 def _show(values: tuple[int, ...]) -> str:

@@ -26,6 +26,7 @@ RUNNING = {
     "hang_timeout_s",
     "max_worker_restarts",
     "max_bad_steps",
+    "time_alone_s",
     "quick_end",
     "trace",
     "faults",

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from launch.assembly import LocalLearningJob
 from launch.config import parse, refuse_free_lag
+from launch.environment import Environment
 from launch.program import command_time
-from launch.resolve import Environment, resolve
+from launch.resolve import resolve
 from launch.timed_block import TimedBlock
 from models.bad_numbers import BadNumbers
 from models.sequential import train

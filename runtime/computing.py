@@ -17,7 +17,7 @@ from runtime.core.messages import Compute, Computed, Phase, Replay, Replayed, Sn
 from runtime.core.plan import Stream
 from runtime.faults.injector import Injector
 from runtime.inbox import Ready
-from runtime.outbox import NOTHING_MADE, Made, Outbox
+from runtime.outbox import NOTHING_MADE, Made
 from runtime.state.saving import Saver, with_account
 from runtime.step import BlockStep
 from runtime.telemetry import Figures, Stopwatch, figures_of
@@ -37,6 +37,13 @@ class Done(NamedTuple):
     ended_s: float
 
 
+class Copied(NamedTuple):
+    """The state before a step was copied; `save` makes that safe."""
+
+    step: int
+    save: Callable[[], None]
+
+
 class Computing:
     """The compute thread. It alone touches the block while that trains, and does what is handed out
     in order.
@@ -49,7 +56,6 @@ class Computing:
         self,
         block: BlockStep,
         *,
-        outbox: Outbox,
         saver: Saver,
         injector: Injector,
         stopwatch: Stopwatch,
@@ -58,14 +64,13 @@ class Computing:
     ) -> None:
         self.block = block
         self.failure: BaseException | None = None
-        self._outbox = outbox
         self._saver = saver
         self._injector = injector
         self._stopwatch = stopwatch
         self._settle = settle
         self._wake = wake
         self._works: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
-        self._done: deque[Done] = deque()
+        self._done: deque[Done | Copied] = deque()
         self._is_ending = False
 
     # Any thread -------------------------------------------------------------------------------
@@ -74,7 +79,7 @@ class Computing:
         """Let something be done behind all that was handed out."""
         self._works.put(work)
 
-    def take_done(self) -> Done | None:
+    def take_done(self) -> Done | Copied | None:
         """The next that was done, once."""
         return self._done.popleft() if self._done else None
 
@@ -144,12 +149,12 @@ class Computing:
         self._done.append(Done(event, made, figures_of(self.block), ended_s))
 
     def _take_snapshot(self, action: Snapshot) -> None:
-        """Copy the block's state; it is saved when all that was made before is kept."""
+        """Copy the block's state; it is to be saved when all that was made before is kept."""
         began_s, step = time.monotonic(), action.step
         state: Mapping[str, Tensor] = self.block.state()
         if action.account is not None:
             state = with_account(state, action.account)
         image = self._saver.image(state)
         save = partial(self._saver.save, step, image, checkpoint=action.checkpoint)
-        self._outbox.save(step, save)
+        self._done.append(Copied(step, save))
         self._stopwatch.took_snapshot(step, began_s)

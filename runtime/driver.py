@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import zmq
 
-from runtime.computing import Computing, Done, Task
+from runtime.computing import Computing, Copied, Done, Task
 from runtime.core.messages import (
     Acknowledge,
     Action,
@@ -115,7 +115,6 @@ class Driver:
         self._outbox = Outbox(core.plan, retention, outgoing_specs, wake)
         self._computing = Computing(
             block,
-            outbox=self._outbox,
             saver=saver,
             injector=injector,
             stopwatch=telemetry.stopwatch,
@@ -155,7 +154,10 @@ class Driver:
                 self._settle_one(done)
                 self._has_failed = False
 
-    def _settle_one(self, done: Done) -> None:
+    def _settle_one(self, done: Done | Copied) -> None:
+        if isinstance(done, Copied):
+            self._outbox.save(done.step, done.save)
+            return
         event, num_lost = self._outbox.keep(done.event, done.made), self.core.account.lost
         self._tell_core(event, at_s=done.ended_s)
         if isinstance(event, Computed) and event.phase is Phase.APPLY:
@@ -247,7 +249,7 @@ class Driver:
         page[Word.STATE] = STATES.index(core.state)
         page[Word.STEP] = core.step
         pending = core.snapshots.pending
-        page[Word.SAVING] = 0 if pending is None else pending + 1
+        page[Word.SAVING] = 0 if pending is None or pending > core.step else pending + 1
 
     @property
     def queue_depth(self) -> int:

@@ -44,6 +44,10 @@ class Job(Protocol):
         """Whether to write a timeline."""
 
     @property
+    def time_alone_s(self) -> float:
+        """Seconds for which each block is timed alone at the end."""
+
+    @property
     def quick_end(self) -> bool:
         """Whether to end without evaluating and without timing each block alone."""
 

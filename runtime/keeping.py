@@ -21,8 +21,8 @@ class Keeping:
     """Keeps messages in the order of each stream, and saves behind all that was given before: a
     snapshot must not outrun what it relies on, nor what is made after it overwrite that.
 
-    `wake` is called when one more thing is done. `keep` and `drop` are called by one thread at a
-    time, `save` by the compute thread, and `take_kept` and `take_saved` by the loop alone.
+    `wake` is called when one more thing is done. `keep`, `drop` and `save` are called by one thread
+    at a time, and `take_kept` and `take_saved` by the loop alone.
     """
 
     def __init__(self, retention: Retention, specs: Specs, wake: Callable[[], None]) -> None:

@@ -20,8 +20,8 @@ NOTHING_MADE: Made = MappingProxyType({})
 
 
 class Outbox:
-    """`keep` and `drop` are called by whoever decides, `save` by the compute thread, and `fill`,
-    `take_ready` and `take_saved` by the loop.
+    """`keep`, `drop` and `save` are called by whoever decides, and `fill`, `take_ready` and
+    `take_saved` by the loop.
 
     `wake` is called when there may be something to take.
     """

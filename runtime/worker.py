@@ -222,6 +222,7 @@ class Worker:
             k=self._k,
             generation=self._life.generation,
             num_steps=self._job.num_steps,
+            time_alone_s=self._job.time_alone_s,
             is_over=lambda: rendezvous.is_finished,
         )
         thread = threading.Thread(

@@ -1,6 +1,6 @@
 """At which step boundaries a worker saves its state, and where that is its part of a checkpoint.
 
-Owns what is wanted and what has been taken in this generation. Knows nothing of what is saved.
+Owns what is asked for and what has been taken in this generation. Knows nothing of what is saved.
 """
 
 from runtime.core.account import Account
@@ -9,49 +9,40 @@ from runtime.core.plan import WorkerPlan
 
 
 class SnapshotSchedule:
-    """The snapshots of one worker in one generation. `pending` is the step of the one that is taken
-    and not yet safe."""
+    """The snapshots of one worker in one generation, which begins before `start_step`. `pending` is
+    the step of the one that is taken and not yet safe."""
 
-    def __init__(self, plan: WorkerPlan) -> None:
+    def __init__(self, plan: WorkerPlan, *, start_step: int) -> None:
         self.pending: int | None = None
         self._plan = plan
-        self._snapshot_wanted = False
-        self._checkpoint_wanted = False
+        self._start_step = start_step
+        self._is_asked = False
         self._snapshot_step: int | None = None  # of the latest one
         self._checkpoint_step: int | None = None
 
     def ask(self) -> None:
         """A neighbour wants one, at the next boundary."""
-        self._snapshot_wanted = True
-
-    def reached(self, step: int) -> None:
-        """The worker is before `step`, where one may be due."""
-        self._snapshot_wanted |= _is_multiple(step, self._plan.snapshot_every)
-        self._checkpoint_wanted |= _is_multiple(step, self._plan.checkpoint_every)
-
-    def will_be_due(self, step: int) -> bool:
-        """Whether one will be due before `step`, which is not the end and not yet reached."""
-        every = (self._plan.snapshot_every, self._plan.checkpoint_every)
-        wanted = self._snapshot_wanted or self._checkpoint_wanted
-        return wanted or any(_is_multiple(step, n) for n in every)
+        self._is_asked = True
 
     def is_due(self, step: int, *, end: int, can_wait: bool) -> bool:
-        """Whether a snapshot is due before `step`.
+        """Whether a snapshot is due before `step`; one that is stays so until it is taken.
 
         `can_wait`: nothing is learned at this step, so that one behind it serves as well, unless
         it is for a checkpoint.
         """
         if not self._plan.snapshot_every:
             return False
-        missing = self._is_checkpoint(step, end) and self._checkpoint_step != step
-        wanted = self._snapshot_wanted and self._snapshot_step != step
-        return missing or (wanted and not can_wait)
+        if self._is_checkpoint(step, end) and self._checkpoint_step != step:
+            return True
+        is_asked = self._is_asked and self._snapshot_step != step
+        is_time = self._has_passed(self._plan.snapshot_every, self._snapshot_step, step)
+        return (is_asked or is_time) and not can_wait
 
     def take(self, step: int, *, end: int, account: Account) -> Snapshot:
         """Note that the one before `step` is taken now, and return it; `account` is what the steps
         before came to, of which a copy is kept where timing decides it."""
         checkpoint = self._is_checkpoint(step, end)
-        self._snapshot_wanted = self._checkpoint_wanted = False
+        self._is_asked = False
         self.pending = self._snapshot_step = step
         if checkpoint:
             self._checkpoint_step = step
@@ -59,8 +50,10 @@ class SnapshotSchedule:
         return Snapshot(step=step, checkpoint=checkpoint, account=counts)
 
     def _is_checkpoint(self, step: int, end: int) -> bool:
-        return self._checkpoint_wanted or step == end
+        is_time = self._has_passed(self._plan.checkpoint_every, self._checkpoint_step, step)
+        return is_time or step == end
 
-
-def _is_multiple(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
+    def _has_passed(self, every: int, latest: int | None, step: int) -> bool:
+        """Whether a multiple of `every` lies behind the latest one, up to `step`."""
+        since = self._start_step if latest is None else latest
+        return every > 0 and step // every > since // every

@@ -7,8 +7,8 @@
     WAIT_INPUT <-> REPLAY, where a late batch is not waited for
 
 The state is that of the computation that is not known to be done. What will follow it without doubt
-is handed out ahead, so that nobody waits for this core: a FORWARD with its UPDATE, and while these
-run, as soon as all is here, the APPLY and the next FORWARD and UPDATE. It is done in that order.
+is handed out ahead, so that nobody waits: a FORWARD with its UPDATE, and while these run, as soon
+as all is here, the APPLY, a due snapshot, and the next FORWARD and UPDATE; done in that order.
 
 Owns the order of a worker's work and nothing else: it has no clock, thread, socket or tensor.
 What must hold, by rule (the property tests check each):
@@ -115,7 +115,7 @@ class WorkerCore:
         self.account = account or Account()
         self.replays = ReplayBuffer(0 if plan.free is None else plan.free.num_kept)
         self.num_replayed_steps = 0
-        self.snapshots = SnapshotSchedule(plan)
+        self.snapshots = SnapshotSchedule(plan, start_step=start_step)
         self._handed_out = HandedOut(start_step)
         self._actions: list[Action] = []
         self._history: deque[tuple[int, State, Event]] = deque(maxlen=HISTORY_LENGTH)
@@ -201,7 +201,6 @@ class WorkerCore:
 
     def _end_step(self) -> None:
         self.step += 1
-        self.snapshots.reached(self.step)
         is_handed_out = self._handed_out.has(Phase.FORWARD, self.step)
         self._enter(State.FORWARD if is_handed_out else State.WAIT_CREDIT)
 
@@ -226,14 +225,14 @@ class WorkerCore:
         return self.edges.are_linked and self._enter(State.WAIT_CREDIT)
 
     def _begin_step(self) -> bool:
-        if not self._take_due_snapshot():
+        if not self._take_due_snapshot(self.step):
             return False
         if self.step == self.end:
             return self._enter(State.DRAINING)
         return self.edges.may_begin_step() and self._enter(State.WAIT_INPUT)
 
     def _begin_forward(self) -> bool:
-        if not self._take_due_snapshot():
+        if not self._take_due_snapshot(self.step):
             return False
         if self.step == self.end:
             return self._enter(State.DRAINING)
@@ -251,8 +250,8 @@ class WorkerCore:
             self.plan.free is None
             and self._hand_out_apply()
             and following < self.end
-            and not self.snapshots.will_be_due(following)
-            and not self.edges.outruns_room(following, pending=self.snapshots.pending)
+            and not self._handed_out.has(Phase.FORWARD, following)
+            and self._take_due_snapshot(following)
             and self.edges.has_arrived(Stream.ACTIVATION, following)
             and self.edges.may_begin_step(unmade=TIES if self.state is State.UPDATE else ())
         ):
@@ -283,18 +282,18 @@ class WorkerCore:
     def _begin_apply(self) -> bool:
         return self._hand_out_apply() and self._enter(State.APPLY)
 
-    def _take_due_snapshot(self) -> bool:
-        """Take the snapshot that is due here, unless one is under way; whether to go on."""
-        can_wait, pending = self.edges.is_dropped(self.step), self.snapshots.pending
-        is_due = self.snapshots.is_due(self.step, end=self.end, can_wait=can_wait)
-        if not is_due and not self.edges.outruns_room(self.step, pending=pending):
+    def _take_due_snapshot(self, step: int) -> bool:
+        """Take the snapshot due before `step`, unless one is under way; whether to go on."""
+        can_wait, pending = self.edges.is_dropped(step), self.snapshots.pending
+        is_due = self.snapshots.is_due(step, end=self.end, can_wait=can_wait)
+        if not is_due and not self.edges.outruns_room(step, pending=pending):
             return True
         if pending is None:
-            self._do(self.snapshots.take(self.step, end=self.end, account=self.account))
+            self._do(self.snapshots.take(step, end=self.end, account=self.account))
         return pending is None
 
     def _drain(self) -> bool:
-        is_safe = self._take_due_snapshot() and self.snapshots.pending is None
+        is_safe = self._take_due_snapshot(self.step) and self.snapshots.pending is None
         if not is_safe or not self.edges.are_covered(self.end):
             return False
         self._do(Finish())
@@ -303,9 +302,7 @@ class WorkerCore:
     # What is handed out -----------------------------------------------------------------------
 
     def _hand_out_step(self, step: int) -> None:
-        """Hand out a step up to where it needs its ties, unless that is done."""
-        if self._handed_out.has(Phase.FORWARD, step):
-            return
+        """Hand out a step up to where it needs its ties."""
         self.reached = max(self.reached, step + 1)
         self._do(self._handed_out.note(Compute(phase=Phase.FORWARD, step=step)))
         self._do(self._handed_out.note(Compute(phase=Phase.UPDATE, step=step)))
@@ -355,13 +352,15 @@ class WorkerCore:
         self._actions.append(action)
 
     def _fits(self, event: Event) -> bool:
-        """Whether a finished computation is the one that was under way."""
+        """Whether what is finished was under way."""
         if isinstance(event, Computed):
             drops = self.plan.free is not None and self.plan.free.drops_oldest
             can_be_absent = event.phase is Phase.UPDATE or (event.phase is Phase.FORWARD and drops)
             is_this = event.phase.value == self.state.value and event.step == self.step
             return is_this and (can_be_absent or not event.absent)
-        return not isinstance(event, SnapshotSafe) or event.step == self.snapshots.pending
+        if isinstance(event, SnapshotSafe):
+            return event.step == self.snapshots.pending and event.step <= self.step
+        return True
 
     def _take_actions(self) -> list[Action]:
         actions, self._actions = self._actions, []

@@ -120,6 +120,7 @@ class SleptJob:
     notes = ()
     patience_s = 300.0
     retain_bytes = math.inf
+    time_alone_s = 1.5
     quick_end = False
     trace = False
     faults = ()

@@ -31,6 +31,9 @@ MADE = {
 }
 
 
+Done = Computed | Replayed | Snapshot  # what a compute thread has done; of a snapshot, the copy
+
+
 class Loop:
     """What waits for one worker's loop; while it is busy, nothing else is taken up. None stands for
     what the compute thread has done."""
@@ -76,7 +79,7 @@ class TimedSimulation(Simulation):
         self._cores = [hosts[k // size] for k in range(len(plans))]
         self._loops = [Loop() for _ in plans]
         self._keepers = [Keeper() for _ in plans]
-        self._done: list[deque[Computed | Replayed]] = [deque() for _ in plans]
+        self._done: list[deque[Done]] = [deque() for _ in plans]
         self.most_retained_bytes = [0] * len(plans)
         """For each worker, the most that it kept at once: what its receivers may yet ask for."""
         self.most_in_flight_bytes = [0] * len(plans)
@@ -137,7 +140,11 @@ class TimedSimulation(Simulation):
     def _complete(self, worker: SimulatedWorker, k: int, event: Event) -> None:
         """The compute thread is done with something; nobody dies here."""
         assert isinstance(event, Computed | Replayed), event
-        self._done[k].append(event)
+        self._note_done(worker, k, event)
+
+    def _note_done(self, worker: SimulatedWorker, k: int, done: Done) -> None:
+        """Go on with what is handed out, and let the loop hear; else tell the core."""
+        self._done[k].append(done)
         worker.is_busy = False
         if worker.works:
             self._work(k)
@@ -153,9 +160,13 @@ class TimedSimulation(Simulation):
         self._at(self._cores[k].end_s(self.now_s, self._small_s(k)), settle)
 
     def _settle(self, k: int) -> None:
-        """Tell the core what was done, and let the large messages of that be copied."""
+        """Tell the core what was done, and let the large messages of that be copied; a state is
+        saved behind them."""
         while self._done[k]:
             event = self._done[k].popleft()
+            if isinstance(event, Snapshot):
+                self._save(k, event)
+                continue
             for stream, took_s in self._copies_s(k, event):
                 if took_s is not None:
                     keeper = self._keepers[k]
@@ -176,9 +187,7 @@ class TimedSimulation(Simulation):
         ]
         return sum(sizes) / self._machine.copy_bytes_per_s
 
-    def _copies_s(
-        self, k: int, event: Computed | Replayed
-    ) -> Iterator[tuple[Stream, float | None]]:
+    def _copies_s(self, k: int, event: Done) -> Iterator[tuple[Stream, float | None]]:
         """The messages that were made, and how long the copy of each takes; None: it is small."""
         outgoing = self.workers[k].core.plan.outgoing
         for stream in MADE[event.phase] if isinstance(event, Computed) else ():
@@ -208,17 +217,15 @@ class TimedSimulation(Simulation):
         self.after(arrival_s - self.now_s, lambda: self._reach(to, event, payload))
 
     def _snapshot(self, k: int, action: Snapshot) -> None:
-        """The compute thread copies the state, which is saved when all before it is kept."""
+        """The compute thread copies the state."""
         worker = self.workers[k]
         worker.is_busy = True
+        self.after(self._snapshot_s(k), lambda: self._note_done(worker, k, action))
 
-        def copied() -> None:
-            worker.is_busy = False
-            saved_s = max(0.0, self._keepers[k].free_s - self.now_s)
-            self.after(saved_s, lambda: self._reach(k, SnapshotSafe(step=action.step)))
-            self._work(k)
-
-        self.after(self._snapshot_s(k), copied)
+    def _save(self, k: int, action: Snapshot) -> None:
+        """It is safe when all before it is kept."""
+        saved_s = max(0.0, self._keepers[k].free_s - self.now_s)
+        self.after(saved_s, lambda: self._reach(k, SnapshotSafe(step=action.step)))
 
     def _note_memory(self, k: int) -> None:
         retained = in_flight = 0

@@ -6,7 +6,8 @@ from benchmarks.memory import END_TO_END, OURS, Options, estimates, flags_of, sh
 from benchmarks.memory_stage import make_stage
 from launch.assembly import LocalLearningJob
 from launch.config import parse
-from launch.resolve import Environment, resolve
+from launch.environment import Environment
+from launch.resolve import resolve
 
 TINY = Options(model="mlp", data="synthetic:1x8x8x64", workers=2, batch_size=8, microbatches=(2,))
 

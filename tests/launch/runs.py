@@ -1,7 +1,8 @@
 """Runs that are resolved in no time, for tests of what follows from them."""
 
 from launch.config import RunConfig
-from launch.resolve import Environment, Resolved, resolve
+from launch.environment import Environment
+from launch.resolve import Resolved, resolve
 
 MACHINE = Environment(world_size=None, local_world_size=None, cores=2, gpus=0)
 

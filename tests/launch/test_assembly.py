@@ -6,8 +6,9 @@ import torch
 
 from launch.assembly import LocalLearningJob
 from launch.config import parse
+from launch.environment import Environment
 from launch.program import load_job
-from launch.resolve import Environment, Resolved, dump, resolve
+from launch.resolve import Resolved, dump, resolve
 from models.bad_numbers import BadNumbers
 from runtime.core.plan import Stream
 from runtime.state.snapshots import image_of

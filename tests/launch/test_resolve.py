@@ -5,7 +5,8 @@ import sys
 import pytest
 
 from launch.config import ConfigError, RunConfig, parse, to_toml
-from launch.resolve import ConcreteConfig, Environment, Resolved, resolve
+from launch.environment import Environment
+from launch.resolve import ConcreteConfig, Resolved, resolve
 
 USERS_MODULE = """
 import torch

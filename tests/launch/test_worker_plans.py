@@ -7,7 +7,8 @@ import pytest
 
 from launch.assembly import build_block
 from launch.config import DEFAULT_MAX_STALENESS, ConfigError, RunConfig
-from launch.resolve import Environment, Resolved, resolve
+from launch.environment import Environment
+from launch.resolve import Resolved, resolve
 from launch.worker_plans import (
     MOST_STEPS_BETWEEN_SNAPSHOTS,
     NUM_KEPT,

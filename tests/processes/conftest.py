@@ -17,7 +17,8 @@ import torch
 
 from launch.assembly import LocalLearningJob
 from launch.config import parse
-from launch.resolve import Environment, resolve
+from launch.environment import Environment
+from launch.resolve import resolve
 from models.sequential import train
 from runtime import digest
 

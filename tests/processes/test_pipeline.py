@@ -8,8 +8,9 @@ import safetensors.torch
 
 from launch.assembly import LocalLearningJob
 from launch.config import parse
+from launch.environment import Environment
 from launch.evaluate import main as evaluate
-from launch.resolve import Environment, resolve
+from launch.resolve import resolve
 from models.network import build_plain
 from runtime import digest
 

@@ -9,7 +9,7 @@ import pytest
 
 from runtime.core import worker
 from runtime.core.edges import Edges
-from runtime.core.messages import Acknowledge, SnapshotSafe, SnapshotWanted
+from runtime.core.messages import Acknowledge, Phase, SnapshotSafe, SnapshotWanted
 from runtime.core.plan import Stream, WorkerPlan
 from runtime.core.streams import Incoming, Outgoing, ProtocolError
 from runtime.core.worker import State, WorkerCore
@@ -127,16 +127,31 @@ def downward_ties_are_forgotten_without_the_lag(monkeypatch):
 def a_snapshot_counts_before_it_is_safe(monkeypatch):
     original = WorkerCore._take_due_snapshot
 
-    def take_due_snapshot(self):
+    def take_due_snapshot(self, step):
         before = self.snapshots.pending
-        may_go_on = original(self)
-        if (step := self.snapshots.pending) != before:
+        may_go_on = original(self, step)
+        if (taken := self.snapshots.pending) != before:
             for stream, incoming in self.edges.incoming.items():
-                incoming.cover(self.plan.consumed_before(stream, step))
+                incoming.cover(self.plan.consumed_before(stream, taken))
                 self._acknowledge(stream)
         return may_go_on
 
     monkeypatch.setattr(WorkerCore, "_take_due_snapshot", take_due_snapshot)
+
+
+def a_snapshot_is_taken_ahead_behind_the_next_step(monkeypatch):
+    """One that is asked for when that is handed out then holds what the step has done."""
+    original = WorkerCore._look_ahead
+
+    def look_ahead(self):
+        following = self.step + 1
+        is_behind = self._handed_out.has(Phase.FORWARD, following)
+        if self.plan.free is None and is_behind and following < self.end:
+            self._take_due_snapshot(following)
+        return original(self)
+
+    for state in (State.UPDATE, State.APPLY):
+        monkeypatch.setitem(worker._ADVANCE, state, look_ahead)
 
 
 def a_duplicate_is_taken_for_the_next_message(monkeypatch):
@@ -188,6 +203,7 @@ BROKEN = [
     messages_are_forgotten_when_they_are_released,
     downward_ties_are_forgotten_without_the_lag,
     a_snapshot_counts_before_it_is_safe,
+    a_snapshot_is_taken_ahead_behind_the_next_step,
     a_duplicate_is_taken_for_the_next_message,
     a_dead_generation_is_not_fenced_off,
     the_addressee_is_not_checked,

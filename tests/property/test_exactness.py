@@ -13,7 +13,8 @@ from torch import nn
 
 from launch.assembly import build_blocks, make_feed, worker_plan
 from launch.config import parse
-from launch.resolve import Environment, Resolved, resolve
+from launch.environment import Environment
+from launch.resolve import Resolved, resolve
 from models import sequential
 from models.block import LocalBlock, Recipe
 from models.data import load_data

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from runtime.computing import Computing
+from runtime.computing import Computing, Copied
 from runtime.core.account import Account
 from runtime.core.messages import Compute, Computed, Phase, Replay, Replayed, Snapshot
 from runtime.core.plan import Stream
@@ -49,7 +49,6 @@ class Case:
         self.stopwatch = SimpleNamespace(computed_s=0.0, took_snapshot=lambda *_: None)
         self.computing = Computing(
             self.block,
-            outbox=SimpleNamespace(save=lambda step, save: self.saved.append((step, save))),
             saver=SimpleNamespace(
                 image=dict,
                 save=lambda *args, **kwargs: self.saved.append((args, kwargs)),
@@ -63,7 +62,7 @@ class Case:
     def _settle(self) -> None:
         self.heard.append("settle")
         while (done := self.computing.take_done()) is not None:
-            self.heard.append(done.event)
+            self.heard.append(done if isinstance(done, Copied) else done.event)
 
     def _wake(self) -> None:
         self.num_wakes += 1
@@ -135,23 +134,47 @@ def test_others_are_woken_by_all_that_is_done(case):
     assert case.num_wakes == 3  # the third ends it
 
 
-def test_a_state_is_copied_in_its_turn_and_saved_by_another_thread(case):
+def test_a_state_is_copied_in_its_turn_and_told_behind_what_was_done_before(case):
     case.hand_out(APPLY, 4)
     case.computing.hand_out(Snapshot(step=5, checkpoint=True))
     case.hand_out(FORWARD, 5)
     case.run()
     assert [call[0] for call in case.block.calls] == ["apply", "state", "forward"]
-    ((step, save),) = case.saved
-    assert step == 5
-    save()
-    assert case.saved[1] == ((5, {"weight": torch.zeros(1)}), {"checkpoint": True})
+    applied, copied, forwarded = (case.computing.take_done() for _ in range(3))
+    assert applied.event == Computed(phase=APPLY, step=4)
+    assert isinstance(copied, Copied)
+    assert copied.step == 5
+    assert forwarded.event == Computed(phase=FORWARD, step=5)
+    assert case.computing.take_done() is None
+
+
+def test_what_is_copied_is_saved_by_who_hears_of_it_and_not_before(case):
+    case.computing.hand_out(Snapshot(step=5, checkpoint=True))
+    case.run()
+    assert case.saved == []
+    case.computing.take_done().save()
+    assert case.saved == [((5, {"weight": torch.zeros(1)}), {"checkpoint": True})]
+
+
+def test_who_waits_hears_of_a_copy_where_nothing_else_is_handed_out(case):
+    case.computing.hand_out(Snapshot(step=5))
+    case.computing._wake = case.computing.end  # behind it all
+    case.computing.run()
+    settled, copied = case.heard
+    assert (settled, copied.step) == ("settle", 5)
+
+
+def test_others_are_woken_by_a_copy_behind_which_more_is_handed_out(case):
+    case.computing.hand_out(Snapshot(step=5))
+    case.run()
+    assert (case.heard, case.num_wakes) == ([], 2)  # the second ends it
 
 
 def test_with_free_ties_a_state_holds_what_its_steps_came_to(case):
     case.computing.hand_out(Snapshot(step=5, account=Account(lost=3)))
     case.run()
-    case.saved[0][1]()
-    (_, state), _ = case.saved[1]
+    case.computing.take_done().save()
+    ((_, state), _), *_ = case.saved
     assert Account.from_rows(state[ACCOUNT].tolist()).lost == 3
 
 

@@ -10,10 +10,13 @@ from runtime.core.snapshot_schedule import SnapshotSchedule
 END = 99
 
 
-def schedule(snapshot_every: int = 0, checkpoint_every: int = 0) -> SnapshotSchedule:
-    return SnapshotSchedule(
-        WorkerPlan(num_steps=END, snapshot_every=snapshot_every, checkpoint_every=checkpoint_every)
+def schedule(
+    snapshot_every: int = 0, checkpoint_every: int = 0, *, start_step: int = 0
+) -> SnapshotSchedule:
+    plan = WorkerPlan(
+        num_steps=END, snapshot_every=snapshot_every, checkpoint_every=checkpoint_every
     )
+    return SnapshotSchedule(plan, start_step=start_step)
 
 
 def due(snapshots: SnapshotSchedule, step: int, *, end: int = END, can_wait: bool = False) -> bool:
@@ -24,7 +27,6 @@ def walk(snapshots: SnapshotSchedule, steps: range, *, end: int = END) -> list[S
     """Go from boundary to boundary and take what is due."""
     taken = []
     for step in steps:
-        snapshots.reached(step)
         if due(snapshots, step, end=end):
             taken.append(snapshots.take(step, end=end, account=Account()))
     return taken
@@ -56,12 +58,61 @@ def test_one_that_was_asked_for_is_due_at_the_next_boundary_and_once():
 def test_one_that_is_due_stays_so_until_it_is_taken():
     """The one that is under way may take many steps to be safe, where all are passed over."""
     snapshots = schedule(2, 4)
-    for step in range(1, 6):
-        snapshots.reached(step)
-    assert due(snapshots, 5)
+    assert [step for step in range(6) if due(snapshots, step)] == [2, 3, 4, 5]
     assert snapshots.take(5, end=END, account=Account()) == Snapshot(step=5, checkpoint=True)
     assert not due(snapshots, 5)
-    assert not due(snapshots, 6)
+
+
+def test_one_that_was_taken_late_or_early_does_not_shift_the_rhythm():
+    snapshots = schedule(4, 8)
+    taken = [snapshots.take(step, end=END, account=Account()) for step in (3, 6, 9)]
+    assert [snapshot.checkpoint for snapshot in taken] == [False, False, True]
+    assert not due(snapshots, 11)
+    assert walk(snapshots, range(10, 18)) == [
+        Snapshot(step=12),
+        Snapshot(step=16, checkpoint=True),
+    ]
+
+
+def test_many_that_were_missed_are_made_good_by_one():
+    snapshots = schedule(2, 3)
+    assert walk(snapshots, range(7, 9)) == [
+        Snapshot(step=7, checkpoint=True),
+        Snapshot(step=8),
+    ]
+
+
+def test_whether_one_is_due_can_be_asked_ahead_and_again_and_changes_nothing():
+    snapshots = schedule(4)
+    assert [due(snapshots, step) for step in (3, 4, 3, 4)] == [False, True] * 2
+    assert walk(snapshots, range(1, 6)) == [Snapshot(step=4)]
+
+
+@pytest.mark.parametrize("start_step", [0, 3, 4, 5, 7])
+def test_a_life_keeps_the_rhythm_wherever_it_begins(start_step):
+    """It begins with a state that is safe: there none is due."""
+    snapshots = schedule(4, 8, start_step=start_step)
+    taken = walk(snapshots, range(start_step, 18))
+    steps = [step for step in (4, 8, 12, 16) if step > start_step]
+    assert taken == [Snapshot(step=step, checkpoint=step % 8 == 0) for step in steps]
+
+
+def test_a_life_that_begins_at_step_3_takes_one_at_4_and_not_at_3():
+    snapshots = schedule(4, start_step=3)
+    assert not due(snapshots, 3)
+    assert due(snapshots, 4)
+
+
+def test_where_a_life_begins_one_that_is_asked_for_is_due():
+    snapshots = schedule(4, start_step=3)
+    snapshots.ask()
+    assert walk(snapshots, range(3, 5)) == [Snapshot(step=3), Snapshot(step=4)]
+
+
+def test_a_life_that_begins_at_the_end_takes_its_checkpoint_again():
+    assert walk(schedule(4, start_step=4), range(4, 5), end=4) == [
+        Snapshot(step=4, checkpoint=True)
+    ]
 
 
 def test_one_that_is_asked_for_where_it_was_taken_is_for_the_next_boundary():
@@ -77,9 +128,7 @@ def test_one_is_pending_from_when_it_is_taken_and_does_not_hide_the_next():
     assert snapshots.pending is None
     walk(snapshots, range(1, 3))
     assert snapshots.pending == 2
-    snapshots.reached(3)
     assert not due(snapshots, 3)
-    snapshots.reached(4)
     assert due(snapshots, 4)
     assert snapshots.pending == 2
     snapshots.take(4, end=END, account=Account())
@@ -88,14 +137,20 @@ def test_one_is_pending_from_when_it_is_taken_and_does_not_hide_the_next():
 
 def test_where_nothing_is_learned_a_snapshot_can_wait_and_a_checkpoint_cannot():
     snapshots = schedule(2, 4)
-    snapshots.reached(2)
     assert due(snapshots, 2)
     assert not due(snapshots, 2, can_wait=True)
     assert not due(snapshots, 3, can_wait=True)
     assert due(snapshots, 3)  # one that waited
-    snapshots.reached(4)
     assert due(snapshots, 4, can_wait=True)
+    assert due(snapshots, 5, can_wait=True)  # and stays so
     assert due(snapshots, 3, end=3, can_wait=True)
+
+
+def test_where_nothing_is_learned_one_that_was_asked_for_can_wait_too():
+    snapshots = schedule(100)
+    snapshots.ask()
+    assert not due(snapshots, 3, can_wait=True)
+    assert due(snapshots, 4)
 
 
 def test_the_end_takes_a_checkpoint_where_it_has_a_snapshot_already():
@@ -113,28 +168,10 @@ def test_a_checkpoint_in_its_rhythm_serves_as_the_one_at_the_end():
     assert not due(snapshots, 2, end=2)
 
 
-@pytest.mark.parametrize(
-    ("every", "steps"), [((3, 0), {3, 6}), ((3, 2), {2, 3, 4, 6}), ((100, 5), {5}), ((0, 0), set())]
-)
-def test_what_will_be_due_is_what_is_due_when_it_is_reached(every, steps):
-    snapshots = schedule(*every)
-    expected = set()
-    for step in range(1, 8):
-        foreseen = snapshots.will_be_due(step)
-        assert bool(walk(snapshots, range(step, step + 1))) == foreseen
-        expected |= {step} if foreseen else set()
-    assert expected == steps
-
-
-def test_one_that_was_asked_for_or_waits_will_be_due_wherever_the_next_boundary_is():
+def test_one_that_was_asked_for_is_due_wherever_the_next_boundary_is_and_shifts_nothing():
     snapshots = schedule(4)
-    assert not snapshots.will_be_due(3)
     snapshots.ask()
-    assert snapshots.will_be_due(3)
+    assert due(snapshots, 1)
+    assert due(snapshots, 3)
     snapshots.take(3, end=END, account=Account())
-    assert not snapshots.will_be_due(3)
-    snapshots.reached(4)  # and is not taken there
-    assert snapshots.will_be_due(5)
-    snapshots = schedule(100, 4)
-    snapshots.reached(4)
-    assert snapshots.will_be_due(5)
+    assert walk(snapshots, range(3, 9)) == [Snapshot(step=4), Snapshot(step=8)]

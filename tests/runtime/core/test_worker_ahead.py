@@ -33,7 +33,6 @@ from .words import (
     send,
     started,
     top,
-    wanted,
     window,
 )
 
@@ -197,44 +196,6 @@ def test_nothing_is_handed_out_behind_a_stop_that_was_told():
     core.handle(done(UPDATE, 0))
     assert core.state is State.APPLY
     assert repeated(core) == [ack(ACTIVATION, 2, 1)]
-
-
-@pytest.mark.parametrize("checkpoint", [False, True])
-def test_the_step_behind_a_snapshot_that_is_due_is_handed_out_with_it(checkpoint):
-    every = {"snapshot_every": 100, "checkpoint_every": 1} if checkpoint else {"snapshot_every": 1}
-    core = in_forward(WorkerPlan(num_steps=9, **every))
-    assert core.handle(done(FORWARD, 0)) == [compute(APPLY, 0)]
-    assert core.handle(done(UPDATE, 0)) == []
-    assert core.handle(done(APPLY, 0)) == [Snapshot(step=1, checkpoint=checkpoint), *begun(1)]
-
-
-def second_step(core: WorkerCore) -> WorkerCore:
-    """Step 1 has just begun, and the activation of step 2 is here."""
-    run_step(core, 0, needs=(ACTIVATION,))
-    assert core.handle(arrived(ACTIVATION, 1)) == [keep(ACTIVATION, 1), *begun(1)]
-    assert core.handle(arrived(ACTIVATION, 2)) == [keep(ACTIVATION, 2)]
-    return core
-
-
-def test_the_step_behind_a_snapshot_that_was_asked_for_is_handed_out_with_it():
-    core = second_step(started(top(num_steps=9, snapshot_every=100)))
-    assert core.handle(wanted(ACTIVATION, 1)) == []
-    assert core.handle(done(FORWARD, 1)) == [compute(APPLY, 1)]
-    assert core.handle(done(UPDATE, 1)) == [release(ACTIVATION, 1), ack(ACTIVATION, 3, 2, 0)]
-    assert core.handle(done(APPLY, 1)) == [Snapshot(step=2), *begun(2)]
-
-
-def test_a_snapshot_asked_for_behind_a_hand_out_is_taken_at_the_next_boundary():
-    core = second_step(started(top(num_steps=9, size=4, snapshot_every=100)))
-    assert core.handle(done(FORWARD, 1)) == [compute(APPLY, 1), *begun(2)]
-    assert core.handle(arrived(ACTIVATION, 3)) == [keep(ACTIVATION, 3)]
-    assert core.handle(wanted(ACTIVATION, 1)) == []
-    assert core.handle(done(UPDATE, 1)) == [release(ACTIVATION, 1), ack(ACTIVATION, 4, 2, 0)]
-    assert core.handle(done(APPLY, 1)) == []
-    assert core.state is State.FORWARD
-    assert core.handle(done(FORWARD, 2)) == [compute(APPLY, 2)]
-    assert core.handle(done(UPDATE, 2)) == [release(ACTIVATION, 2), ack(ACTIVATION, 4, 3, 0)]
-    assert core.handle(done(APPLY, 2)) == [Snapshot(step=3), *begun(3)]
 
 
 # What holds it back: what is still to be made ---------------------------------------------------

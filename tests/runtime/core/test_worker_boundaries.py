@@ -53,7 +53,7 @@ def test_durable_follows_the_snapshot_and_the_snapshot_follows_the_plan():
     assert not any(isinstance(action, Snapshot) for action in actions)
     actions = run_step(core, 1, needs=(ACTIVATION,))
     assert ack(ACTIVATION, 2, 2, 0) in actions
-    assert actions[-1] == Snapshot(step=2)
+    assert actions[-4:-1] == [compute(APPLY, 1), Snapshot(step=2), release(ACTIVATION, 1)]
     # Work goes on meanwhile; what is taken counts when it is safe.
     assert core.handle(arrived(ACTIVATION, 2)) == [keep(ACTIVATION, 2), *begun(2)]
     assert core.handle(SnapshotSafe(step=2)) == [ack(ACTIVATION, 3, 2, 2)]
@@ -147,14 +147,14 @@ def test_a_snapshot_asked_for_while_waiting_for_credit_is_taken_at_once():
     assert core.state is State.WAIT_CREDIT
 
 
-def test_a_snapshot_asked_for_within_a_step_waits_for_its_end():
+def test_a_snapshot_asked_for_within_a_step_is_taken_behind_its_apply():
     core = waiting_for_input()
     assert core.handle(arrived(ACTIVATION, 2)) == [keep(ACTIVATION, 2), *begun(2)]
     core.handle(arrived(ACTIVATION, 3))
     assert core.handle(wanted(ACTIVATION, 1)) == []
-    assert core.handle(done(FORWARD, 2)) == [compute(APPLY, 2)]
+    assert core.handle(done(FORWARD, 2)) == [compute(APPLY, 2), Snapshot(step=3), *begun(3)]
     assert core.handle(done(UPDATE, 2)) == [release(ACTIVATION, 2), ack(ACTIVATION, 4, 3, 0)]
-    assert core.handle(done(APPLY, 2)) == [Snapshot(step=3), *begun(3)]
+    assert core.handle(done(APPLY, 2)) == []
 
 
 @pytest.mark.parametrize("durable", [0, 3, 9])
@@ -290,8 +290,9 @@ def test_a_worker_that_has_its_snapshot_there_still_takes_the_checkpoint():
 def test_the_checkpoint_at_the_stop_is_not_taken_twice():
     core = started(WorkerPlan(num_steps=9, snapshot_every=100, checkpoint_every=2))
     run_step(core, 0)
-    core.handle(done(FORWARD, 1))
     core.handle(StopWanted())
+    assert core.end == 2
+    assert core.handle(done(FORWARD, 1)) == [compute(APPLY, 1)]
     core.handle(done(UPDATE, 1))
     assert core.handle(done(APPLY, 1)) == [Snapshot(step=2, checkpoint=True)]
     assert core.handle(SnapshotSafe(step=2)) == [Finish()]

@@ -42,14 +42,19 @@ from .words import (
 
 
 def pending(*, size: int = 2, snapshot_every: int = 2, num_steps: int = 9) -> WorkerCore:
-    """A receiver of activations whose snapshot before step 2, due or asked for, is under way; it
-    waits for input."""
+    """A receiver of activations whose snapshot before step 2, due or asked for, was taken ahead and
+    is under way; it waits for input."""
     core = started(top(num_steps=num_steps, size=size, snapshot_every=snapshot_every))
     run_step(core, 0, needs=(ACTIVATION,))
     core.handle(arrived(ACTIVATION, 1))
     if snapshot_every > 2:
         core.handle(wanted(ACTIVATION, 1))
-    assert run_step(core, 1)[-1] == Snapshot(step=2)
+    assert run_step(core, 1) == [
+        compute(APPLY, 1),
+        Snapshot(step=2),
+        release(ACTIVATION, 1),
+        ack(ACTIVATION, 2, 2, 0),
+    ]
     assert core.state is State.WAIT_INPUT
     return core
 
@@ -105,7 +110,8 @@ def test_it_may_become_safe_in_any_state(num_events):
             core.handle(event)
         assert core.state is state
     activations, ties = core.edges.incoming[ACTIVATION], core.edges.incoming[TIE_DOWN]
-    next_one = [Snapshot(step=2)] if core.state is State.WAIT_CREDIT else []
+    # The next one is due behind an APPLY that is handed out.
+    next_one = [Snapshot(step=2)] if core.state in (State.APPLY, State.WAIT_CREDIT) else []
     assert core.handle(SnapshotSafe(step=1)) == [
         ack(ACTIVATION, activations.expected, activations.released, 1),
         ack(TIE_DOWN, ties.expected, ties.released, 1),
@@ -142,6 +148,21 @@ def test_the_next_one_that_is_due_waits_and_its_step_with_it():
         *begun(4),
     ]
     assert core.handle(SnapshotSafe(step=4)) == [ack(ACTIVATION, 5, 4, 4)]
+
+
+@pytest.mark.parametrize("ends", [[], [done(UPDATE, 3)]], ids=["in_update", "in_apply"])
+def test_the_next_one_is_taken_ahead_when_the_one_under_way_is_safe(ends):
+    core = pending(size=4)
+    for step in (2, 3, 4):
+        core.handle(arrived(ACTIVATION, step))
+    assert core.handle(done(FORWARD, 2)) == [compute(APPLY, 2), *begun(3)]
+    core.handle(done(UPDATE, 2))
+    core.handle(done(APPLY, 2))
+    assert core.handle(done(FORWARD, 3)) == [compute(APPLY, 3)]
+    for event in ends:
+        assert core.handle(event) == [release(ACTIVATION, 3), ack(ACTIVATION, 5, 4, 0)]
+    word = ack(ACTIVATION, 5, 3 + len(ends), 2)
+    assert core.handle(SnapshotSafe(step=2)) == [word, Snapshot(step=4), *begun(4)]
 
 
 def test_one_that_is_asked_for_while_waiting_for_input_waits_for_the_one_under_way():
@@ -222,9 +243,9 @@ def test_an_ask_beyond_the_one_under_way_is_for_the_next():
     core.handle(done(APPLY, 2))
     core.handle(SnapshotSafe(step=2))
     core.handle(arrived(ACTIVATION, 4))
-    assert core.handle(done(FORWARD, 3)) == [compute(APPLY, 3)]
+    assert core.handle(done(FORWARD, 3)) == [compute(APPLY, 3), Snapshot(step=4), *begun(4)]
     core.handle(done(UPDATE, 3))
-    assert core.handle(done(APPLY, 3)) == [Snapshot(step=4), *begun(4)]
+    assert core.handle(done(APPLY, 3)) == []
 
 
 def test_the_one_under_way_covers_downward_ties_but_for_the_lag():
@@ -232,7 +253,14 @@ def test_the_one_under_way_covers_downward_ties_but_for_the_lag():
     core = started(WorkerPlan(num_steps=9, lag=1, snapshot_every=3, **windows))
     for step in range(3):
         actions = run_step(core, step, needs=(TIE_DOWN,))
-    assert actions[-4:] == [ack(TIE_DOWN, 3, 2, 0), Snapshot(step=3), *begun(3)]
+    assert actions == [
+        keep(TIE_DOWN, 2),
+        compute(APPLY, 2, above=1),
+        Snapshot(step=3),
+        *begun(3),
+        release(TIE_DOWN, 1),
+        ack(TIE_DOWN, 3, 2, 0),
+    ]
     assert core.handle(wanted(TIE_DOWN, 2)) == []  # will be covered
     assert core.handle(done(FORWARD, 3)) == [compute(APPLY, 3, above=2), *begun(4)]
     assert core.handle(done(UPDATE, 3)) == []
@@ -240,14 +268,13 @@ def test_the_one_under_way_covers_downward_ties_but_for_the_lag():
     assert core.handle(wanted(TIE_DOWN, 3)) == []  # will not
     assert core.handle(SnapshotSafe(step=3)) == [ack(TIE_DOWN, 3, 3, 2)]
     core.handle(arrived(TIE_DOWN, 3))
-    assert core.handle(done(FORWARD, 4)) == [compute(APPLY, 4, above=3)]
-    assert core.handle(done(UPDATE, 4)) == []
-    assert core.handle(done(APPLY, 4)) == [
-        release(TIE_DOWN, 3),
-        ack(TIE_DOWN, 4, 4, 2),
+    assert core.handle(done(FORWARD, 4)) == [
+        compute(APPLY, 4, above=3),
         Snapshot(step=5),
         *begun(5),
     ]
+    assert core.handle(done(UPDATE, 4)) == []
+    assert core.handle(done(APPLY, 4)) == [release(TIE_DOWN, 3), ack(TIE_DOWN, 4, 4, 2)]
 
 
 # What is illegal --------------------------------------------------------------------------------
@@ -294,10 +321,10 @@ def test_no_step_begins_that_needs_what_its_sender_can_not_keep():
             ACTIVATION, step + 1, step + 1, 0
         )
     core.handle(arrived(ACTIVATION, 2))
-    assert core.handle(done(FORWARD, 2)) == [compute(APPLY, 2)]
     # Message 3 can't be kept beside 0, 1 and 2, so that it never comes before a snapshot.
-    actions = [*core.handle(done(UPDATE, 2)), *core.handle(done(APPLY, 2))]
-    assert actions == [release(ACTIVATION, 2), ack(ACTIVATION, 3, 3, 0), Snapshot(step=3)]
+    assert core.handle(done(FORWARD, 2)) == [compute(APPLY, 2), Snapshot(step=3)]
+    assert core.handle(done(UPDATE, 2)) == [release(ACTIVATION, 2), ack(ACTIVATION, 3, 3, 0)]
+    assert core.handle(done(APPLY, 2)) == []
     assert core.handle(SnapshotSafe(step=3)) == [ack(ACTIVATION, 3, 3, 3)]
     assert core.handle(arrived(ACTIVATION, 3)) == [keep(ACTIVATION, 3), *begun(3)]
 

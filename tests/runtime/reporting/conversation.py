@@ -18,6 +18,7 @@ from runtime.telemetry import Telemetry
 from runtime.trace import Trace
 
 NUM_STEPS = 12
+TIME_ALONE_S = 1.5
 WEIGHT = torch.arange(4.0)
 # All share memory, which safetensors refuses.
 HOME = {"in.weight": WEIGHT, "mid.weight": WEIGHT.view(2, 2), "out.weight": WEIGHT.view(2, 2).T}
@@ -147,6 +148,7 @@ class Conversation:
             k=k,
             generation=generation,
             num_steps=NUM_STEPS,
+            time_alone_s=TIME_ALONE_S,
             is_over=self._ask,
         )
         self.identity = f"{k}/{generation}".encode()

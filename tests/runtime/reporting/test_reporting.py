@@ -11,11 +11,11 @@ from runtime import digest, reporting
 from runtime.core.account import Account
 from runtime.core.plan import Stream
 from runtime.core.worker import State
-from runtime.reporting import ASK_EVERY_S, MEASURING_LIMIT_S, STOP_LINGER_S
+from runtime.reporting import ASK_EVERY_S, STOP_LINGER_S
 from runtime.state.memory import Word
 from runtime.telemetry import figures_of
 
-from .conversation import HOME, NUM_STEPS, STATE, Clock, Conversation
+from .conversation import HOME, NUM_STEPS, STATE, TIME_ALONE_S, Clock, Conversation
 
 ACTIVATION, TIE = (torch.ones(2),), (torch.zeros(2),)
 
@@ -219,9 +219,9 @@ def measured(talk: Conversation) -> Any:
 
 def test_a_block_is_timed_alone_on_its_last_inputs(talk):
     talk.driver.last_inputs = {Stream.ACTIVATION: ACTIVATION, Stream.TIE_DOWN: TIE}
-    talk.block.forward_s = 0.015625  # a power of 2, so that sums are exact
+    talk.block.forward_s = 0.00390625  # a power of 2, so that sums are exact
     answer = measured(talk)
-    assert answer == {"kind": "measured", "block": 1, "step_s": 0.015625, "cpu_s": 0.0078125}
+    assert answer == {"kind": "measured", "block": 1, "step_s": 0.00390625, "cpu_s": 0.001953125}
     last = NUM_STEPS - 1
     step = [("forward", last, ACTIVATION), ("update", last), ("apply", last, None, TIE)]
     assert talk.block.calls == step * (reporting.WARM_UP_STEPS + reporting.MEASURED_STEPS)
@@ -229,8 +229,8 @@ def test_a_block_is_timed_alone_on_its_last_inputs(talk):
 
 def test_a_slow_block_is_timed_a_few_times(talk):
     talk.driver.last_inputs = {Stream.ACTIVATION: ACTIVATION}
-    talk.block.forward_s = 2 * MEASURING_LIMIT_S
-    assert measured(talk)["step_s"] == 2 * MEASURING_LIMIT_S
+    talk.block.forward_s = 2 * TIME_ALONE_S
+    assert measured(talk)["step_s"] == 2 * TIME_ALONE_S
     assert len(talk.block.calls) == 3 * (reporting.WARM_UP_STEPS + reporting.MIN_MEASURED_STEPS)
 
 

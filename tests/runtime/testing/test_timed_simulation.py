@@ -50,12 +50,15 @@ def test_a_worker_alone_pays_for_three_phases_and_a_snapshot():
     assert period_s(alone, Machine(hand_over_s=0.001)) == pytest.approx(0.064)
 
 
-def test_what_is_small_is_copied_by_who_tells_the_core():
-    """The loop, while the block goes on; where nothing is handed out, for a snapshot is due, the
-    block waits for the copy of what it made last, which is a tie."""
+@pytest.mark.parametrize("snapshot_every", [1, 100])
+def test_what_is_small_is_copied_by_who_tells_the_core(snapshot_every):
+    """The loop, while the block goes on; with lag 0 a block waits for the copies of an activation
+    and of the tie that comes back, 1 ms each."""
     machine = Machine(copy_bytes_per_s=1e6)
-    assert period_s(replace(CONFIG, snapshot_every=100), machine) == pytest.approx(0.06)
-    assert period_s(CONFIG, machine) == pytest.approx(0.061)
+    config = replace(CONFIG, snapshot_every=snapshot_every)
+    assert period_s(config, machine) == pytest.approx(0.06)
+    assert period_s(replace(config, lag=0), FREE) == pytest.approx(0.08)
+    assert period_s(replace(config, lag=0), machine) == pytest.approx(0.082)
 
 
 @pytest.mark.parametrize("snapshot_every", [1, 100])

@@ -1,0 +1,61 @@
+"""Which link carries a job's messages here, where that is left open or can't be what was asked for.
+
+Owns the choice for a whole job; between hosts, `auto` is decided edge by edge (runtime.linking).
+"""
+
+import socket
+
+from launch.config import ConfigError, Link, RunConfig
+from launch.environment import Environment
+
+
+def choose_link(
+    config: RunConfig, environment: Environment, *, device: str, workers: int
+) -> tuple[Link, str | None]:
+    """The link, and a note where it is not the one that was asked for. Raises ConfigError."""
+    if config.link != "nccl":
+        return _reachable(config.link, config.bind, environment), None
+    link = _reachable("auto", config.bind, environment)
+    reason = _why_not_nccl(environment, device=device, workers=workers)
+    return link, f"--link nccl can't be used: {reason}; --link {link} is used instead"
+
+
+def _why_not_nccl(environment: Environment, *, device: str, workers: int) -> str:
+    """What keeps NCCL from carrying this job's messages."""
+    if device == "cpu":
+        return "it joins GPUs, and the workers compute on CPUs"
+    if not environment.has_nccl:
+        return "this torch was built without it"
+    here = environment.local_world_size or workers
+    if here > environment.gpus:
+        return f"it refuses two ranks on one GPU, and {here} workers share {environment.gpus}"
+    return "messages pass through host memory here, where they outlive a worker that dies"
+
+
+def _reachable(link: Link, bind: str, environment: Environment) -> Link:
+    """The link by which these hosts reach each other; on one host none is left open."""
+    one_host = environment.is_one_host
+    if link in ("shm", "zmq-ipc") and not one_host:
+        raise ConfigError(f"link {link} reaches one host only; use --link auto or zmq")
+    if one_host and link not in ("zmq-tcp", "gloo"):
+        found: dict[Link, Link] = {"auto": "shm", "zmq": "zmq-ipc"}
+        return found.get(link, link)
+    _check_bind(bind, one_host=one_host)
+    return "zmq-tcp" if link == "zmq" else link
+
+
+def _check_bind(bind: str, *, one_host: bool) -> None:
+    """Raise ConfigError where sockets can't listen, or not be reached, at this address."""
+    if bind.startswith("127.") and not one_host:
+        raise ConfigError(
+            f"bind {bind} can't be reached from the job's other hosts; give --bind 0.0.0.0,"
+            " or the address of a network that you trust"
+        )
+    try:
+        with socket.socket() as probe:
+            probe.bind((bind, 0))
+    except OSError as error:
+        raise ConfigError(
+            f"bind {bind!r} is no address of this host ({error.strerror or error});"
+            " give one that is, such as 127.0.0.1"
+        ) from error

@@ -1,0 +1,61 @@
+"""Which link is chosen, and what is said where it is not the one that was asked for."""
+
+import pytest
+
+from launch.config import RunConfig
+from launch.environment import Environment
+from launch.links import choose_link
+from launch.notes import notes_on
+from launch.resolve import dump, restore
+
+from .runs import light
+
+HERE = Environment(world_size=None, local_world_size=None, cores=2, gpus=0)
+
+
+def gpus(num_gpus: int, *, has_nccl: bool = True) -> Environment:
+    return Environment(
+        world_size=None, local_world_size=None, cores=2, gpus=num_gpus, has_nccl=has_nccl
+    )
+
+
+@pytest.mark.parametrize(
+    ("environment", "device", "why"),
+    [
+        (HERE, "cpu", "the workers compute on CPUs"),
+        (gpus(8), "cpu", "the workers compute on CPUs"),
+        (gpus(8, has_nccl=False), "cuda", "this torch was built without it"),
+        (gpus(3), "cuda", "two ranks on one GPU, and 4 workers share 3"),
+        (gpus(4), "cuda", "pass through host memory"),
+    ],
+)
+def test_where_nccl_can_not_be_used_it_is_said_why_and_what_is(environment, device, why):
+    config = RunConfig(link="nccl", workers=4)
+    link, note = choose_link(config, environment, device=device, workers=4)
+    assert link == "shm"
+    assert note is not None
+    assert why in note
+    assert note.startswith("--link nccl can't be used: ")
+    assert note.endswith("; --link shm is used instead")
+
+
+def test_of_several_hosts_only_the_workers_of_this_one_share_its_gpus():
+    two = Environment(world_size=4, local_world_size=2, cores=2, gpus=2, has_nccl=True)
+    config = RunConfig(link="nccl", workers=4, bind="0.0.0.0")
+    link, note = choose_link(config, two, device="cuda", workers=4)
+    assert link == "auto"
+    assert "share" not in (note or "")
+
+
+def test_any_other_link_is_taken_without_a_word():
+    for asked, found in (("auto", "shm"), ("zmq", "zmq-ipc"), ("gloo", "gloo")):
+        config = RunConfig(link=asked)
+        assert choose_link(config, HERE, device="cpu", workers=4) == (found, None)
+
+
+def test_the_note_reaches_the_process_that_prints_it_and_a_repeated_run_has_none():
+    resolved = light(link="nccl")
+    (note,) = notes_on(restore(dump(resolved)))
+    assert "--link shm is used instead" in note
+    assert resolved.config.link == "shm"
+    assert notes_on(restore(dump(light(link="shm")))) == []

@@ -1,0 +1,332 @@
+"""Snapshots that a worker's core hands out ahead: behind an APPLY, before what comes next.
+
+A snapshot is of the state at its boundary, whatever has been handed out when it is asked for.
+"""
+
+import pytest
+
+from runtime.core.account import Account
+from runtime.core.messages import (
+    Finish,
+    Snapshot,
+    SnapshotSafe,
+    StopTold,
+    StopWanted,
+)
+from runtime.core.plan import Free, WorkerPlan
+from runtime.core.worker import IllegalEvent, State, WorkerCore
+
+from .words import (
+    ACTIVATION,
+    APPLY,
+    BELOW,
+    FORWARD,
+    TIE_DOWN,
+    TIE_UP,
+    UPDATE,
+    ack,
+    acked,
+    arrived,
+    begun,
+    compute,
+    done,
+    keep,
+    linked,
+    middle,
+    release,
+    repeated,
+    run_step,
+    send,
+    started,
+    top,
+    wanted,
+    window,
+)
+
+
+def second_step(*, snapshot_every: int = 100, checkpoint_every: int = 0) -> WorkerCore:
+    """A receiver of activations in the FORWARD of step 1; the activation of step 2 is not here."""
+    every = {"snapshot_every": snapshot_every, "checkpoint_every": checkpoint_every}
+    core = started(top(num_steps=9, size=4, **every))
+    run_step(core, 0, needs=(ACTIVATION,))
+    assert core.handle(arrived(ACTIVATION, 1)) == [keep(ACTIVATION, 1), *begun(1)]
+    return core
+
+
+def in_apply(core: WorkerCore) -> WorkerCore:
+    """The UPDATE of step 1 ends, and its APPLY is under way."""
+    expected = core.edges.incoming[ACTIVATION].expected
+    word = ack(ACTIVATION, expected, 2, 0)
+    assert core.handle(done(UPDATE, 1)) == [release(ACTIVATION, 1), word]
+    assert core.state is State.APPLY
+    return core
+
+
+# When it is handed out --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_in_an_update_one_that_is_due_goes_behind_the_apply_and_the_next_step_behind_it(checkpoint):
+    every = {"snapshot_every": 100, "checkpoint_every": 1} if checkpoint else {"snapshot_every": 1}
+    core = started(WorkerPlan(num_steps=9, **every))
+    assert core.handle(done(FORWARD, 0)) == [
+        compute(APPLY, 0),
+        Snapshot(step=1, checkpoint=checkpoint),
+        *begun(1),
+    ]
+    assert (core.state, core.step, core.snapshots.pending) == (State.UPDATE, 0, 1)
+    # It is handed out once.
+    assert core.handle(done(UPDATE, 0)) == []
+    assert core.handle(done(APPLY, 0)) == []
+
+
+def test_in_an_update_one_that_is_due_does_not_wait_for_the_next_activation():
+    core = second_step(snapshot_every=2)
+    assert core.handle(done(FORWARD, 1)) == [compute(APPLY, 1), Snapshot(step=2)]
+    assert core.reached == 2
+    assert core.handle(arrived(ACTIVATION, 2)) == [keep(ACTIVATION, 2), *begun(2)]
+    assert core.state is State.UPDATE
+    assert core.reached == 3
+
+
+@pytest.mark.parametrize("is_here", [True, False])
+def test_in_an_apply_that_was_waited_for_one_that_is_due_goes_behind_it(is_here):
+    """With the next activation here, or not."""
+    core = started(middle(num_steps=9, snapshot_every=1))
+    core.handle(arrived(ACTIVATION, 0))
+    if is_here:
+        core.handle(arrived(ACTIVATION, 1))
+    assert core.handle(done(FORWARD, 0)) == [send(ACTIVATION, 0)]
+    core.handle(done(UPDATE, 0))
+    assert core.state is State.WAIT_TIE
+    next_step = begun(1) if is_here else []
+    last = core.handle(arrived(TIE_UP, 0))
+    assert last == [keep(TIE_UP, 0), compute(APPLY, 0, below=0), Snapshot(step=1), *next_step]
+    assert core.state is State.APPLY
+    if not is_here:
+        assert core.handle(arrived(ACTIVATION, 1)) == [keep(ACTIVATION, 1), *begun(1)]
+    assert core.handle(done(APPLY, 0)) == [release(TIE_UP, 0), ack(TIE_UP, 1, 1, 0)]
+
+
+def test_one_that_is_due_waits_for_the_tie_with_which_its_boundary_comes():
+    core = started(middle(num_steps=9, snapshot_every=1))
+    core.handle(arrived(ACTIVATION, 0))
+    core.handle(arrived(ACTIVATION, 1))
+    assert core.handle(done(FORWARD, 0)) == [send(ACTIVATION, 0)]
+    assert core.state is State.UPDATE
+    last = core.handle(arrived(TIE_UP, 0))
+    assert last == [keep(TIE_UP, 0), compute(APPLY, 0, below=0), Snapshot(step=1), *begun(1)]
+
+
+def test_one_that_is_due_does_not_wait_for_credit():
+    windows = {TIE_UP: window()}
+    core = started(WorkerPlan(num_steps=9, outgoing=windows, snapshot_every=3))
+    for step in range(2):
+        run_step(core, step)
+    assert core.handle(done(FORWARD, 2)) == [compute(APPLY, 2), Snapshot(step=3)]
+    assert core.handle(acked(TIE_UP, 2, 1)) == begun(3)
+
+
+def test_with_free_ties_it_is_taken_at_its_boundary():
+    """Its account is of the steps before it, and an APPLY says late which ties it uses."""
+    free = Free(max_staleness=9, keeps_newest=True)
+    incoming = dict.fromkeys((ACTIVATION, TIE_DOWN), window())
+    core = started(WorkerPlan(num_steps=9, incoming=incoming, snapshot_every=1, free=free))
+    for event in (arrived(ACTIVATION, 0), arrived(ACTIVATION, 1), arrived(TIE_DOWN, 0)):
+        core.handle(event)
+    assert core.handle(done(FORWARD, 0)) == []
+    assert core.handle(done(UPDATE, 0))[-1] == compute(APPLY, 0, above=0)
+    account = Account()
+    account.note(TIE_DOWN, 0)
+    assert core.handle(done(APPLY, 0)) == [Snapshot(step=1, account=account), *begun(1)]
+
+
+def test_each_that_is_due_is_taken_once_before_its_step_and_behind_the_one_before():
+    core = started(WorkerPlan(num_steps=7, snapshot_every=2, checkpoint_every=3))
+    order = [*begun(0)]
+    for step in range(7):
+        for phase in (FORWARD, UPDATE, APPLY):
+            order += core.handle(done(phase, step))
+        if core.snapshots.pending is not None:
+            order += core.handle(SnapshotSafe(step=core.snapshots.pending))
+    assert order.pop() == Finish()
+    taken = {2: False, 3: True, 4: False, 6: True, 7: True}
+    expected = []
+    for step in range(8):
+        if step in taken:
+            expected.append(Snapshot(step=step, checkpoint=taken[step]))
+        if step < 7:
+            expected += [*begun(step), compute(APPLY, step)]
+    assert order == expected
+
+
+@pytest.mark.parametrize(
+    ("start_step", "steps"), [(3, [4, 8]), (4, [8]), (5, [8]), (7, [8]), (8, [])]
+)
+def test_a_life_takes_every_fourth_wherever_it_begins_and_none_there(start_step, steps):
+    core = WorkerCore(top(num_steps=99, snapshot_every=4), start_step=start_step, generation=1)
+    actions = core.start() + core.handle(linked(BELOW, heard=1, activation=start_step))
+    for step in range(start_step, 10):
+        actions += core.handle(arrived(ACTIVATION, step, to=1))
+        actions += run_step(core, step)
+        if core.snapshots.pending is not None:
+            core.handle(SnapshotSafe(step=core.snapshots.pending))
+    taken = [action for action in actions if isinstance(action, Snapshot)]
+    assert taken == [Snapshot(step=step) for step in steps]
+    for snapshot in taken:  # behind the last APPLY before it
+        assert actions[actions.index(snapshot) - 1] == compute(APPLY, snapshot.step - 1)
+
+
+# One that is asked for --------------------------------------------------------------------------
+
+
+def test_one_that_was_asked_for_in_a_forward_goes_behind_the_apply():
+    core = second_step()
+    core.handle(arrived(ACTIVATION, 2))
+    assert core.handle(wanted(ACTIVATION, 1)) == []
+    assert core.handle(done(FORWARD, 1)) == [compute(APPLY, 1), Snapshot(step=2), *begun(2)]
+
+
+def test_one_that_is_asked_for_in_an_update_is_handed_out_at_once():
+    core = second_step()
+    assert core.handle(done(FORWARD, 1)) == [compute(APPLY, 1)]
+    assert core.handle(wanted(ACTIVATION, 1)) == [Snapshot(step=2)]
+    assert core.handle(wanted(ACTIVATION, 1)) == []
+    assert core.handle(arrived(ACTIVATION, 2)) == [keep(ACTIVATION, 2), *begun(2)]
+
+
+def test_one_that_is_asked_for_in_an_apply_is_handed_out_at_once():
+    core = second_step()
+    core.handle(done(FORWARD, 1))
+    in_apply(core)
+    assert core.handle(wanted(ACTIVATION, 2)) == [Snapshot(step=2)]
+    assert core.handle(wanted(ACTIVATION, 2)) == []
+    assert core.handle(arrived(ACTIVATION, 2)) == [keep(ACTIVATION, 2), *begun(2)]
+    assert core.state is State.APPLY
+
+
+@pytest.mark.parametrize("state", [State.UPDATE, State.APPLY])
+def test_one_that_is_asked_for_behind_the_next_step_is_for_the_boundary_behind_that(state):
+    """It was taken as the one before step 2, behind what step 2 had done to the state."""
+    core = second_step()
+    core.handle(arrived(ACTIVATION, 2))
+    assert core.handle(done(FORWARD, 1)) == [compute(APPLY, 1), *begun(2)]
+    core.handle(arrived(ACTIVATION, 3))
+    if state is State.APPLY:
+        in_apply(core)
+    assert core.handle(wanted(ACTIVATION, 1)) == []
+    if state is State.UPDATE:
+        in_apply(core)
+    assert repeated(core) == [ack(ACTIVATION, 4, 2, 0)]
+    assert core.handle(done(APPLY, 1)) == []
+    assert core.state is State.FORWARD
+    assert core.handle(done(FORWARD, 2)) == [compute(APPLY, 2), Snapshot(step=3), *begun(3)]
+    core.handle(done(UPDATE, 2))
+    core.handle(done(APPLY, 2))
+    assert core.handle(SnapshotSafe(step=3)) == [ack(ACTIVATION, 4, 3, 3)]
+
+
+def test_one_that_is_asked_for_behind_the_next_step_is_taken_where_that_one_waits_for_a_tie():
+    """The next step is handed out up to where it needs its ties; behind these is the boundary."""
+    core = started(middle(num_steps=9, snapshot_every=100))
+    for message in (arrived(ACTIVATION, 0), arrived(ACTIVATION, 1), arrived(TIE_UP, 0)):
+        core.handle(message)
+    assert core.handle(done(FORWARD, 0))[1:] == [compute(APPLY, 0, below=0), *begun(1)]
+    core.handle(done(UPDATE, 0))
+    assert core.handle(wanted(ACTIVATION, 1)) == []
+    for event in (done(APPLY, 0), done(FORWARD, 1), done(UPDATE, 1), arrived(TIE_UP, 1)):
+        assert not any(isinstance(action, Snapshot) for action in core.handle(event))
+    assert core.state is State.WAIT_TIE
+    last = core.handle(arrived(TIE_DOWN, 0))
+    assert last == [keep(TIE_DOWN, 0), compute(APPLY, 1, below=1, above=0), Snapshot(step=2)]
+
+
+# When it counts ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", [State.UPDATE, State.APPLY])
+def test_that_one_is_safe_whose_step_is_not_reached_is_illegal_and_changes_nothing(state):
+    core = second_step(snapshot_every=2)
+    assert core.handle(done(FORWARD, 1)) == [compute(APPLY, 1), Snapshot(step=2)]
+    if state is State.APPLY:
+        in_apply(core)
+    with pytest.raises(IllegalEvent):
+        core.handle(SnapshotSafe(step=2))
+    assert core.snapshots.pending == 2
+    if state is State.UPDATE:
+        in_apply(core)
+    assert core.handle(done(APPLY, 1)) == []
+    assert core.handle(SnapshotSafe(step=2)) == [ack(ACTIVATION, 2, 2, 2)]
+
+
+def test_it_counts_as_soon_as_its_step_is_reached_though_the_next_one_runs():
+    core = second_step(snapshot_every=2)
+    core.handle(arrived(ACTIVATION, 2))
+    assert core.handle(done(FORWARD, 1)) == [compute(APPLY, 1), Snapshot(step=2), *begun(2)]
+    in_apply(core)
+    assert core.handle(done(APPLY, 1)) == []
+    assert core.state is State.FORWARD
+    assert core.handle(SnapshotSafe(step=2)) == [ack(ACTIVATION, 3, 2, 2)]
+
+
+@pytest.mark.parametrize("durable", [1, 2])
+def test_an_ask_that_the_one_taken_ahead_will_cover_changes_nothing(durable):
+    core = second_step(snapshot_every=2)
+    core.handle(done(FORWARD, 1))
+    in_apply(core)
+    assert core.handle(wanted(ACTIVATION, durable)) == []
+    assert core.handle(done(APPLY, 1)) == []
+    assert core.handle(SnapshotSafe(step=2)) == [ack(ACTIVATION, 2, 2, 2)]
+    assert core.handle(arrived(ACTIVATION, 2)) == [keep(ACTIVATION, 2), *begun(2)]
+    assert core.handle(done(FORWARD, 2)) == [compute(APPLY, 2)]
+
+
+# The stop behind it -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", [State.UPDATE, State.APPLY])
+def test_a_stop_told_where_one_was_taken_ahead_still_makes_a_checkpoint_there(state):
+    """The one that was taken is no part of a checkpoint."""
+    core = second_step(snapshot_every=2)
+    assert core.handle(done(FORWARD, 1)) == [compute(APPLY, 1), Snapshot(step=2)]
+    if state is State.APPLY:
+        in_apply(core)
+    assert core.handle(StopTold(generation=0, to=0, step=2)) == []
+    # Nothing is handed out behind the stop, though it is here.
+    assert core.handle(arrived(ACTIVATION, 2)) == [keep(ACTIVATION, 2)]
+    if state is State.UPDATE:
+        in_apply(core)
+    assert core.handle(done(APPLY, 1)) == []
+    assert core.handle(SnapshotSafe(step=2)) == [
+        ack(ACTIVATION, 3, 2, 2),
+        Snapshot(step=2, checkpoint=True),
+    ]
+    assert core.handle(SnapshotSafe(step=2)) == [ack(ACTIVATION, 3, 2, 2), Finish()]
+
+
+def test_a_checkpoint_that_was_taken_ahead_serves_a_stop_told_there():
+    core = second_step(checkpoint_every=2)
+    snapshot = Snapshot(step=2, checkpoint=True)
+    assert core.handle(done(FORWARD, 1)) == [compute(APPLY, 1), snapshot]
+    core.handle(StopTold(generation=0, to=0, step=2))
+    in_apply(core)
+    assert core.handle(done(APPLY, 1)) == []
+    assert core.handle(SnapshotSafe(step=2)) == [ack(ACTIVATION, 2, 2, 2), Finish()]
+
+
+def test_a_stop_that_is_wanted_behind_one_taken_ahead_lets_the_handed_out_step_end():
+    core = started(WorkerPlan(num_steps=9, snapshot_every=1))
+    assert core.handle(done(FORWARD, 0)) == [compute(APPLY, 0), Snapshot(step=1), *begun(1)]
+    assert core.handle(StopWanted()) == []
+    assert core.end == 2
+    core.handle(done(UPDATE, 0))
+    core.handle(done(APPLY, 0))
+    core.handle(SnapshotSafe(step=1))
+    assert run_step(core, 1) == [compute(APPLY, 1), Snapshot(step=2, checkpoint=True)]
+
+
+def test_the_one_at_the_end_is_taken_when_that_is_reached():
+    core = started(WorkerPlan(num_steps=1, snapshot_every=1))
+    assert core.handle(done(FORWARD, 0)) == [compute(APPLY, 0)]
+    assert core.handle(done(UPDATE, 0)) == []
+    assert core.handle(done(APPLY, 0)) == [Snapshot(step=1, checkpoint=True)]
