@@ -9,6 +9,8 @@ send what lies there already.
 """
 
 import multiprocessing
+import random
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -65,7 +67,8 @@ class Options:
 
 
 def measure_size(orders: Connection, size: int, rounds: int) -> list[dict[str, Any]]:
-    """All systems at one size, in turn, so that a slow moment meets every one."""
+    """All systems at one size, in turn, so that a slow moment meets every one, and in another order
+    each round: what one leaves of the memory, the next one finds."""
     num = max(4, min(MOST_MESSAGES, BYTES_PER_ROUND // size))
     window = 8 if size < 16 * MIB else 2
     found: dict[str, list[float]] = {}
@@ -75,7 +78,7 @@ def measure_size(orders: Connection, size: int, rounds: int) -> list[dict[str, A
     with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
         for number in range(rounds):
             found.setdefault(MEMCPY, []).append(copy(source, rooms, num) / num)
-            for system in (*OURS, *RAW):
+            for system in random.Random(number).sample((*OURS, *RAW), len(OURS) + len(RAW)):
                 where = f"{directory}/{system.replace(' ', '-')}-{number}"
                 flow = Case(
                     system=system, size_bytes=size, num_messages=num, window=window, where=where
@@ -168,6 +171,7 @@ def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
         facts = header()
         print_header(facts, make_console())
         torch.set_num_threads(1)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # its memory goes with it
         options.json.unlink(missing_ok=True)
         spawn = multiprocessing.get_context("spawn")
         orders, theirs = spawn.Pipe()

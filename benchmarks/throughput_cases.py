@@ -198,13 +198,14 @@ def real_commands(
     workers: int, *, steps: int, lag: int, window: int, run_dir: Path
 ) -> dict[str, list[str]]:
     """The main job with overlap and without, and the same blocks in one process."""
-    flags = ["--workers", str(workers), "--steps", str(steps), "--time-alone-s", "6"]
-    loco = ["--lag", str(lag), "--window", str(window)]
+    flags = ["--workers", str(workers), "--steps", str(steps)]
+    timed = ["--time-alone-s", "6"]
+    loco = ["--lag", str(lag), "--window", str(window), *timed]
     gim = ["--overlap", "0", "--tie", "none"]
     launch = ROOT / "launch"
     cases = {
         f"LoCo, {workers} workers": ("pipeline.py", loco),
-        f"GIM, {workers} workers": ("pipeline.py", gim),
+        f"GIM, {workers} workers": ("pipeline.py", [*gim, *timed]),
         "GIM, one process, all cores": ("sequential.py", [*gim, "--threads", "2"]),
     }
     return {

@@ -22,6 +22,7 @@ from benchmarks.harness import (
     make_table,
     median_and_spread,
 )
+from benchmarks.step_costs import make_step_costs_table
 from benchmarks.throughput_cases import UNDISTURBED
 
 HEADINGS = ("system", "samples/s", "ceiling", "of ceiling", "lowest", "highest", "kept", "runs")
@@ -122,7 +123,7 @@ def _row(system: str, own: Sequence[Mapping[str, Any]], undisturbed: float | Non
 
 
 def print_report(records: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """Print a table a case."""
+    """Print a table a case, and where the steps of ours go."""
     panels = summarise(records)
     for panel in panels:
         console.print(f"{panel.title}, {panel.condition} (ceiling: {panel.ceiling})", style="bold")
@@ -140,6 +141,8 @@ def print_report(records: Sequence[Mapping[str, Any]], console: Console) -> None
         console.print()
     if any("*" in row.system for panel in panels for row in panel.rows):
         console.print("\n".join(NOTES), highlight=False)
+    if (costs := make_step_costs_table(records)) is not None:
+        console.print(costs, highlight=False)
 
 
 # As a picture -----------------------------------------------------------------------------------

@@ -146,8 +146,8 @@ class RunConfig:
     device: Device = "auto"
     """Where workers compute; auto takes GPUs where there are any."""
     link: Link = "auto"
-    """How workers talk; auto shares memory within a host and takes tcp between hosts. Where nccl
-    can't be used, auto is, and the run says why."""
+    """How workers talk; auto shares memory within a host and takes tcp between hosts. nccl is
+    not built: auto is used, and the run says why."""
     checksum: Checksum = "auto"
     """What checksums guard; auto: headers in shared memory, tensors too on every wire."""
     window: int | None = None
@@ -169,7 +169,7 @@ class RunConfig:
     max_bad_steps: int = 10
     """Steps in a row that a block may skip because its numbers are not finite."""
     time_alone_s: float = 1.5
-    """Seconds for which each block is timed alone at the end, for the ceiling."""
+    """Seconds for which each block is timed alone at the end, 100 steps at most."""
     quick_end: bool = False
     """End without evaluating and without timing each block alone."""
     trace: bool = False

@@ -21,7 +21,7 @@ from launch.config import FREE, ConfigError, Link, RunConfig, from_toml, to_toml
 from launch.costs import Costs
 from launch.cuts import check_memory, choose_cuts
 from launch.environment import Environment
-from launch.links import choose_link
+from launch.link_choice import choose_link
 from launch.setting import Setting
 from models.data import ImageData, load_data, steps_per_epoch
 from models.network import Network, UnitTrace, trace_units
@@ -32,7 +32,7 @@ from runtime.core.partition import Partition
 from runtime.faults import plan as faults
 
 DEFAULT_WORKERS = 4
-FACTS = ("image_shape", "num_classes", "num_train", "link_note")  # of these, JSON holds all
+FACTS = ("image_shape", "num_classes", "num_train", "link_note")  # copied by dump as they are
 
 
 @dataclass(frozen=True, kw_only=True)

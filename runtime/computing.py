@@ -38,10 +38,13 @@ class Done(NamedTuple):
 
 
 class Copied(NamedTuple):
-    """The state before a step was copied; `save` makes that safe."""
+    """The state before a step was copied, from and until when (time.monotonic); `save` makes that
+    safe."""
 
     step: int
     save: Callable[[], None]
+    began_s: float
+    ended_s: float
 
 
 class Computing:
@@ -156,5 +159,4 @@ class Computing:
             state = with_account(state, action.account)
         image = self._saver.image(state)
         save = partial(self._saver.save, step, image, checkpoint=action.checkpoint)
-        self._done.append(Copied(step, save))
-        self._stopwatch.took_snapshot(step, began_s)
+        self._done.append(Copied(step, save, began_s, time.monotonic()))

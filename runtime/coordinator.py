@@ -222,12 +222,14 @@ class Coordinator:
             waiting = set(range(first, min(first + at_once, self.num_workers)))
             for block in waiting:
                 self._order(block, "measure")
-            deadline_s = time.monotonic() + MEASURING_TIMEOUT_S
+            deadline_s = time.monotonic() + self._job.time_alone_s + MEASURING_TIMEOUT_S
             while waiting and time.monotonic() < deadline_s:
                 for answer in self._listen():
                     if answer["step_s"] is not None:
                         self._results[answer["block"]]["measured"] = answer
                     waiting.discard(answer["block"])
+            for block in sorted(waiting):
+                self._say(f"block {block} was not timed alone in time: there is no ceiling")
 
     def _gather_weights(self) -> dict[str, Tensor]:
         weights: dict[str, Tensor] = {}

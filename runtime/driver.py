@@ -157,6 +157,7 @@ class Driver:
     def _settle_one(self, done: Done | Copied) -> None:
         if isinstance(done, Copied):
             self._outbox.save(done.step, done.save)
+            self.telemetry.stopwatch.took_snapshot(done.step, done.began_s, done.ended_s)
             return
         event, num_lost = self._outbox.keep(done.event, done.made), self.core.account.lost
         self._tell_core(event, at_s=done.ended_s)

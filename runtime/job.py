@@ -45,7 +45,7 @@ class Job(Protocol):
 
     @property
     def time_alone_s(self) -> float:
-        """Seconds for which each block is timed alone at the end."""
+        """Seconds for which each block is timed alone at the end, 100 steps at most."""
 
     @property
     def quick_end(self) -> bool:

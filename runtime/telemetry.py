@@ -61,12 +61,11 @@ class Stopwatch:
             self._state, self._entered_s = state, now_s
         self._step = step
 
-    def took_snapshot(self, step: int, began_s: float) -> None:
-        """Book the copy of a state, which ends now."""
-        now_s = time.monotonic()
-        self.snapshot_s += now_s - began_s
-        self._copied_s[self._state] += now_s - began_s
-        self._trace.snapshot(step, began_s, now_s)
+    def took_snapshot(self, step: int, began_s: float, ended_s: float) -> None:
+        """Book the copy of a state; it falls in what has held since all before it was booked."""
+        self.snapshot_s += ended_s - began_s
+        self._copied_s[self._state] += ended_s - began_s
+        self._trace.snapshot(step, began_s, ended_s)
 
     def shares(self) -> dict[str, float]:
         """Seconds by the words that reports and summaries use, those under way included."""

@@ -25,7 +25,7 @@ class SnapshotSchedule:
         self._is_asked = True
 
     def is_due(self, step: int, *, end: int, can_wait: bool) -> bool:
-        """Whether a snapshot is due before `step`; one that is stays so until it is taken.
+        """Whether a snapshot is due before `step`.
 
         `can_wait`: nothing is learned at this step, so that one behind it serves as well, unless
         it is for a checkpoint.

@@ -244,7 +244,7 @@ class WorkerCore:
         return self._enter(State.FORWARD)
 
     def _look_ahead(self) -> bool:
-        """Hand out what will follow; the state stays. Free ties are taken as late as can be."""
+        """Hand out what will follow, in its order; the state stays. Free ties are taken late."""
         following = self.step + 1
         if (
             self.plan.free is None

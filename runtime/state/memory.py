@@ -73,7 +73,7 @@ class Word(IntEnum):
     DAMAGED = auto()
     LEAVING = auto()  # its loop has ended: it only closes what it has open
     SILENT = auto()  # a neighbour has not been heard for long
-    SAVING = auto()  # the step of the snapshot that is taken and not yet safe, plus 1; 0: none
+    SAVING = auto()  # the step of the snapshot under way, once it is reached, plus 1; 0: none
     CHECKPOINT = auto()  # the step of what lies in the checkpoint's memory, plus 1
     # By the keeper:
     CHECKPOINT_DONE = auto()  # the last of these that it has dealt with, plus 1

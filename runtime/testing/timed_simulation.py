@@ -30,8 +30,7 @@ MADE = {
     Phase.APPLY: (),
 }
 
-
-Done = Computed | Replayed | Snapshot  # what a compute thread has done; of a snapshot, the copy
+Ended = Computed | Replayed | Snapshot  # what a compute thread has done; of a snapshot, the copy
 
 
 class Loop:
@@ -79,7 +78,7 @@ class TimedSimulation(Simulation):
         self._cores = [hosts[k // size] for k in range(len(plans))]
         self._loops = [Loop() for _ in plans]
         self._keepers = [Keeper() for _ in plans]
-        self._done: list[deque[Done]] = [deque() for _ in plans]
+        self._done: list[deque[Ended]] = [deque() for _ in plans]
         self.most_retained_bytes = [0] * len(plans)
         """For each worker, the most that it kept at once: what its receivers may yet ask for."""
         self.most_in_flight_bytes = [0] * len(plans)
@@ -142,7 +141,7 @@ class TimedSimulation(Simulation):
         assert isinstance(event, Computed | Replayed), event
         self._note_done(worker, k, event)
 
-    def _note_done(self, worker: SimulatedWorker, k: int, done: Done) -> None:
+    def _note_done(self, worker: SimulatedWorker, k: int, done: Ended) -> None:
         """Go on with what is handed out, and let the loop hear; else tell the core."""
         self._done[k].append(done)
         worker.is_busy = False
@@ -187,7 +186,7 @@ class TimedSimulation(Simulation):
         ]
         return sum(sizes) / self._machine.copy_bytes_per_s
 
-    def _copies_s(self, k: int, event: Done) -> Iterator[tuple[Stream, float | None]]:
+    def _copies_s(self, k: int, event: Ended) -> Iterator[tuple[Stream, float | None]]:
         """The messages that were made, and how long the copy of each takes; None: it is small."""
         outgoing = self.workers[k].core.plan.outgoing
         for stream in MADE[event.phase] if isinstance(event, Computed) else ():

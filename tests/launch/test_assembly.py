@@ -73,8 +73,10 @@ def test_neighbours_agree_on_every_stream():
             assert sender.outgoing[stream] == receiver.incoming[stream]
 
 
-def test_what_a_job_says_of_its_faults_and_patience():
-    job = LocalLearningJob(resolved("--faults", "kill:1@2, nan:0@1", "--hang-timeout-s", "30"))
+def test_what_a_job_says_of_its_faults_patience_and_end():
+    flags = ("--hang-timeout-s", "30", "--time-alone-s", "0.5")
+    job = LocalLearningJob(resolved("--faults", "kill:1@2, nan:0@1", *flags))
+    assert job.time_alone_s == 0.5
     assert [str(fault) for fault in job.faults] == ["kill:1@2", "nan:0@1"]
     assert job.patience_s > 300  # a silent neighbour is its keeper's business first
     assert BadNumbers in job.final_errors

@@ -46,7 +46,7 @@ class Case:
     def __init__(self) -> None:
         self.block, self.heard, self.saved = Block(), [], []
         self.num_wakes = 0
-        self.stopwatch = SimpleNamespace(computed_s=0.0, took_snapshot=lambda *_: None)
+        self.stopwatch = SimpleNamespace(computed_s=0.0)
         self.computing = Computing(
             self.block,
             saver=SimpleNamespace(

@@ -277,9 +277,21 @@ def test_the_copy_of_a_state_is_taken_off_what_it_fell_in(worker, state, share):
     watch = worker.telemetry.stopwatch
     watch.enter(state, 0)
     worker.now_s += 10.0
-    watch.took_snapshot(0, worker.now_s - 4.0)
+    watch.took_snapshot(0, worker.now_s - 4.0, worker.now_s)
     seconds = watch.shares()
     assert (seconds["snapshot_s"], seconds[share]) == (4.0, 6.0)
+    assert sum(seconds.values()) == 10.0
+
+
+def test_a_copy_behind_what_the_core_hears_of_late_is_booked_once(worker):
+    watch = worker.telemetry.stopwatch
+    watch.enter(State.APPLY, 0)
+    worker.now_s += 10.0  # 3 s of an apply, 4 of a copy, 3 of waiting
+    watch.computed_s = 3.0
+    watch.enter(State.WAIT_INPUT, 1, worker.now_s - 7.0)
+    watch.took_snapshot(1, worker.now_s - 7.0, worker.now_s - 3.0)
+    seconds = watch.shares()
+    assert [seconds[f"{name}_s"] for name in ("compute", "snapshot", "wait_input")] == [3, 4, 3]
     assert sum(seconds.values()) == 10.0
 
 

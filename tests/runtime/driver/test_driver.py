@@ -191,7 +191,7 @@ def test_what_follows_a_failure_does_not_hide_it(make_pair, monkeypatch):
         driver._computing._done.append(Done(event, {}, Figures(0.0, 0.0, 0), 0.0))
     with pytest.raises(ProtocolError, match="different contents"):
         driver._settle()
-    driver._computing._done.append(Copied(1, save=lambda: None))
+    driver._computing._done.append(Copied(1, save=lambda: None, began_s=0.0, ended_s=0.0))
     monkeypatch.setattr(driver._outbox, "save", lambda *_: pytest.fail("saved behind a failure"))
     driver._settle()
     assert driver.core.state is State.LINKING

@@ -18,7 +18,7 @@ from runtime.telemetry import Telemetry
 from runtime.trace import Trace
 
 NUM_STEPS = 12
-TIME_ALONE_S = 1.5
+TIME_ALONE_S = 0.75
 WEIGHT = torch.arange(4.0)
 # All share memory, which safetensors refuses.
 HOME = {"in.weight": WEIGHT, "mid.weight": WEIGHT.view(2, 2), "out.weight": WEIGHT.view(2, 2).T}
@@ -26,7 +26,8 @@ STATE = {"home.weight": torch.arange(3.0), "step": torch.tensor(NUM_STEPS)}
 
 
 class Block:
-    """Notes what it is asked to compute; each forward takes `forward_s` on the test's clock."""
+    """Notes what it is asked to compute; each forward takes `forward_s` on the test's clock, and
+    the third one `stall_s` more."""
 
     loss = 2.5
     probe_top1 = 0.25
@@ -34,12 +35,14 @@ class Block:
 
     def __init__(self, clock: "Clock") -> None:
         self.calls: list[tuple[Any, ...]] = []
-        self.forward_s = 0.0
+        self.forward_s = self.stall_s = 0.0
         self._clock = clock
 
     def forward(self, step, incoming):
         self.calls.append(("forward", step, incoming))
         self._clock.now_s += self.forward_s
+        if len(self.calls) == 7:
+            self._clock.now_s += self.stall_s
 
     def update(self, step):
         self.calls.append(("update", step))

@@ -227,6 +227,15 @@ def test_a_block_is_timed_alone_on_its_last_inputs(talk):
     assert talk.block.calls == step * (reporting.WARM_UP_STEPS + reporting.MEASURED_STEPS)
 
 
+def test_a_stall_is_in_a_blocks_time_as_it_is_in_training(talk):
+    talk.driver.last_inputs = {Stream.ACTIVATION: ACTIVATION}
+    talk.block.forward_s, talk.block.stall_s = 0.00390625, 0.25
+    answer = measured(talk)
+    stall_s = 0.25 / reporting.MEASURED_STEPS
+    assert answer["step_s"] == pytest.approx(0.00390625 + stall_s)
+    assert answer["cpu_s"] == pytest.approx((0.00390625 + stall_s) / 2)
+
+
 def test_a_slow_block_is_timed_a_few_times(talk):
     talk.driver.last_inputs = {Stream.ACTIVATION: ACTIVATION}
     talk.block.forward_s = 2 * TIME_ALONE_S

@@ -16,12 +16,15 @@ def choose_link(
     if config.link != "nccl":
         return _reachable(config.link, config.bind, environment), None
     link = _reachable("auto", config.bind, environment)
-    reason = _why_not_nccl(environment, device=device, workers=workers)
-    return link, f"--link nccl can't be used: {reason}; --link {link} is used instead"
+    reasons = ["transfers between GPUs are not built yet"]
+    if (missing := _missing(environment, device=device, workers=workers)) is not None:
+        reasons.append(missing)
+    told = ", and ".join(reasons)
+    return link, f"--link nccl can't be used: {told}; --link {link} is used instead"
 
 
-def _why_not_nccl(environment: Environment, *, device: str, workers: int) -> str:
-    """What keeps NCCL from carrying this job's messages."""
+def _missing(environment: Environment, *, device: str, workers: int) -> str | None:
+    """What would keep NCCL from carrying this job's messages, whoever built on it."""
     if device == "cpu":
         return "it joins GPUs, and the workers compute on CPUs"
     if not environment.has_nccl:
@@ -29,7 +32,7 @@ def _why_not_nccl(environment: Environment, *, device: str, workers: int) -> str
     here = environment.local_world_size or workers
     if here > environment.gpus:
         return f"it refuses two ranks on one GPU, and {here} workers share {environment.gpus}"
-    return "messages pass through host memory here, where they outlive a worker that dies"
+    return None
 
 
 def _reachable(link: Link, bind: str, environment: Environment) -> Link:
