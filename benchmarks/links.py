@@ -150,13 +150,13 @@ def draw(records: Sequence[dict[str, Any]], path: Path) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     keys = (("gb_per_s", "GB/s"), ("latency_us", "one-way latency, µs"))
     for axis, (key, label) in zip(axes, keys, strict=True):
-        for system in (MEMCPY, *OURS, *RAW):
+        for i, system in enumerate((MEMCPY, *OURS, *RAW)):  # a colour each, in both panels
             own = [r for r in records if r["system"] == system and r[key]]
             if own:
                 xs = [r["size_bytes"] for r in own]
                 ys = [median_and_spread(r[key]).median for r in own]
                 style = "--" if system in (MEMCPY, *RAW) else "-"
-                axis.plot(xs, ys, style, marker=".", label=system)
+                axis.plot(xs, ys, style, marker=".", color=f"C{i}", label=system)
         axis.set(xscale="log", yscale="log", xlabel="bytes a message", ylabel=label)
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=8, ncols=2)
