@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -90,13 +89,9 @@ def probe(*, steps: int) -> Figures:
     copy_rate, checksum_rate = _copy_bytes_per_s(cores), _checksum_bytes_per_s()
     shm = Wire(latency_s=_one_way_s("shm", SMALL_BYTES, NUM_PINGS))
     receive_rate = 1 / (1 / copy_rate + 1 / checksum_rate)
-    loops_s = LARGE_BYTES / checksum_rate + LARGE_BYTES / receive_rate
-    latency_s = _one_way_s("zmq-ipc+payload", SMALL_BYTES, NUM_PINGS)
-    # half of a round trip of a large message and a small word
-    both_s = 2 * _one_way_s("zmq-ipc+payload", LARGE_BYTES, 8)
     zmq_ipc = Wire(
-        latency_s=latency_s,
-        transfer_bytes_per_s=LARGE_BYTES / max(1e-3, both_s - 2 * latency_s - loops_s),
+        latency_s=_one_way_s("zmq-ipc+payload", SMALL_BYTES, NUM_PINGS),
+        transfer_bytes_per_s=LARGE_BYTES / _message_s("zmq-ipc", LARGE_BYTES, 16, window=2),
         send_bytes_per_s=checksum_rate,
         receive_bytes_per_s=receive_rate,
         takes_cores=True,
@@ -185,24 +180,25 @@ def _checksum_bytes_per_s() -> float:
 
 def _one_way_s(system: str, size: int, num_messages: int) -> float:
     """Half the time from a message to its acknowledgement, by the runtime's own link."""
+    return _message_s(system, size, num_messages, window=1) / 2
+
+
+def _message_s(system: str, size: int, num_messages: int, *, window: int) -> float:
+    """Seconds a message of a flow with so many under way."""
     spawn = multiprocessing.get_context("spawn")
     orders, theirs = spawn.Pipe()
     peer = spawn.Process(target=serve, args=(theirs,), daemon=True)
     peer.start()
     try:
-        return _ping(orders, system, size, num_messages) / num_messages / 2
+        with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+            case = Case(
+                system=system,
+                size_bytes=size,
+                num_messages=num_messages,
+                window=window,
+                where=f"{directory}/flow",
+            )
+            return run_link(orders, case) / num_messages
     finally:
         orders.send(None)
         peer.join(60)
-
-
-def _ping(orders: Connection, system: str, size: int, num_messages: int) -> float:
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
-        case = Case(
-            system=system,
-            size_bytes=size,
-            num_messages=num_messages,
-            window=1,
-            where=f"{directory}/ping",
-        )
-        return run_link(orders, case)
