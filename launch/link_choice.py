@@ -26,7 +26,7 @@ def choose_link(
 def _missing(environment: Environment, *, device: str, workers: int) -> str | None:
     """What would keep NCCL from carrying this job's messages, whoever built on it."""
     if device == "cpu":
-        return "it joins GPUs, and the workers compute on CPUs"
+        return "the workers compute on CPUs"
     if not environment.has_nccl:
         return "this torch was built without it"
     here = environment.local_world_size or workers
