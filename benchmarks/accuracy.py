@@ -27,6 +27,7 @@ from rich.console import Console
 from benchmarks import accuracy_report
 from benchmarks.harness import RESULTS, Results, header, make_console, print_header
 from launch.config import RunConfig, to_toml
+from runtime.lifetime import die_with_parent
 
 METHODS: dict[str, dict[str, Any]] = {
     "end-to-end": {"method": "e2e"},
@@ -149,7 +150,9 @@ def measure(task: Task) -> dict[str, Any]:
 def measure_all(tasks: Sequence[Task], num_jobs: int) -> Iterator[dict[str, Any]]:
     """Yield each run's record as it ends, from `num_jobs` processes of one thread each."""
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(num_jobs, mp_context=context) as pool:
+    with concurrent.futures.ProcessPoolExecutor(
+        num_jobs, mp_context=context, initializer=die_with_parent
+    ) as pool:
         futures = [pool.submit(measure, task) for task in tasks]
         try:
             for future in concurrent.futures.as_completed(futures):

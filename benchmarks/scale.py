@@ -35,6 +35,7 @@ from benchmarks.scale_cases import Site, scale_cases, simulate_case
 from benchmarks.scale_validation import print_validation, validate
 from benchmarks.throughput import TextList
 from launch.config import IntList
+from runtime.lifetime import die_with_parent
 from runtime.testing.network import Wire
 
 VALIDATION = RESULTS / "scale-validation.jsonl"
@@ -113,7 +114,10 @@ def _simulate(options: Options, keep: Callable[[dict[str, Any]], None]) -> None:
         message_bytes=int(options.message_mb * 1e6) // 4 * 4,
         jitters=("", *options.jitter),
     )
-    with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(
+        options.processes, mp_context=spawn, initializer=die_with_parent
+    ) as pool:
         for record in pool.map(simulate_case, cases):
             keep(record)
             print(f"{record['workers']} workers, {record['curve']}", file=sys.stderr)
