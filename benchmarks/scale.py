@@ -171,7 +171,7 @@ def _curves(records: Sequence[Mapping[str, Any]]) -> list[str]:
 
 PANELS = (
     ("share_of_full_rate", "share of the full rate", 1.0),
-    ("fill_s", "seconds until the top worker's first step is done", 1.0),
+    ("fill_s", "seconds until the pipeline is filled", 1.0),
     ("retained_bytes_per_worker", "kept or in flight, MB a worker (most)", 1e-6),
     ("retained_bytes", "kept or in flight, GB in all (most)", 1e-9),
 )
