@@ -28,10 +28,10 @@ def _missing(environment: Environment, *, device: str, workers: int) -> str | No
     if device == "cpu":
         return "the workers compute on CPUs"
     if not environment.has_nccl:
-        return "this torch was built without it"
+        return "this torch was built without NCCL"
     here = environment.local_world_size or workers
     if here > environment.gpus:
-        return f"it refuses two ranks on one GPU, and {here} workers share {environment.gpus}"
+        return f"NCCL refuses two ranks on one GPU, and {here} workers share {environment.gpus}"
     return None
 
 

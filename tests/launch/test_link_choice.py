@@ -24,7 +24,7 @@ def gpus(num_gpus: int, *, has_nccl: bool = True) -> Environment:
     [
         (HERE, "cpu", "the workers compute on CPUs"),
         (gpus(8), "cpu", "the workers compute on CPUs"),
-        (gpus(8, has_nccl=False), "cuda", "this torch was built without it"),
+        (gpus(8, has_nccl=False), "cuda", "this torch was built without NCCL"),
         (gpus(3), "cuda", "two ranks on one GPU, and 4 workers share 3"),
         (gpus(4), "cuda", "transfers between GPUs are not built yet;"),
     ],
