@@ -1,23 +1,29 @@
 """What the simulator must know of this machine, each figure measured by a probe of its own.
 
-Owns the probes: a copy in memory, a checksum, the smallest word and a large message through the
-runtime's own links, and two runs of slept blocks: one worker, which has no messages, and two that
-wait for each other's, with small ones and lag 0. Nothing else is fitted to what is then compared.
+Owns the probes: copies in memory, a checksum, large messages through the runtime's own link, and
+three runs of slept blocks with small messages: one worker, which has none; two that wait for each
+other's, with lag 0; and many, whose processor time tells what a message takes where the machine is
+busy. Nothing is fitted to what is then compared.
 """
 
+import contextlib
 import json
 import multiprocessing
 import os
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import numpy as np
+import psutil
 import torch
 
 from benchmarks.link_cases import Case, copy, serve
@@ -27,14 +33,20 @@ from runtime.core.messages import Phase
 from runtime.links.message import checksum
 from runtime.testing.network import Machine, Wire
 from runtime.testing.slept import SleptConfig
-from runtime.testing.slept_simulation import StepEnds, simulated_step_ends, steps_per_s
+from runtime.testing.slept_simulation import (
+    StepEnds,
+    simulate,
+    simulated_step_ends,
+    steps_per_s,
+)
 
 SMALL_BYTES, LARGE_BYTES = 1 << 10, 1 << 26
 WARM_UP = 10
 """Steps left out of every rate here: the pipeline fills, and memory is touched for the first
 time."""
-NUM_PINGS = 200
-MOST_MESSAGE_S = 0.01
+MANY = 16  # workers
+MOST_LATENCY_S = 0.01
+SAMPLE_EVERY_S = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,14 +68,14 @@ class Figures:
     def of_facts(cls, facts: Mapping[str, Any]) -> "Figures":
         """What a record said."""
         return cls(
-            machine=Machine(**facts["machine"]),
+            machine=Machine(**{k: _as_tuple(v) for k, v in facts["machine"].items()}),
             shm=Wire(**facts["shm"]),
             zmq_ipc=Wire(**facts["zmq_ipc"]),
         )
 
 
 USUAL = Figures(
-    machine=Machine(message_s=1e-4, hand_over_s=1e-4, copy_bytes_per_s=8e9),
+    machine=Machine(message_s=7e-5, step_overheads_s=(3e-4,), copy_bytes_per_s=8e9),
     shm=Wire(latency_s=2e-4),
     zmq_ipc=Wire(
         latency_s=2e-4,
@@ -77,27 +89,39 @@ USUAL = Figures(
 
 
 def latest(records: Sequence[Mapping[str, Any]]) -> Figures:
-    """The figures among a validation's records; where there are none, usual ones."""
-    found = next((r["figures"] for r in records if "figures" in r), None)
-    return USUAL if found is None else Figures.of_facts(found)
+    """The last figures among a validation's records; where there are none, usual ones."""
+    found = [r["figures"] for r in records if "figures" in r]
+    return Figures.of_facts(found[-1]) if found else USUAL
 
 
 def probe(*, steps: int) -> Figures:
-    """Measure this machine: some 15 s and two runs of `steps` steps."""
+    """Measure this machine: some 25 s and three runs of `steps` steps."""
     torch.set_num_threads(1)
     cores = len(os.sched_getaffinity(0))
-    copy_rate, checksum_rate = _copy_bytes_per_s(cores), _checksum_bytes_per_s()
-    shm = Wire(latency_s=_one_way_s("shm", SMALL_BYTES, NUM_PINGS))
-    receive_rate = 1 / (1 / copy_rate + 1 / checksum_rate)
+    copy_rates = tuple(map(_copy_bytes_per_s, range(1, cores + 1)))
+    checksum_rate = _checksum_bytes_per_s()
+    with ThreadPoolExecutor(cores) as pool:
+        flow_rates = list(pool.map(_flow_bytes_per_s, ["zmq-ipc"] * cores))
+    copies = Machine(
+        copy_bytes_per_s=copy_rates[0],
+        copy_speeds=tuple(rate / copy_rates[0] for rate in copy_rates),
+        cores=cores,
+    )
+    machine = _calibrated(copies, steps=steps)
+    shm = Wire(latency_s=_latency_s(machine, steps=steps))
     zmq_ipc = Wire(
-        latency_s=_one_way_s("zmq-ipc+payload", SMALL_BYTES, NUM_PINGS),
-        transfer_bytes_per_s=LARGE_BYTES / _message_s("zmq-ipc", LARGE_BYTES, 16, window=2),
+        latency_s=shm.latency_s,
+        transfer_bytes_per_s=statistics.mean(flow_rates),
         send_bytes_per_s=checksum_rate,
-        receive_bytes_per_s=receive_rate,
+        receive_bytes_per_s=1 / (1 / copy_rates[-1] + 1 / checksum_rate),
         takes_cores=True,
     )
-    machine = _calibrated(Machine(copy_bytes_per_s=copy_rate, cores=cores), shm, steps=steps)
     return Figures(machine=machine, shm=shm, zmq_ipc=zmq_ipc)
+
+
+def _as_tuple(value: Any) -> Any:
+    """What a Machine has where JSON has a list."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def plain(workers: int, steps: int) -> SleptConfig:
@@ -143,30 +167,72 @@ def solve(rate_of: Callable[[float], float], rate: float, most: float) -> float:
     return high
 
 
-def _calibrated(machine: Machine, wire: Wire, *, steps: int) -> Machine:
-    """Find what a phase and a message take: one worker shows the former, and two the latter where
-    it stands in their way, which it does not with a lag."""
-    alone, two = plain(1, steps), replace(plain(2, steps), lag=0)
-    step_s = 1 / steps_per_s(run_really(alone), warm_up=WARM_UP)
-    num_hand_overs = len(Phase) + 1 / alone.snapshot_every
-    hand_over_s = max(0.0, step_s - alone.step_s) / num_hand_overs
-    machine = replace(machine, hand_over_s=hand_over_s)
+def _calibrated(machine: Machine, *, steps: int) -> Machine:
+    """Find what a message takes, from what many workers use of the processor, and what a step takes
+    beside, from one worker alone."""
+    many, alone = plain(MANY, steps), plain(1, steps)
+    num_works = simulate(many, machine=replace(machine, message_s=1e-9), wire=Wire()).num_works
+    with ProcessorMeter() as meter:
+        ends_s = run_really(many)
+    begin_s, end_s = max(own[WARM_UP - 1] for own in ends_s), min(own[-1] for own in ends_s)
+    per_step_s = meter.used_s(begin_s, end_s) / ((end_s - begin_s) * steps_per_s(ends_s))
+    message_s = per_step_s * steps / num_works
+    ends_s = run_really(alone)
+    overheads_s = tuple(
+        after - before - alone.step_s - len(Phase) * message_s
+        for before, after in pairwise(ends_s[0][WARM_UP - 1 :])
+    )
+    return replace(machine, message_s=message_s, step_overheads_s=overheads_s)
 
-    def rate_of(message_s: float) -> float:
-        guess = replace(machine, message_s=message_s)
-        ends_s = simulated_step_ends(two, machine=guess, wire=wire)
+
+def _latency_s(machine: Machine, *, steps: int) -> float:
+    """Find what a word's way takes: it stands in the way of two workers with lag 0."""
+    two = replace(plain(2, steps), lag=0)
+
+    def rate_of(latency_s: float) -> float:
+        ends_s = simulated_step_ends(two, machine=machine, wire=Wire(latency_s=latency_s))
         return steps_per_s(ends_s, warm_up=WARM_UP)
 
     measured = steps_per_s(run_really(two), warm_up=WARM_UP)
-    return replace(machine, message_s=solve(rate_of, measured, MOST_MESSAGE_S))
+    return solve(rate_of, measured, MOST_LATENCY_S)
 
 
-def _copy_bytes_per_s(cores: int) -> float:
-    """What one copy gets while every core makes one: they share the memory."""
-    sources = [torch.ones(LARGE_BYTES, dtype=torch.uint8) for _ in range(cores)]
+class ProcessorMeter:
+    """What all descendants of this process use of the processor, looked at ever again."""
+
+    def __enter__(self) -> Self:
+        self._samples: list[tuple[float, float]] = []
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def used_s(self, begin_s: float, end_s: float) -> float:
+        """Seconds used in between, by time.time."""
+        times_s, used_s = zip(*self._samples, strict=True)
+        begin, end = np.interp([begin_s, end_s], times_s, used_s)
+        return float(end - begin)
+
+    def _watch(self) -> None:
+        while not self._ended.wait(SAMPLE_EVERY_S):
+            used_s = 0.0
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    times = process.cpu_times()
+                    used_s += times.user + times.system
+            self._samples.append((time.time(), used_s))
+
+
+def _copy_bytes_per_s(num: int) -> float:
+    """What each of so many copies at once gets: they share the memory."""
+    sources = [torch.ones(LARGE_BYTES, dtype=torch.uint8) for _ in range(num)]
     rooms = [[torch.ones_like(source) for _ in range(4)] for source in sources]
-    with ThreadPoolExecutor(cores) as pool:
-        rounds = [max(pool.map(copy, sources, rooms, [16] * cores)) for _ in range(5)]
+    with ThreadPoolExecutor(num) as pool:
+        rounds = [max(pool.map(copy, sources, rooms, [16] * num)) for _ in range(5)]
     return LARGE_BYTES * 16 / statistics.median(rounds)
 
 
@@ -178,13 +244,8 @@ def _checksum_bytes_per_s() -> float:
     return LARGE_BYTES * 8 / (time.perf_counter() - began_s)
 
 
-def _one_way_s(system: str, size: int, num_messages: int) -> float:
-    """Half the time from a message to its acknowledgement, by the runtime's own link."""
-    return _message_s(system, size, num_messages, window=1) / 2
-
-
-def _message_s(system: str, size: int, num_messages: int, *, window: int) -> float:
-    """Seconds a message of a flow with so many under way."""
+def _flow_bytes_per_s(system: str) -> float:
+    """What a flow of large messages gets, by the runtime's own link."""
     spawn = multiprocessing.get_context("spawn")
     orders, theirs = spawn.Pipe()
     peer = spawn.Process(target=serve, args=(theirs,), daemon=True)
@@ -193,12 +254,12 @@ def _message_s(system: str, size: int, num_messages: int, *, window: int) -> flo
         with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
             case = Case(
                 system=system,
-                size_bytes=size,
-                num_messages=num_messages,
-                window=window,
+                size_bytes=LARGE_BYTES,
+                num_messages=16,
+                window=2,
                 where=f"{directory}/flow",
             )
-            return run_link(orders, case) / num_messages
+            return LARGE_BYTES * case.num_messages / run_link(orders, case)
     finally:
         orders.send(None)
         peer.join(60)

@@ -11,6 +11,7 @@ what the flags say.
 """
 
 import os
+import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -124,11 +125,13 @@ def _simulate(options: Options, keep: Callable[[dict[str, Any]], None]) -> None:
 
 
 def make_site(options: Options, validation: Sequence[Mapping[str, Any]]) -> Site:
-    """The hosts: figures that were measured here where there are any, and each worker's own core.
+    """The hosts: figures that were measured here where there are any, each worker on a core and
+    with memory of its own, and no stalls but those asked for.
 
     Between hosts a message is guarded and received as over a socket, but has its own wire.
     """
     figures = latest(validation)
+    overhead_s = statistics.median(figures.machine.step_overheads_s)
     between = Wire(
         latency_s=options.hosts_latency_us / 1e6,
         transfer_bytes_per_s=options.hosts_gbit * 1e9 / 8,
@@ -136,7 +139,9 @@ def make_site(options: Options, validation: Sequence[Mapping[str, Any]]) -> Site
         receive_bytes_per_s=figures.zmq_ipc.receive_bytes_per_s,
     )
     return Site(
-        machine=replace(figures.machine, cores=None),
+        machine=replace(
+            figures.machine, cores=None, copy_speeds=(), step_overheads_s=(overhead_s,)
+        ),
         wire=figures.shm,
         between_hosts=between,
         workers_per_host=options.workers_per_host,

@@ -1,13 +1,14 @@
 """How long messages take: what they cost the two workers' loops, and their way between them.
 
 Owns the figures of a machine and of its links, and what is under way on them. Knows nothing of
-workers' states: a simulation asks when something that begins now will have happened.
+workers' states.
 """
 
-import heapq
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from runtime.testing.host import Clock, Happen, Host, Thread, Work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,56 +25,56 @@ class Wire:
     send_bytes_per_s: float = math.inf
     receive_bytes_per_s: float = math.inf
     takes_cores: bool = False
-    """Whether a transfer is the work of its host's cores, so that a host has one at a time."""
+    """Whether a transfer is the work of its host's cores, and at that rate that of one of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
     """What a worker's own threads take, in seconds; the default takes no time.
 
-    message_s: a loop's work for one message, header and all, that it sends or receives.
-    hand_over_s: what a phase of the block, or a snapshot, takes beside the block's own work: to
-    ask the core what follows. copy_bytes_per_s: the copy of what a block made to where it is
-    kept. cores: how many loops of a host can be busy at once; None: all of them.
+    message_s: a loop's work for one message, header and all, that it sends or receives, and either
+    thread's for one thing that the block has done.
+    step_overheads_s: what a step takes beside the block's own work, one of these drawn for each: to
+    ask the core what follows, and what the machine lets it wait. copy_bytes_per_s: a copy of what a
+    block made to where it is kept, alone. copy_speeds: the share of that which each of 1, 2, ...
+    copies of a host gets; more share what the last of these make in all. None given: they don't
+    share. cores: how many threads of a host work at once; None: all.
     """
 
     message_s: float = 0.0
-    hand_over_s: float = 0.0
+    step_overheads_s: tuple[float, ...] = (0.0,)
     copy_bytes_per_s: float = math.inf
+    copy_speeds: tuple[float, ...] = ()
     cores: int | None = None
 
 
-class Cores:
-    """The cores of one host, each at one thing at a time, in the order of asking."""
-
-    def __init__(self, num: int | None) -> None:
-        self._free_s = None if num is None else [0.0] * num
-
-    def end_s(self, from_s: float, duration_s: float) -> float:
-        """When work that could begin at `from_s` ends; it takes a core until then."""
-        if self._free_s is None or duration_s == 0.0:
-            return from_s + duration_s
-        end_s = max(from_s, self._free_s[0]) + duration_s
-        heapq.heapreplace(self._free_s, end_s)
-        return end_s
+def make_host(clock: Clock, machine: Machine) -> Host:
+    """What the workers of one host share."""
+    speeds = {Work.COPY: machine.copy_speeds} if machine.copy_speeds else {}
+    return Host(clock, cores=machine.cores, speeds=speeds)
 
 
-@dataclass
 class Network:
-    """The edges of a pipeline; `wire(k, to)` is the direction from worker k to its neighbour.
+    """The edges of a pipeline; `wire(k, to)` is the direction from worker k to its neighbour, and
+    `host(k)` the host that worker k is on.
 
-    What goes one way on one edge is carried one after the other, at the whole bandwidth.
+    What goes one way on one edge is carried one after the other.
     """
 
-    wire: Callable[[int, int], Wire]
-    host: Callable[[int], int] = lambda _: 0
-    _free_s: dict[tuple[int, ...], float] = field(default_factory=dict)
+    def __init__(
+        self, clock: Clock, *, wire: Callable[[int, int], Wire], host: Callable[[int], Host]
+    ) -> None:
+        self._clock = clock
+        self.wire = wire
+        self._host = host
+        self._ways: dict[tuple[int, int], Thread] = {}
 
-    def arrival_s(self, now_s: float, k: int, to: int, size_bytes: int) -> float:
-        """When what worker k has sent is with worker `to`; never before an earlier message."""
+    def carry(self, k: int, to: int, size_bytes: int, then: Happen) -> None:
+        """Let something happen when what worker k sends now is with worker `to`; never before an
+        earlier message."""
         wire = self.wire(k, to)
-        line = (self.host(k),) if wire.takes_cores and size_bytes else (k, to)
-        begins_s = max(now_s, self._free_s.get(line, 0.0), self._free_s.get((k, to), 0.0))
-        sent_s = begins_s + size_bytes / wire.transfer_bytes_per_s
-        self._free_s[line] = self._free_s[k, to] = sent_s
-        return sent_s + wire.latency_s
+        if (way := self._ways.get((k, to))) is None:
+            host = self._host(k) if wire.takes_cores else Host(self._clock)
+            way = self._ways[k, to] = Thread(host, Work.TRANSFER)
+        transfer_s = size_bytes / wire.transfer_bytes_per_s
+        way.add(lambda: transfer_s, lambda: self._clock.after(wire.latency_s, then))

@@ -84,8 +84,9 @@ class SleptBlock:
         self._duration_s = config.make_duration_s()
         self._forward_share = config.forward_share
         self._sleeper = Sleeper()
-        self._activation = (torch.zeros(config.activation_bytes // 4),)
-        self._tie = (torch.zeros(config.tie_bytes // 4),) if config.tie_bytes else None
+        # Written to, as real ones are: zeros that nobody wrote are read from one page.
+        self._activation = (torch.ones(config.activation_bytes // 4),)
+        self._tie = (torch.ones(config.tie_bytes // 4),) if config.tie_bytes else None
 
     def forward(self, step: int, incoming: Payload | None) -> Payload:
         del incoming

@@ -5,7 +5,7 @@ its own. What a machine adds (loops, copies, links) is nothing unless it is give
 """
 
 from runtime.core.messages import Phase
-from runtime.testing.network import Machine, Network, Wire
+from runtime.testing.network import Machine, Wire
 from runtime.testing.simulation import Duration, Simulation
 from runtime.testing.slept import SleptConfig, SleptJob
 from runtime.testing.timed_simulation import TimedSimulation
@@ -47,17 +47,13 @@ def simulate(
 ) -> TimedSimulation:
     """Run slept blocks on a simulated machine; `between_hosts` joins neighbours on two."""
     job = SleptJob(config)
-    size = workers_per_host or config.workers
-    far = between_hosts or wire
     simulation = TimedSimulation(
         [job.plan(k) for k in range(config.workers)],
         duration_s=phase_duration_s(config),
-        network=Network(
-            wire=lambda k, to: wire if k // size == to // size else far,
-            host=lambda k: k // size,
-        ),
         machine=machine,
-        workers_per_host=size,
+        wire=wire,
+        between_hosts=between_hosts,
+        workers_per_host=workers_per_host,
     )
     simulation.run()
     return simulation

@@ -7,6 +7,7 @@ messages are copied by a thread of their own and sent when that is done, and sta
 them. Ticks are not simulated.
 """
 
+import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
@@ -21,7 +22,8 @@ from runtime.core.messages import (
 )
 from runtime.core.plan import Side, Stream, WorkerPlan
 from runtime.keeping import LARGE_BYTES
-from runtime.testing.network import Cores, Machine, Network
+from runtime.testing.host import Happen, Host, Thread, Work
+from runtime.testing.network import Machine, Network, Wire, make_host
 from runtime.testing.simulation import Duration, Payload, SimulatedWorker, Simulation
 
 MADE = {
@@ -33,51 +35,69 @@ MADE = {
 Ended = Computed | Replayed | Snapshot  # what a compute thread has done; of a snapshot, the copy
 
 
-class Loop:
-    """What waits for one worker's loop; while it is busy, nothing else is taken up. None stands for
-    what the compute thread has done."""
+class Keeper(Thread):
+    """The thread that copies one worker's large messages, and what is sent behind the copies."""
 
-    def __init__(self) -> None:
-        self.waiting: deque[tuple[Event | None, Payload]] = deque()
-        self.is_busy = False
-        self.free_s = 0.0
+    def __init__(self, host: Host) -> None:
+        super().__init__(host, Work.COPY)
+        self._copying: set[tuple[Stream, int]] = set()
+        self._to_send: dict[Stream, deque[tuple[int, Happen]]] = {s: deque() for s in Stream}
 
+    def copy(self, stream: Stream, step: int, took_s: float) -> None:
+        """Keep what a block made."""
+        self._copying.add((stream, step))
 
-class Keeper:
-    """The thread that copies one worker's large messages, and when each is kept."""
+        def kept() -> None:
+            self._copying.discard((stream, step))
+            self._send_kept(stream)
 
-    def __init__(self) -> None:
-        self.free_s = 0.0
-        self.kept_s: dict[tuple[Stream, int], float] = {}
-        self.sent_s: dict[Stream, float] = {}  # when the latest message of a stream could be sent
+        self.add(lambda: took_s, kept)
+
+    def send(self, stream: Stream, step: int, send: Happen) -> None:
+        """Send a message when it is kept; a mark is not copied, and yet does not overtake what is
+        of its stream."""
+        self._to_send[stream].append((step, send))
+        self._send_kept(stream)
+
+    def _send_kept(self, stream: Stream) -> None:
+        line = self._to_send[stream]
+        while line and (stream, line[0][0]) not in self._copying:
+            line.popleft()[1]()
 
 
 class TimedSimulation(Simulation):
-    """Runs plans on hosts of `workers_per_host` workers each (None: one host)."""
+    """Runs plans on hosts of `workers_per_host` workers each (None: one host); `between_hosts`
+    joins neighbours on two, and `wire` the others."""
 
     def __init__(
         self,
         plans: Sequence[WorkerPlan],
         *,
         duration_s: Duration,
-        network: Network,
         machine: Machine,
-        snapshot_s: Callable[[int], float] = lambda _: 0.0,
+        wire: Wire,
+        between_hosts: Wire | None = None,
         workers_per_host: int | None = None,
+        snapshot_s: Callable[[int], float] = lambda _: 0.0,
     ) -> None:
+        size, far = workers_per_host or len(plans), between_hosts or wire
         super().__init__(
             plans,
-            duration_s=lambda k, phase, step: duration_s(k, phase, step) + machine.hand_over_s,
-            latency_s=lambda k, to: network.wire(k, to).latency_s,
-            snapshot_s=lambda k: snapshot_s(k) + machine.hand_over_s,
+            duration_s=lambda k, phase, step: duration_s(k, phase, step) + self._overhead_s(phase),
+            latency_s=lambda k, to: self._network.wire(k, to).latency_s,
+            snapshot_s=snapshot_s,
         )
-        self._network = network
+        hosts = [make_host(self, machine) for _ in range(-(-len(plans) // size))]
         self._machine = machine
-        size = workers_per_host or len(plans)
-        hosts = [Cores(machine.cores) for _ in range(-(-len(plans) // size))]
-        self._cores = [hosts[k // size] for k in range(len(plans))]
-        self._loops = [Loop() for _ in plans]
-        self._keepers = [Keeper() for _ in plans]
+        self._draw = random.Random(0)
+        self._hosts = [hosts[k // size] for k in range(len(plans))]
+        self._network = Network(
+            self,
+            wire=lambda k, to: wire if k // size == to // size else far,
+            host=lambda k: self._hosts[k],
+        )
+        self._loops = [Thread(host, Work.LOOP) for host in self._hosts]
+        self._keepers = [Keeper(host) for host in self._hosts]
         self._done: list[deque[Ended]] = [deque() for _ in plans]
         self.most_retained_bytes = [0] * len(plans)
         """For each worker, the most that it kept at once: what its receivers may yet ask for."""
@@ -86,60 +106,34 @@ class TimedSimulation(Simulation):
 
     # A worker's loop ----------------------------------------------------------------------------
 
-    def _reach(self, k: int, event: Event | None, payload: Payload = None) -> None:
-        """An event is there for worker k's loop."""
-        loop = self._loops[k]
-        loop.waiting.append((event, payload))
-        if not loop.is_busy:
-            self._serve(k, loop)
+    def _reach(self, k: int, event: Event, payload: Payload = None) -> None:
+        """An event is there for worker k's loop; its own cost comes before the core hears of it."""
+        cost_s = self._machine.message_s
+        if isinstance(event, Arrived) and not event.absent:
+            source = k + 1 if event.stream.source is Side.ABOVE else k - 1
+            size = self.workers[k].core.plan.incoming[event.stream].message_bytes
+            cost_s += size / self._network.wire(source, k).receive_bytes_per_s
+        self._loops[k].add(lambda: cost_s, lambda: self._deliver(k, event, payload))
 
-    def _serve(self, k: int, loop: Loop) -> None:
-        """Take up the next event; its own cost comes before the core hears of it."""
-        event, payload = loop.waiting.popleft()
-        loop.is_busy = True
-        self._keep_busy(k, self._cost_s(k, event))
-
-        def serve() -> None:
-            if event is None:
-                self._settle(k)
-            else:
-                self._deliver(k, event, payload)
-            self._at(loop.free_s, rest)
-
-        def rest() -> None:
-            loop.is_busy = False
-            if loop.waiting:
-                self._serve(k, loop)
-
-        self._at(loop.free_s, serve)
-
-    def _at(self, then_s: float, happen: Callable[[], None]) -> None:
-        if then_s <= self.now_s:
-            happen()
-        else:
-            self.after(then_s - self.now_s, happen)
-
-    def _keep_busy(self, k: int, duration_s: float) -> float:
-        """Let worker k's loop work for so long, after what it is at; return when it is done."""
-        loop = self._loops[k]
-        loop.free_s = self._cores[k].end_s(max(loop.free_s, self.now_s), duration_s)
-        return loop.free_s
-
-    def _cost_s(self, k: int, event: Event | None) -> float:
-        if event is None:
-            return self._machine.message_s + self._small_s(k)
-        if not isinstance(event, Arrived):
-            return self._machine.message_s
-        source = k + 1 if event.stream.source is Side.ABOVE else k - 1
-        size = 0 if event.absent else self.workers[k].core.plan.incoming[event.stream].message_bytes
-        return self._machine.message_s + size / self._network.wire(source, k).receive_bytes_per_s
+    def _reach_done(self, k: int) -> None:
+        """The compute thread has done something, of which the loop is to tell the core."""
+        message_s = self._machine.message_s
+        self._loops[k].add(lambda: message_s + self._small_s(k), lambda: self._settle(k))
 
     # A worker's compute thread ------------------------------------------------------------------
+
+    def _overhead_s(self, phase: Phase) -> float:
+        return self._draw.choice(self._machine.step_overheads_s) if phase is Phase.UPDATE else 0.0
 
     def _complete(self, worker: SimulatedWorker, k: int, event: Event) -> None:
         """The compute thread is done with something; nobody dies here."""
         assert isinstance(event, Computed | Replayed), event
-        self._note_done(worker, k, event)
+        self._end(worker, k, event)
+
+    def _end(self, worker: SimulatedWorker, k: int, done: Ended) -> None:
+        """It needs a core to note that."""
+        message_s = self._machine.message_s
+        self._hosts[k].work(Work.LOOP, message_s, lambda: self._note_done(worker, k, done))
 
     def _note_done(self, worker: SimulatedWorker, k: int, done: Ended) -> None:
         """Go on with what is handed out, and let the loop hear; else tell the core."""
@@ -147,7 +141,7 @@ class TimedSimulation(Simulation):
         worker.is_busy = False
         if worker.works:
             self._work(k)
-            self._reach(k, None)
+            self._reach_done(k)
             return
 
         def settle() -> None:
@@ -156,7 +150,7 @@ class TimedSimulation(Simulation):
             self._work(k)
 
         worker.is_busy = True
-        self._at(self._cores[k].end_s(self.now_s, self._small_s(k)), settle)
+        self._hosts[k].work(Work.LOOP, self._small_s(k), settle)
 
     def _settle(self, k: int) -> None:
         """Tell the core what was done, and let the large messages of that be copied; a state is
@@ -168,13 +162,15 @@ class TimedSimulation(Simulation):
                 continue
             for stream, took_s in self._copies_s(k, event):
                 if took_s is not None:
-                    keeper = self._keepers[k]
-                    begins_s = max(keeper.free_s, self.now_s)
-                    keeper.free_s = self._cores[k].end_s(begins_s, took_s)
-                    keeper.kept_s[stream, event.step] = keeper.free_s
+                    self._keepers[k].copy(stream, event.step, took_s)
             self._deliver(k, event)
             if isinstance(event, Computed) and event.phase is Phase.UPDATE:
                 self._note_memory(k)  # all that a step makes is made
+
+    @property
+    def num_works(self) -> int:
+        """How many things took a thread time so far, each of them at least a `message_s`."""
+        return sum(host.num_done for host in set(self._hosts))
 
     def _small_s(self, k: int) -> float:
         """What the small copies take of all that was done; whoever tells the core makes them."""
@@ -201,30 +197,31 @@ class TimedSimulation(Simulation):
         if not isinstance(event, Arrived):
             self._send(k, side, event, payload, size=0)
             return
-        keeper, stream = self._keepers[k], event.stream
+        stream = event.stream
         size = 0 if event.absent else self.workers[k].core.plan.outgoing[stream].message_bytes
-        # A mark is not copied, and yet does not overtake what is.
-        kept_s = max(keeper.kept_s.pop((stream, event.step), 0.0), keeper.sent_s.get(stream, 0.0))
-        keeper.sent_s[stream] = kept_s
-        self._at(kept_s, lambda: self._send(k, side, event, payload, size=size))
+        self._keepers[k].send(
+            stream, event.step, lambda: self._send(k, side, event, payload, size=size)
+        )
 
     def _send(self, k: int, side: Side, event: Event, payload: Payload, *, size: int) -> None:
+        """Let the loop send, before it takes up what waits."""
         to = k + 1 if side is Side.ABOVE else k - 1
         cost_s = self._machine.message_s + size / self._network.wire(k, to).send_bytes_per_s
-        sent_s = self._keep_busy(k, cost_s)
-        arrival_s = self._network.arrival_s(sent_s, k, to, size)
-        self.after(arrival_s - self.now_s, lambda: self._reach(to, event, payload))
+
+        def carry() -> None:
+            self._network.carry(k, to, size, lambda: self._reach(to, event, payload))
+
+        self._loops[k].add(lambda: cost_s, carry, first=True)
 
     def _snapshot(self, k: int, action: Snapshot) -> None:
         """The compute thread copies the state."""
         worker = self.workers[k]
         worker.is_busy = True
-        self.after(self._snapshot_s(k), lambda: self._note_done(worker, k, action))
+        self.after(self._snapshot_s(k), lambda: self._end(worker, k, action))
 
     def _save(self, k: int, action: Snapshot) -> None:
         """It is safe when all before it is kept."""
-        saved_s = max(0.0, self._keepers[k].free_s - self.now_s)
-        self.after(saved_s, lambda: self._reach(k, SnapshotSafe(step=action.step)))
+        self._keepers[k].add(lambda: 0.0, lambda: self._reach(k, SnapshotSafe(step=action.step)))
 
     def _note_memory(self, k: int) -> None:
         retained = in_flight = 0

@@ -1,46 +1,44 @@
 """The simulated network: rates, order, and who shares what."""
 
-import math
-
 import pytest
 
-from runtime.testing.network import Cores, Network, Wire
+from runtime.testing.host import SLICE_S
+from runtime.testing.network import Machine, Network, Wire, make_host
+from runtime.testing.simulation import Simulation
 
 FAR = Wire(latency_s=0.5, transfer_bytes_per_s=10.0)
+BY_CORES = Wire(transfer_bytes_per_s=10.0, takes_cores=True)
+
+
+def arrivals_s(wire, messages, *, workers_per_host=100):
+    """When each (from, to, bytes), all sent at the start, arrives."""
+    clock = Simulation([], duration_s=lambda *_: 0.0, latency_s=lambda *_: 0.0)
+    hosts = [make_host(clock, Machine(cores=2)) for _ in range(4)]
+    network = Network(clock, wire=lambda k, to: wire, host=lambda k: hosts[k // workers_per_host])
+    found = {}
+    for i, (k, to, size) in enumerate(messages):
+        network.carry(k, to, size, lambda i=i: found.update({i: clock.now_s}))
+    clock.run()
+    return [found[i] for i in range(len(messages))]
 
 
 def test_a_message_takes_its_transfer_and_the_latency():
-    assert Network(wire=lambda k, to: FAR).arrival_s(1.0, 0, 1, 20) == pytest.approx(3.5)
+    assert arrivals_s(FAR, [(0, 1, 20)]) == pytest.approx([2.5])
 
 
 def test_a_word_waits_for_the_tensors_before_it():
-    network = Network(wire=lambda k, to: FAR)
-    network.arrival_s(0.0, 0, 1, 20)
-    assert network.arrival_s(0.0, 0, 1, 0) == pytest.approx(2.5)
+    assert arrivals_s(FAR, [(0, 1, 20), (0, 1, 0)]) == pytest.approx([2.5, 2.5])
 
 
 def test_each_direction_has_the_whole_bandwidth():
-    network = Network(wire=lambda k, to: FAR)
-    assert network.arrival_s(0.0, 0, 1, 20) == network.arrival_s(0.0, 1, 0, 20)
+    assert arrivals_s(FAR, [(0, 1, 20), (1, 0, 20)]) == pytest.approx([2.5, 2.5])
 
 
-def test_transfers_by_the_cores_of_one_host_follow_each_other():
-    wire = Wire(transfer_bytes_per_s=10.0, takes_cores=True)
-    network = Network(wire=lambda k, to: wire, host=lambda k: k // 4)
-    arrivals_s = [network.arrival_s(0.0, k, k + 1, 10) for k in (0, 2, 4)]
-    assert arrivals_s == [1.0, 2.0, 1.0]
+def test_transfers_by_the_cores_of_one_host_share_them():
+    messages = [(0, 1, 10), (1, 2, 10), (2, 3, 10)]
+    assert arrivals_s(BY_CORES, messages) == pytest.approx([1.5] * 3, abs=SLICE_S)
+    assert arrivals_s(BY_CORES, messages, workers_per_host=2) == pytest.approx([1.0, 1.0, 1.0])
 
 
 def test_memory_that_is_shared_has_no_transfer():
-    assert Network(wire=lambda k, to: Wire()).arrival_s(1.0, 0, 1, 10**9) == 1.0
-
-
-def test_two_cores_do_three_things_in_two_times():
-    cores = Cores(2)
-    assert [cores.end_s(0.0, 1.0) for _ in range(3)] == [1.0, 1.0, 2.0]
-
-
-def test_without_a_number_of_cores_all_work_at_once():
-    cores = Cores(None)
-    assert {cores.end_s(2.0, 1.0) for _ in range(100)} == {3.0}
-    assert math.isfinite(cores.end_s(0.0, 0.0))
+    assert arrivals_s(Wire(), [(0, 1, 10**9)]) == [0.0]

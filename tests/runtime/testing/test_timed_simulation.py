@@ -1,12 +1,13 @@
 """The simulation with a machine below it, against times that can be counted by hand."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
 from runtime.core.messages import Arrived
 from runtime.core.plan import Free, Stream, Window, WorkerPlan
-from runtime.testing.network import Machine, Network, Wire
+from runtime.testing.network import Machine, Wire
 from runtime.testing.simulation import Simulation
 from runtime.testing.slept import SleptConfig
 from runtime.testing.slept_simulation import (
@@ -45,9 +46,14 @@ def test_a_machine_that_takes_no_time_is_the_plain_simulation(jitter):
     assert timed == pytest.approx(simulated_samples_per_s(config))
 
 
-def test_a_worker_alone_pays_for_three_phases_and_a_snapshot():
-    alone = replace(CONFIG, workers=1)
-    assert period_s(alone, Machine(hand_over_s=0.001)) == pytest.approx(0.064)
+def test_each_step_of_a_worker_takes_one_of_the_overheads():
+    alone = replace(CONFIG, workers=1, steps=200)
+    assert period_s(alone, Machine(step_overheads_s=(0.004,))) == pytest.approx(0.064)
+    machine = Machine(step_overheads_s=(0.0, 0.0, 0.012))
+    ends_s = simulated_step_ends(alone, machine=machine, wire=NEAR)[0]
+    took_s = [after - before for before, after in pairwise(ends_s)]
+    assert {round(s, 9) for s in took_s} == {0.06, 0.072}
+    assert 0.2 < sum(s > 0.066 for s in took_s) / len(took_s) < 0.45
 
 
 @pytest.mark.parametrize("snapshot_every", [1, 100])
@@ -130,8 +136,8 @@ def test_free_ties_on_a_machine_that_takes_no_time_are_the_plain_simulation(slow
 
     plans = free_plans(drops=True)
     plain = Simulation(plans, duration_s=duration_s, latency_s=lambda _from, _to: 0.001)
-    near = Network(wire=lambda k, to: Wire(latency_s=0.001), host=lambda k: 0)
-    timed = TimedSimulation(plans, duration_s=duration_s, network=near, machine=FREE)
+    near = Wire(latency_s=0.001)
+    timed = TimedSimulation(plans, duration_s=duration_s, machine=FREE, wire=near)
     assert timed.run() == plain.run()
     for one, other in zip(plain.workers, timed.workers, strict=True):
         assert other.computed == one.computed
@@ -144,7 +150,6 @@ def test_free_ties_on_a_machine_that_takes_no_time_are_the_plain_simulation(slow
 
 def test_marks_of_what_was_dropped_do_not_overtake_copies_and_take_no_time_on_a_wire():
     machine = Machine(copy_bytes_per_s=1e8, message_s=0.001)  # 40 ms for a tie from above
-    network = Network(wire=lambda k, to: Wire(transfer_bytes_per_s=1e9), host=lambda k: 0)
     arrived: dict[Stream, list[int]] = {stream: [] for stream in Stream}
 
     class Watched(TimedSimulation):
@@ -156,8 +161,8 @@ def test_marks_of_what_was_dropped_do_not_overtake_copies_and_take_no_time_on_a_
     simulation = Watched(
         free_plans(drops=True),
         duration_s=lambda k, phase, step: 0.02 if k else 0.001,
-        network=network,
         machine=machine,
+        wire=Wire(transfer_bytes_per_s=1e9),
     )
     simulation.run()
     assert simulation.workers[1].core.account.lost > 0
