@@ -1,9 +1,9 @@
 """What the simulator must know of this machine, each figure measured by a probe of its own.
 
 Owns the probes: copies in memory, a checksum, large messages through the runtime's own link, and
-three runs of slept blocks with small messages: one worker, which has none; two that wait for each
-other's, with lag 0; and many, whose processor time tells what a message takes where the machine is
-busy. Nothing is fitted to what is then compared.
+runs of slept blocks with small messages: one worker, which has none; two that wait for each other's,
+with lag 0; and many, whose processor time tells what a message takes where the machine is busy.
+Nothing is fitted to what is then compared.
 """
 
 import contextlib
@@ -95,7 +95,7 @@ def latest(records: Sequence[Mapping[str, Any]]) -> Figures:
 
 
 def probe(*, steps: int) -> Figures:
-    """Measure this machine: some 25 s and three runs of `steps` steps."""
+    """Measure this machine: some 25 s, and five runs of `steps` steps."""
     torch.set_num_threads(1)
     cores = len(os.sched_getaffinity(0))
     copy_rates = tuple(map(_copy_bytes_per_s, range(1, cores + 1)))
@@ -193,8 +193,8 @@ def _latency_s(machine: Machine, *, steps: int) -> float:
         ends_s = simulated_step_ends(two, machine=machine, wire=Wire(latency_s=latency_s))
         return steps_per_s(ends_s, warm_up=WARM_UP)
 
-    measured = steps_per_s(run_really(two), warm_up=WARM_UP)
-    return solve(rate_of, measured, MOST_LATENCY_S)
+    rates = [steps_per_s(run_really(two), warm_up=WARM_UP) for _ in range(3)]
+    return solve(rate_of, statistics.median(rates), MOST_LATENCY_S)
 
 
 class ProcessorMeter:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from runtime.testing.host import Clock, Happen, Host, Thread, Work
+from runtime.testing.transfers import Transfers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,8 @@ class Wire:
     send_bytes_per_s: float = math.inf
     receive_bytes_per_s: float = math.inf
     takes_cores: bool = False
-    """Whether a transfer is the work of its host's cores, and at that rate that of one of them."""
+    """Whether a transfer is the work of the two workers' I/O threads (runtime.testing.transfers),
+    and at that rate takes one of their host's cores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +60,8 @@ class Network:
     """The edges of a pipeline; `wire(k, to)` is the direction from worker k to its neighbour, and
     `host(k)` the host that worker k is on.
 
-    What goes one way on one edge is carried one after the other.
+    What goes one way on one edge is carried one after the other; a wire has all its bandwidth in
+    either direction.
     """
 
     def __init__(
@@ -66,15 +69,22 @@ class Network:
     ) -> None:
         self._clock = clock
         self.wire = wire
-        self._host = host
+        self._transfers = Transfers(host)
+        self._unshared = Host(clock)
         self._ways: dict[tuple[int, int], Thread] = {}
 
     def carry(self, k: int, to: int, size_bytes: int, then: Happen) -> None:
         """Let something happen when what worker k sends now is with worker `to`; never before an
         earlier message."""
         wire = self.wire(k, to)
-        if (way := self._ways.get((k, to))) is None:
-            host = self._host(k) if wire.takes_cores else Host(self._clock)
-            way = self._ways[k, to] = Thread(host, Work.TRANSFER)
         transfer_s = size_bytes / wire.transfer_bytes_per_s
-        way.add(lambda: transfer_s, lambda: self._clock.after(wire.latency_s, then))
+
+        def arrive() -> None:
+            self._clock.after(wire.latency_s, then)
+
+        if wire.takes_cores:
+            self._transfers.carry(k, to, transfer_s, arrive)
+            return
+        if (way := self._ways.get((k, to))) is None:
+            way = self._ways[k, to] = Thread(self._unshared, Work.TRANSFER)
+        way.add(lambda: transfer_s, arrive)

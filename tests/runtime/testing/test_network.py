@@ -35,9 +35,20 @@ def test_each_direction_has_the_whole_bandwidth():
 
 
 def test_transfers_by_the_cores_of_one_host_share_them():
-    messages = [(0, 1, 10), (1, 2, 10), (2, 3, 10)]
+    messages = [(0, 1, 10), (2, 3, 10), (4, 5, 10)]
     assert arrivals_s(BY_CORES, messages) == pytest.approx([1.5] * 3, abs=SLICE_S)
     assert arrivals_s(BY_CORES, messages, workers_per_host=2) == pytest.approx([1.0, 1.0, 1.0])
+
+
+def test_a_worker_carries_one_transfer_at_a_time_by_them():
+    """Both directions of an edge, and both edges of a worker."""
+    assert arrivals_s(BY_CORES, [(0, 1, 10), (1, 0, 10)]) == pytest.approx([1.0, 2.0])
+    assert arrivals_s(BY_CORES, [(0, 1, 10), (2, 1, 10), (2, 3, 10)]) == pytest.approx([1, 2, 3])
+
+
+def test_a_word_waits_for_the_tensors_on_its_way_alone():
+    messages = [(1, 0, 10), (0, 1, 20), (0, 1, 0), (1, 0, 0), (1, 2, 0)]
+    assert arrivals_s(BY_CORES, messages) == pytest.approx([1.0, 3.0, 3.0, 1.0, 0.0])
 
 
 def test_memory_that_is_shared_has_no_transfer():
