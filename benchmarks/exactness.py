@@ -94,6 +94,7 @@ def by_one_loop(cell: Cell, steps: int) -> dict[str, str]:
     job = LocalLearningJob(resolve(config, environment=Environment.from_process()))
     torch.set_num_threads(job.threads)
     blocks = [job.build_block(k) for k in range(job.num_workers)]
+    assert config.lag != "free", "one after the other has no free lag"
     train(blocks, num_steps=job.num_steps, lag=config.lag)
     return digest.of_run(
         [block.home_state() for block in blocks], [block.state() for block in blocks]

@@ -92,7 +92,7 @@ class Outcome:
     @property
     def training_s(self) -> float:
         """From the first step that any worker ended to the last."""
-        times = [record["t"] for record in self.steps]
+        times: list[float] = [record["t"] for record in self.steps]
         return max(times) - min(times)
 
 

@@ -281,7 +281,8 @@ def soak(options: Options, directory: Path, results: Results | None) -> bool:
 
 def soak_plan(options: Options, steps: int, step_s: float) -> list[Fault]:
     """Faults at exponential distances, with the given mean in seconds, drawn from the seed."""
-    rng, step, faults = random.Random(options.seed), 5.0, []
+    rng, step = random.Random(options.seed), 5.0
+    faults: list[Fault] = []
     while True:
         step += max(1.0, rng.expovariate(step_s / options.mtbf_s))
         if step >= steps - CHECKPOINT_EVERY - 1:

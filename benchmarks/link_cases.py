@@ -26,9 +26,10 @@ from runtime.links.message import AckMessage, DataMessage, HelloMessage
 from runtime.links.shared_memory import ShmLink
 from runtime.links.zeromq import ZmqLink
 from runtime.state.retention import NeighboursRetention, Retention
-from runtime.step import Specs, TensorSpec
+from runtime.step import Payload, Specs, TensorSpec
 
 TIMEOUT_S = 60.0
+TIMEOUT_MS = 60_000
 HOST = "127.0.0.1"
 OURS = ("shm", "shm+payload", "zmq-ipc", "zmq-ipc+payload", "zmq-tcp", "gloo")
 RAW = ("raw ipc", "raw tcp", "raw gloo")
@@ -115,7 +116,7 @@ def receive(link: Link) -> Any:
         poller = zmq.Poller()
         for pollable in link.pollables:
             poller.register(pollable, zmq.POLLIN)
-        if not poller.poll(TIMEOUT_S * 1000):
+        if not poller.poll(TIMEOUT_MS):
             raise TimeoutError(f"nothing came in {TIMEOUT_S:.0f} s")
     if isinstance(message, Damaged):
         raise RuntimeError(message.reason)
@@ -144,7 +145,8 @@ class OurSender:
         self._link.send(hello)
 
     def send(self, step: int) -> None:
-        payload, found = self._payload, 0
+        payload: Payload = self._payload
+        found = 0
         if self._copies:
             self._retention.put(Stream.ACTIVATION, step, payload)
             payload = self._retention.get(Stream.ACTIVATION, step)
@@ -164,6 +166,7 @@ class OurSender:
     def acknowledged(self, *, wait: bool) -> int:
         message = receive(self._link) if wait else self._link.receive()
         while message is not None:
+            assert isinstance(message, AckMessage)
             self._acknowledged = message.released
             message = self._link.receive()
         return self._acknowledged
@@ -223,7 +226,7 @@ class RawZmqSender:
         self.address = found.rstrip(b"\0").decode()
 
     def meet(self) -> None:
-        assert self._socket.poll(TIMEOUT_S * 1000)
+        assert self._socket.poll(TIMEOUT_MS)
         self._socket.recv()
 
     def send(self, step: int) -> None:
@@ -231,7 +234,7 @@ class RawZmqSender:
         self._socket.send(self._payload, copy=False)
 
     def acknowledged(self, *, wait: bool) -> int:
-        if wait and not self._socket.poll(TIMEOUT_S * 1000):
+        if wait and not self._socket.poll(TIMEOUT_MS):
             raise TimeoutError("no acknowledgement")
         while self._socket.poll(0):
             self._acknowledged = int(self._socket.recv())
@@ -250,7 +253,7 @@ def serve_raw_zmq(case: Case, address: str, rounds: int) -> None:
     socket.send(b"here")
     room = torch.empty(case.size_bytes, dtype=torch.uint8).numpy().data
     for step in range(rounds * case.num_messages):
-        assert socket.poll(TIMEOUT_S * 1000)
+        assert socket.poll(TIMEOUT_MS)
         assert socket.recv_into(room) == case.size_bytes
         socket.send(str(step + 1).encode())
     socket.close()

@@ -13,7 +13,7 @@ import random
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -100,12 +100,13 @@ def measure_size(orders: Connection, size: int, rounds: int) -> list[dict[str, A
     ]
 
 
-def run(orders: Connection, case: Case) -> float:
-    """Seconds that a case takes, after a round to warm up."""
+def run(orders: Connection, case: Case, is_warm: Callable[[], object] = lambda: None) -> float:
+    """Seconds that a case takes, after a round to warm up, behind which `is_warm` is called."""
     sender = make_sender(case)
     orders.send((case, sender.address, 2))
     sender.meet()
     stream(sender, case, 0)
+    is_warm()
     took_s = stream(sender, case, case.num_messages)
     sender.close()
     if not orders.poll(60) or orders.recv() != "done":

@@ -1,9 +1,9 @@
-"""What the simulator must know of this machine, each figure measured by a probe of its own.
+"""What the simulator must know of this machine, as probes find it.
 
 Owns the probes: copies in memory, a checksum, large messages through the runtime's own link, and
-runs of slept blocks with small messages: one worker, which has none; two that wait for each other's,
-with lag 0; and many, whose processor time tells what a message takes where the machine is busy.
-Nothing is fitted to what is then compared.
+runs of slept blocks with small messages: one worker, which has none; two that wait for each other,
+with lag 0; and many, whose processor time tells what a message takes where the machine is busy. So
+of all rates that are compared with it later, that of two workers with lag 0 alone has been fitted.
 """
 
 import contextlib
@@ -100,8 +100,7 @@ def probe(*, steps: int) -> Figures:
     cores = len(os.sched_getaffinity(0))
     copy_rates = tuple(map(_copy_bytes_per_s, range(1, cores + 1)))
     checksum_rate = _checksum_bytes_per_s()
-    with ThreadPoolExecutor(cores) as pool:
-        flow_rates = list(pool.map(_flow_bytes_per_s, ["zmq-ipc"] * cores))
+    flow_rate = _flow_bytes_per_s("zmq-ipc", cores)
     copies = Machine(
         copy_bytes_per_s=copy_rates[0],
         copy_speeds=tuple(rate / copy_rates[0] for rate in copy_rates),
@@ -111,7 +110,7 @@ def probe(*, steps: int) -> Figures:
     shm = Wire(latency_s=_latency_s(machine, steps=steps))
     zmq_ipc = Wire(
         latency_s=shm.latency_s,
-        transfer_bytes_per_s=statistics.mean(flow_rates),
+        transfer_bytes_per_s=1 / (1 / flow_rate - 1 / copy_rates[-1]),  # without the last copy
         send_bytes_per_s=checksum_rate,
         receive_bytes_per_s=1 / (1 / copy_rates[-1] + 1 / checksum_rate),
         takes_cores=True,
@@ -175,7 +174,9 @@ def _calibrated(machine: Machine, *, steps: int) -> Machine:
     with ProcessorMeter() as meter:
         ends_s = run_really(many)
     begin_s, end_s = max(own[WARM_UP - 1] for own in ends_s), min(own[-1] for own in ends_s)
-    per_step_s = meter.used_s(begin_s, end_s) / ((end_s - begin_s) * steps_per_s(ends_s))
+    per_step_s = meter.used_s(begin_s, end_s) / (
+        (end_s - begin_s) * steps_per_s(ends_s, warm_up=WARM_UP)
+    )
     message_s = per_step_s * steps / num_works
     ends_s = run_really(alone)
     overheads_s = tuple(
@@ -198,7 +199,7 @@ def _latency_s(machine: Machine, *, steps: int) -> float:
 
 
 class ProcessorMeter:
-    """What all descendants of this process use of the processor, looked at ever again."""
+    """What all descendants of this process use of the processor, looked at every SAMPLE_EVERY_S."""
 
     def __enter__(self) -> Self:
         self._samples: list[tuple[float, float]] = []
@@ -244,8 +245,15 @@ def _checksum_bytes_per_s() -> float:
     return LARGE_BYTES * 8 / (time.perf_counter() - began_s)
 
 
-def _flow_bytes_per_s(system: str) -> float:
-    """What a flow of large messages gets, by the runtime's own link."""
+def _flow_bytes_per_s(system: str, num: int) -> float:
+    """What each of so many flows of large messages at once gets, by the runtime's own link."""
+    barrier = threading.Barrier(num)
+    with ThreadPoolExecutor(num) as pool:
+        rates = pool.map(lambda _: _one_flow_bytes_per_s(system, barrier), range(num))
+        return statistics.mean(rates)
+
+
+def _one_flow_bytes_per_s(system: str, barrier: threading.Barrier) -> float:
     spawn = multiprocessing.get_context("spawn")
     orders, theirs = spawn.Pipe()
     peer = spawn.Process(target=serve, args=(theirs,), daemon=True)
@@ -255,11 +263,12 @@ def _flow_bytes_per_s(system: str) -> float:
             case = Case(
                 system=system,
                 size_bytes=LARGE_BYTES,
-                num_messages=16,
+                num_messages=24,
                 window=2,
                 where=f"{directory}/flow",
             )
-            return LARGE_BYTES * case.num_messages / run_link(orders, case)
+            took_s = run_link(orders, case, lambda: barrier.wait(60))
+            return LARGE_BYTES * case.num_messages / took_s
     finally:
         orders.send(None)
         peer.join(60)

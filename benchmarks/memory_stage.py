@@ -60,7 +60,7 @@ def _train(job: LocalLearningJob, rank: int, microbatches: int) -> None:
     module = make_stage(job, rank)
     num_samples = 2 * config.batch_size  # two views of each image
     size = num_samples // microbatches
-    shapes = [job.data.train_images.shape[1:]]
+    shapes = [tuple(job.data.train_images.shape[1:])]
     shapes += [resolved.traces[block.home[-1]].output_shape for block in resolved.partition.blocks]
     takes = torch.empty(size, *shapes[rank], requires_grad=rank > 0)
     with torch.no_grad():

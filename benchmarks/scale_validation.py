@@ -37,9 +37,8 @@ class ValidationCase:
 def cases(workers: Sequence[int], *, steps: int) -> Iterator[ValidationCase]:
     """Blocks of 60 ms, a third of it the home's forward, 1 MB messages, each with one twist.
 
-    Of 64 MB, the copies take so much of two cores and their memory at P = 4 that with lag 1 the
-    rate hangs on every millisecond of them; it is foretold with the lag that such messages ask for,
-    too.
+    The copies of 64 MB take so much of two cores at P = 4 that lag 1 leaves them no slack; so such
+    messages are run with lag 2 as well.
     """
     for num in workers:
         plain = SleptConfig(
@@ -70,8 +69,8 @@ def cases(workers: Sequence[int], *, steps: int) -> Iterator[ValidationCase]:
 
 
 def validate(workers: Sequence[int], *, steps: int, runs: int) -> Iterator[dict[str, Any]]:
-    """Probe the machine, then all cases in turn, all of that `runs` times, for a shared machine is
-    another one after an hour; one record each."""
+    """Probe the machine, then all cases in turn, all of that `runs` times, for a shared machine
+    changes; one record each."""
     for run in range(runs):
         figures = probe(steps=max(steps, 3 * WARM_UP))
         yield {"figures": figures.facts()}
@@ -99,8 +98,8 @@ def compare(case: ValidationCase, figures: Figures) -> dict[str, Any]:
 
 
 def print_validation(records: Sequence[Mapping[str, Any]]) -> None:
-    """One row a case: medians over its runs with the spread of the real ones, the error of that,
-    and the error of one run that is farthest from none."""
+    """One row a case: medians over its runs, with the spread of the real ones, and the largest
+    error of a single run."""
     console = make_console()
     cases_run: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
     for record in records:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from runtime.testing.host import Clock, Happen, Host, Thread, Work
+from runtime.testing.host import Clock, Happen, Host, Thread
 from runtime.testing.transfers import Transfers
 
 
@@ -34,13 +34,13 @@ class Wire:
 class Machine:
     """What a worker's own threads take, in seconds; the default takes no time.
 
-    message_s: a loop's work for one message, header and all, that it sends or receives, and either
-    thread's for one thing that the block has done.
-    step_overheads_s: what a step takes beside the block's own work, one of these drawn for each: to
-    ask the core what follows, and what the machine lets it wait. copy_bytes_per_s: a copy of what a
-    block made to where it is kept, alone. copy_speeds: the share of that which each of 1, 2, ...
-    copies of a host gets; more share what the last of these make in all. None given: they don't
-    share. cores: how many threads of a host work at once; None: all.
+    message_s: a loop's work for one message, header and all, that it sends or receives, and any
+    thread's for one thing that was done. step_overheads_s: what a step takes beside the block's own
+    work, step after step, and from the beginning again: to ask the core what follows, and what the
+    machine lets it wait. copy_bytes_per_s: a copy of what a block made to where it is kept, alone.
+    copy_speeds: the share of that which each of 1, 2, ... copies of a host gets; more share what
+    the last of these make in all. None given: they don't share. cores: how many threads of a host
+    work at once; None: all.
     """
 
     message_s: float = 0.0
@@ -52,8 +52,7 @@ class Machine:
 
 def make_host(clock: Clock, machine: Machine) -> Host:
     """What the workers of one host share."""
-    speeds = {Work.COPY: machine.copy_speeds} if machine.copy_speeds else {}
-    return Host(clock, cores=machine.cores, speeds=speeds)
+    return Host(clock, cores=machine.cores, copy_speeds=machine.copy_speeds)
 
 
 class Network:
@@ -86,5 +85,5 @@ class Network:
             self._transfers.carry(k, to, transfer_s, arrive)
             return
         if (way := self._ways.get((k, to))) is None:
-            way = self._ways[k, to] = Thread(self._unshared, Work.TRANSFER)
-        way.add(lambda: transfer_s, arrive)
+            way = self._ways[k, to] = Thread(self._unshared)
+        way.add(transfer_s, arrive)

@@ -1,13 +1,12 @@
 """The simulation with a machine below it: loops, copies, wires and cores take time.
 
 Owns what each worker's threads are at. The order of things is the driver's: the compute thread
-begins what is handed out to it at once, and where there is nothing asks the core itself; the loop
-takes one thing after the other, what is done or a message, each at its cost, and sends; large
-messages are copied by a thread of their own and sent when that is done, and states saved behind
-them. Ticks are not simulated.
+notes what it did and begins what is handed out to it, and where there is nothing asks the core
+itself; the loop takes one thing after the other, what is done or a message, each at its cost, and
+sends; large messages are copied by a thread of their own and sent when that is done, and states
+saved behind them. Ticks are not simulated.
 """
 
-import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
@@ -22,10 +21,11 @@ from runtime.core.messages import (
 )
 from runtime.core.plan import Side, Stream, WorkerPlan
 from runtime.keeping import LARGE_BYTES
-from runtime.testing.host import Happen, Host, Thread, Work
+from runtime.testing.host import Happen, Host, Thread
 from runtime.testing.network import Machine, Network, Wire, make_host
 from runtime.testing.simulation import Duration, Payload, SimulatedWorker, Simulation
 
+FAR_APART = 37  # steps between two neighbours' overheads
 MADE = {
     Phase.FORWARD: (Stream.ACTIVATION,),
     Phase.UPDATE: (Stream.TIE_UP, Stream.TIE_DOWN),
@@ -39,7 +39,7 @@ class Keeper(Thread):
     """The thread that copies one worker's large messages, and what is sent behind the copies."""
 
     def __init__(self, host: Host) -> None:
-        super().__init__(host, Work.COPY)
+        super().__init__(host, copies=True)
         self._copying: set[tuple[Stream, int]] = set()
         self._to_send: dict[Stream, deque[tuple[int, Happen]]] = {s: deque() for s in Stream}
 
@@ -51,7 +51,7 @@ class Keeper(Thread):
             self._copying.discard((stream, step))
             self._send_kept(stream)
 
-        self.add(lambda: took_s, kept)
+        self.add(took_s, kept)
 
     def send(self, stream: Stream, step: int, send: Happen) -> None:
         """Send a message when it is kept; a mark is not copied, and yet does not overtake what is
@@ -83,20 +83,22 @@ class TimedSimulation(Simulation):
         size, far = workers_per_host or len(plans), between_hosts or wire
         super().__init__(
             plans,
-            duration_s=lambda k, phase, step: duration_s(k, phase, step) + self._overhead_s(phase),
+            duration_s=lambda k, phase, step: max(
+                0.0, duration_s(k, phase, step) + self._overhead_s(k, phase, step)
+            ),
             latency_s=lambda k, to: self._network.wire(k, to).latency_s,
             snapshot_s=snapshot_s,
         )
         hosts = [make_host(self, machine) for _ in range(-(-len(plans) // size))]
         self._machine = machine
-        self._draw = random.Random(0)
         self._hosts = [hosts[k // size] for k in range(len(plans))]
         self._network = Network(
             self,
             wire=lambda k, to: wire if k // size == to // size else far,
             host=lambda k: self._hosts[k],
         )
-        self._loops = [Thread(host, Work.LOOP) for host in self._hosts]
+        self._computes = [Thread(host) for host in self._hosts]
+        self._loops = [Thread(host) for host in self._hosts]
         self._keepers = [Keeper(host) for host in self._hosts]
         self._done: list[deque[Ended]] = [deque() for _ in plans]
         self.most_retained_bytes = [0] * len(plans)
@@ -113,7 +115,7 @@ class TimedSimulation(Simulation):
             source = k + 1 if event.stream.source is Side.ABOVE else k - 1
             size = self.workers[k].core.plan.incoming[event.stream].message_bytes
             cost_s += size / self._network.wire(source, k).receive_bytes_per_s
-        self._loops[k].add(lambda: cost_s, lambda: self._deliver(k, event, payload))
+        self._loops[k].add(cost_s, lambda: self._deliver(k, event, payload))
 
     def _reach_done(self, k: int) -> None:
         """The compute thread has done something, of which the loop is to tell the core."""
@@ -122,8 +124,12 @@ class TimedSimulation(Simulation):
 
     # A worker's compute thread ------------------------------------------------------------------
 
-    def _overhead_s(self, phase: Phase) -> float:
-        return self._draw.choice(self._machine.step_overheads_s) if phase is Phase.UPDATE else 0.0
+    def _overhead_s(self, k: int, phase: Phase, step: int) -> float:
+        """A worker is at another one than its neighbours at the same step. One is measured for the
+        whole step, and lies on its longest part. It can be below none, as clocks are read late."""
+        overheads_s = self._machine.step_overheads_s
+        is_longest = phase is Phase.UPDATE
+        return overheads_s[(step + FAR_APART * k) % len(overheads_s)] if is_longest else 0.0
 
     def _complete(self, worker: SimulatedWorker, k: int, event: Event) -> None:
         """The compute thread is done with something; nobody dies here."""
@@ -131,9 +137,8 @@ class TimedSimulation(Simulation):
         self._end(worker, k, event)
 
     def _end(self, worker: SimulatedWorker, k: int, done: Ended) -> None:
-        """It needs a core to note that."""
-        message_s = self._machine.message_s
-        self._hosts[k].work(Work.LOOP, message_s, lambda: self._note_done(worker, k, done))
+        """Noting it takes a core for `message_s`."""
+        self._computes[k].add(self._machine.message_s, lambda: self._note_done(worker, k, done))
 
     def _note_done(self, worker: SimulatedWorker, k: int, done: Ended) -> None:
         """Go on with what is handed out, and let the loop hear; else tell the core."""
@@ -150,7 +155,7 @@ class TimedSimulation(Simulation):
             self._work(k)
 
         worker.is_busy = True
-        self._hosts[k].work(Work.LOOP, self._small_s(k), settle)
+        self._computes[k].add(self._small_s(k), settle)
 
     def _settle(self, k: int) -> None:
         """Tell the core what was done, and let the large messages of that be copied; a state is
@@ -162,15 +167,16 @@ class TimedSimulation(Simulation):
                 continue
             for stream, took_s in self._copies_s(k, event):
                 if took_s is not None:
-                    self._keepers[k].copy(stream, event.step, took_s)
+                    self._keepers[k].copy(stream, event.step, self._machine.message_s + took_s)
             self._deliver(k, event)
             if isinstance(event, Computed) and event.phase is Phase.UPDATE:
                 self._note_memory(k)  # all that a step makes is made
 
     @property
     def num_works(self) -> int:
-        """How many things took a thread time so far, each of them at least a `message_s`."""
-        return sum(host.num_done for host in set(self._hosts))
+        """How many things threads have begun so far; of small messages, almost each is of a
+        `message_s`."""
+        return sum(host.num_begun for host in set(self._hosts))
 
     def _small_s(self, k: int) -> float:
         """What the small copies take of all that was done; whoever tells the core makes them."""
@@ -211,7 +217,7 @@ class TimedSimulation(Simulation):
         def carry() -> None:
             self._network.carry(k, to, size, lambda: self._reach(to, event, payload))
 
-        self._loops[k].add(lambda: cost_s, carry, first=True)
+        self._loops[k].add(cost_s, carry, first=True)
 
     def _snapshot(self, k: int, action: Snapshot) -> None:
         """The compute thread copies the state."""
@@ -221,7 +227,7 @@ class TimedSimulation(Simulation):
 
     def _save(self, k: int, action: Snapshot) -> None:
         """It is safe when all before it is kept."""
-        self._keepers[k].add(lambda: 0.0, lambda: self._reach(k, SnapshotSafe(step=action.step)))
+        self._keepers[k].add(0.0, lambda: self._reach(k, SnapshotSafe(step=action.step)))
 
     def _note_memory(self, k: int) -> None:
         retained = in_flight = 0

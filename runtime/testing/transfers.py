@@ -1,14 +1,15 @@
 """Tensors that the kernel carries between workers of one host, by their I/O threads.
 
 Owns who waits for whom: each worker has one such thread, for both its edges and both directions,
-and a transfer takes those of its two ends until it is done.
+and a transfer takes those of its two ends until it is done. (Real ones take turns among sockets,
+which comes to the same in the long run.)
 """
 
 from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from runtime.testing.host import Happen, Host, Work
+from runtime.testing.host import Happen, Host, Thread
 
 
 @dataclass(eq=False)
@@ -22,7 +23,7 @@ class Transfer:
 
 
 class Transfers:
-    """All those between neighbours on one host or another; `host(k)` is worker k's."""
+    """All transfers; `host(k)` is the host of worker k."""
 
     def __init__(self, host: Callable[[int], Host]) -> None:
         self._host = host
@@ -49,7 +50,7 @@ class Transfers:
         if transfer.is_begun or not (self._lines[k][0] is self._lines[to][0] is transfer):
             return
         transfer.is_begun = True
-        self._host(k).work(Work.TRANSFER, transfer.duration_s, lambda: self._end(transfer))
+        Thread(self._host(k)).add(transfer.duration_s, lambda: self._end(transfer))
 
     def _end(self, transfer: Transfer) -> None:
         lines = [self._lines[worker] for worker in transfer.ends]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from runtime.testing.host import SLICE_S, Host, Thread, Work
+from runtime.testing.host import SLICE_S, Host, Thread
 from runtime.testing.simulation import Simulation
 
 
@@ -14,9 +14,13 @@ class Bench:
         self.host = Host(self.clock, **kwargs)
         self.ended_s = {}
 
-    def begin(self, name, duration_s, *, at_s=0.0, kind=Work.LOOP):
+    def begin(self, name, duration_s, *, at_s=0.0, copies=False, times=1):
+        """Let a thread of its own do something, or that over and over."""
+        thread = Thread(self.host, copies=copies)
+
         def begin():
-            self.host.work(kind, duration_s, lambda: self.end(name))
+            for _ in range(times):
+                thread.add(duration_s, lambda: self.end(name))
 
         self.clock.after(at_s, begin)
 
@@ -62,54 +66,80 @@ def test_who_begins_anew_waits_for_the_slice_that_is_under_way_alone(num_long):
     assert max(ended_s.values()) == pytest.approx(num_long + SLICE_S / 8)
 
 
+def test_who_was_first_keeps_the_core_for_a_whole_slice():
+    bench = Bench(cores=1)
+    bench.begin("first", SLICE_S / 3)
+    bench.begin("long", 1.0)
+    assert bench.run() == pytest.approx({"first": SLICE_S / 3, "long": 1.0 + SLICE_S / 3})
+
+
+def test_a_thread_goes_on_with_its_core_between_two_things():
+    """It waits once, for the slice of one of the long ones."""
+    bench = Bench(cores=1)
+    for name in ("long", "other"):
+        bench.begin(name, 1.0)
+    at_s = 10.5 * SLICE_S
+    bench.begin("short", SLICE_S / 10, at_s=at_s, times=5)
+    assert bench.run()["short"] - at_s == pytest.approx((0.5 + 0.5) * SLICE_S)
+
+
+def test_nobody_starves():
+    """Two threads that are never done leave the third its share."""
+    bench = Bench(cores=1)
+    for name in ("busy", "too"):
+        bench.begin(name, 0.001, times=1000)
+    bench.begin("long", 0.1, at_s=0.2)
+    assert bench.run()["long"] == pytest.approx(0.2 + 0.3, abs=3 * SLICE_S)
+
+
 def test_copies_share_the_memory_beside_what_needs_none():
     """Two copies at two thirds of their speed: 1.5 times as long, and a loop in its own time."""
-    bench = Bench(cores=3, speeds={Work.COPY: (1.0, 2 / 3)})
-    bench.begin("one", 1.0, kind=Work.COPY)
-    bench.begin("other", 1.0, kind=Work.COPY)
+    bench = Bench(cores=3, copy_speeds=(1.0, 2 / 3))
+    bench.begin("one", 1.0, copies=True)
+    bench.begin("other", 1.0, copies=True)
     bench.begin("loop", 1.0)
     assert bench.run() == pytest.approx({"one": 1.5, "other": 1.5, "loop": 1.0})
 
 
 def test_more_than_the_speeds_tell_of_share_what_the_last_of_them_make():
-    bench = Bench(speeds={Work.COPY: (1.0, 0.75)})
+    bench = Bench(copy_speeds=(1.0, 0.75))
     for name in "abc":
-        bench.begin(name, 1.0, kind=Work.COPY)
+        bench.begin(name, 1.0, copies=True)
     assert bench.run() == pytest.approx(dict.fromkeys("abc", 2.0))
 
 
 def test_a_thing_goes_on_faster_when_another_has_ended():
     """Both at half speed until the short one is done at 1; then the long one alone."""
-    bench = Bench(speeds={Work.COPY: (1.0, 0.5)})
-    bench.begin("long", 2.0, kind=Work.COPY)
-    bench.begin("short", 0.5, kind=Work.COPY)
+    bench = Bench(copy_speeds=(1.0, 0.5))
+    bench.begin("long", 2.0, copies=True)
+    bench.begin("short", 0.5, copies=True)
     assert bench.run() == pytest.approx({"short": 1.0, "long": 2.5})
 
 
 def test_work_that_takes_no_time_happens_at_once():
     bench = Bench(cores=1)
-    bench.host.work(Work.LOOP, 0.0, lambda: bench.end("nothing"))
+    Thread(bench.host).add(0.0, lambda: bench.end("nothing"))
     assert bench.ended_s == {"nothing": 0.0}
 
 
 def test_a_thread_does_one_thing_after_the_other_and_first_what_is_first():
     bench = Bench()
-    thread = Thread(bench.host, Work.LOOP)
+    thread = Thread(bench.host)
 
     def answer():
         bench.end("a")
         for name in ("first", "second"):
-            thread.add(lambda: 1.0, lambda name=name: bench.end(name), first=True)
+            thread.add(1.0, lambda name=name: bench.end(name), first=True)
 
-    thread.add(lambda: 1.0, answer)
-    thread.add(lambda: 1.0, lambda: bench.end("b"))
+    thread.add(1.0, answer)
+    thread.add(1.0, lambda: bench.end("b"))
     assert bench.run() == {"a": 1.0, "first": 2.0, "second": 3.0, "b": 4.0}
 
 
 def test_a_threads_cost_is_asked_when_its_work_begins():
     bench = Bench()
-    thread = Thread(bench.host, Work.LOOP)
+    thread = Thread(bench.host)
     cost_s = [1.0]
-    thread.add(lambda: 1.0, lambda: cost_s.append(5.0))
+    thread.add(1.0, lambda: cost_s.append(5.0))
     thread.add(lambda: cost_s[-1], lambda: bench.end("asked"))
     assert bench.run() == {"asked": 6.0}

@@ -49,6 +49,7 @@ def test_a_worker_carries_one_transfer_at_a_time_by_them():
 def test_a_word_waits_for_the_tensors_on_its_way_alone():
     messages = [(1, 0, 10), (0, 1, 20), (0, 1, 0), (1, 0, 0), (1, 2, 0)]
     assert arrivals_s(BY_CORES, messages) == pytest.approx([1.0, 3.0, 3.0, 1.0, 0.0])
+    assert arrivals_s(BY_CORES, [(0, 1, 10), (0, 1, 10), (0, 1, 0)]) == pytest.approx([1, 2, 2])
 
 
 def test_memory_that_is_shared_has_no_transfer():
