@@ -179,8 +179,11 @@ def _calibrated(machine: Machine, *, steps: int) -> Machine:
     )
     message_s = per_step_s * steps / num_works
     ends_s = run_really(alone)
+    noted_s = (
+        len(Phase) + 1 / alone.snapshot_every
+    ) * message_s  # the simulation books that itself
     overheads_s = tuple(
-        after - before - alone.step_s - len(Phase) * message_s
+        after - before - alone.step_s - noted_s
         for before, after in pairwise(ends_s[0][WARM_UP - 1 :])
     )
     return replace(machine, message_s=message_s, step_overheads_s=overheads_s)
@@ -219,13 +222,15 @@ class ProcessorMeter:
         return float(end - begin)
 
     def _watch(self) -> None:
-        while not self._ended.wait(SAMPLE_EVERY_S):
+        is_over = False
+        while not is_over:
             used_s = 0.0
             for process in psutil.Process().children(recursive=True):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     times = process.cpu_times()
                     used_s += times.user + times.system
             self._samples.append((time.time(), used_s))
+            is_over = self._ended.wait(SAMPLE_EVERY_S)
 
 
 def _copy_bytes_per_s(num: int) -> float:

@@ -51,7 +51,8 @@ class Options:
     workers: IntList = ()
     """Numbers of workers; 2 to 16 to validate, 2 to 1,024 for the curves."""
     steps: int | None = None
-    """Steps of a run; 60 to validate, 100 for the curves."""
+    """Steps of a run; 60 to validate, 200 for the curves: what a stall holds up spreads by one
+    worker a step."""
     runs: int = 1
     """Real runs of each case."""
     step_ms: float = 60.0
@@ -110,7 +111,7 @@ def _simulate(options: Options, keep: Callable[[dict[str, Any]], None]) -> None:
     cases = scale_cases(
         make_site(options, Results(VALIDATION).read()),
         workers=options.workers or tuple(2**i for i in range(1, 11)),
-        steps=options.steps or 100,
+        steps=options.steps or 200,
         step_s=options.step_ms / 1e3,
         message_bytes=int(options.message_mb * 1e6) // 4 * 4,
         jitters=("", *options.jitter),

@@ -1,13 +1,30 @@
 """The scale benchmark: its cases, its records, and what is made of them."""
 
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
 import pytest
 
+from benchmarks import machine_probe
 from benchmarks.harness import Results
-from benchmarks.machine_probe import USUAL, Figures, latest, read_step_ends, solve
-from benchmarks.scale import Options, draw, make_site, print_curves
+from benchmarks.machine_probe import (
+    USUAL,
+    Figures,
+    ProcessorMeter,
+    latest,
+    read_step_ends,
+    solve,
+)
+from benchmarks.scale import VALIDATION, Options, draw, make_site, print_curves
 from benchmarks.scale_cases import scale_cases, simulate_case
 from benchmarks.scale_validation import cases, print_validation
+from runtime.testing.network import Machine, Wire
+from runtime.testing.slept_simulation import simulate, step_ends
 
+STEPS = 60
 SITE = make_site(Options(workers_per_host=2), [])
 
 
@@ -33,8 +50,11 @@ def test_curves_are_shown_and_drawn(tmp_path, capsys):
     assert (tmp_path / "scale.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_every_worker_of_the_curves_has_a_core():
-    assert SITE.machine.cores is None
+def test_every_worker_of_the_curves_has_a_core_and_memory_and_no_stalls_of_the_machine():
+    machine = Machine(step_overheads_s=(0.1, 0.0, 0.002), copy_speeds=(1.0, 0.5), cores=2)
+    figures = replace(USUAL, machine=machine)
+    site = make_site(Options(), [{"figures": figures.facts()}])
+    assert site.machine == Machine(step_overheads_s=(0.002,))
 
 
 # Validation -------------------------------------------------------------------------------------
@@ -60,8 +80,54 @@ def test_figures_survive_a_file(tmp_path):
     results = Results(tmp_path / "validation.jsonl")
     figures = Figures(machine=SITE.machine, shm=USUAL.zmq_ipc, zmq_ipc=USUAL.shm)
     results.append({"figures": figures.facts()})
-    assert latest(results.read()) == figures
+    assert latest([{"figures": USUAL.facts()}, *results.read()]) == figures
     assert latest([]) == USUAL
+
+
+def test_the_figures_that_are_kept_here_can_be_read():
+    assert latest(Results(VALIDATION).read()).machine.message_s > 0
+
+
+def test_probes_find_what_a_machine_takes(monkeypatch):
+    """A simulated one, run in the place of this one."""
+    machine = Machine(message_s=2e-4, step_overheads_s=(3e-4, 1e-3, 1e-4), cores=2)
+    wire = Wire(latency_s=1e-3)
+    num_works = []
+
+    class Meter:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def used_s(self, begin_s, end_s):
+            rate = num_works[-1] / STEPS / (0.06 + statistics.mean(machine.step_overheads_s))
+            return machine.message_s * rate * (end_s - begin_s)
+
+    def run(config):
+        simulation = simulate(config, machine=machine, wire=wire)
+        num_works.append(simulation.num_works)
+        return step_ends(simulation)
+
+    monkeypatch.setattr(machine_probe, "run_really", run)
+    monkeypatch.setattr(machine_probe, "ProcessorMeter", Meter)
+    found = machine_probe._calibrated(Machine(cores=2), steps=STEPS)
+    assert found.message_s == pytest.approx(machine.message_s, rel=0.02)
+    overheads_s = found.step_overheads_s
+    assert statistics.mean(overheads_s) == pytest.approx(1.4e-3 / 3, abs=3e-5)
+    assert max(overheads_s) - min(overheads_s) > 8e-4
+    latency_s = machine_probe._latency_s(found, steps=STEPS)
+    assert latency_s == pytest.approx(wire.latency_s, rel=0.1)
+
+
+def test_processor_time_of_descendants_is_measured():
+    spin = "import time; end = time.process_time() + 0.6\nwhile time.process_time() < end: pass"
+    with ProcessorMeter() as meter:
+        began_s = time.time()
+        subprocess.run([sys.executable, "-c", spin + "\ntime.sleep(0.6)"], check=True)
+        ended_s = time.time()
+    assert meter.used_s(began_s, ended_s - 0.3) == pytest.approx(0.6, abs=0.15)
 
 
 def test_step_ends_are_read_block_by_block():

@@ -5,11 +5,11 @@ from itertools import pairwise
 
 import pytest
 
-from runtime.core.messages import Arrived
+from runtime.core.messages import Arrived, SnapshotSafe
 from runtime.core.plan import Free, Stream, Window, WorkerPlan
 from runtime.testing.network import Machine, Wire
 from runtime.testing.simulation import Simulation
-from runtime.testing.slept import SleptConfig
+from runtime.testing.slept import SleptConfig, SleptJob
 from runtime.testing.slept_simulation import (
     simulate,
     simulated_samples_per_s,
@@ -54,6 +54,70 @@ def test_each_step_of_a_worker_takes_one_of_the_overheads():
     took_s = [after - before for before, after in pairwise(ends_s)]
     assert {round(s, 9) for s in took_s} == {0.06, 0.072}
     assert 0.2 < sum(s > 0.066 for s in took_s) / len(took_s) < 0.45
+
+
+def test_every_message_and_every_thing_done_costs_whoever_handles_it():
+    """With lag 0 a step waits for what the home's forward, the other's forward and update, and the
+    home's apply cost to note, for the loops to hear of what was made, and for an activation, an
+    acknowledgement before the tie, and the tie to be sent, and two of them to be taken up."""
+    num = 4 + 2 + 3 + 2
+    config = replace(CONFIG, lag=0, snapshot_every=100)
+    assert period_s(config, Machine(message_s=1e-4)) == pytest.approx(0.08 + num * 1e-4)
+
+
+def test_the_loops_of_both_ends_handle_tensors_at_their_rates():
+    """An activation there and a tie back, with lag 0: 1000 bytes each."""
+    config = replace(CONFIG, lag=0)
+    for wire in (Wire(send_bytes_per_s=1e6), Wire(receive_bytes_per_s=1e6)):
+        assert period_s(config, FREE, wire) == pytest.approx(0.08 + 0.002)
+
+
+def test_an_overhead_is_not_between_a_forward_and_what_waits_for_its_activation():
+    """Of a negative one no more is taken than there is."""
+    config = replace(CONFIG, workers=2, steps=1)
+    for overhead_s, upper_ends_s in ((0.01, 0.09), (-1.0, 0.04)):
+        machine = Machine(step_overheads_s=(overhead_s,))
+        ends_s = simulated_step_ends(config, machine=machine, wire=NEAR)
+        assert ends_s[1] == pytest.approx([upper_ends_s])
+
+
+def test_transfers_by_cores_hold_up_a_pipeline():
+    """Two up and one down of 10 ms each a step, one at a time on one edge; beside a busy core."""
+    wire = Wire(transfer_bytes_per_s=1e5, takes_cores=True)
+    small = replace(CONFIG, steps=30)
+    assert period_s(replace(small, step_s=0.006), FREE, wire) == pytest.approx(0.03, rel=0.02)
+    assert period_s(replace(small, step_s=0.06), FREE, wire) == pytest.approx(0.06, rel=0.02)
+
+
+def test_copies_of_one_host_slow_each_other_down():
+    """40 ms of copies a step below and 20 above, which just leaves the blocks their rate."""
+    config = replace(CONFIG, activation_bytes=500_000, tie_bytes=500_000, steps=24)
+    machine = Machine(copy_bytes_per_s=2.5e7)
+    assert period_s(config, machine) == pytest.approx(0.06)
+    assert period_s(config, replace(machine, copy_speeds=(1.0, 1.0))) == pytest.approx(0.06)
+    assert period_s(config, replace(machine, copy_speeds=(1.0, 0.5))) > 0.063
+
+
+def test_a_state_is_safe_behind_the_copies_before_it():
+    heard_s = {True: [], False: []}
+
+    class Watched(TimedSimulation):
+        def _reach(self, k, event, payload=None):
+            if isinstance(event, SnapshotSafe) and k == 0:
+                heard_s[self._machine.copy_bytes_per_s < 1e9].append(self.now_s)
+            super()._reach(k, event, payload)
+
+    config = replace(CONFIG, activation_bytes=500_000, tie_bytes=500_000, steps=2)
+    job = SleptJob(config)
+    for machine in (FREE, Machine(copy_bytes_per_s=5e6)):  # 100 ms a copy
+        Watched(
+            [job.plan(k) for k in range(2)],
+            duration_s=lambda k, phase, step: 0.01,
+            machine=machine,
+            wire=NEAR,
+        ).run()
+    late_s = [slow - quick for slow, quick in zip(heard_s[True], heard_s[False], strict=True)]
+    assert max(late_s) > 0.1
 
 
 @pytest.mark.parametrize("snapshot_every", [1, 100])
