@@ -56,12 +56,15 @@ def test_each_step_of_a_worker_takes_one_of_the_overheads():
     assert 0.2 < sum(s > 0.066 for s in took_s) / len(took_s) < 0.45
 
 
-def test_every_message_and_every_thing_done_costs_whoever_handles_it():
+@pytest.mark.parametrize(("size", "num_copies"), [(1000, 0), (500_000, 1)])
+def test_every_message_and_every_thing_done_costs_whoever_handles_it(size, num_copies):
     """With lag 0 a step waits for what the home's forward, the other's forward and update, and the
     home's apply cost to note, for the loops to hear of what was made, and for an activation, an
-    acknowledgement before the tie, and the tie to be sent, and two of them to be taken up."""
-    num = 4 + 2 + 3 + 2
-    config = replace(CONFIG, lag=0, snapshot_every=100)
+    acknowledgement before the tie, and the tie to be sent, and two of them to be taken up; where
+    they are large, for the copy of the activation, and while the tie is copied both that
+    acknowledgement and another one are sent before it."""
+    num = 4 + 2 + 3 + 2 + 2 * num_copies
+    config = replace(CONFIG, lag=0, snapshot_every=100, activation_bytes=size, tie_bytes=size)
     assert period_s(config, Machine(message_s=1e-4)) == pytest.approx(0.08 + num * 1e-4)
 
 
