@@ -51,8 +51,7 @@ class Options:
     workers: IntList = ()
     """Numbers of workers; 2 to 16 to validate, 2 to 1,024 for the curves."""
     steps: int | None = None
-    """Steps of a run; 60 to validate, 200 for the curves: what a stall holds up spreads by one
-    worker a step."""
+    """Steps of a run; 60 to validate, 200 for the curves, after those of the warm-up."""
     runs: int = 1
     """Real runs of each case."""
     step_ms: float = 60.0

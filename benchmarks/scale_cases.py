@@ -16,6 +16,15 @@ LAGS_AND_WINDOWS = ((0, 2), (1, 2), (4, 5))
 SNAPSHOT_EVERY = 4  # the main job's
 
 
+def warm_up_steps(workers: int) -> int:
+    """Steps until the rate is steady, with room to spare.
+
+    A worker begins just behind the one below, and is held up by whatever holds up that one, until
+    it has fallen as far behind as lag and window allow: of P workers, all have after P/3 steps.
+    """
+    return 100 + workers // 2
+
+
 @dataclass(frozen=True, kw_only=True)
 class Site:
     """Hosts of `workers_per_host` workers, each on cores of its own, and the way between two."""
@@ -32,6 +41,7 @@ class ScaleCase:
 
     site: Site
     config: SleptConfig
+    warm_up: int
 
     @property
     def curve(self) -> str:
@@ -48,13 +58,15 @@ def scale_cases(
     message_bytes: int,
     jitters: Sequence[str],
 ) -> Iterator[ScaleCase]:
-    """Every number of workers, few first, with each lag, window and kind of stall."""
+    """Every number of workers, few first, with each lag, window and kind of stall; `steps` after
+    those of the warm-up."""
     for num in workers:
+        warm_up = warm_up_steps(num)
         for jitter in jitters:
             for lag, window in LAGS_AND_WINDOWS:
                 config = SleptConfig(
                     workers=num,
-                    steps=steps,
+                    steps=warm_up + steps,
                     step_s=step_s,
                     forward_share=1 / 3,
                     activation_bytes=message_bytes,
@@ -65,7 +77,7 @@ def scale_cases(
                     snapshot_every=SNAPSHOT_EVERY,
                     jitter=jitter,
                 )
-                yield ScaleCase(site=site, config=config)
+                yield ScaleCase(site=site, config=config, warm_up=warm_up)
 
 
 def simulate_case(case: ScaleCase) -> dict[str, Any]:
@@ -85,12 +97,13 @@ def simulate_case(case: ScaleCase) -> dict[str, Any]:
         if was_enabled:
             gc.enable()
     ends_s = step_ends(simulation)
-    rate = steps_per_s(ends_s)
+    rate = steps_per_s(ends_s, warm_up=case.warm_up)
     retained, in_flight = simulation.most_retained_bytes, simulation.most_in_flight_bytes
     return {
         "curve": case.curve,
         "workers": config.workers,
         "steps": config.steps,
+        "warm_up": case.warm_up,
         "step_s": config.step_s,
         "hosts": -(-config.workers // site.workers_per_host),
         "lag": config.lag,

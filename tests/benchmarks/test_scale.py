@@ -42,6 +42,12 @@ def test_a_record_says_what_the_curves_show():
     assert lag_0["retained_bytes"] > lag_0["retained_bytes_per_worker"] > 0
 
 
+def test_a_rate_is_counted_when_it_is_steady():
+    records = simulated(workers=(2, 8), jitters=("",), steps=20)
+    shares = {r["workers"]: r["share_of_full_rate"] for r in records if r["lag"] == 1}
+    assert shares[8] == pytest.approx(shares[2], abs=1e-3)
+
+
 def test_curves_are_shown_and_drawn(tmp_path, capsys):
     records = simulated()
     print_curves(records)
