@@ -1,4 +1,4 @@
-"""What all benchmarks share: the header of a measurement, the console, result files, spread.
+"""What all benchmarks share: a measurement's header, the console, result files, runs, spread.
 
 Owns where a figure was taken and how it is kept. Knows nothing of what is measured.
 """
@@ -29,11 +29,13 @@ __all__ = [
     "make_table",
     "median_and_spread",
     "print_header",
+    "run_once",
 ]
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results"
 """Where benchmarks leave what the README shows."""
+RUN_TIMEOUT_S = 900
 
 
 def header() -> dict[str, str]:
@@ -102,6 +104,17 @@ def median_and_spread(values: Sequence[float]) -> Spread:
     if not values:
         raise ValueError("no values to take the median of; measure at least once")
     return Spread(statistics.median(values), min(values), max(values))
+
+
+def run_once(command: Sequence[str], run_dir: Path) -> dict[str, Any]:
+    """Run a command that leaves a run directory; return its summary."""
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False, cwd=ROOT
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+    summary: dict[str, Any] = json.loads((run_dir / "summary.json").read_text())
+    return summary
 
 
 def _commit() -> str:

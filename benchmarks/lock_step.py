@@ -15,6 +15,7 @@ from pathlib import Path
 
 from benchmarks.lock_step_rank import LockStepCase, RankTiming, run_rank
 
+PRELOAD = ("benchmarks.slept_work", "benchmarks.real_work")  # what the ranks compute
 GLOO_TIMEOUT_S = 60.0
 PROCESS_TIMEOUT_S = 1800.0
 LEAVE_TIMEOUT_S = 10.0
@@ -26,10 +27,12 @@ class LockStepFailed(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class LockStepTiming:
-    """A case's batches a second, of its slowest rank, and what each rank was asked to sleep."""
+    """A case's batches a second, of its slowest rank; of each rank, what it was asked to sleep, and
+    the most resident bytes of its process so far."""
 
     batches_per_s: float
     slept_s: tuple[float, ...]
+    peak_rss_bytes: tuple[int, ...]
 
 
 def run_lock_step(cases: Sequence[LockStepCase], *, wan: str = "") -> list[LockStepTiming]:
@@ -39,7 +42,7 @@ def run_lock_step(cases: Sequence[LockStepCase], *, wan: str = "") -> list[LockS
     Raises LockStepFailed where a rank fails, and after PROCESS_TIMEOUT_S.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["runtime.fork_server", "benchmarks.lock_step_rank"])
+    context.set_forkserver_preload(["runtime.fork_server", *PRELOAD])
     with tempfile.TemporaryDirectory() as directory:
         ranks = _start(context, cases, str(Path(directory, "store")), wan)
         try:
@@ -61,7 +64,7 @@ def _start(
     context: ForkServerContext, cases: Sequence[LockStepCase], store_path: str, wan: str
 ) -> list[tuple[ForkServerProcess, Connection]]:
     ranks = []
-    for rank in range(cases[0].config.workers):
+    for rank in range(cases[0].work.num_ranks):
         receiver, sender = context.Pipe(duplex=False)
         process = context.Process(
             target=run_rank,
@@ -98,4 +101,5 @@ def _gather(
     return LockStepTiming(
         batches_per_s=min(timing.batches_per_s for timing in in_order),
         slept_s=tuple(timing.slept_s for timing in in_order),
+        peak_rss_bytes=tuple(timing.peak_rss_bytes for timing in in_order),
     )

@@ -1,28 +1,28 @@
-"""One rank of a lock-step pipeline: torch.distributed.pipelining's schedules on slept stages.
+"""One rank of a lock-step pipeline: torch.distributed.pipelining's schedules on some work's stages.
 
-Owns how a schedule is set up and timed in one process. What to run, and the processes, are
+Owns how a schedule is set up and timed in one process. What stages compute is their work's
+(benchmarks.slept_work, benchmarks.real_work); what to run, and the processes, are
 benchmarks.lock_step's. Every wait is bounded by gloo's timeout.
 """
 
 import os
+import resource
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.distributed.pipelining import PipelineStage, schedules
 
 from benchmarks.proxied_store import ProxiedStore
-from benchmarks.slept_stage import SleptStage
 from runtime.lifetime import die_with_parent
-from runtime.testing.sleeper import Sleeper
-from runtime.testing.slept import SleptConfig
 
-FLOAT_BYTES = 4
 SCHEDULES: dict[str, tuple[Any, int]] = {  # name -> (class, stages a rank)
     "GPipe": (schedules.ScheduleGPipe, 1),
     "1F1B": (schedules.Schedule1F1B, 1),
@@ -31,22 +31,56 @@ SCHEDULES: dict[str, tuple[Any, int]] = {  # name -> (class, stages a rank)
 }
 
 
+class Part(Protocol):
+    """One rank's stages of a work, and its data."""
+
+    stages: list[PipelineStage]
+
+    @property
+    def slept_s(self) -> float:
+        """Seconds that it asked to sleep so far."""
+
+    def begin(self, batch: int) -> tuple[list[Tensor], Tensor | None]:
+        """What the schedule takes for a batch: the first stage's input, the last one's target."""
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """A microbatch's loss, of the last stage's output."""
+
+    def end(self) -> None:
+        """All gradients of a batch are there."""
+
+
+class Work(Protocol):
+    """What a pipeline of `num_ranks` computes, `steps` batches of it."""
+
+    @property
+    def num_ranks(self) -> int: ...
+
+    @property
+    def steps(self) -> int: ...
+
+    def part(self, stages: Sequence[int], *, num_stages: int, microbatches: int) -> Part:
+        """Make those of the work's `num_stages` stages that are named."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LockStepCase:
-    """One schedule, by its name in SCHEDULES, that splits each batch of `config` into
+    """One schedule, by its name in SCHEDULES, that splits each batch of a work into
     `microbatches`."""
 
     schedule: str
     microbatches: int
-    config: SleptConfig
+    work: Work
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankTiming:
-    """What a rank measured: batches a second without the first, seconds asked to sleep in all."""
+    """What a rank measured: batches a second without the first, seconds asked to sleep in all, and
+    the most resident bytes of its process so far."""
 
     batches_per_s: float
     slept_s: float
+    peak_rss_bytes: int
 
 
 def run_rank(
@@ -64,7 +98,7 @@ def run_rank(
     die_with_parent()
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
-    num_ranks = cases[0].config.workers
+    num_ranks = cases[0].work.num_ranks
     try:
         store: dist.Store = dist.FileStore(store_path, num_ranks)
         dist.init_process_group(
@@ -86,62 +120,42 @@ def run_rank(
 
 def _time(rank: int, case: LockStepCase) -> RankTiming:
     """Run all batches of a case, one directly after the other."""
-    config, m = case.config, case.microbatches
     schedule_class, stages_a_rank = SCHEDULES[case.schedule]
-    num_stages = stages_a_rank * config.workers
-    sleeper = Sleeper()
-    indices = [rank + i * config.workers for i in range(stages_a_rank)]
+    num_stages = stages_a_rank * case.work.num_ranks
+    indices = [rank + i * case.work.num_ranks for i in range(stages_a_rank)]
     if schedule_class is schedules.ScheduleZBVZeroBubble:
         indices = [rank, num_stages - 1 - rank]
-    modules = [_make_module(index, case, num_stages, sleeper) for index in indices]
-    stages = [
-        _make_stage(module, index, num_stages)
-        for module, index in zip(modules, indices, strict=True)
-    ]
+    part = case.work.part(indices, num_stages=num_stages, microbatches=case.microbatches)
     schedule = schedule_class(
-        stages[0] if stages_a_rank == 1 else stages,
-        m,
-        loss_fn=lambda output, _target: output.sum(),
+        part.stages[0] if stages_a_rank == 1 else part.stages,
+        case.microbatches,
+        loss_fn=part.loss,
     )
-    inputs = [torch.zeros(m, 1)] if stages[0].is_first else []
-    target = torch.zeros(m, 1) if any(stage.is_last for stage in stages) else None
     ends_s = []
-    for batch in range(config.steps):
-        for module in modules:
-            module.batch = batch
+    for batch in range(case.work.steps):
+        inputs, target = part.begin(batch)
         schedule.step(*inputs, target=target)
+        part.end()
         ends_s.append(time.perf_counter())
     return RankTiming(
-        batches_per_s=(len(ends_s) - 1) / (ends_s[-1] - ends_s[0]), slept_s=sleeper.asked_s
+        batches_per_s=(len(ends_s) - 1) / (ends_s[-1] - ends_s[0]),
+        slept_s=part.slept_s,
+        peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     )
 
 
-def _make_module(index: int, case: LockStepCase, num_stages: int, sleeper: Sleeper) -> SleptStage:
-    """Make stage `index`: an equal part of the block that it is cut from, on whichever rank."""
-    config, m = case.config, case.microbatches
-    parts = num_stages // config.workers
-    duration_s = config.make_duration_s()
-    edge_numel = config.activation_bytes // FLOAT_BYTES // m
-    is_first, is_last = index == 0, index == num_stages - 1
-    return SleptStage(
-        lambda batch: duration_s(index // parts, batch) / parts / m,
-        forward_share=config.forward_share,
-        input_numel=1 if is_first else edge_numel,
-        output_numel=1 if is_last else edge_numel,
-        is_first=is_first,
-        sleeper=sleeper,
-    )
+def make_pipeline_stage(
+    module: torch.nn.Module, index: int, num_stages: int, *, takes: Tensor, gives: Tensor
+) -> PipelineStage:
+    """Make a stage of a module that takes and gives tensors like these for a microbatch.
 
-
-def _make_stage(module: SleptStage, index: int, num_stages: int) -> PipelineStage:
-    # Both are needed at every stage; else torch 2.13 runs the module to find them out.
-    input_args = torch.empty_like(module.gradient).requires_grad_(index > 0)
-    output_args = torch.empty_like(module.output).requires_grad_()
+    Both are needed at every stage; else torch 2.13 runs the module to find them out.
+    """
     return PipelineStage(
         module,
         index,
         num_stages,
         torch.device("cpu"),
-        input_args=(input_args,),
-        output_args=(output_args,),
+        input_args=(takes.requires_grad_(index > 0),),
+        output_args=(gives.requires_grad_(),),
     )

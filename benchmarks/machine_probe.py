@@ -26,9 +26,9 @@ import numpy as np
 import psutil
 import torch
 
+from benchmarks.harness import run_once
 from benchmarks.link_cases import Case, copy, serve
 from benchmarks.links import run as run_link
-from benchmarks.throughput_cases import run_once
 from runtime.core.messages import Phase
 from runtime.links.message import checksum
 from runtime.testing.network import Machine, Wire

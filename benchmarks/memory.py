@@ -8,13 +8,10 @@ pages, as of messages kept for neighbours, count where they are mapped. Beside o
 estimate that launch/plan.py prints.
 """
 
-import multiprocessing
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,9 +27,11 @@ from benchmarks.harness import (
     make_table,
     median_and_spread,
     print_header,
+    run_once,
 )
-from benchmarks.memory_stage import run_stage
-from benchmarks.throughput_cases import run_once
+from benchmarks.lock_step import run_lock_step
+from benchmarks.lock_step_rank import LockStepCase
+from benchmarks.real_work import RealWork
 from launch.assembly import LocalLearningJob
 from launch.config import IntList, parse
 from launch.environment import Environment
@@ -42,7 +41,6 @@ from launch.resolve import resolve
 OURS, END_TO_END = "this runtime", "one process, end to end"
 NOTHING = ("--model", "mlp", "--data", "synthetic:1x8x8x64", "--batch-size", "8")
 NOTHINGS_MICROBATCHES = 4  # microbatches of two images
-TIMEOUT_S = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +111,12 @@ def peaks(system: str, m: int, options: Options, network: Sequence[str]) -> list
     """The most resident bytes of each process of a system, lowest block first."""
     flags = flags_of(options, network)
     if m:
-        return run_gpipe(flags, options.workers, m)
+        work = RealWork(
+            num_ranks=options.workers, steps=options.steps, heads="top", flags=tuple(network)
+        )
+        case = LockStepCase(schedule="GPipe", microbatches=m, work=work)
+        (timing,) = run_lock_step([case])
+        return list(timing.peak_rss_bytes)
     script, method = "pipeline.py", []
     if system == END_TO_END:
         script, method = "sequential.py", ["--method", "e2e"]
@@ -124,49 +127,6 @@ def peaks(system: str, m: int, options: Options, network: Sequence[str]) -> list
         command = [sys.executable, str(ROOT / "launch" / script), *flags, *method]
         summary = run_once([*command, "--run-dir", str(run_dir)], run_dir)
     return [block["peak_rss_bytes"] for block in summary["blocks"]]
-
-
-def run_gpipe(flags: tuple[str, ...], workers: int, microbatches: int) -> list[int]:
-    """Peak resident bytes of each stage's process. Raises RuntimeError where one fails."""
-    context = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory() as directory:
-        ranks = []
-        for rank in range(workers):
-            receiver, sender = context.Pipe(duplex=False)
-            where = f"{directory}/store"
-            process = context.Process(
-                target=run_stage, args=(rank, flags, microbatches, where, sender), daemon=True
-            )
-            process.start()
-            sender.close()
-            ranks.append((process, receiver))
-        deadline_s = time.monotonic() + TIMEOUT_S
-        try:
-            told: dict[int, int] = {}
-            while len(told) < workers:  # the first to fail is the one that is named
-                waiting = [r for rank, (_, r) in enumerate(ranks) if rank not in told]
-                ready = wait(waiting, max(0.0, deadline_s - time.monotonic()))
-                if not ready:
-                    raise RuntimeError(f"GPipe's stages did not end in {TIMEOUT_S:.0f} s")
-                for rank, (_, receiver) in enumerate(ranks):
-                    if receiver in ready:
-                        told[rank] = _peak(rank, receiver)
-            return [told[rank] for rank in range(workers)]
-        finally:
-            for process, receiver in ranks:
-                process.join(10)
-                process.kill()
-                receiver.close()
-
-
-def _peak(rank: int, receiver: Connection) -> int:
-    try:
-        said = receiver.recv()
-    except EOFError:
-        raise RuntimeError(f"the process of stage {rank} died") from None
-    if not isinstance(said, int):
-        raise RuntimeError(f"stage {rank} failed:\n{said}")
-    return said
 
 
 def estimates(options: Options) -> list[int]:

@@ -3,7 +3,7 @@
     python -m benchmarks.throughput --blocks sleep --baselines --workers 2,4,8 --message-mb 1,64
     python -m benchmarks.throughput --baselines --jitter exponential:0.2,rare:0.02x10 --imbalance
     python -m benchmarks.throughput --baselines --wan-rtt-ms 50 --lag 2 --window 3
-    python -m benchmarks.throughput --blocks real
+    python -m benchmarks.throughput --blocks real --baselines
 
 Every figure is measured by the runtime itself and stands beside its ceiling from the same run:
 the slowest block (real ones are timed alone on their cores while the other cores are busy), and
@@ -25,12 +25,12 @@ from benchmarks.harness import Results, header, make_console, print_header
 from benchmarks.throughput_cases import (
     SleptCase,
     Wan,
-    best_microbatches,
+    best_for_slept,
     run_baselines,
-    run_real,
     run_slept,
     slept_cases,
 )
+from benchmarks.throughput_real import RealCase, best_for_real, run_real, run_real_baselines
 from benchmarks.throughput_report import print_report
 from launch.config import IntList
 from runtime.testing.slept import SleptConfig
@@ -77,7 +77,7 @@ class Options:
     link: str = "shm"
     """Link between slept blocks."""
     baselines: bool = False
-    """Whether to run lock-step schedules on the same slept blocks."""
+    """Whether to run lock-step schedules on the same blocks."""
     jitter: TextList = ()
     """Stalls of slept blocks, each a case of its own: exponential:0.2 (mean, in block times),
     rare:0.02x10 (how often, how many block times)."""
@@ -91,10 +91,10 @@ class Options:
     """File that gets a JSON line a run."""
 
     def __post_init__(self) -> None:
-        is_slept_only = self.baselines or self.jitter or self.imbalance or self.wan is not None
+        is_slept_only = self.jitter or self.imbalance or self.wan is not None
         if self.blocks == "real" and is_slept_only:
             raise ValueError(
-                "baselines, jitter, imbalance and a wide-area link are of blocks that sleep;"
+                "jitter, imbalance and a wide-area link are of blocks that sleep;"
                 " give --blocks sleep"
             )
 
@@ -133,8 +133,8 @@ def _measure_slept(options: Options, directory: Path) -> Iterator[dict[str, Any]
             if not options.baselines:
                 continue
             if case.calm not in microbatches:
-                microbatches[case.calm], tried = best_microbatches(case)
-                yield case.facts | {"probes": tried}
+                microbatches[case.calm], tried = best_for_slept(case)
+                yield tried
             yield from run_baselines(case, run, microbatches[case.calm])
 
 
@@ -158,17 +158,24 @@ def _whole_floats(megabytes: float) -> int:
 
 
 def _measure_real(options: Options, directory: Path) -> Iterator[dict[str, Any]]:
+    microbatches: dict[RealCase, dict[str, int]] = {}
     for run in range(options.runs):
         for workers in options.workers or (2,):
-            _say(f"run {run + 1} of {options.runs}: real blocks, {workers} workers")
-            yield from run_real(
-                workers,
-                run,
+            case = RealCase(
+                workers=workers,
                 steps=options.steps or 60,
                 lag=options.lag,
                 window=options.window,
-                run_dir=directory / f"{run}-{workers}",
             )
+            _say(f"run {run + 1} of {options.runs}: real blocks, {workers} workers")
+            ours = list(run_real(case, run, directory / f"{run}-{workers}"))
+            yield from ours
+            if not options.baselines:
+                continue
+            if case not in microbatches:
+                microbatches[case], tried = best_for_real(case)
+                yield tried
+            yield from run_real_baselines(case, run, microbatches[case], ours)
 
 
 def _say(text: str) -> None:

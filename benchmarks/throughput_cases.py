@@ -1,4 +1,4 @@
-"""What the throughput benchmark runs: each system on each case, as one record a run.
+"""Slept blocks in the throughput benchmark: each system on each case, as one record a run.
 
 Owns the cases, the commands and what a record holds. Knows nothing of flags or tables.
 
@@ -10,7 +10,6 @@ at one place would be waited for by all.
 
 import json
 import math
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,16 +17,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import ROOT
-from benchmarks.lock_step import run_lock_step
-from benchmarks.lock_step_rank import SCHEDULES, LockStepCase
+from benchmarks.baselines import best_microbatches, run_schedules
+from benchmarks.harness import run_once
+from benchmarks.slept_work import SleptWork
 from benchmarks.wan_proxy import WanProxy
 from runtime.testing.slept import SleptConfig
 from runtime.testing.slept_simulation import simulated_samples_per_s
 
-TIMEOUT_S = 900
-PROBE_STEPS = 8  # batches by which a schedule's number of microbatches is chosen
-MICROBATCHES_A_RANK = (1, 2, 4)
 UNDISTURBED = "undisturbed"
 ONE_PROCESS = "one process, block after block (computed)"
 
@@ -150,24 +146,15 @@ def run_slept(case: SleptCase, run: int, run_dir: Path) -> Iterator[dict[str, An
     }
 
 
-def best_microbatches(case: SleptCase) -> tuple[dict[str, int], dict[str, dict[int, float]]]:
-    """Return each schedule's fastest number of microbatches, from a few batches without stalls,
-    and the samples a second of all that were tried."""
-    probes = [
-        LockStepCase(
-            schedule=name,
-            microbatches=factor * case.config.workers,
-            config=replace(case.calm.config, steps=PROBE_STEPS),
-        )
-        for name in SCHEDULES
-        for factor in MICROBATCHES_A_RANK
-    ]
-    tried: dict[str, dict[int, float]] = {name: {} for name in SCHEDULES}
+def best_for_slept(case: SleptCase) -> tuple[dict[str, int], dict[str, Any]]:
+    """Return each schedule's number of microbatches on slept blocks without stalls, and the record
+    of what was tried."""
+    config = case.calm.config
     with case.opened() as control:
-        timings = run_lock_step(probes, wan=control)
-    for probe, timing in zip(probes, timings, strict=True):
-        tried[probe.schedule][probe.microbatches] = timing.batches_per_s
-    return {name: max(rates, key=rates.__getitem__) for name, rates in tried.items()}, tried
+        best, tried = best_microbatches(
+            lambda steps: SleptWork(config=replace(config, steps=steps)), wan=control
+        )
+    return best, case.facts | {"probes": tried}
 
 
 def run_baselines(
@@ -176,78 +163,7 @@ def run_baselines(
     """Each lock-step schedule, with its own number of microbatches; one record each."""
     config = case.seeded(run)
     name, bound = ceiling(config, case.wan)
-    cases = [
-        LockStepCase(schedule=schedule, microbatches=m, config=config)
-        for schedule, m in microbatches.items()
-    ]
+    facts = case.facts | {"run": run, "ceiling": name, "ceiling_samples_per_s": bound}
     with case.opened() as control:
-        timings = run_lock_step(cases, wan=control)
-    for schedule, timing in zip(cases, timings, strict=True):
-        yield case.facts | {
-            "run": run,
-            "ceiling": name,
-            "ceiling_samples_per_s": bound,
-            "system": schedule.schedule,
-            "microbatches": schedule.microbatches,
-            "samples_per_s": timing.batches_per_s,
-            "slept_s": timing.slept_s,
-        }
-
-
-def real_commands(
-    workers: int, *, steps: int, lag: int, window: int, run_dir: Path
-) -> dict[str, list[str]]:
-    """The main job with overlap and without, and the same blocks in one process."""
-    flags = ["--workers", str(workers), "--steps", str(steps)]
-    timed = ["--time-alone-s", "6"]
-    loco = ["--lag", str(lag), "--window", str(window), *timed]
-    gim = ["--overlap", "0", "--tie", "none"]
-    launch = ROOT / "launch"
-    cases = {
-        f"LoCo, {workers} workers": ("pipeline.py", loco),
-        f"GIM, {workers} workers": ("pipeline.py", [*gim, *timed]),
-        "GIM, one process, all cores": ("sequential.py", [*gim, "--threads", "2"]),
-    }
-    return {
-        name: [
-            sys.executable,
-            str(launch / script),
-            *flags,
-            *case,
-            "--run-dir",
-            str(run_dir / name),
-        ]
-        for name, (script, case) in cases.items()
-    }
-
-
-def run_real(
-    workers: int, run: int, *, steps: int, lag: int, window: int, run_dir: Path
-) -> Iterator[dict[str, Any]]:
-    """The default network's blocks, each system in turn; one record each."""
-    commands = real_commands(workers, steps=steps, lag=lag, window=window, run_dir=run_dir)
-    for name, command in commands.items():
-        summary = run_once(command, Path(command[-1]))
-        yield {
-            "blocks": "real",
-            "workers": workers,
-            "condition": UNDISTURBED,
-            "steps": steps,
-            "run": run,
-            "system": name,
-            "samples_per_s": summary["samples_per_s"],
-            "ceiling": "slowest block, timed alone",
-            "ceiling_samples_per_s": summary["ceiling_samples_per_s"],
-            "summary": summary,
-        }
-
-
-def run_once(command: Sequence[str], run_dir: Path) -> dict[str, Any]:
-    """Run a command that leaves a run directory; return its summary."""
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False, cwd=ROOT
-    )
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
-    summary: dict[str, Any] = json.loads((run_dir / "summary.json").read_text())
-    return summary
+        for record in run_schedules(SleptWork(config=config), microbatches, wan=control):
+            yield facts | record

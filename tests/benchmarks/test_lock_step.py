@@ -11,6 +11,7 @@ from torch.distributed.pipelining._backward import stage_backward_input, stage_b
 from benchmarks.lock_step import LockStepFailed, run_lock_step
 from benchmarks.lock_step_rank import SCHEDULES, LockStepCase
 from benchmarks.slept_stage import SleptStage
+from benchmarks.slept_work import SleptWork
 from runtime.testing.slept import SleptConfig
 
 CONFIG = SleptConfig(
@@ -96,7 +97,7 @@ def test_gradients_handed_down_are_not_copied():
 def test_every_schedule_does_the_blocks_work_and_leaves_nothing():
     """Stages cut from one block may lie on two ranks: the sum over ranks is what must agree."""
     cases = [
-        LockStepCase(schedule=name, microbatches=m, config=CONFIG)
+        LockStepCase(schedule=name, microbatches=m, work=SleptWork(config=CONFIG))
         for name in SCHEDULES
         for m in (2, 4)
     ]
@@ -112,7 +113,7 @@ def test_every_schedule_does_the_blocks_work_and_leaves_nothing():
 
 
 def test_a_rank_that_fails_is_named_and_the_others_do_not_stay():
-    wrong = LockStepCase(schedule="1F1B", microbatches=1, config=CONFIG)
+    wrong = LockStepCase(schedule="1F1B", microbatches=1, work=SleptWork(config=CONFIG))
     began_s = time.monotonic()
     with pytest.raises(LockStepFailed, match=r"1F1B with 1 microbatches, rank \d:"):
         run_lock_step([wrong])

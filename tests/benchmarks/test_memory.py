@@ -2,26 +2,9 @@
 
 import pytest
 
-from benchmarks.memory import END_TO_END, OURS, Options, estimates, flags_of, show
-from benchmarks.memory_stage import make_stage
-from launch.assembly import LocalLearningJob
-from launch.config import parse
-from launch.environment import Environment
-from launch.resolve import resolve
+from benchmarks.memory import END_TO_END, OURS, Options, estimates, show
 
 TINY = Options(model="mlp", data="synthetic:1x8x8x64", workers=2, batch_size=8, microbatches=(2,))
-
-
-def tiny_job() -> LocalLearningJob:
-    environment = Environment(world_size=None, local_world_size=None, cores=1, gpus=0)
-    config = parse(list(flags_of(TINY, TINY.network)), prog="memory")
-    return LocalLearningJob(resolve(config, environment=environment))
-
-
-def test_stages_are_the_homes_and_only_the_last_has_a_head():
-    job = tiny_job()
-    sizes = [len(block.home) for block in job.resolved.partition.blocks]
-    assert [len(make_stage(job, rank)) for rank in range(2)] == [sizes[0], sizes[1] + 1]
 
 
 def test_each_block_is_estimated():
