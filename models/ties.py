@@ -9,20 +9,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
+from models.host import on_host
+
 
 def flat_weights(parameters: list[nn.Parameter]) -> tuple[Tensor] | None:
-    """Copy the weights to the CPU; None where there are none."""
+    """Copy the weights to the host; None where there are none."""
     if not parameters:
         return None
-    return (parameters_to_vector(parameters).detach().to("cpu"),)
+    return (on_host(parameters_to_vector(parameters).detach()),)
 
 
 def flat_gradients(parameters: list[nn.Parameter]) -> tuple[Tensor] | None:
-    """Copy the gradients to the CPU, zero where a parameter has none."""
+    """Copy the gradients to the host, zero where a parameter has none."""
     if not parameters:
         return None
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    return (parameters_to_vector(gradients).to("cpu"),)
+    return (on_host(parameters_to_vector(gradients)),)
 
 
 def add_gradients(parameters: list[nn.Parameter], flat: Tensor) -> None:
