@@ -25,6 +25,7 @@ from typing import Any, Self
 import numpy as np
 import psutil
 import torch
+from scipy.optimize import bisect
 
 from benchmarks.harness import run_once
 from benchmarks.link_cases import Case, copy, serve
@@ -157,15 +158,6 @@ def read_step_ends(records: Any, workers: int) -> StepEnds:
     return [sorted(own) for own in ends_s]
 
 
-def solve(rate_of: Callable[[float], float], rate: float, most: float) -> float:
-    """The least argument in 0..most at which a falling function comes down to `rate`."""
-    low, high = 0.0, most
-    for _ in range(20):
-        middle = (low + high) / 2
-        low, high = (middle, high) if rate_of(middle) > rate else (low, middle)
-    return high
-
-
 def _calibrated(machine: Machine, *, steps: int) -> Machine:
     """Find what a message takes, from what many workers use of the processor, and what a step takes
     beside, from one worker alone."""
@@ -198,7 +190,22 @@ def _latency_s(machine: Machine, *, steps: int) -> float:
         return steps_per_s(ends_s, warm_up=WARM_UP)
 
     rates = [steps_per_s(run_really(two), warm_up=WARM_UP) for _ in range(3)]
-    return solve(rate_of, statistics.median(rates), MOST_LATENCY_S)
+    return fitted_latency_s(rate_of, statistics.median(rates))
+
+
+def fitted_latency_s(rate_of: Callable[[float], float], rate: float) -> float:
+    """The latency with which a rate that falls with it is `rate`; none where even that is slower.
+
+    Raises RuntimeError where it would be over MOST_LATENCY_S.
+    """
+    if rate_of(0.0) <= rate:
+        return 0.0
+    if rate_of(MOST_LATENCY_S) > rate:
+        raise RuntimeError(
+            f"two workers with lag 0 made {rate:.2f} steps a second, which no latency below"
+            f" {MOST_LATENCY_S * 1e3:g} ms explains; probe again when less runs beside it"
+        )
+    return float(bisect(lambda s: rate_of(s) - rate, 0.0, MOST_LATENCY_S, xtol=1e-8))
 
 
 class ProcessorMeter:

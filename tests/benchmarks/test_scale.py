@@ -14,9 +14,9 @@ from benchmarks.machine_probe import (
     USUAL,
     Figures,
     ProcessorMeter,
+    fitted_latency_s,
     latest,
     read_step_ends,
-    solve,
 )
 from benchmarks.scale import VALIDATION, Options, draw, make_site, print_curves
 from benchmarks.scale_cases import scale_cases, simulate_case
@@ -146,5 +146,11 @@ def test_step_ends_are_read_block_by_block():
     assert read_step_ends(records, 2) == [[1.0, 3.0], [5.0]]
 
 
-def test_a_falling_function_is_solved():
-    assert solve(lambda x: 10 - x, 7.0, 5.0) == pytest.approx(3.0, abs=1e-4)
+def test_a_latency_is_fitted_within_its_bounds():
+    def rate_of(latency_s):
+        return 10 - 100 * latency_s
+
+    assert fitted_latency_s(rate_of, 9.5) == pytest.approx(5e-3)
+    assert fitted_latency_s(rate_of, 11.0) == 0.0
+    with pytest.raises(RuntimeError, match="made 5.00 steps a second"):
+        fitted_latency_s(rate_of, 5.0)
