@@ -152,5 +152,5 @@ def test_a_latency_is_fitted_within_its_bounds():
 
     assert fitted_latency_s(rate_of, 9.5) == pytest.approx(5e-3)
     assert fitted_latency_s(rate_of, 11.0) == 0.0
-    with pytest.raises(RuntimeError, match="made 5.00 steps a second"):
+    with pytest.raises(RuntimeError, match=r"made 5\.00 steps a second"):
         fitted_latency_s(rate_of, 5.0)
