@@ -16,13 +16,11 @@ LAGS_AND_WINDOWS = ((0, 2), (1, 2), (4, 5))
 SNAPSHOT_EVERY = 4  # the main job's
 
 
-def warm_up_steps(workers: int) -> int:
-    """Steps until the rate is steady, with room to spare.
-
-    A worker begins just behind the one below, and is held up by whatever holds up that one, until
-    it has fallen as far behind as lag and window allow: of P workers, all have after P/3 steps.
-    """
-    return 100 + workers // 2
+WARM_UP = 100
+"""Steps left out. A worker begins just behind the one below, and is held up by whatever holds up
+that one, until it has fallen as far behind as lag and window allow: with many workers that takes
+some P steps, and with stalls 10 P. Until then the lowest still run ahead, and the steady rate lies
+between theirs and the slowest's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +39,6 @@ class ScaleCase:
 
     site: Site
     config: SleptConfig
-    warm_up: int
 
     @property
     def curve(self) -> str:
@@ -61,12 +58,11 @@ def scale_cases(
     """Every number of workers, few first, with each lag, window and kind of stall; `steps` after
     those of the warm-up."""
     for num in workers:
-        warm_up = warm_up_steps(num)
         for jitter in jitters:
             for lag, window in LAGS_AND_WINDOWS:
                 config = SleptConfig(
                     workers=num,
-                    steps=warm_up + steps,
+                    steps=WARM_UP + steps,
                     step_s=step_s,
                     forward_share=1 / 3,
                     activation_bytes=message_bytes,
@@ -77,7 +73,7 @@ def scale_cases(
                     snapshot_every=SNAPSHOT_EVERY,
                     jitter=jitter,
                 )
-                yield ScaleCase(site=site, config=config, warm_up=warm_up)
+                yield ScaleCase(site=site, config=config)
 
 
 def simulate_case(case: ScaleCase) -> dict[str, Any]:
@@ -97,20 +93,21 @@ def simulate_case(case: ScaleCase) -> dict[str, Any]:
         if was_enabled:
             gc.enable()
     ends_s = step_ends(simulation)
-    rate = steps_per_s(ends_s, warm_up=case.warm_up)
+    slowest, lowest = (steps_per_s(own, warm_up=WARM_UP) for own in (ends_s, ends_s[:1]))
     retained, in_flight = simulation.most_retained_bytes, simulation.most_in_flight_bytes
     return {
         "curve": case.curve,
         "workers": config.workers,
         "steps": config.steps,
-        "warm_up": case.warm_up,
+        "warm_up": WARM_UP,
         "step_s": config.step_s,
         "hosts": -(-config.workers // site.workers_per_host),
         "lag": config.lag,
         "window": config.window,
         "jitter": config.jitter,
-        "steps_per_s": rate,
-        "share_of_full_rate": rate * config.step_s,
+        "steps_per_s": slowest,
+        "share_of_full_rate": slowest * config.step_s,
+        "share_of_lowest_worker": lowest * config.step_s,
         "fill_s": ends_s[-1][0],
         "wall_s": simulation.now_s,
         "retained_bytes_per_worker": max(retained),

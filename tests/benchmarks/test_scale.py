@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import machine_probe
+from benchmarks import machine_probe, scale_cases
 from benchmarks.harness import Results
 from benchmarks.machine_probe import (
     USUAL,
@@ -19,7 +19,6 @@ from benchmarks.machine_probe import (
     read_step_ends,
 )
 from benchmarks.scale import VALIDATION, Options, draw, make_site, print_curves
-from benchmarks.scale_cases import scale_cases, simulate_case
 from benchmarks.scale_validation import cases, print_validation
 from runtime.testing.network import Machine, Wire
 from runtime.testing.slept_simulation import simulate, step_ends
@@ -30,8 +29,10 @@ SITE = make_site(Options(workers_per_host=2), [])
 
 def simulated(**changes):
     settings = {"workers": (2, 4), "steps": 6, "step_s": 0.06, "message_bytes": 4000}
-    all_cases = scale_cases(SITE, **settings | {"jitters": ("", "exponential:0.2")} | changes)
-    return [simulate_case(case) for case in all_cases]
+    all_cases = scale_cases.scale_cases(
+        SITE, **settings | {"jitters": ("", "exponential:0.2")} | changes
+    )
+    return [scale_cases.simulate_case(case) for case in all_cases]
 
 
 def test_a_record_says_what_the_curves_show():
@@ -46,6 +47,12 @@ def test_a_rate_is_counted_when_it_is_steady():
     records = simulated(workers=(2, 8), jitters=("",), steps=20)
     shares = {r["workers"]: r["share_of_full_rate"] for r in records if r["lag"] == 1}
     assert shares[8] == pytest.approx(shares[2], abs=1e-3)
+
+
+def test_before_it_is_steady_the_lowest_worker_runs_ahead(monkeypatch):
+    monkeypatch.setattr(scale_cases, "WARM_UP", 1)
+    (record,) = [r for r in simulated(workers=(8,), steps=20) if r["lag"] == 4 and r["jitter"]]
+    assert record["share_of_full_rate"] < record["share_of_lowest_worker"] < 1
 
 
 def test_curves_are_shown_and_drawn(tmp_path, capsys):
