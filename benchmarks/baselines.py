@@ -1,12 +1,12 @@
 """The lock-step schedules as baselines: each with the number of microbatches that serves it best.
 
-Owns that choice, and what a record says of a schedule. Knows nothing of ceilings or conditions.
+Owns that choice, and how a record names a schedule. Knows nothing of ceilings or conditions.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from benchmarks.lock_step import run_lock_step
+from benchmarks.lock_step import LockStepTiming, run_lock_step
 from benchmarks.lock_step_rank import SCHEDULES, LockStepCase, Work
 
 PROBE_STEPS = 8  # batches by which a schedule's number of microbatches is chosen
@@ -31,17 +31,13 @@ def best_microbatches(
 
 
 def run_schedules(
-    work: Work, microbatches: Mapping[str, int], *, batch_size: int = 1, wan: str = ""
-) -> Iterator[dict[str, Any]]:
-    """Run each schedule with its own number of microbatches; what a record says of each."""
+    work: Work, microbatches: Mapping[str, int], *, wan: str = ""
+) -> Iterator[tuple[dict[str, Any], LockStepTiming]]:
+    """Run each schedule with its own number of microbatches: how a record names it, and its
+    timing."""
     cases = [
         LockStepCase(schedule=schedule, microbatches=m, work=work)
         for schedule, m in microbatches.items()
     ]
     for case, timing in zip(cases, run_lock_step(cases, wan=wan), strict=True):
-        yield {
-            "system": case.schedule,
-            "microbatches": case.microbatches,
-            "samples_per_s": timing.batches_per_s * batch_size,
-            "slept_s": timing.slept_s,
-        }
+        yield {"system": case.schedule, "microbatches": case.microbatches}, timing

@@ -27,10 +27,12 @@ class LockStepFailed(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class LockStepTiming:
-    """A case's batches a second, of its slowest rank; of each rank, what it was asked to sleep, and
-    the most resident bytes of its process so far."""
+    """A case's batches a second, of its slowest rank, and the last one's loss where something is
+    learned; of each rank, what it was asked to sleep, and the most resident bytes of its process so
+    far."""
 
     batches_per_s: float
+    loss: float | None
     slept_s: tuple[float, ...]
     peak_rss_bytes: tuple[int, ...]
 
@@ -100,6 +102,7 @@ def _gather(
     in_order = [timings[connection] for connection in connections]
     return LockStepTiming(
         batches_per_s=min(timing.batches_per_s for timing in in_order),
+        loss=next((timing.loss for timing in in_order if timing.loss is not None), None),
         slept_s=tuple(timing.slept_s for timing in in_order),
         peak_rss_bytes=tuple(timing.peak_rss_bytes for timing in in_order),
     )

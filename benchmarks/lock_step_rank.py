@@ -9,7 +9,7 @@ import os
 import resource
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection
@@ -23,12 +23,48 @@ from torch.distributed.pipelining import PipelineStage, schedules
 from benchmarks.proxied_store import ProxiedStore
 from runtime.lifetime import die_with_parent
 
-SCHEDULES: dict[str, tuple[Any, int]] = {  # name -> (class, stages a rank)
-    "GPipe": (schedules.ScheduleGPipe, 1),
-    "1F1B": (schedules.Schedule1F1B, 1),
-    "interleaved zero-bubble": (schedules.ScheduleInterleavedZeroBubble, 2),
-    "ZBV": (schedules.ScheduleZBVZeroBubble, 2),
+
+def _once(num_ranks: int) -> tuple[int, ...]:
+    return tuple(range(num_ranks))
+
+
+def _around_twice(num_ranks: int) -> tuple[int, ...]:
+    return (*range(num_ranks), *range(num_ranks))
+
+
+def _there_and_back(num_ranks: int) -> tuple[int, ...]:
+    return (*range(num_ranks), *reversed(range(num_ranks)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """One of torch's: its class, each stage's rank of so many ranks, and whether it runs the
+    gradients of a stage's input and of its weights apart."""
+
+    make: Any
+    ranks: Callable[[int], tuple[int, ...]]
+    splits_backward: bool
+
+
+SCHEDULES = {
+    "GPipe": Schedule(make=schedules.ScheduleGPipe, ranks=_once, splits_backward=False),
+    "1F1B": Schedule(make=schedules.Schedule1F1B, ranks=_once, splits_backward=False),
+    "interleaved zero-bubble": Schedule(
+        make=schedules.ScheduleInterleavedZeroBubble, ranks=_around_twice, splits_backward=True
+    ),
+    "ZBV": Schedule(
+        make=schedules.ScheduleZBVZeroBubble, ranks=_there_and_back, splits_backward=True
+    ),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How a schedule cuts a work: the rank of each stage, lowest first, and the rest."""
+
+    ranks: tuple[int, ...]
+    splits_backward: bool
+    microbatches: int
 
 
 class Part(Protocol):
@@ -40,10 +76,14 @@ class Part(Protocol):
     def slept_s(self) -> float:
         """Seconds that it asked to sleep so far."""
 
+    @property
+    def loss(self) -> float | None:
+        """The last batch's, where this rank has the last stage and something is learned."""
+
     def begin(self, batch: int) -> tuple[list[Tensor], Tensor | None]:
         """What the schedule takes for a batch: the first stage's input, the last one's target."""
 
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+    def loss_of(self, output: Tensor, target: Tensor) -> Tensor:
         """A microbatch's loss, of the last stage's output."""
 
     def end(self) -> None:
@@ -59,8 +99,8 @@ class Work(Protocol):
     @property
     def steps(self) -> int: ...
 
-    def part(self, stages: Sequence[int], *, num_stages: int, microbatches: int) -> Part:
-        """Make those of the work's `num_stages` stages that are named."""
+    def part(self, rank: int, layout: Layout) -> Part:
+        """Make the stages of one rank."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,11 +115,13 @@ class LockStepCase:
 
 @dataclass(frozen=True, kw_only=True)
 class RankTiming:
-    """What a rank measured: batches a second without the first, seconds asked to sleep in all, and
-    the most resident bytes of its process so far."""
+    """What a rank measured: batches a second without the first, seconds asked to sleep in all, the
+    last batch's loss if it had that, and the most resident bytes of its process so far, whatever
+    cases it has run."""
 
     batches_per_s: float
     slept_s: float
+    loss: float | None
     peak_rss_bytes: int
 
 
@@ -120,26 +162,27 @@ def run_rank(
 
 def _time(rank: int, case: LockStepCase) -> RankTiming:
     """Run all batches of a case, one directly after the other."""
-    schedule_class, stages_a_rank = SCHEDULES[case.schedule]
-    num_stages = stages_a_rank * case.work.num_ranks
-    indices = [rank + i * case.work.num_ranks for i in range(stages_a_rank)]
-    if schedule_class is schedules.ScheduleZBVZeroBubble:
-        indices = [rank, num_stages - 1 - rank]
-    part = case.work.part(indices, num_stages=num_stages, microbatches=case.microbatches)
-    schedule = schedule_class(
-        part.stages[0] if stages_a_rank == 1 else part.stages,
-        case.microbatches,
-        loss_fn=part.loss,
+    schedule = SCHEDULES[case.schedule]
+    layout = Layout(
+        ranks=schedule.ranks(case.work.num_ranks),
+        splits_backward=schedule.splits_backward,
+        microbatches=case.microbatches,
+    )
+    part = case.work.part(rank, layout)
+    is_one = len(layout.ranks) == case.work.num_ranks
+    run = schedule.make(
+        part.stages[0] if is_one else part.stages, case.microbatches, loss_fn=part.loss_of
     )
     ends_s = []
     for batch in range(case.work.steps):
         inputs, target = part.begin(batch)
-        schedule.step(*inputs, target=target)
+        run.step(*inputs, target=target)
         part.end()
         ends_s.append(time.perf_counter())
     return RankTiming(
         batches_per_s=(len(ends_s) - 1) / (ends_s[-1] - ends_s[0]),
         slept_s=part.slept_s,
+        loss=part.loss,
         peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     )
 

@@ -31,7 +31,7 @@ from benchmarks.harness import (
 )
 from benchmarks.lock_step import run_lock_step
 from benchmarks.lock_step_rank import LockStepCase
-from benchmarks.real_work import RealWork
+from benchmarks.real_work import real_work
 from launch.assembly import LocalLearningJob
 from launch.config import IntList, parse
 from launch.environment import Environment
@@ -111,9 +111,7 @@ def peaks(system: str, m: int, options: Options, network: Sequence[str]) -> list
     """The most resident bytes of each process of a system, lowest block first."""
     flags = flags_of(options, network)
     if m:
-        work = RealWork(
-            num_ranks=options.workers, steps=options.steps, heads="top", flags=tuple(network)
-        )
+        work = real_work(network, workers=options.workers, steps=options.steps, heads="top")
         case = LockStepCase(schedule="GPipe", microbatches=m, work=work)
         (timing,) = run_lock_step([case])
         return list(timing.peak_rss_bytes)

@@ -4,13 +4,12 @@ Owns how a block's seconds are split: evenly over its microbatches, and over the
 zero-bubble schedules make of a block.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from benchmarks.lock_step_rank import make_pipeline_stage
+from benchmarks.lock_step_rank import Layout, make_pipeline_stage
 from benchmarks.slept_stage import SleptStage
 from runtime.testing.sleeper import Sleeper
 from runtime.testing.slept import SleptConfig
@@ -32,26 +31,27 @@ class SleptWork:
     def steps(self) -> int:
         return self.config.steps
 
-    def part(self, stages: Sequence[int], *, num_stages: int, microbatches: int) -> "SleptPart":
-        return SleptPart(self.config, stages, num_stages=num_stages, microbatches=microbatches)
+    def part(self, rank: int, layout: Layout) -> "SleptPart":
+        return SleptPart(self.config, rank, layout)
 
 
 class SleptPart:
     """One rank's slept stages (benchmarks.lock_step_rank.Part)."""
 
-    def __init__(
-        self, config: SleptConfig, stages: Sequence[int], *, num_stages: int, microbatches: int
-    ) -> None:
+    loss = None
+
+    def __init__(self, config: SleptConfig, rank: int, layout: Layout) -> None:
         self._config = config
-        self._num_stages = num_stages
-        self._microbatches = microbatches
+        self._num_stages = len(layout.ranks)
+        self._microbatches = layout.microbatches
+        stages = [index for index, of in enumerate(layout.ranks) if of == rank]
         self._sleeper = Sleeper()
         self._modules = [self._make_module(index) for index in stages]
         self.stages = [
             make_pipeline_stage(
                 module,
                 index,
-                num_stages,
+                self._num_stages,
                 takes=torch.empty_like(module.gradient),
                 gives=torch.empty_like(module.output),
             )
@@ -85,7 +85,7 @@ class SleptPart:
         inputs = [blank] if self.stages[0].is_first else []
         return inputs, blank if any(stage.is_last for stage in self.stages) else None
 
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+    def loss_of(self, output: Tensor, target: Tensor) -> Tensor:
         del target
         return output.sum()
 

@@ -5,7 +5,7 @@
     python -m benchmarks.throughput --baselines --wan-rtt-ms 50 --lag 2 --window 3
     python -m benchmarks.throughput --blocks real --baselines
 
-Every figure is measured by the runtime itself and stands beside its ceiling from the same run:
+Every figure of ours is the runtime's own, and each stands beside its ceiling from the same run:
 the slowest block (real ones are timed alone on their cores while the other cores are busy), and
 under stalls the simulated run with the same draws, lag and windows. Baselines are
 torch.distributed.pipelining's schedules on gloo, each with its best number of microbatches.
@@ -22,7 +22,9 @@ import cyclopts
 from cyclopts import Parameter, Token
 
 from benchmarks.harness import Results, header, make_console, print_header
-from benchmarks.throughput_cases import (
+from benchmarks.throughput_real import Chosen, RealCase, best_for_real, run_real, run_real_baselines
+from benchmarks.throughput_report import print_report
+from benchmarks.throughput_slept import (
     SleptCase,
     Wan,
     best_for_slept,
@@ -30,8 +32,6 @@ from benchmarks.throughput_cases import (
     run_slept,
     slept_cases,
 )
-from benchmarks.throughput_real import RealCase, best_for_real, run_real, run_real_baselines
-from benchmarks.throughput_report import print_report
 from launch.config import IntList
 from runtime.testing.slept import SleptConfig
 
@@ -97,6 +97,11 @@ class Options:
                 "jitter, imbalance and a wide-area link are of blocks that sleep;"
                 " give --blocks sleep"
             )
+        if self.blocks == "real" and self.baselines and self.workers not in ((), (2,)):
+            raise ValueError(
+                f"baselines on {','.join(map(str, self.workers))} workers; the default network has"
+                " units for two stages a rank on 2 only: give --workers 2, or --blocks sleep"
+            )
 
     @property
     def wan(self) -> Wan | None:
@@ -158,7 +163,7 @@ def _whole_floats(megabytes: float) -> int:
 
 
 def _measure_real(options: Options, directory: Path) -> Iterator[dict[str, Any]]:
-    microbatches: dict[RealCase, dict[str, int]] = {}
+    microbatches: dict[RealCase, Chosen] = {}
     for run in range(options.runs):
         for workers in options.workers or (2,):
             case = RealCase(

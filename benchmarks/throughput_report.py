@@ -23,13 +23,14 @@ from benchmarks.harness import (
     median_and_spread,
 )
 from benchmarks.step_costs import make_step_costs_table
-from benchmarks.throughput_cases import UNDISTURBED
+from benchmarks.throughput_slept import UNDISTURBED
 
 HEADINGS = ("system", "samples/s", "ceiling", "of ceiling", "lowest", "highest", "kept", "runs")
 NOTES = (
     "* splits the loss batch over its microbatches (m of each batch): a contrastive loss would be",
     "  another one. kept: of the system's own undisturbed rate. Where one block is slower, a",
-    "  schedule with two stages a rank has its halves on two ranks, and another ceiling.",
+    "  schedule with two stages a rank has its halves on two ranks, and another ceiling. one head:",
+    "  less work a batch than the blocks of the ceiling, which have a head and a loss each.",
 )
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from models import randomness
 from models.bad_numbers import BadSteps, all_finite
 from models.heads import build_head, pool
-from models.host import on_host
+from models.host import copy_to_host, on_host
 from models.network import Network
 from models.objectives import Objective
 from models.optimizer_state import OptimizerState
@@ -170,8 +170,7 @@ class LocalBlock:
         self._output_NCHW = self._run(self._home, x_NCHW, step)
         if self._is_top:
             return None
-        activation_NCHW = self._output_NCHW.detach().clone(memory_format=torch.contiguous_format)
-        return on_host(activation_NCHW), on_host(self._labels_B)
+        return copy_to_host(self._output_NCHW.detach()), on_host(self._labels_B)
 
     def update(self, step: int) -> Ties:
         """Guest, head, loss, backward; own optimizer step unless the tie is on gradients.

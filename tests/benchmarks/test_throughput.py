@@ -7,7 +7,8 @@ from rich.console import Console
 
 from benchmarks.step_costs import COSTS, make_step_costs_table, step_costs
 from benchmarks.throughput import Options, slept_config
-from benchmarks.throughput_cases import (
+from benchmarks.throughput_report import draw, print_report, summarise
+from benchmarks.throughput_slept import (
     UNDISTURBED,
     SleptCase,
     Wan,
@@ -15,7 +16,6 @@ from benchmarks.throughput_cases import (
     one_process_samples_per_s,
     slept_cases,
 )
-from benchmarks.throughput_report import draw, print_report, summarise
 
 CONFIG = slept_config(Options(steps=40), 4, 1.0)
 

@@ -165,5 +165,6 @@ def run_baselines(
     name, bound = ceiling(config, case.wan)
     facts = case.facts | {"run": run, "ceiling": name, "ceiling_samples_per_s": bound}
     with case.opened() as control:
-        for record in run_schedules(SleptWork(config=config), microbatches, wan=control):
-            yield facts | record
+        for named, timing in run_schedules(SleptWork(config=config), microbatches, wan=control):
+            measured = {"samples_per_s": timing.batches_per_s, "slept_s": timing.slept_s}
+            yield facts | named | measured
