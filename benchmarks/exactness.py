@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import cyclopts
 import torch
 from cyclopts import Parameter
 
-from benchmarks.harness import ROOT, header, make_console, make_table, print_header
+from benchmarks.harness import ROOT, header, make_console, make_table, print_header, run_command
 from launch.assembly import LocalLearningJob
 from launch.config import parse
 from launch.environment import Environment
@@ -138,4 +137,4 @@ def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
 
 
 if __name__ == "__main__":
-    cyclopts.run(main)
+    run_command(main)

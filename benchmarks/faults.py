@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import cyclopts
 from cyclopts import Parameter
 
 from benchmarks.fault_case import Job, Outcome, run_case, run_reference
@@ -28,6 +27,7 @@ from benchmarks.harness import (
     make_console,
     make_table,
     print_header,
+    run_command,
 )
 from runtime.faults.plan import KINDS, Fault, Place, draw
 
@@ -313,4 +313,4 @@ def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
 
 
 if __name__ == "__main__":
-    cyclopts.run(main)
+    run_command(main)

@@ -9,11 +9,13 @@ import os
 import platform
 import statistics
 import subprocess
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cyclopts
 import psutil
 from rich.console import Console
 from rich.table import Table
@@ -29,6 +31,7 @@ __all__ = [
     "make_table",
     "median_and_spread",
     "print_header",
+    "run_command",
     "run_once",
 ]
 
@@ -104,6 +107,19 @@ def median_and_spread(values: Sequence[float]) -> Spread:
     if not values:
         raise ValueError("no values to take the median of; measure at least once")
     return Spread(statistics.median(values), min(values), max(values))
+
+
+def run_command(main: Callable[..., None]) -> None:
+    """Run a benchmark's `main` with the flags of the command line. A wrong one ends in one message
+    and exit code 2, before anything is measured."""
+    app = cyclopts.App()
+    app.default(main)
+    try:
+        command, bound, _ = app.parse_args(sys.argv[1:], exit_on_error=False, print_error=False)
+    except (cyclopts.CycloptsError, ValueError) as error:
+        print(f"{Path(sys.argv[0]).stem}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    command(*bound.args, **bound.kwargs)
 
 
 def run_once(command: Sequence[str], run_dir: Path) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import cyclopts
 from cyclopts import Parameter
 
 from benchmarks.harness import (
@@ -28,6 +27,7 @@ from benchmarks.harness import (
     make_table,
     median_and_spread,
     print_header,
+    run_command,
 )
 from benchmarks.machine_probe import WARM_UP, latest, run_really
 from benchmarks.scale import VALIDATION
@@ -206,4 +206,4 @@ def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
 
 
 if __name__ == "__main__":
-    cyclopts.run(main)
+    run_command(main)

@@ -19,7 +19,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Annotated, Any
 
-import cyclopts
 import torch
 from cyclopts import Parameter
 
@@ -31,6 +30,7 @@ from benchmarks.harness import (
     make_table,
     median_and_spread,
     print_header,
+    run_command,
 )
 from benchmarks.link_cases import OURS, RAW, Case, copy, make_sender, serve, stream
 
@@ -190,4 +190,4 @@ def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
 
 
 if __name__ == "__main__":
-    cyclopts.run(main)
+    run_command(main)

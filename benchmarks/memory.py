@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import cyclopts
 from cyclopts import Parameter
 
 from benchmarks.harness import (
@@ -27,6 +26,7 @@ from benchmarks.harness import (
     make_table,
     median_and_spread,
     print_header,
+    run_command,
     run_once,
 )
 from benchmarks.lock_step import run_lock_step
@@ -177,4 +177,4 @@ def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
 
 
 if __name__ == "__main__":
-    cyclopts.run(main)
+    run_command(main)

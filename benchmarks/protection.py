@@ -18,10 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import cyclopts
 from cyclopts import Parameter
 
-from benchmarks.harness import ROOT, Results, header, make_console, make_table, print_header
+from benchmarks.harness import (
+    ROOT,
+    Results,
+    header,
+    make_console,
+    make_table,
+    print_header,
+    run_command,
+)
 from launch.config import RunConfig
 from launch.program import make_program
 from runtime.keeper import Keeper
@@ -146,4 +153,4 @@ def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--one"]:
         sys.exit(run_half_protected(int(sys.argv[2]), Path(sys.argv[3])))
-    cyclopts.run(main)
+    run_command(main)

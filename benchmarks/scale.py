@@ -22,7 +22,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
 
-import cyclopts
 from cyclopts import Parameter
 
 from benchmarks.harness import (
@@ -32,6 +31,7 @@ from benchmarks.harness import (
     make_console,
     make_table,
     print_header,
+    run_command,
 )
 from benchmarks.machine_probe import latest
 from benchmarks.scale_cases import Site, scale_cases, simulate_case
@@ -213,4 +213,4 @@ def draw(records: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    cyclopts.run(main)
+    run_command(main)

@@ -14,11 +14,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
 
-import cyclopts
 from cyclopts import Parameter
 from rich.table import Table
 
-from benchmarks.harness import header, make_console, make_table, print_header
+from benchmarks.harness import header, make_console, make_table, print_header, run_command
 from runtime.faults.plan import KINDS
 from runtime.testing.simulated_faults import Outcome, PlanFailed, random_plan, run_plan
 
@@ -98,4 +97,4 @@ def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
 
 
 if __name__ == "__main__":
-    cyclopts.run(main)
+    run_command(main)

@@ -18,10 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import cyclopts
 from cyclopts import Parameter, Token
 
-from benchmarks.harness import Results, header, make_console, print_header
+from benchmarks.harness import Results, header, make_console, print_header, run_command
 from benchmarks.throughput_real import Chosen, RealCase, best_for_real, run_real, run_real_baselines
 from benchmarks.throughput_report import print_report
 from benchmarks.throughput_slept import (
@@ -201,4 +200,4 @@ def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
 
 
 if __name__ == "__main__":
-    cyclopts.run(main)
+    run_command(main)

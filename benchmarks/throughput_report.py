@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cyclopts
+from cyclopts.types import ExistingFile
 from rich.console import Console
 
 from benchmarks.harness import (
@@ -21,6 +21,7 @@ from benchmarks.harness import (
     make_console,
     make_table,
     median_and_spread,
+    run_command,
 )
 from benchmarks.step_costs import make_step_costs_table
 from benchmarks.throughput_slept import UNDISTURBED
@@ -196,7 +197,7 @@ def _colour(system: str) -> str:
 
 
 def main(
-    results: Path = RESULTS / "throughput.jsonl", picture: Path = RESULTS / "throughput.png"
+    results: ExistingFile = RESULTS / "throughput.jsonl", picture: Path = RESULTS / "throughput.png"
 ) -> None:
     """Print the tables of RESULTS and draw PICTURE from it."""
     records = Results(results).read()
@@ -205,4 +206,4 @@ def main(
 
 
 if __name__ == "__main__":
-    cyclopts.run(main)
+    run_command(main)

@@ -1,8 +1,13 @@
 """What every benchmark stands on: headers, files that grow, medians."""
 
-import pytest
+import sys
+from dataclasses import dataclass
+from typing import Annotated
 
-from benchmarks.harness import Results, Spread, header, median_and_spread
+import pytest
+from cyclopts import Parameter
+
+from benchmarks.harness import Results, Spread, header, median_and_spread, run_command
 
 
 def test_header_says_where_and_when():
@@ -31,3 +36,46 @@ def test_median_and_spread():
     assert median_and_spread([1.0, 2.0]).median == 1.5
     with pytest.raises(ValueError, match="at least once"):
         median_and_spread([])
+
+
+# The command line --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Options:
+    steps: int = 3
+
+    def __post_init__(self):
+        if self.steps < 1:
+            raise ValueError(f"{self.steps} steps; give at least 1")
+
+
+@pytest.mark.parametrize(
+    ("flag", "told"),
+    [("--steps=0", "0 steps; give at least 1"), ("--steps=x", '"x"'), ("--stops=1", "--stops")],
+)
+def test_a_wrong_flag_ends_in_one_line_and_code_2(flag, told, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["/there/links.py", flag])
+    measured = []
+
+    def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
+        measured.append(options)
+
+    with pytest.raises(SystemExit) as ended:
+        run_command(main)
+    assert ended.value.code == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith("links: error: ")
+    assert told in err
+    assert not measured
+
+
+def test_what_goes_wrong_while_measuring_is_no_wrong_flag(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["links.py", "--steps=4"])
+
+    def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
+        raise ValueError(f"measured {options.steps}")
+
+    with pytest.raises(ValueError, match="measured 4"):
+        run_command(main)
