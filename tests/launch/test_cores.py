@@ -1,0 +1,79 @@
+"""Cores are those that a process may run on, as far as its containers' quotas go."""
+
+import math
+import os
+from pathlib import Path
+
+import pytest
+
+from launch.cores import quota, usable_cores
+
+
+class Cgroups:
+    """A made-up tree of control groups, and this process's membership in it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root / "cgroup"
+        self.membership = root / "membership"
+
+    def join(self, *lines: str) -> None:
+        self.membership.write_text("".join(f"{line}\n" for line in lines))
+
+    def write(self, path: str, text: str) -> None:
+        (self.root / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.root / path).write_text(f"{text}\n")
+
+    def quota(self) -> float:
+        return quota(self.root, self.membership)
+
+    def cores(self) -> int:
+        return usable_cores(self.root, self.membership)
+
+
+@pytest.fixture
+def cgroups(tmp_path, monkeypatch) -> Cgroups:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
+    return Cgroups(tmp_path)
+
+
+def test_a_quota_of_half_a_core_is_one_thread(cgroups):
+    """In a container with half a core, two threads were started and throttled."""
+    cgroups.join("0::/")
+    cgroups.write("cpu.max", "50000 100000")
+    assert (cgroups.quota(), cgroups.cores()) == (0.5, 1)
+
+
+def test_the_tightest_group_above_counts(cgroups):
+    cgroups.join("0::/jobs/one")
+    cgroups.write("jobs/one/cpu.max", "max 100000")
+    cgroups.write("jobs/cpu.max", "250000 100000")
+    assert (cgroups.quota(), cgroups.cores()) == (2.5, 2)
+
+
+def test_version_1_has_a_tree_for_cpu_time(cgroups):
+    cgroups.join("4:memory:/x", "2:cpu,cpuacct:/box", "1:name=systemd:/")
+    cgroups.write("cpu/box/cpu.cfs_quota_us", "150000")
+    cgroups.write("cpu/box/cpu.cfs_period_us", "50000")
+    assert (cgroups.quota(), cgroups.cores()) == (3.0, 3)
+
+
+def test_in_a_container_the_hosts_path_may_not_be_there(cgroups):
+    cgroups.join("1:cpu:/docker/0123")
+    cgroups.write("cpu/cpu.cfs_quota_us", "100000")
+    cgroups.write("cpu/cpu.cfs_period_us", "100000")
+    assert cgroups.cores() == 1
+
+
+def test_without_a_quota_the_affinity_counts(cgroups):
+    assert (cgroups.quota(), cgroups.cores()) == (math.inf, 4)
+    cgroups.join("0::/", "1:cpu:/")
+    cgroups.write("cpu.max", "max 100000")
+    cgroups.write("cpu/cpu.cfs_quota_us", "-1")
+    cgroups.write("cpu/cpu.cfs_period_us", "100000")
+    assert (cgroups.quota(), cgroups.cores()) == (math.inf, 4)
+
+
+def test_a_quota_beyond_the_affinity_is_no_limit(cgroups):
+    cgroups.join("0::/")
+    cgroups.write("cpu.max", "1600000 100000")
+    assert cgroups.cores() == 4
