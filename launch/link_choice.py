@@ -3,6 +3,7 @@
 Owns the choice for a whole job; between hosts, `auto` is decided edge by edge (runtime.linking).
 """
 
+import ipaddress
 import socket
 
 from launch.config import ConfigError, Link, RunConfig
@@ -49,14 +50,15 @@ def _reachable(link: Link, bind: str, environment: Environment) -> Link:
 
 def _check_bind(bind: str, *, one_host: bool) -> None:
     """Raise ConfigError where sockets can't listen, or not be reached, at this address."""
-    if bind.startswith("127.") and not one_host:
-        raise ConfigError(
-            f"bind {bind} can't be reached from the job's other hosts; give --bind 0.0.0.0,"
-            " or the address of a network that you trust"
-        )
     try:
-        with socket.socket() as probe:
-            probe.bind((bind, 0))
+        (family, _, _, _, address), *_ = socket.getaddrinfo(bind, 0, type=socket.SOCK_STREAM)
+        if ipaddress.ip_address(address[0]).is_loopback and not one_host:
+            raise ConfigError(
+                f"bind {bind} can't be reached from the job's other hosts; give --bind 0.0.0.0,"
+                " or the address of a network that you trust"
+            )
+        with socket.socket(family) as probe:
+            probe.bind(address)
     except OSError as error:
         raise ConfigError(
             f"bind {bind!r} is no address of this host ({error.strerror or error});"

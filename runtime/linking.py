@@ -18,7 +18,7 @@ from runtime.job import Job
 from runtime.links.gloo import GlooLink, opener
 from runtime.links.link import End, Link, LinkError
 from runtime.links.shared_memory import ShmLink
-from runtime.links.zeromq import ZmqLink, where_to_listen_again
+from runtime.links.zeromq import ZmqLink, tcp_address, where_to_listen_again
 from runtime.rendezvous import Place, Rendezvous
 from runtime.state.retention import NeighboursRetention, Retention
 from runtime.step import Specs
@@ -100,7 +100,7 @@ class Linking:
         if here or self._job.link in ("shm", "zmq-ipc"):
             # An abstract address: it has no file, so nothing is left even after SIGKILL.
             return f"ipc://@loco-{self._run_id}-{self._k}-{secrets.token_hex(4)}"
-        return f"tcp://{self._job.bind}:*"
+        return tcp_address(self._job.bind)
 
     def _other(self, side: Side) -> Place:
         return self._rendezvous.await_place(self._k + (1 if side is Side.ABOVE else -1))

@@ -11,7 +11,6 @@ import logging
 import os
 import queue
 import secrets
-import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -26,7 +25,7 @@ from torch.distributed import PrefixStore, ProcessGroup, ProcessGroupGloo, Store
 
 from runtime.links.link import Damaged, End, Frame, Pollable
 from runtime.links.message import AckMessage, DataMessage, HelloMessage, Message
-from runtime.links.zeromq import ZmqLink
+from runtime.links.zeromq import ZmqLink, reachable_host
 from runtime.step import Payload
 
 log = logging.getLogger(__name__)
@@ -48,7 +47,7 @@ def opener(
 
     Raises RuntimeError after `timeout_s`.
     """
-    host = socket.getfqdn() if host == "0.0.0.0" else host
+    host = reachable_host(host)
 
     def open_group(name: str, rank: int) -> ProcessGroup:
         options = ProcessGroupGloo._Options()  # type: ignore[attr-defined]

@@ -34,24 +34,57 @@ HEADER_LIMIT_BYTES = 4096
 MOST_SPARE = 2  # payloads of a stream that are kept to receive into
 
 
+def tcp_address(host: str, port: int | str = "*") -> str:
+    """ZeroMQ's name of a host and port, by default a free one; a numeric IPv6 host in brackets."""
+    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+
+
 def bind_for_this_user(unbound: zmq.Socket[bytes], address: str) -> None:
     """Bind; over ipc, only processes of this user can connect (abstract addresses have no mode)."""
     unbound.setsockopt(zmq.IPC_FILTER_UID, os.getuid())
+    unbound.setsockopt(zmq.IPV6, "[" in address)
     unbound.bind(address)
 
 
+def connect_to(socket: zmq.Socket[bytes], address: str) -> None:
+    """Connect; over IPv6 if the address is one of that."""
+    socket.setsockopt(zmq.IPV6, "[" in address)
+    socket.connect(address)
+
+
 def endpoint(bound: zmq.Socket[bytes]) -> str:
-    """Where others can reach a bound socket; one on all interfaces by this host's name."""
+    """Where others can reach a bound socket; one on all interfaces by this host's name, or by its
+    address if it has IPv6 alone."""
     found = bound.getsockopt(zmq.LAST_ENDPOINT)
     assert isinstance(found, bytes)
     address = found.rstrip(b"\0").decode()
-    return address.replace("tcp://0.0.0.0:", f"tcp://{socket.getfqdn()}:")
+    for bind in ("0.0.0.0", "::"):
+        everywhere = tcp_address(bind, "")
+        if address.startswith(everywhere):
+            return tcp_address(reachable_host(bind), address.removeprefix(everywhere))
+    return address
+
+
+def reachable_host(bind: str) -> str:
+    """How others name the host that listens at `bind`, which may be all of its addresses: its name,
+    or its IPv6 address (::1 if its name has none)."""
+    if bind == "0.0.0.0":
+        return socket.getfqdn()
+    if bind != "::":
+        return bind
+    try:
+        found = socket.getaddrinfo(socket.getfqdn(), None, socket.AF_INET6)
+    except OSError:
+        return "::1"
+    return str(found[0][4][0])
 
 
 def where_to_listen_again(known: str, bind: str) -> str:
     """The address to bind for an `endpoint` that others know: over tcp they reach it by a name,
     and it listens where it was told to."""
-    return f"tcp://{bind}:{known.rpartition(':')[2]}" if known.startswith("tcp://") else known
+    if not known.startswith("tcp://"):
+        return known
+    return tcp_address(bind, known.rpartition(":")[2])
 
 
 class ZmqLink:
@@ -87,7 +120,7 @@ class ZmqLink:
             if bind is not None:
                 bind_for_this_user(self._socket, bind)
             if connect is not None:
-                self._socket.connect(connect)
+                connect_to(self._socket, connect)
         except zmq.ZMQError as error:
             self._socket.close(0)
             raise LinkError(f"can't use address {bind or connect}: {error.strerror}") from error
@@ -213,7 +246,7 @@ class ZmqLink:
         with contextlib.suppress(zmq.ZMQError):  # it may be gone already
             self._socket.disconnect(self._dialled)
         self._dialled = address or self._dialled
-        self._socket.connect(self._dialled)
+        connect_to(self._socket, self._dialled)
 
     def close(self) -> None:
         self._socket.close()
