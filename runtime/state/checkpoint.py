@@ -114,6 +114,11 @@ class CheckpointWriter:
         write_durably(path / "manifest.json", json.dumps(signed, indent=1).encode())
         _prune(self.run_dir)
 
+    def give_up(self, step: int) -> None:
+        """Remove what there is of a checkpoint that can't be completed, and of those begun before
+        it: parts that no manifest names only take room."""
+        _remove_incomplete(self.run_dir, up_to=step)
+
     def is_complete(self, step: int) -> bool:
         """Whether the checkpoint of a step is complete."""
         return (self.directory(step) / "manifest.json").exists()
@@ -164,6 +169,20 @@ def write_durably(path: Path, content: bytes) -> None:
         os.close(directory)
 
 
+def is_full(error: OSError) -> bool:
+    """Whether it says that the disk, or the user's share of it, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def make_room(run_dir: Path) -> bool:
+    """Delete the oldest complete checkpoint but the newest one; whether there was one to delete."""
+    complete = _by_age(run_dir)
+    if len(complete) < 2:
+        return False
+    shutil.rmtree(complete[-1][1], ignore_errors=True)
+    return True
+
+
 def _verify(path: Path, parts: Iterable[dict[str, Any]]) -> None:
     for block, record in enumerate(parts):
         part, digest = _part(path, block), xxhash.xxh3_64()
@@ -185,16 +204,27 @@ def _verify(path: Path, parts: Iterable[dict[str, Any]]) -> None:
 
 def _prune(run_dir: Path) -> None:
     """Delete all but the newest complete checkpoints, and what was begun before them."""
+    complete = _by_age(run_dir)
+    for _, path in complete[KEPT:]:
+        shutil.rmtree(path, ignore_errors=True)  # another keeper may be at it too
+    if len(complete) >= KEPT:
+        _remove_incomplete(run_dir, up_to=complete[KEPT - 1][0]["step"] - 1)
+
+
+def _remove_incomplete(run_dir: Path, *, up_to: int) -> None:
+    for path in (run_dir / "checkpoints").glob("*"):
+        named = NAME.fullmatch(path.name)
+        if named and int(named["step"]) <= up_to and not (path / "manifest.json").exists():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _by_age(run_dir: Path) -> list[tuple[dict[str, Any], Path]]:
+    """The complete checkpoints whose manifest can be read, newest first."""
     found = []
     for path in _complete(run_dir):
         with contextlib.suppress(DamagedCheckpoint):
             found.append((_manifest(path), path))
-    kept = sorted(found, key=_age, reverse=True)[:KEPT]
-    oldest = kept[-1][0]["step"] if len(kept) == KEPT else 0
-    for path in (run_dir / "checkpoints").iterdir():
-        named = NAME.fullmatch(path.name)
-        if named and int(named["step"]) < oldest and path not in [entry[1] for entry in kept]:
-            shutil.rmtree(path, ignore_errors=True)  # another keeper may be at it too
+    return sorted(found, key=_age, reverse=True)
 
 
 def _complete(run_dir: Path) -> list[Path]:

@@ -4,6 +4,7 @@ Owns the thread and what happens where the disk fails: the checkpoint stays inco
 goes on. A worker may die meanwhile; its part is in the keeper's memory.
 """
 
+import contextlib
 import errno
 import os
 import queue
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from runtime.faults.log import FaultLog
 from runtime.faults.plan import Fault
+from runtime.state import checkpoint
 from runtime.state.checkpoint import CheckpointWriter
 from runtime.state.image import read_image
 from runtime.state.memory import OwnedMemory, Word
@@ -24,6 +26,7 @@ class Disk:
     def __init__(self, faults: Sequence[Fault], *, say: Callable[[str], None]) -> None:
         self._faults = [f for f in faults if f.kind in ("disk-full", "torn", "flip")]
         self._say = say
+        self._given_up: set[int] = set()  # the steps of checkpoints that can't be completed
         self._jobs: queue.SimpleQueue[tuple[CheckpointWriter, int, OwnedMemory] | None]
         self._jobs = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="disk", daemon=True)
@@ -47,21 +50,37 @@ class Disk:
                 memory.page[Word.CHECKPOINT_DONE] = announced
 
     def _write(self, writer: CheckpointWriter, block: int, memory: OwnedMemory, step: int) -> None:
+        if step in self._given_up:
+            return  # another block's part failed: this one would only take room
         try:
             image = read_image(memory.paths.checkpoint)
             assert image is not None, "a part is announced when it is whole"
             step, content = image
             faults = self._due(writer, block, step)
-            if "disk-full" in faults:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            writer.write_part(block, step, content)
+            self._write_part(writer, block, step, content, is_full="disk-full" in faults)
             _damage(writer.part(step, block), faults)
         except Exception as error:  # whatever it is, training goes on, and the user is told
+            self._given_up.add(step)
+            with contextlib.suppress(OSError):
+                writer.give_up(step)
             reason = error.strerror if isinstance(error, OSError) else None
             self._say(
                 f"the checkpoint at step {step} was not written: {reason or repr(error)}"
                 f" ({writer.run_dir}); training goes on, the one before stays"
             )
+
+    def _write_part(
+        self, writer: CheckpointWriter, block: int, step: int, content: bytes, *, is_full: bool
+    ) -> None:
+        """On a full disk the oldest checkpoints make room, but for the newest one."""
+        while True:
+            try:
+                if is_full:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                return writer.write_part(block, step, content)
+            except OSError as error:
+                if not (checkpoint.is_full(error) and checkpoint.make_room(writer.run_dir)):
+                    raise
 
     def _due(self, writer: CheckpointWriter, block: int, step: int) -> set[str]:
         """The kinds of faults that strike this part."""

@@ -31,6 +31,7 @@ DTYPES = {
     torch.float8_e4m3fn: "F8_E4M3",
     torch.float8_e5m2: "F8_E5M2",
     torch.bool: "BOOL",
+    torch.complex64: "C64",
 }
 
 
