@@ -4,7 +4,6 @@ Owns the processes: each is started here, waited for with a timeout, and gone wh
 What a process does is benchmarks.lock_step_rank's.
 """
 
-import multiprocessing
 import tempfile
 import time
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
 from benchmarks.lock_step_rank import LockStepCase, RankTiming, run_rank
+from runtime import fork_server
 
 PRELOAD = ("benchmarks.slept_work", "benchmarks.real_work")  # what the ranks compute
 GLOO_TIMEOUT_S = 60.0
@@ -43,8 +43,7 @@ def run_lock_step(cases: Sequence[LockStepCase], *, wan: str = "") -> list[LockS
     `wan` is the control address of a benchmarks.wan_proxy that all connections go through.
     Raises LockStepFailed where a rank fails, and after PROCESS_TIMEOUT_S.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["runtime.fork_server", *PRELOAD])
+    context = fork_server.make_context(PRELOAD)
     with tempfile.TemporaryDirectory() as directory:
         ranks = _start(context, cases, str(Path(directory, "store")), wan)
         try:
@@ -73,7 +72,8 @@ def _start(
             args=(rank, tuple(cases), store_path, GLOO_TIMEOUT_S, wan, sender),
             daemon=True,
         )
-        process.start()
+        with fork_server.surroundings():
+            process.start()
         sender.close()  # so that the end of the process is the end of what it says
         ranks.append((process, receiver))
     return ranks

@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
     """Run the job of `SleptConfig` fields given as JSON into a directory."""
     config = SleptConfig(**json.loads(argv[0]))
     program = Program(
-        resolve=partial(SleptConfig.to_text, config),
+        resolve=config.resolve,
         load=partial(load_far_job, argv[2]) if len(argv) > 2 else load_slept_job,
         preload=("runtime.coordinator", "runtime.worker", "runtime.testing.slept"),
         run_dir=argv[1],

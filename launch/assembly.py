@@ -3,7 +3,6 @@
 Joins models and runtime, and is the only place that knows both a network and a stream.
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from launch.config import from_toml, to_toml
+from launch.cores import usable_cores
 from launch.notes import notes_on
 from launch.resolve import ConcreteConfig, Resolved
 from launch.worker_plans import edge_specs, worker_plan
@@ -29,6 +29,7 @@ from models.views import two_views
 from runtime.core.partition import Partition
 from runtime.core.plan import WorkerPlan
 from runtime.faults.plan import Fault, parse
+from runtime.program import Tell, unheard
 from runtime.state.checkpoint import Checkpoint
 from runtime.state.saving import split_part
 from runtime.step import Specs
@@ -46,7 +47,7 @@ class LocalLearningJob:
         self.num_steps = config.steps
         self.batch_size = config.batch_size
         self.threads = config.threads
-        self.cores = len(os.sched_getaffinity(0))
+        self.cores = usable_cores()
         self.link: str = config.link
         self.checksum: str = config.checksum
         self.bind = config.bind
@@ -78,16 +79,22 @@ class LocalLearningJob:
     def specs(self, edge: int) -> Specs:
         return edge_specs(self.resolved, edge)
 
-    def build_block(self, k: int) -> LocalBlock:
+    def build_block(self, k: int, tell: Tell = unheard) -> LocalBlock:
         if self.resolved.config.device == "cuda":
             make_cuda_deterministic()
-        return build_block(self.resolved, k, self.data if k == 0 else None)
+        if k == 0:
+            tell(f"loading the data ({self.resolved.config.data})")
+        data = self.data if k == 0 else None
+        tell("building its block")
+        return build_block(self.resolved, k, data)
 
     def unit_names(self, k: int) -> tuple[list[str], list[str]]:
         units, block = self.resolved.network.units, self.resolved.partition.blocks[k]
         return [units[i].name for i in block.home], [units[i].name for i in block.guest]
 
-    def carry(self, k: int, checkpoint: Checkpoint) -> tuple[LocalBlock, list[str]]:
+    def carry(
+        self, k: int, checkpoint: Checkpoint, tell: Tell = unheard
+    ) -> tuple[LocalBlock, list[str]]:
         """Build block k from the parts of another cut, as far as that goes."""
         units = self.resolved.network.units
         config = from_toml(checkpoint.config_toml)
@@ -98,13 +105,13 @@ class LocalLearningJob:
             state, _ = split_part(safetensors.torch.load_file(checkpoint.part(index)))
             home, guest = ([units[i].name for i in group] for group in (part.home, part.guest))
             old.append(OldBlock(home=tuple(home), guest=tuple(guest), state=state))
-        block = self.build_block(k)
+        block = self.build_block(k, tell)
         state, notes = carry(old, block.state(), home=block.home_units, guest=block.guest_units)
         block.load(state)
         return block, notes
 
-    def evaluate(self, weights: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-        accuracies = evaluate(self.resolved.network, dict(weights), self.data)
+    def evaluate(self, weights: Mapping[str, Tensor], tell: Tell = unheard) -> list[dict[str, Any]]:
+        accuracies = evaluate(self.resolved.network, dict(weights), self.data, tell=tell)
         return [asdict(accuracy) for accuracy in accuracies]
 
 

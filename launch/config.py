@@ -164,6 +164,8 @@ class RunConfig:
     """Steps between checkpoints on disk; without it an epoch."""
     hang_timeout_s: float = 60.0
     """Seconds after which a worker that makes no progress is replaced; a first step may take 5x."""
+    phase_timeout_s: float = 600.0
+    """Seconds that a phase outside the steps may take: loading the data, building, evaluating."""
     max_worker_restarts: int = 3
     """Restarts of one worker in five minutes, beyond which the job ends."""
     max_bad_steps: int = 10
@@ -252,6 +254,7 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("retain_mb", lambda v: v >= 1, "give at least 1"),
     ("checkpoint_every", lambda v: v >= 1, "give at least 1 step"),
     ("hang_timeout_s", lambda v: 0.5 <= v < math.inf, "give at least 0.5 s"),
+    ("phase_timeout_s", lambda v: 1 <= v < math.inf, "give at least 1 s"),
     ("max_worker_restarts", lambda v: v >= 0, "give 0 or more; 0 ends the job at once"),
     ("max_bad_steps", lambda v: v >= 1, "give at least 1"),
     ("time_alone_s", lambda v: 0 < v <= 60, "give seconds above 0, 60 at most"),

@@ -1,9 +1,11 @@
 """What a run finds around itself: this machine, and what the launcher says of the job."""
 
-import os
 from dataclasses import dataclass
 
 import torch
+
+from launch.cores import usable_cores
+from launch.launcher import Launcher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,15 +26,13 @@ class Environment:
 
     @classmethod
     def from_process(cls) -> "Environment":
-        """Read this process's environment variables, its allowed cores and the GPUs it sees."""
-        world_size, local_world_size = (
-            int(os.environ[name]) if name in os.environ else None
-            for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")
-        )
+        """Read this process's environment variables, the cores it may use and the GPUs it sees.
+        Raises ConfigError for half a launcher's variables."""
+        launcher = Launcher.from_environ()
         return cls(
-            world_size=world_size,
-            local_world_size=local_world_size,
-            cores=len(os.sched_getaffinity(0)),
+            world_size=None if launcher is None else launcher.world_size,
+            local_world_size=None if launcher is None else launcher.local_world_size,
+            cores=usable_cores(),
             gpus=torch.cuda.device_count(),
             has_nccl=torch.distributed.is_nccl_available(),
         )

@@ -7,6 +7,9 @@ import argparse
 import sys
 from pathlib import Path
 
+if __name__ == "__main__":  # our packages come first, and the files beside this one are none
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 import safetensors
 import safetensors.torch
 
@@ -16,6 +19,7 @@ from launch.environment import Environment
 from launch.resolve import resolve
 from runtime.closing_table import units_table
 from runtime.live_view import make_console
+from runtime.output import protect_output
 from runtime.program import REFUSED
 
 NAME = "evaluate"
@@ -23,6 +27,8 @@ NAME = "evaluate"
 
 def main(argv: list[str]) -> int:
     """Print the accuracy after every unit and return the exit code."""
+    protect_output()
+    console = make_console()
     parser = argparse.ArgumentParser(prog=NAME, description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="directory of a finished run")
     run: Path = parser.parse_args(argv).run
@@ -30,11 +36,13 @@ def main(argv: list[str]) -> int:
         job, path = _job_of(run), run / "weights.safetensors"
         if not path.is_file():
             raise ConfigError(f"{str(run)!r} has no weights.safetensors; give a finished run")
-        units = job.evaluate(safetensors.torch.load_file(path))
+        weights = safetensors.torch.load_file(path)
+        units = job.evaluate(weights, lambda phase: console.print(phase, soft_wrap=True))
     except (ValueError, safetensors.SafetensorError) as error:
         print(f"{NAME}: error: {error}", file=sys.stderr)
         return REFUSED
-    make_console().print(units_table(units))
+    console.print()
+    console.print(units_table(units))
     return 0
 
 

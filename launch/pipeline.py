@@ -7,10 +7,16 @@ python launch/pipeline.py --workers 4
 import os
 import sys
 import time
+from pathlib import Path
+
+if __name__ == "__main__":  # our packages come first, and the files beside this one are none
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from launch.config import ConfigError, parse
+from launch.launcher import MARK, Launcher
 from launch.program import make_program
 from runtime.keeper import Keeper
+from runtime.output import protect_output
 from runtime.program import REFUSED
 
 NAME = "pipeline"
@@ -19,18 +25,18 @@ OTHERS_WAIT_S = 5.0  # so that torchrun does not end rank 0 before it has said w
 
 def main(argv: list[str]) -> int:
     """Run this rank's part of the job and return the exit code."""
-    under_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
-    rank = int(os.environ.get("RANK", "0"))
+    protect_output()
     try:
+        launcher = Launcher.from_environ()
         config = parse(argv, prog=NAME)
     except ConfigError as error:
-        if rank == 0:
+        if MARK not in os.environ or os.environ.get("RANK", "0") == "0":
             print(f"{NAME}: error: {error}", file=sys.stderr)
         else:
             time.sleep(OTHERS_WAIT_S)
         return REFUSED
     program = make_program(config, name=NAME)
-    return Keeper(program, rank=rank if under_torchrun else None).run()
+    return Keeper(program, rank=None if launcher is None else launcher.rank).run()
 
 
 if __name__ == "__main__":

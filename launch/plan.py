@@ -5,12 +5,17 @@ python launch/plan.py --workers 4 --cuts profiled      with times measured on th
 """
 
 import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # our packages come first, and the files beside this one are none
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from launch.config import parse
 from launch.environment import Environment
 from launch.plan_report import render_plan
 from launch.resolve import resolve
 from runtime.live_view import make_console
+from runtime.output import protect_output
 from runtime.program import REFUSED
 
 NAME = "plan"
@@ -18,6 +23,7 @@ NAME = "plan"
 
 def main(argv: list[str]) -> int:
     """Print the plan and return the exit code."""
+    protect_output()
     try:
         config = parse(argv, prog=NAME)
         environment = Environment.from_process()

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 import psutil
 
 from launch.config import RunConfig, from_toml
+from launch.launcher import MARK
 from launch.resume import check_resume
 from runtime.faults.plan import parse
-from runtime.program import Program
+from runtime.program import Program, Tell
 
 if TYPE_CHECKING:
     from launch.assembly import LocalLearningJob
@@ -38,17 +39,20 @@ def make_program(config: RunConfig, *, name: str) -> Program:
         check_resume=check_resume,
         fresh=config.fresh,
         hang_timeout_s=config.hang_timeout_s,
+        phase_timeout_s=config.phase_timeout_s,
         max_worker_restarts=config.max_worker_restarts,
         faults=parse(config.faults),
     )
 
 
-def resolve_text(config: RunConfig) -> str:
-    """Resolve a config on this machine and return it as text. Raises ConfigError."""
+def resolve_text(config: RunConfig, tell: Tell) -> str:
+    """Resolve a config on this machine and return it as text; `tell` is told which phase of that
+    begins. Raises ConfigError."""
     from launch.environment import Environment
     from launch.resolve import dump, resolve
 
-    return dump(resolve(measured_before(config), environment=Environment.from_process()))
+    environment = Environment.from_process()
+    return dump(resolve(measured_before(config), environment=environment, tell=tell))
 
 
 def measured_before(config: RunConfig) -> RunConfig:
@@ -82,7 +86,7 @@ def command_time() -> float:
     By the process's age: the kernel's boot time, on which psutil's create_time stands, is whole
     seconds only.
     """
-    under_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+    under_torchrun = MARK in os.environ
     process = psutil.Process(os.getppid()) if under_torchrun else psutil.Process()
     began_s = process.create_time() - psutil.boot_time()
     age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - began_s

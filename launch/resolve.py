@@ -30,6 +30,7 @@ from models.optimizers import load_optimizer
 from models.registry import load_network
 from runtime.core.partition import Partition
 from runtime.faults import plan as faults
+from runtime.program import Tell, unheard
 
 DEFAULT_WORKERS = 4
 FACTS = ("image_shape", "num_classes", "num_train", "link_note")  # copied by dump as they are
@@ -83,15 +84,15 @@ class Resolved:
         )
 
 
-def resolve(config: RunConfig, *, environment: Environment) -> Resolved:
+def resolve(config: RunConfig, *, environment: Environment, tell: Tell = unheard) -> Resolved:
     """Decide what is open and check the rest; resolving the result again changes nothing.
 
     Loads the data and the network, the user's own modules from the current directory included.
-    Raises ConfigError.
+    `tell` is told which phase of that begins. Raises ConfigError.
     """
     _let_users_modules_be_found()
     try:
-        return _resolve(config, environment)
+        return _resolve(config, environment, tell)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
@@ -123,13 +124,16 @@ def restore(text: str) -> Resolved:
 
 
 def _let_users_modules_be_found() -> None:
-    """Dotted names are looked up from the current directory too."""
+    """Dotted names are looked up from the current directory too, behind all that is installed: a
+    folder `models` there must not take the place of ours."""
     if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+        sys.path.append(os.getcwd())
 
 
-def _resolve(config: RunConfig, environment: Environment) -> Resolved:
+def _resolve(config: RunConfig, environment: Environment, tell: Tell) -> Resolved:
+    tell(f"loading the data ({config.data})")
     data = load_data(config.data, seed=config.seed, split=config.split)
+    tell(f"building the network ({config.model})")
     network = load_network(config.model, data.image_shape, seed=config.seed)
     _check_names(config, data)
     num_train = len(data.train_labels)
@@ -141,6 +145,7 @@ def _resolve(config: RunConfig, environment: Environment) -> Resolved:
     )
     device = _device(config, environment)
     link, link_note = choose_link(config, environment, device=device, workers=workers)
+    tell("choosing the cuts")
     cuts, measured = choose_cuts(setting, device=device, threads=threads)
     partition = Partition(num_units=len(network.units), cuts=cuts, overlap=config.overlap)
     _check_shared_dtypes(setting, partition)

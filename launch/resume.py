@@ -24,6 +24,7 @@ RUNNING = {
     "retain_mb",
     "checkpoint_every",
     "hang_timeout_s",
+    "phase_timeout_s",
     "max_worker_restarts",
     "max_bad_steps",
     "time_alone_s",

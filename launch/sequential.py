@@ -4,7 +4,12 @@ python launch/sequential.py --workers 4        as cut for four, bit-identical to
 python launch/sequential.py --method e2e       end to end, one loss at the top: the baseline
 """
 
+import logging
 import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # our packages come first, and the files beside this one are none
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
 from torch import Tensor
@@ -18,15 +23,18 @@ from launch.timed_block import TimedBlock
 from models.bad_numbers import BadNumbers
 from models.sequential import train
 from runtime.live_view import LiveView, make_console
-from runtime.program import REFUSED
-from runtime.recorder import Recorder
+from runtime.output import protect_output
+from runtime.program import REFUSED, unheard
+from runtime.recorder import NotWritten, Recorder
 from runtime.run_dir import RunDir
 
 NAME = "sequential"
+log = logging.getLogger(NAME)
 
 
 def main(argv: list[str]) -> int:
     """Train and return the exit code."""
+    protect_output(log.warning)
     started_t = command_time()
     try:
         config = parse(argv, prog=NAME)
@@ -40,7 +48,7 @@ def main(argv: list[str]) -> int:
     try:
         run_dir.write_config(job.config_toml)
         run(job, recorder, started_t)
-    except BadNumbers as error:
+    except (BadNumbers, NotWritten) as error:
         print(f"{NAME}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -68,7 +76,15 @@ def run(job: LocalLearningJob, recorder: Recorder, started_t: float) -> None:
         weights |= block.block.home_state()
     recorder.write_weights(weights)
     results = [block.result() for block in blocks]
-    recorder.finish(job, results, weights, started_t=started_t, console=console, one_process=True)
+    recorder.finish(
+        job,
+        results,
+        weights,
+        started_t=started_t,
+        console=console,
+        tell=unheard,
+        one_process=True,
+    )
 
 
 if __name__ == "__main__":

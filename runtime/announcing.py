@@ -10,8 +10,13 @@ from pathlib import Path
 import zmq
 
 from runtime.job import Job
-from runtime.links.zeromq import bind_for_this_user, endpoint, where_to_listen_again
-from runtime.program import Program
+from runtime.links.zeromq import (
+    bind_for_this_user,
+    endpoint,
+    tcp_address,
+    where_to_listen_again,
+)
+from runtime.program import Program, Tell
 from runtime.rendezvous import Announcement, Rendezvous
 from runtime.run_dir import RunDir
 from runtime.state.checkpoint import Checkpoint, DamagedCheckpoint, newest
@@ -19,15 +24,17 @@ from runtime.state.checkpoint import Checkpoint, DamagedCheckpoint, newest
 Found = tuple[Announcement, RunDir, "zmq.Socket[bytes]"]
 
 
-def announce(program: Program, rendezvous: Rendezvous) -> Found:
-    """Resolve the job, take its directory, and tell every worker. Raises ValueError.
+def announce(program: Program, rendezvous: Rendezvous, tell: Tell) -> Found:
+    """Resolve the job, take its directory, and tell every worker; `tell` is told which phase of
+    that begins. Raises ValueError.
 
     A directory that holds a run is gone on with, from its newest whole checkpoint.
     """
-    text = program.resolve()
+    text = program.resolve(tell)
     job = program.load(text)
     run_dir = _take_run_dir(program, rendezvous)
     socket = _make_socket()
+    tell("verifying the checkpoints")
     try:
         checkpoint, recut = _checkpoint(program, text, job, run_dir)
         resume = {} if checkpoint is None else _resume(checkpoint, recut)
@@ -37,7 +44,7 @@ def announce(program: Program, rendezvous: Rendezvous) -> Found:
                 f"{run_dir.path} holds a finished run of {job.num_steps} steps; give more --epochs"
                 " or --steps to extend it, or --fresh to start over",
             )
-            announcement = Announcement(nothing_to_do=True)
+            announcement = Announcement(exit_code=0)
         else:
             run_dir.write_config(job.config_toml)
             announcement = _announcement(text, job, run_dir, socket, resume)
@@ -49,11 +56,8 @@ def announce(program: Program, rendezvous: Rendezvous) -> Found:
     return announcement, run_dir, socket
 
 
-def recall(program: Program, rendezvous: Rendezvous) -> Found | None:
-    """What a coordinator before this one announced, with its directory and address; if it did."""
-    announcement = rendezvous.recall_announcement()
-    if announcement is None:
-        return None
+def recall(program: Program, announcement: Announcement) -> Found:
+    """What a coordinator before this one has announced, with its directory and address."""
     run_dir = RunDir.create(Path(announcement.run_dir), name="", restart=True)
     socket = _make_socket()
     bind = program.load(announcement.job_text).bind
@@ -70,7 +74,7 @@ def _announcement(
 ) -> Announcement:
     run_id = secrets.token_hex(8)
     on_this_host = job.link in ("shm", "zmq-ipc")
-    address = f"ipc://@loco-{run_id}-coordinator" if on_this_host else f"tcp://{job.bind}:*"
+    address = f"ipc://@loco-{run_id}-coordinator" if on_this_host else tcp_address(job.bind)
     bind_for_this_user(socket, address)
     return Announcement(
         job_text=text,

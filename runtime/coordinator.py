@@ -4,28 +4,47 @@ Owns the terminal and what a run directory says of the run. No step waits for it
 stops nothing: the one that takes over finds the announcement, and workers hand in what it asks for.
 """
 
+import faulthandler
+import logging
+import multiprocessing
 import os
 import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NoReturn
 
 import msgpack
 import safetensors.torch
+import torch
 import zmq
 from torch import Tensor
 
-from runtime.announcing import announce, recall
+from runtime.announcing import Found, announce, recall
 from runtime.faults.log import FaultLog
 from runtime.job import Job
-from runtime.lifetime import die_with_parent
+from runtime.lifetime import adopt_orphans, die_with_parent
 from runtime.live_view import LiveView, make_console
-from runtime.program import REFUSED, TRACEBACK_CHARACTERS, Life, Meeting, Program
-from runtime.recorder import Recorder
+from runtime.output import protect_output
+from runtime.program import (
+    FINAL,
+    NOT_STARTED,
+    REFUSED,
+    TRACEBACK_CHARACTERS,
+    Life,
+    Meeting,
+    Program,
+    Tell,
+)
+from runtime.recorder import NotWritten, Recorder
 from runtime.rendezvous import Announcement, Rendezvous, open_rendezvous
 from runtime.reports import WorkerStatus, event_line, units_label
+from runtime.run_dir import RunDir
+from runtime.signals import END, relay_to
+
+log = logging.getLogger(__name__)
 
 POLL_MS = 200
 MEASURING_TIMEOUT_S = 60.0
@@ -35,36 +54,80 @@ IDLE_SHARES = dict.fromkeys(
 
 
 def run_coordinator(program: Program, meeting: Meeting, life: Life, keeper: Connection) -> None:
-    """The body of the coordinator process. A refused job is said in one message, exit code 2."""
+    """The body of the coordinator process.
+
+    A refused job is said in one message, exit code 2. A failure before the job is announced would
+    only repeat itself, and no worker can begin: it is said here, and ends the job.
+    """
     die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the keeper decides what an interrupt means
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    adopt_orphans()
+    relay_to(meeting.keeper_pid)
+    multiprocessing.set_start_method(None, force=True)  # a user's pool gets Python's default
+    signal.signal(END, lambda *_: sys.exit(128 + signal.SIGTERM))
+    protect_output(log.warning)
+
+    def tell(phase: str) -> None:
+        keeper.send_bytes(msgpack.packb({"phase": phase}))
+
     try:
-        rendezvous = open_rendezvous(meeting, is_coordinator=True)
-        before = rendezvous.recall_announcement() if life.generation else None
-        if before is not None and (before.refused or before.nothing_to_do):
-            sys.exit(REFUSED if before.refused else 0)
-        try:
-            found = recall(program, rendezvous) if before is not None else None
-            announcement, run_dir, socket = found or announce(program, rendezvous)
-        except ValueError as error:
-            print(f"{program.name}: error: {error}", file=sys.stderr, flush=True)
-            rendezvous.announce(Announcement(refused=True))
-            sys.exit(REFUSED)
-        if announcement.nothing_to_do or rendezvous.is_finished:
-            return
+        rendezvous = open_rendezvous(meeting, timeout_s=program.patience_s, is_coordinator=True)
+        announcement, run_dir, socket = _begin(program, rendezvous, life, tell)
+        _log_to(run_dir)
         recorder = Recorder(run_dir)
         try:
-            coordinator = Coordinator(program, announcement, recorder, socket, life)
-            keeper.send_bytes(msgpack.packb({"num_workers": coordinator.num_workers}))
-            coordinator.run(rendezvous)
+            coordinator = Coordinator(program, announcement, recorder, socket, life, tell)
+            facts = {"num_workers": coordinator.num_workers, "reached": 1}
+            keeper.send_bytes(msgpack.packb(facts))
+            coordinator.run(rendezvous, lambda: keeper.send_bytes(msgpack.packb({"reached": 2})))
         finally:
             recorder.close()
+    except NotWritten as error:
+        _fail(keeper, str(error), exit_code=FINAL)
     except Exception:
-        keeper.send_bytes(
-            msgpack.packb({"traceback": traceback.format_exc()[-TRACEBACK_CHARACTERS:]})
-        )
-        sys.exit(1)
+        _fail(keeper, traceback.format_exc(), exit_code=1)
+
+
+def _begin(program: Program, rendezvous: Rendezvous, life: Life, tell: Tell) -> Found:
+    """What a life before this one has announced, or what is announced now. Ends this process if
+    there is no job to follow."""
+    before = rendezvous.recall_announcement() if life.generation else None
+    if before is None:
+        found = _announce(program, rendezvous, tell)
+    elif before.exit_code is None:
+        found = recall(program, before)
+    else:
+        sys.exit(before.exit_code)
+    if found[0].exit_code is not None or rendezvous.is_finished:
+        sys.exit(found[0].exit_code or 0)
+    return found
+
+
+def _announce(program: Program, rendezvous: Rendezvous, tell: Tell) -> Found:
+    try:
+        return announce(program, rendezvous, tell)
+    except ValueError as error:
+        code, text = REFUSED, f"{program.name}: error: {error}"
+    except Exception:
+        told = traceback.format_exc().rstrip()
+        code, text = NOT_STARTED, f"{told}\n{program.name}: error: the job could not begin"
+    print(text, file=sys.stderr, flush=True)
+    rendezvous.announce(Announcement(exit_code=code))
+    sys.exit(code)
+
+
+def _fail(keeper: Connection, text: str, *, exit_code: int) -> NoReturn:
+    log.error("%s", text)
+    keeper.send_bytes(msgpack.packb({"traceback": text[-TRACEBACK_CHARACTERS:]}))
+    sys.exit(exit_code)
+
+
+def _log_to(run_dir: RunDir) -> None:
+    """What goes wrong with the coordinator itself, its output included, is kept in its log."""
+    run_dir.logs.mkdir(exist_ok=True)  # --fresh has removed it
+    file = (run_dir.logs / "coordinator.log").open("a", buffering=1)
+    faulthandler.enable(file)
+    form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(stream=file, level=logging.INFO, format=form, force=True)
 
 
 class Coordinator:
@@ -77,11 +140,15 @@ class Coordinator:
         recorder: Recorder,
         socket: zmq.Socket[bytes],
         life: Life,
+        tell: Tell,
     ) -> None:
+        """`tell` tells the keeper which phase begins; "" is following the steps."""
+        self._tell_phase = tell
         self._program = program
         self._announcement = announcement
         self._job: Job = program.load(announcement.job_text)
         self.num_workers = self._job.num_workers
+        torch.set_num_threads(self._job.cores)
         self._recorder = recorder
         self._socket = socket
         self._is_first = life.generation == 0
@@ -94,11 +161,15 @@ class Coordinator:
         self._shares: dict[int, dict[str, float]] = {}
         self._results: dict[int, dict[str, Any]] = {}
 
-    def run(self, rendezvous: Rendezvous) -> None:
-        """Follow the job to its end, evaluate, write the summary, and let the workers go."""
+    def run(self, rendezvous: Rendezvous, gathered: Callable[[], None]) -> None:
+        """Follow the job to its end, evaluate, write the summary, and let the workers go.
+
+        `gathered` is called when all results are here. Raises NotWritten."""
         if self._is_first:
             self._say_what_runs()
+        self._tell_phase("")
         self._follow()
+        gathered()
         weights = self._gather_weights()
         self._recorder.write_weights(weights)  # first: nothing that follows may lose them
         if not self._job.quick_end:
@@ -109,7 +180,9 @@ class Coordinator:
             weights,
             started_t=self._program.started_t,
             console=self._console,
+            tell=self._tell_phase,
         )
+        self._tell_phase("leaving")
         rendezvous.mark_finished()
         self._socket.close()
 
@@ -184,7 +257,7 @@ class Coordinator:
         self._socket.send_multipart([self._identities[block], msgpack.packb({"kind": kind})])
 
     def _say(self, line: str) -> None:
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(line, soft_wrap=True)
 
     def _statuses(self) -> list[WorkerStatus]:
         statuses = []

@@ -1,12 +1,55 @@
-"""Imported by the fork server when it starts: makes it die with its keeper.
+"""Imported by the fork server when it starts: makes it end with its keeper, and take all with it.
 
-Its process group is its own, so that a signal to the keeper's group (Ctrl-C, a launcher's
-SIGTERM) reaches the keeper alone, which decides what becomes of the job.
+Owns what the fork server does beside forking. Its process group is its own, so that a signal to
+the keeper's group (Ctrl-C, a launcher's SIGTERM) reaches the keeper alone, which decides what
+becomes of the job; one that is sent to this process is passed on.
 """
 
+import contextlib
+import json
 import os
+import shutil
+import signal
+import warnings
+from pathlib import Path
+from types import FrameType
 
-from runtime.lifetime import die_with_parent
+from runtime.fork_server import VARIABLE
+from runtime.lifetime import adopt_orphans, die_with_parent, kill_below
+from runtime.signals import STOPS, relayed
 
-die_with_parent()
-os.setpgid(0, 0)
+
+def _begin() -> None:
+    told = json.loads(os.environ.pop(VARIABLE))
+    for name, value in told["environment"].items():  # as the user had them, for what follows
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    server_pid, keeper_pid = os.getpid(), told["keeper_pid"]
+
+    def note(number: int, frame: FrameType | None) -> None:
+        del frame
+        if os.getpid() != server_pid:
+            return  # a child that has only just been forked
+        if os.getppid() == keeper_pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(keeper_pid, relayed(number))
+            return
+        kill_below(server_pid)
+        shutil.rmtree(told["directory"], ignore_errors=True)
+        os._exit(128 + number)
+
+    for number in STOPS:
+        signal.signal(number, note)
+    os.setpgid(0, 0)
+    adopt_orphans()
+    # The kernel's word that the keeper has died. multiprocessing's server wonders at orphans.
+    die_with_parent(signal.SIGTERM)
+    warnings.filterwarnings("ignore", message="forkserver: waitpid returned unexpected pid")
+    Path(told["directory"], "pid").write_text(str(server_pid))
+    if os.getppid() != keeper_pid:
+        os.kill(server_pid, signal.SIGTERM)
+
+
+_begin()

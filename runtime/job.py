@@ -10,6 +10,7 @@ from torch import Tensor
 
 from runtime.core.plan import WorkerPlan
 from runtime.faults.plan import Fault
+from runtime.program import Tell
 from runtime.state.checkpoint import Checkpoint
 from runtime.step import BlockStep, Specs
 
@@ -79,15 +80,17 @@ class Job(Protocol):
     def specs(self, edge: int) -> Specs:
         """What crosses the edge between workers `edge` and `edge` + 1."""
 
-    def build_block(self, k: int) -> BlockStep:
-        """Build worker k's block; called once, in its process, on its compute thread."""
+    def build_block(self, k: int, tell: Tell) -> BlockStep:
+        """Build worker k's block; called once, in its process, on its compute thread. `tell` is
+        told which phase of that begins."""
 
-    def carry(self, k: int, checkpoint: Checkpoint) -> tuple[BlockStep, Sequence[str]]:
+    def carry(self, k: int, checkpoint: Checkpoint, tell: Tell) -> tuple[BlockStep, Sequence[str]]:
         """Build worker k's block from a checkpoint of the same network with another cut, as far
         as that goes; return also what was carried and what was not, as short notes."""
 
     def unit_names(self, k: int) -> tuple[Sequence[str], Sequence[str]]:
         """The names of block k's home units and guest units."""
 
-    def evaluate(self, weights: Mapping[str, Tensor]) -> Sequence[Mapping[str, Any]]:
-        """Held-out accuracy after every unit, lowest first, from the weights alone."""
+    def evaluate(self, weights: Mapping[str, Tensor], tell: Tell) -> Sequence[Mapping[str, Any]]:
+        """Held-out accuracy after every unit, lowest first, from the weights alone. `tell` is told
+        what is evaluated, and how long that can take."""

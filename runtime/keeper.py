@@ -5,20 +5,22 @@ once and stays small. A dead worker costs its own restart; what ends the job is 
 would only repeat itself, or too many of them. Nothing is left when it returns.
 """
 
-import contextlib
-import multiprocessing
 import multiprocessing.connection
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from runtime import entry
+import psutil
+
+from runtime import entry, fork_server
 from runtime.core.worker import State
-from runtime.lifetime import die_with_parent
-from runtime.program import FINAL, REFUSED, Meeting, Program
+from runtime.lifetime import die_with_parent, resume, suspend
+from runtime.program import FINAL, NOT_STARTED, REFUSED, Meeting, Program
+from runtime.signals import END, STOPS, relayed
 from runtime.state.checkpoint import CheckpointWriter, last_complete
 from runtime.state.disk import Disk
 from runtime.state.memory import Word
@@ -29,6 +31,8 @@ ABSENCE_S = 5.0  # between two polls: longer than any that was not disturbed
 COORDINATOR_REST_S = 30.0  # before one that has died too often comes again
 LAST_WRITE_S = 600.0  # for the last checkpoint of a job that has ended well
 STOP_S = 10.0  # to reach the step to stop at, and to write the checkpoint there
+SAME_STOP_S = 5.0  # in which a scheduler's signals to a job's many processes are one
+SHOW_CURSOR = "\x1b[?25h"
 
 
 class Keeper:
@@ -38,29 +42,26 @@ class Keeper:
         self._program = program
         self._rank = rank
         self._speaks = rank in (None, 0)  # this rank has the coordinator, and talks to the user
-        self._context = multiprocessing.get_context("forkserver")
+        self._context = fork_server.make_context(program.preload)
         self._coordinator: Ward | None = None
         self._workers: list[Ward] = []
         self._memory = os.memfd_create("loco-rendezvous") if rank is None else -1
         file = f"/proc/{os.getpid()}/fd/{self._memory}" if rank is None else None
         self._meeting = Meeting(file=file, keeper_pid=os.getpid())
         self._writer: CheckpointWriter | None = None
-        self._signals: list[int] = []
+        self._signals: list[int] = []  # that stop the job: the first, and one that came again
+        self._first_signal_s = 0.0
+        self._is_to_suspend = False
         self._stop_by_s = 0.0
         self._polled_s = time.monotonic()
 
     def run(self) -> int:
         """Run to the end of the job; return its exit code: 0, 1, 2 (refused) or 128 + signal."""
+        self._take_signals()
         if self._rank is not None:
-            die_with_parent()
-        signals = {signal.SIGINT, signal.SIGTERM}
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as it is under nohup
-            signals.add(signal.SIGHUP)
-        for number in signals:
-            signal.signal(number, self._note_signal)
+            die_with_parent(signal.SIGTERM)  # a launcher's end is a stop: what was learned is kept
         self._disk = Disk(self._program.faults, say=self._say)
         try:
-            self._context.set_forkserver_preload(["runtime.fork_server", *self._program.preload])
             if self._speaks:
                 self._coordinator = Ward(
                     self._context, entry.coordinator, self._program, self._meeting
@@ -73,6 +74,7 @@ class Keeper:
         finally:
             for ward in self._wards():
                 ward.kill()
+            fork_server.end_orphans()
             for ward in self._wards():
                 ward.close()
             if self._memory >= 0:
@@ -86,9 +88,69 @@ class Keeper:
             Ward(self._context, entry.worker, self._program, self._meeting, block=block)
         )
 
+    # Signals ----------------------------------------------------------------------------------
+
+    def _take_signals(self) -> None:
+        ignores_hangup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # as under nohup
+        for number in STOPS:
+            signal.signal(relayed(number), self._note_relayed)
+            if number != signal.SIGHUP or not ignores_hangup:
+                signal.signal(number, self._note_signal)
+        if ignores_hangup:
+            signal.signal(relayed(signal.SIGHUP), signal.SIG_IGN)
+        signal.signal(signal.SIGTSTP, self._note_suspension)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
     def _note_signal(self, number: int, frame: FrameType | None) -> None:
+        """A second one ends the job at once, unless it is the first one's copy: a scheduler
+        signals a launcher and its ranks, and the launcher passes it on."""
         del frame
-        self._signals.append(number)
+        now_s = time.monotonic()
+        if not self._signals:
+            self._first_signal_s = now_s
+        is_by_hand = number == signal.SIGINT and self._rank is None
+        is_copy = not is_by_hand and now_s - self._first_signal_s < SAME_STOP_S
+        if not self._signals or not is_copy:
+            self._signals.append(number)
+
+    def _note_relayed(self, number: int, frame: FrameType | None) -> None:
+        """A signal to another of this rank's processes."""
+        del frame
+        if not self._signals:
+            self._first_signal_s = time.monotonic()
+            self._signals.append(number - signal.SIGRTMIN)
+
+    def _note_suspension(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        self._is_to_suspend = True
+
+    def _suspend(self, wait: Callable[[], None]) -> None:
+        """Stop all that this keeper has started while `wait` lasts: Ctrl-Z reaches the keeper or
+        the launcher alone. No one is blamed for that time."""
+        wards = [ward for ward in self._wards() if not ward.has_ended]
+        stopped = suspend(ward.process.pid for ward in wards if ward.process.pid is not None)
+        if self._coordinator is not None and sys.stdout.isatty():
+            print(SHOW_CURSOR, end="", flush=True)  # the live view hides it; a shell needs it
+        wait()
+        resume(stopped)
+        now_s = time.monotonic()
+        for ward in wards:
+            ward.forgive(now_s)
+        self._polled_s = now_s
+
+    def _stop_oneself(self) -> None:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    def _await_launcher(self) -> None:
+        while not self._signals and self._launcher_is_stopped():
+            time.sleep(POLL_S)
+
+    def _launcher_is_stopped(self) -> bool:
+        try:
+            status = psutil.Process(os.getppid()).status()
+        except psutil.NoSuchProcess:
+            return False
+        return bool(status == psutil.STATUS_STOPPED)
 
     # The watch --------------------------------------------------------------------------------
 
@@ -98,6 +160,11 @@ class Keeper:
             living = [ward for ward in self._wards() if not ward.has_ended]
             sources = [source for ward in living for source in (ward.process.sentinel, ward.pipe)]
             multiprocessing.connection.wait(sources, timeout=POLL_S)
+            if self._is_to_suspend:
+                self._is_to_suspend = False
+                self._suspend(self._stop_oneself)
+            elif self._rank is not None and self._launcher_is_stopped():
+                self._suspend(self._await_launcher)
             self._forgive_own_absence()
             for ward in self._wards():
                 self._listen(ward)
@@ -141,27 +208,34 @@ class Keeper:
             self._disk.write(self._writer, ward.block, ward.memory)
 
     def _look_after(self, ward: Ward) -> int | None:
-        """Restart a ward that has died or hangs; the exit code where that ends the job."""
+        """Restart a ward that has died or hangs; the exit code if that ends the job."""
         now_s = time.monotonic()
         why = "" if ward.has_ended else ward.hangs(now_s)
         if why:
             ward.kill()
             if not ward.has_ended:
                 return None  # the kernel takes its time; the next poll looks again
-        elif not ward.has_ended or ward.process.exitcode == 0 or now_s < ward.rest_until_s:
+        elif not ward.has_ended:
+            if notice := ward.notice(now_s):
+                self._say(notice, always=True)
+            return None
+        elif ward.process.exitcode == 0 or now_s < ward.rest_until_s:
             return None
         self._listen(ward)  # its last words
+        fork_server.end_orphans()
         return self._go_on_without(ward, f"was killed, for {why}" if why else ward.how_it_ended())
 
     def _go_on_without(self, ward: Ward, cause: str) -> int | None:
-        """Restart a ward that has ended; the exit code where that ends the job."""
+        """Restart a ward that has ended; the exit code if that ends the job."""
         now_s = time.monotonic()
-        if ward.process.exitcode == REFUSED:
-            return self._end_refused()
+        if ward.process.exitcode in (REFUSED, NOT_STARTED):
+            return self._end_unstarted(1 if ward.process.exitcode == NOT_STARTED else REFUSED)
         if ward.process.exitcode == FINAL:
             return self._end_badly(ward, "can't go on", repeats=True)
+        if ward.block is None and self._signals:
+            return None  # the job is stopping, and needs none
         too_many = ward.count_restart(now_s)
-        if too_many and (ward.block is not None or self._workers_are_done):
+        if too_many and (ward.block is not None or not self._is_training):
             return self._end_badly(ward, f"{cause}; that is {too_many} (--max-worker-restarts)")
         if too_many and not ward.rest_until_s:
             # No reason to stop training; only to come back less often.
@@ -175,9 +249,12 @@ class Keeper:
         return None
 
     @property
-    def _workers_are_done(self) -> bool:
+    def _is_training(self) -> bool:
+        """Whether a worker of this rank is between its first step and its end: then it needs no
+        coordinator."""
         pages = [ward.memory.page for ward in self._workers if ward.memory]
-        return all(STATES[page[Word.STATE]] is State.DONE for page in pages)
+        states = [STATES[page[Word.STATE]] for page in pages if page[Word.REACHED]]
+        return any(state is not State.DONE for state in states)
 
     # The end ----------------------------------------------------------------------------------
 
@@ -221,11 +298,11 @@ class Keeper:
         self._say(f"{how}{self._how_to_go_on()}")
         return 128 + self._signals[0]
 
-    def _end_refused(self) -> int:
+    def _end_unstarted(self, code: int) -> int:
         """The coordinator has said why, or says it still: it may be another rank's to say."""
         if self._coordinator is not None:
             self._coordinator.process.join(END_S)
-        return REFUSED
+        return code
 
     def _end_badly(self, ward: Ward, how: str, *, repeats: bool = False) -> int:
         """End the job because of this ward, and say why, below whatever the view has drawn.
@@ -245,7 +322,7 @@ class Keeper:
     def _end_coordinator(self) -> None:
         """First of all, since it draws on the terminal."""
         if self._coordinator is not None:
-            self._coordinator.end(signal.SIGTERM)
+            self._coordinator.end(END)
             self._coordinator.process.join(END_S)
 
     def _how_to_go_on(self, *, repeats: bool = False) -> str:
@@ -262,7 +339,6 @@ class Keeper:
         fresh = ", without --fresh," if self._program.fresh else ""
         return f"{where}: the same command{fresh} with --run-dir {run_dir} goes on from there"
 
-    def _say(self, text: str) -> None:
-        if self._speaks:
-            with contextlib.suppress(OSError):  # no one may listen any more
-                print(f"{self._program.name}: {text}", file=sys.stderr, flush=True)
+    def _say(self, text: str, *, always: bool = False) -> None:
+        if self._speaks or always:
+            print(f"{self._program.name}: {text}", file=sys.stderr, flush=True)

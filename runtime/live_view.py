@@ -24,9 +24,14 @@ UNKNOWN = "–"
 
 
 def make_console() -> Console:
-    """The console for people: as wide as the terminal, or wide enough for every table."""
-    console = Console()
-    return console if console.is_terminal else Console(width=PLAIN_WIDTH)
+    """The console for people: as wide as the terminal, or wide enough for every table.
+
+    It takes text as it is: a user's path or name may look like markup.
+    """
+    console = Console(markup=False, emoji=False, highlight=False)
+    if not console.is_terminal:
+        console.width = PLAIN_WIDTH
+    return console
 
 
 class LiveView:

@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 REDIAL_AFTER_S = 1.0  # of silence; each time that nothing comes of it, twice as long
 MAX_REDIAL_S = 16.0
 LONG_SILENCE_S = 3.0
+ABSENCE_S = 5.0  # between two looks at the clock: this process was stopped, not its neighbours
 
 
 @dataclass
@@ -47,6 +48,7 @@ class Neighbours:
         self._patience_s = patience_s
         self._clock = clock
         self._silences = {side: _Silence(since_s=clock()) for side in links}
+        self._checked_s = clock()
 
     def heard(self, side: Side) -> None:
         """Note a word from a side."""
@@ -59,6 +61,7 @@ class Neighbours:
 
     def check(self, core: WorkerCore) -> None:
         """Dial anew where it has been silent for long. Raises LinkError after all patience."""
+        self._forgive_own_absence()
         for side, silence in self._silences.items():
             silent_s = self._clock() - silence.since_s
             if silent_s > self._patience_s:
@@ -70,3 +73,11 @@ class Neighbours:
                 silence.redial_after_s = silent_s + min(MAX_REDIAL_S, silence.redial_after_s)
                 log.warning("the worker %s is silent; dialling anew", side.value)
                 self._links[side].redial(self._find_below() if side is Side.BELOW else None)
+
+    def _forgive_own_absence(self) -> None:
+        """One that was stopped (Ctrl-Z, a paused container) has heard nobody meanwhile."""
+        absent_s = self._clock() - self._checked_s
+        self._checked_s += absent_s
+        if absent_s > ABSENCE_S:
+            for silence in self._silences.values():
+                silence.since_s += absent_s

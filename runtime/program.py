@@ -15,9 +15,18 @@ from runtime.state.memory import MemoryPaths
 if TYPE_CHECKING:
     from runtime.job import Job
 
-REFUSED = 2  # exit code of a job that was refused; the coordinator has said why
+# Exit codes of a keeper's children.
+REFUSED = 2  # of a job that was refused; the coordinator has said why
+FINAL = 3  # of a process whose failure would only repeat itself in another life
+NOT_STARTED = 4  # of a worker whose job failed before it could begin; the coordinator has said why
 TRACEBACK_CHARACTERS = 20_000  # what a pipe to a keeper takes without a reader
-FINAL = 3  # exit code of a process whose failure would only repeat itself in another life
+
+Tell = Callable[[str], None]  # takes the name of the phase that begins, such as "loading the data"
+
+
+def unheard(phase: str) -> None:
+    """For a program that has no one to tell of its phases."""
+    del phase
 
 
 def refuse_resume(old_toml: str, new_text: str) -> tuple[bool, list[str]]:
@@ -30,15 +39,16 @@ def refuse_resume(old_toml: str, new_text: str) -> tuple[bool, list[str]]:
 class Program:
     """How a job's processes come by it; both callables are module-level, so they can travel.
 
-    `resolve` runs once, in the coordinator, and raises ValueError for what a user got wrong; its
-    text is what `load` makes the job of in every process. `check_resume` compares the config of a
-    checkpoint with that text: it returns whether the network is cut otherwise now, and what the
-    user should know; it raises ValueError where the run can't be resumed with that config.
+    `resolve` runs once, in the coordinator, and tells it which phase it is in; it raises ValueError
+    for what a user got wrong, and its text is what `load` makes the job of in every process.
+    `check_resume` compares the config of a checkpoint with that text: it returns whether the
+    network is cut otherwise now, and what the user should know; it raises ValueError where the run
+    can't be resumed with that config.
     `preload` are modules that the fork server imports once. `run_dir` is the user's wish; None
     makes a new one, and `fresh` starts over in one that holds a run.
     """
 
-    resolve: Callable[[], str]
+    resolve: Callable[[Tell], str]
     load: Callable[[str], Job]
     preload: tuple[str, ...]
     run_dir: str | None
@@ -48,8 +58,14 @@ class Program:
     check_resume: Callable[[str, str], tuple[bool, list[str]]] = refuse_resume
     fresh: bool = False
     hang_timeout_s: float = 60.0
+    phase_timeout_s: float = 600.0  # of what a process does outside the steps
     max_worker_restarts: int = 3
     faults: Sequence[Fault] = ()
+
+    @property
+    def patience_s(self) -> float:
+        """How long one process waits for another before the steps: for all of its lives."""
+        return (self.max_worker_restarts + 2) * self.phase_timeout_s
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import safetensors.torch
@@ -18,11 +19,17 @@ from torch.utils.tensorboard.writer import SummaryWriter
 from runtime import digest
 from runtime.closing_table import render_closing
 from runtime.job import Job
+from runtime.program import Tell
 from runtime.run_dir import RunDir
+from runtime.state.checkpoint import is_full, make_room, write_durably
 from runtime.summary import summarise
 from runtime.trace import join
 
 SCALARS = ("loss", "probe_top1", "samples_per_s")
+
+
+class NotWritten(Exception):
+    """The result can't be written; says why, and what to do. Nothing of the run is lost."""
 
 
 class Recorder:
@@ -39,9 +46,12 @@ class Recorder:
         try:
             self._add(list(records))
         except OSError as error:
-            if not self._is_failing:
-                print(f"records are lost: {error.strerror or error}", file=sys.stderr, flush=True)
-            self._is_failing = True
+            self._note_loss(error)
+
+    def _note_loss(self, error: OSError) -> None:
+        if not self._is_failing:
+            print(f"records are lost: {error.strerror or error}", file=sys.stderr, flush=True)
+        self._is_failing = True
 
     def _add(self, records: list[Mapping[str, Any]]) -> None:
         self.run_dir.append_metrics(records)
@@ -57,12 +67,19 @@ class Recorder:
                     )
 
     def write_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Write weights.safetensors as one: a reader sees the old file or the new."""
-        path = self.run_dir.weights
-        temporary = path.with_name(f".{path.name}.tmp")
-        tensors = {name: tensor.cpu().contiguous() for name, tensor in weights.items()}
-        safetensors.torch.save_file(tensors, temporary)
-        temporary.replace(path)
+        """Write weights.safetensors as one: a reader sees the old file or the new.
+
+        Tied weights are tensors of their own there, under each of their names. On a full disk
+        older checkpoints make room. Raises NotWritten.
+        """
+        tensors = {name: t.detach().cpu().contiguous().clone() for name, t in weights.items()}
+        content = safetensors.torch.save(tensors)
+        while True:
+            try:
+                return write_durably(self.run_dir.weights, content)
+            except OSError as error:
+                if not (is_full(error) and make_room(self.run_dir.path)):
+                    raise _not_written(self.run_dir.weights, error) from error
 
     def finish(
         self,
@@ -72,14 +89,16 @@ class Recorder:
         *,
         started_t: float,
         console: Console,
+        tell: Tell,
         one_process: bool = False,
     ) -> None:
-        """Evaluate the weights, write summary.json, and show the closing tables.
+        """Evaluate the weights, write summary.json, and show the closing tables. `tell` is told
+        which phase begins.
 
         Where evaluation is impossible (nothing labelled, diverged features) its figures are
-        null, and the reason is shown.
+        null, and the reason is shown. Raises NotWritten.
         """
-        units = self._evaluate(job, weights, console)
+        units = self._evaluate(job, weights, console, tell)
         summary = summarise(
             job,
             results,
@@ -90,29 +109,56 @@ class Recorder:
             ended_t=time.time(),
             one_process=one_process,
         )
-        self.run_dir.write_summary(summary)
+        tell("writing the summary")
+        try:
+            self.run_dir.write_summary(summary)
+        except OSError as error:
+            raise _not_written(self.run_dir.summary, error) from error
         render_closing(summary, console)
-        console.print(f"\nrun directory: {self.run_dir.path}", soft_wrap=True, highlight=False)
+        console.print(f"\nrun directory: {self.run_dir.path}", soft_wrap=True)
         if job.trace:
+            self._join_trace(console)
+
+    def _join_trace(self, console: Console) -> None:
+        try:
             join(self.run_dir.trace_parts(), self.run_dir.trace)
-            hint = "open it at https://ui.perfetto.dev"
-            console.print(f"timeline: {self.run_dir.trace} ({hint})", soft_wrap=True)
+        except OSError as error:
+            console.print(f"no timeline: {error.strerror or error}", soft_wrap=True)
+            return
+        hint = "open it at https://ui.perfetto.dev"
+        console.print(f"timeline: {self.run_dir.trace} ({hint})", soft_wrap=True)
 
     def _evaluate(
-        self, job: Job, weights: Mapping[str, Tensor], console: Console
+        self, job: Job, weights: Mapping[str, Tensor], console: Console, tell: Tell
     ) -> Sequence[Mapping[str, Any]]:
         names = [name for k in range(job.num_workers) for name in job.unit_names(k)[0]]
         unknown = [{"name": name, "linear_top1": None, "knn_top1": None} for name in names]
         if job.quick_end:
             return unknown
-        console.print("evaluating on the held-out split ...", highlight=False)
+
+        def show(phase: str) -> None:
+            tell(phase)
+            console.print(phase, soft_wrap=True)
+
+        show("evaluating on the held-out split")
         try:
-            return job.evaluate(weights)
+            return job.evaluate(weights, show)
         except ValueError as error:
-            console.print(f"not evaluated: {error}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"not evaluated: {error}", soft_wrap=True)
             return unknown
 
     def close(self) -> None:
-        """Flush and close everything."""
-        self._events.close()
-        self.run_dir.close()
+        """Flush and close everything; what can't be written by now is lost, and that is said."""
+        for close in (self._events.close, self.run_dir.close):
+            try:
+                close()
+            except OSError as error:
+                self._note_loss(error)
+
+
+def _not_written(path: Path, error: OSError) -> NotWritten:
+    return NotWritten(
+        f"{path} can't be written ({error.strerror or error}); what was learned is in the"
+        " checkpoints there: make room, and give the same command with the same --run-dir to write"
+        " it"
+    )

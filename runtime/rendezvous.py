@@ -14,7 +14,7 @@ from torch.distributed import DistStoreError, FileStore, PrefixStore, Store, TCP
 
 from runtime.program import Meeting
 
-STORE_TIMEOUT_S = 600.0  # the coordinator may have a large data set to load first
+STORE_TIMEOUT_S = 600.0
 JOB_KEY = "job"
 FINISHED_KEY = "finished"
 RUN_DIR_KEY = "loco/run-dir"
@@ -28,12 +28,12 @@ class RendezvousError(Exception):
 class Announcement:
     """What the coordinator tells every worker: the job, or that there is none.
 
-    `resume` is the directory of the checkpoint to begin from, and `resume_step` its step;
-    `recut` says that it was made with another cut.
+    `exit_code` is given where there is no job to run, and is what each worker is to end with (0:
+    nothing is left to do). `resume` is the directory of the checkpoint to begin from, and
+    `resume_step` its step; `recut` says that it was made with another cut.
     """
 
-    refused: bool = False
-    nothing_to_do: bool = False
+    exit_code: int | None = None
     job_text: str = ""
     run_id: str = ""
     run_dir: str = ""
@@ -55,8 +55,10 @@ class Place:
 class Rendezvous:
     """The store, with this attempt's keys kept apart from those of attempts before."""
 
-    def __init__(self, store: Store, *, attempt: int) -> None:
+    def __init__(self, store: Store, *, attempt: int, timeout_s: float = STORE_TIMEOUT_S) -> None:
+        """`timeout_s`: how long to wait for another process."""
         self.attempt = attempt
+        self._timeout_s = timeout_s
         self._lasting = store
         self._store = PrefixStore(f"loco/{attempt}", store)
 
@@ -65,7 +67,7 @@ class Rendezvous:
         self._store.set(JOB_KEY, json.dumps(vars(announcement)))
 
     def await_announcement(self) -> Announcement:
-        """Wait for the coordinator. Raises RendezvousError after STORE_TIMEOUT_S."""
+        """Wait for the coordinator. Raises RendezvousError after the timeout."""
         found: dict[str, Any] = json.loads(self._get(JOB_KEY))
         return Announcement(**found)
 
@@ -88,7 +90,7 @@ class Rendezvous:
         self._store.set(f"place/{k}", json.dumps(vars(place)))
 
     def await_place(self, k: int) -> Place:
-        """Wait for a worker's place. Raises RendezvousError after STORE_TIMEOUT_S."""
+        """Wait for a worker's place. Raises RendezvousError after the timeout."""
         found: dict[str, str] = json.loads(self._get(f"place/{k}"))
         return Place(**found)
 
@@ -97,7 +99,7 @@ class Rendezvous:
         self._store.set(f"edge/{edge}", address)
 
     def await_edge(self, edge: int) -> str:
-        """Wait for an edge's address. Raises RendezvousError after STORE_TIMEOUT_S."""
+        """Wait for an edge's address. Raises RendezvousError after the timeout."""
         return self._get(f"edge/{edge}")
 
     def find_edge(self, edge: int) -> str | None:
@@ -117,20 +119,23 @@ class Rendezvous:
 
     def _get(self, key: str) -> str:
         try:
-            self._store.wait([key], timedelta(seconds=STORE_TIMEOUT_S))
+            self._store.wait([key], timedelta(seconds=self._timeout_s))
         except (RuntimeError, DistStoreError) as error:
             raise RendezvousError(
-                f"no word of {key!r} from the other processes in {STORE_TIMEOUT_S:.0f} s"
+                f"no word of {key!r} from the other processes in {self._timeout_s:.0f} s"
             ) from error
         value: bytes = self._store.get(key)
         return value.decode()
 
 
-def open_rendezvous(meeting: Meeting, *, is_coordinator: bool = False) -> Rendezvous:
-    """Connect to the store; the number of this attempt is the launcher's."""
+def open_rendezvous(
+    meeting: Meeting, *, timeout_s: float, is_coordinator: bool = False
+) -> Rendezvous:
+    """Connect to the store; the number of this attempt is the launcher's. The rendezvous waits
+    `timeout_s` for other processes."""
     store = open_store(meeting, is_coordinator=is_coordinator)
     attempt = 0 if meeting.file else int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    return Rendezvous(store, attempt=attempt)
+    return Rendezvous(store, attempt=attempt, timeout_s=timeout_s)
 
 
 def open_store(meeting: Meeting, *, is_coordinator: bool = False) -> Store:

@@ -20,6 +20,7 @@ from runtime.core.account import Account
 from runtime.core.plan import Stream
 from runtime.core.worker import State
 from runtime.driver import Driver
+from runtime.links.zeromq import connect_to
 from runtime.state.memory import Page, Word
 
 WARM_UP_STEPS = 2
@@ -61,7 +62,7 @@ class Reporter:
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.IDENTITY, f"{k}/{generation}".encode())
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
-        self._socket.connect(address)
+        connect_to(self._socket, address)
 
     @property
     def pollable(self) -> zmq.Socket[bytes]:
@@ -76,18 +77,24 @@ class Reporter:
         driver = self._driver
         self._count()
         done = driver.is_done
-        if done and self._final is None:
+        if done and not self._done_s:
             driver.telemetry.healed()
-            self._final = self._result()
             self._done_s = time.monotonic()
+            if not self._is_stopped:
+                self._final = self._result()
             self._report(force=True)
         self._report(force=False)
         self._listen()
-        if done and driver.core.end < self._num_steps:
-            # The job stops here. A neighbour may still need to hear what was said last.
+        if done and self._is_stopped:
+            # A neighbour may still need to hear what was said last.
             return time.monotonic() - self._done_s > STOP_LINGER_S
         is_linking = driver.core.state is State.LINKING  # the others may have left meanwhile
         return (done or is_linking) and self._may_leave(done)
+
+    @property
+    def _is_stopped(self) -> bool:
+        """Whether the job stops before its end, and so has no result."""
+        return self._driver.core.end < self._num_steps
 
     def _may_leave(self, done: bool) -> bool:
         now_s = time.monotonic()
@@ -127,6 +134,7 @@ class Reporter:
         driver = self._driver
         report = driver.telemetry.due_report(driver.core.state, driver.queue_depth, force=force)
         if report is not None:
+            report["finished"] = self._final is not None
             driver.telemetry.dropped_reports += not self._tell(msgpack.packb(report))
 
     def _tell(self, *frames: bytes) -> bool:

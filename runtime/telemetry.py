@@ -200,7 +200,6 @@ class Telemetry:
             "records": records,
             "state": state.value,
             "generation": self._generation,
-            "finished": state is State.DONE,
             "seconds": self.stopwatch.shares(),
             "queue_depth": queue_depth,
             "rss_bytes": self._process.memory_info().rss,

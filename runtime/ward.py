@@ -15,19 +15,23 @@ from typing import Any
 
 import msgpack
 
+from runtime import fork_server
 from runtime.core.worker import State
 from runtime.program import Life, Meeting, Program
 from runtime.state.memory import OwnedMemory, Word
 
 RESTART_WINDOW_S = 300.0
-START_TIMEOUT_S = 600.0  # from its start to the first turn of its loop; others may load data
+FIRST_NOTICE_S = 10.0  # of a phase that lasts; the next one after twice as long
+FIRST_NOTICE_OF_A_WAIT_S = 60.0
 LEAVING_TIMEOUT_S = 30.0  # from its loop's last turn: what was said may still be on its way
 FIRST_STEP_PATIENCE = 5  # times the hang timeout, for the first step of a life
 END_S = 3.0
+WAIT_MARGIN = 1.1  # it gives up by itself before
 COMPUTING = (State.FORWARD, State.UPDATE, State.APPLY, State.REPLAY)
 STATES = tuple(State)
 OF_THIS_LIFE = (*(Word.TURNS, Word.STATE, Word.STEPS_DONE, Word.LEAVING, Word.SILENT, Word.SAVING),)
 REMEDY = " (--hang-timeout-s)"
+PHASE_REMEDY = " (--phase-timeout-s)"
 
 
 class Ward:
@@ -46,6 +50,9 @@ class Ward:
         self.name = "the coordinator" if block is None else f"worker {block}"
         self.memory = None if block is None else OwnedMemory(f"loco-{block}")
         self.said: dict[str, Any] = {}
+        self.phase, self._phase_s = "", 0.0  # what it does outside the steps, and since when
+        self._waits = False  # in that phase, for another process
+        self._notice_s = 0.0
         self._context = context
         self._body = body
         self._program = program
@@ -53,8 +60,8 @@ class Ward:
         self._life = Life(memory=None if self.memory is None else self.memory.paths)
         self._restarts_s: deque[float] = deque()
         self.rest_until_s = 0.0  # when it may be restarted
-        self._fruitless = 0  # lives in a row that ended no step that none before had ended
-        self._completed = 0
+        self._fruitless = 0  # lives in a row that came no further than those before
+        self._reached = 0  # the steps it has completed, or the parts of the coordinator's work
         self._start()
 
     def _start(self) -> None:
@@ -68,11 +75,13 @@ class Ward:
             args=(self._program, self._meeting, *who, self._life, theirs),
             name=self.name,
         )
-        self.process.start()
+        with fork_server.surroundings():
+            self.process.start()
         theirs.close()
         self.pipe: Connection = ours
         self.said.pop("traceback", None)
-        self._began_s = self._moved_s = self._computing_s = time.monotonic()
+        self._moved_s = self._computing_s = time.monotonic()
+        self._enter("starting")
         self._turns = 0
         self._computing: tuple[State, int, int] | None = None
         self._saving, self._saving_s = 0, self._moved_s
@@ -88,25 +97,52 @@ class Ward:
             while self.pipe.poll():
                 facts = msgpack.unpackb(self.pipe.recv_bytes())
                 announced |= facts.pop("checkpoint", False)
+                if "phase" in facts:
+                    self._enter(facts.pop("phase"), waits=facts.pop("waits", False))
                 self.said |= facts
         except (EOFError, ConnectionError):
             pass  # it has ended, and says nothing more
         return announced
 
-    def hangs(self, now_s: float) -> str:
-        """Why it is taken to make no progress; "" where it does.
+    def _enter(self, phase: str, *, waits: bool = False) -> None:
+        now_s = time.monotonic()
+        self.phase, self._phase_s, self._waits = phase, now_s, waits
+        self._moved_s = self._computing_s = now_s  # if it is the last phase that has ended
+        self._notice_s = FIRST_NOTICE_OF_A_WAIT_S if waits else FIRST_NOTICE_S
 
-        A loop that does not turn hangs, whatever it waits for. Of the states only computing is
-        bounded, so that one that waits in good health is left alone; and so is what it takes for a
-        snapshot to become safe.
-        """
-        if self.memory is None:
+    def notice(self, now_s: float) -> str:
+        """What to tell the user of a phase that lasts; "" if there is nothing new to tell."""
+        lasted_s = now_s - self._phase_s
+        if not self.phase or lasted_s < self._notice_s:
             return ""
-        page, limit_s = self.memory.page, self._program.hang_timeout_s
+        self._notice_s = 2 * lasted_s
+        end = f"it is replaced after {self._phase_limit_s:.0f} s{PHASE_REMEDY}"
+        return f"{self.name} has been {self.phase} for {lasted_s:.0f} s; {end}"
+
+    @property
+    def _phase_limit_s(self) -> float:
+        """A wait for another process is longer than that one's phases, restarts included."""
+        program = self._program
+        return WAIT_MARGIN * program.patience_s if self._waits else program.phase_timeout_s
+
+    def hangs(self, now_s: float) -> str:
+        """Why it is taken to make no progress; "" if it does.
+
+        Outside the steps every phase is bounded. A loop that does not turn hangs, whatever it
+        waits for. Of its states only computing is bounded, so that one that waits in good health
+        is left alone; and so is what it takes for a snapshot to become durable.
+        """
+        if not self.phase:
+            return "" if self.memory is None else self._hangs_in_the_steps(self.memory, now_s)
+        lasted_s = now_s - self._phase_s
+        if lasted_s <= self._phase_limit_s:
+            return ""
+        return f"it has been {self.phase} for {lasted_s:.1f} s{PHASE_REMEDY}"
+
+    def _hangs_in_the_steps(self, memory: OwnedMemory, now_s: float) -> str:
+        page, limit_s = memory.page, self._program.hang_timeout_s
         if page[Word.TURNS] != self._turns:
             self._turns, self._moved_s = page[Word.TURNS], now_s
-        if self._turns == 0:
-            limit_s = max(limit_s, START_TIMEOUT_S)
         if page[Word.LEAVING]:
             limit_s = max(limit_s, LEAVING_TIMEOUT_S)
         if now_s - self._moved_s > limit_s:
@@ -137,17 +173,18 @@ class Ward:
         self._restarts_s.append(now_s)
         while self._restarts_s[0] < now_s - RESTART_WINDOW_S:
             self._restarts_s.popleft()
+        reached: int = self.said.get("reached", 0)
         if self.memory is not None:
-            completed = self.memory.page[Word.COMPLETED]
-            self._fruitless = 0 if completed > self._completed else self._fruitless + 1
-            self._completed = completed
+            reached = self.memory.page[Word.COMPLETED]
+        self._fruitless = 0 if reached > self._reached else self._fruitless + 1
+        self._reached = reached
         if len(self._restarts_s) > limit:
             return f"more than {limit} restarts in {RESTART_WINDOW_S:.0f} s"
         return f"{limit} restarts without progress" if self._fruitless > limit else ""
 
     def forgive(self, now_s: float) -> None:
         """Begin to watch anew: the keeper itself was not there for a while."""
-        self._moved_s = self._computing_s = self._saving_s = now_s
+        self._moved_s = self._computing_s = self._saving_s = self._phase_s = now_s
 
     def restart(self, cause: str) -> None:
         """Begin its next life; the one before has ended."""
@@ -162,7 +199,7 @@ class Ward:
         )
         self._start()
 
-    def end(self, number: signal.Signals) -> None:
+    def end(self, number: int) -> None:
         """Send a signal to it, if it lives; a stopped process is woken for it."""
         if not self.has_ended:
             assert self.process.pid is not None

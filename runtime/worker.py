@@ -6,8 +6,8 @@ measured, leave. What a life leaves behind for the next one is runtime.state.sav
 
 import faulthandler
 import logging
+import multiprocessing
 import os
-import signal
 import sys
 import threading
 import traceback
@@ -29,18 +29,21 @@ from runtime.driver import Driver
 from runtime.faults.injector import Injector
 from runtime.faults.log import FaultLog
 from runtime.job import Job
-from runtime.lifetime import die_with_parent
+from runtime.lifetime import adopt_orphans, die_with_parent
 from runtime.linking import Linking, guards_payload, outgoing_specs
 from runtime.neighbours import Neighbours
-from runtime.program import FINAL, REFUSED, TRACEBACK_CHARACTERS, Life, Meeting, Program
+from runtime.output import protect_output
+from runtime.program import FINAL, TRACEBACK_CHARACTERS, Life, Meeting, Program
 from runtime.rendezvous import Announcement, Rendezvous, open_rendezvous, open_store
 from runtime.reporting import Reporter
 from runtime.reports import units_label
 from runtime.run_dir import trace_part, worker_log
+from runtime.signals import relay_to
 from runtime.state.checkpoint import Checkpoint
 from runtime.state.memory import Page, Word
 from runtime.state.retention import Retention
 from runtime.state.saving import OutOfRoom, Saver, put_back, split_account, split_part, with_account
+from runtime.step import BlockStep
 from runtime.telemetry import Telemetry
 from runtime.trace import Trace
 
@@ -53,25 +56,31 @@ SWITCH_INTERVAL_S = 2e-4  # the compute thread waits no longer than that for the
 def run_worker(program: Program, meeting: Meeting, k: int, life: Life, keeper: Connection) -> None:
     """The body of worker process k in one of its lives. Tells the keeper why it fails, if so."""
     die_with_parent()
+    adopt_orphans()
+    relay_to(meeting.keeper_pid)
+    multiprocessing.set_start_method(None, force=True)  # a user's pool gets Python's default
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the keeper decides what they mean
     final: tuple[type[Exception], ...] = (ProtocolError, OutOfRoom)
     try:
-        rendezvous = open_rendezvous(meeting)
+        _tell(keeper, phase="waiting for the coordinator", waits=True)
+        rendezvous = open_rendezvous(meeting, timeout_s=program.patience_s)
         announcement = rendezvous.await_announcement()
-        if announcement.refused:
-            sys.exit(REFUSED)
-        if announcement.nothing_to_do or rendezvous.is_finished:
+        if announcement.exit_code is not None:
+            sys.exit(announcement.exit_code)
+        if rendezvous.is_finished:
             return
         _log_to(worker_log(Path(announcement.run_dir), k))
+        protect_output(log.warning)
         _tell(keeper, run_dir=announcement.run_dir, run_id=announcement.run_id)
+        _tell(keeper, phase="loading the job")
         job = program.load(announcement.job_text)
         final = (*final, *job.final_errors)
         _tell(keeper, num_workers=job.num_workers)
         worker = Worker(job, announcement, k, life, keeper, meeting)
         worker.take_up()
+        _tell(keeper, phase="waiting for its neighbours", waits=True)
         worker.link(rendezvous)
+        _tell(keeper, phase="")
         worker.train(rendezvous)
     except Exception as error:
         text = traceback.format_exc()
@@ -121,6 +130,7 @@ class Worker:
         self._carried: list[str] = []
         self._life = life
         self._meeting = meeting
+        self._tell_phase = lambda phase: _tell(keeper, phase=phase)
         self._announcement = announcement
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self._thread_failure: BaseException | None = None
@@ -153,13 +163,13 @@ class Worker:
         if snapshot is not None:
             self._start_step, saved = snapshot
             state, self._account = split_account(saved)
-            self._block = self._job.build_block(self._k)
+            self._block = self._build_block()
             self._block.load(state)
         elif self._announcement.resume:
             self._start_step = self._announcement.resume_step
             self._resume(Checkpoint.open(Path(self._announcement.resume)))
         else:
-            self._block = self._job.build_block(self._k)
+            self._block = self._build_block()
         run_id, generation = self._announcement.run_id, self._life.generation
         log.info("run %s: generation %d begins with step %d", run_id, generation, self._start_step)
         state_bytes = sum(tensor.nbytes for tensor in self._block.state().values())
@@ -167,16 +177,19 @@ class Worker:
         if self._life.generation > 0:
             self._injector.starting()
 
+    def _build_block(self) -> BlockStep:
+        return self._job.build_block(self._k, self._tell_phase)
+
     def _resume(self, checkpoint: Checkpoint) -> None:
         """Begin from a checkpoint, and keep a snapshot of it: files may go, memory stays."""
         if self._announcement.recut:
-            self._block, notes = self._job.carry(self._k, checkpoint)
+            self._block, notes = self._job.carry(self._k, checkpoint, self._tell_phase)
             self._carried = list(notes)
             put_back(self._absent_ties(checkpoint.step), self._retention)
         else:
             saved, ties = split_part(safetensors.torch.load_file(checkpoint.part(self._k)))
             state, self._account = split_account(saved)
-            self._block = self._job.build_block(self._k)
+            self._block = self._build_block()
             self._block.load(state)
             put_back(ties, self._retention)
         held = self._block.state()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from runtime.core.plan import Stream, Window, WorkerPlan
+from runtime.program import Tell
 from runtime.state.checkpoint import Checkpoint
 from runtime.step import Payload, Specs, TensorSpec, message_bytes
 from runtime.testing.sleeper import Sleeper
@@ -64,6 +65,11 @@ class SleptConfig:
     def to_text(self) -> str:
         """What `load_slept_job` reads."""
         return json.dumps(asdict(self))
+
+    def resolve(self, tell: Tell) -> str:
+        """The same; there is nothing to be decided."""
+        del tell
+        return self.to_text()
 
 
 class SleptTies(NamedTuple):
@@ -170,18 +176,19 @@ class SleptJob:
             max_retained=2 * (messages + self._config.lag + self._config.snapshot_every),
         )
 
-    def build_block(self, k: int) -> SleptBlock:
+    def build_block(self, k: int, tell: Tell) -> SleptBlock:
+        del tell
         return SleptBlock(self._config, k)
 
-    def carry(self, k: int, checkpoint: Checkpoint) -> tuple[SleptBlock, list[str]]:
+    def carry(self, k: int, checkpoint: Checkpoint, tell: Tell) -> tuple[SleptBlock, list[str]]:
         del checkpoint
-        return self.build_block(k), []
+        return self.build_block(k, tell), []
 
     def unit_names(self, k: int) -> tuple[list[str], list[str]]:
         return [f"sleep{k}"], []
 
-    def evaluate(self, weights: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-        del weights
+    def evaluate(self, weights: Mapping[str, Tensor], tell: Tell) -> list[dict[str, Any]]:
+        del weights, tell
         return []
 
 

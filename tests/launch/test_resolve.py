@@ -8,6 +8,8 @@ from launch.config import ConfigError, RunConfig, parse, to_toml
 from launch.environment import Environment
 from launch.resolve import ConcreteConfig, Resolved, resolve
 
+from .environs import TORCHRUN
+
 USERS_MODULE = """
 import torch
 from torch import nn
@@ -340,11 +342,11 @@ def test_a_users_model_of_one_unit_runs_in_one_worker(users_module):
 
 
 def test_environment_reads_what_torchrun_sets(monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    for name in TORCHRUN:
+        monkeypatch.delenv(name, raising=False)
     assert Environment.from_process().world_size is None
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
     environment = Environment.from_process()
     assert (environment.world_size, environment.local_world_size) == (4, 2)
     assert environment.cores >= 1

@@ -12,7 +12,7 @@ from torch.distributed import FileStore
 
 from runtime.announcing import announce, recall
 from runtime.links.zeromq import endpoint
-from runtime.program import Program
+from runtime.program import Program, Tell
 from runtime.rendezvous import Announcement, Rendezvous
 from runtime.run_dir import RunDir
 from runtime.state.checkpoint import CheckpointWriter
@@ -49,6 +49,7 @@ class Place:
         self._tmp_path = tmp_path
         self._num_launches = 0
         self.attempt = 0
+        self.phases: list[str] = []  # of the beginnings so far
         self._run_dir: RunDir | None = None
 
     @property
@@ -63,7 +64,7 @@ class Place:
         self.leave()
         self.attempt = self.attempt + 1 if restart else 0
         self._num_launches += not restart
-        resolve = config(**(job or {})).to_text
+        resolve = config(**(job or {})).resolve
         settings = {"resolve": resolve, "run_dir": str(self.path), "check_resume": same}
         self._program = Program(
             load=load_slept_job,
@@ -73,7 +74,9 @@ class Place:
             started_t=0.0,
             **(settings | program),
         )
-        announcement, self._run_dir, self.socket = announce(self._program, self.rendezvous)
+        announcement, self._run_dir, self.socket = announce(
+            self._program, self.rendezvous, self.phases.append
+        )
         return announcement
 
     def refusal(self, **begin: Any) -> str:
@@ -85,13 +88,12 @@ class Place:
         self.leave()
         return str(caught.value)
 
-    def recall(self) -> Announcement | None:
+    def recall(self) -> Announcement:
         """Another coordinator takes over from the one before."""
         self.leave()
-        found = recall(self._program, self.rendezvous)
-        if found is None:
-            return None
-        announcement, self._run_dir, self.socket = found
+        before = self.rendezvous.recall_announcement()
+        assert before is not None
+        announcement, self._run_dir, self.socket = recall(self._program, before)
         return announcement
 
     def checkpoint(self, run_id: str, *steps: int) -> list[Path]:
@@ -147,7 +149,7 @@ def test_a_new_directory(place, capsys):
     assert (found.job_text, found.run_dir) == (JOB.to_text(), str(place.path))
     assert found.coordinator == f"ipc://@loco-{found.run_id}-coordinator"
     assert (found.resume, found.resume_step, found.recut) == ("", 0, False)
-    assert (found.refused, found.nothing_to_do) == (False, False)
+    assert found.exit_code is None
     written = (place.path / "config.toml").read_text()
     assert written == load_slept_job(JOB.to_text()).config_toml
     assert said(capsys) == []
@@ -248,7 +250,7 @@ def test_of_a_finished_run_nothing_is_left_to_do(place, capsys):
     place.checkpoint(place.begin().run_id, 8, 12)
     place.finish()
     found = place.begin(job={"window": 3})
-    assert found == place.rendezvous.await_announcement() == Announcement(nothing_to_do=True)
+    assert found == place.rendezvous.await_announcement() == Announcement(exit_code=0)
     assert said(capsys)[-1] == (
         f"loco: {place.path} holds a finished run of 12 steps; give more --epochs or --steps to"
         " extend it, or --fresh to start over"
@@ -261,13 +263,13 @@ def test_a_run_is_finished_only_with_a_summary_of_all_its_steps(place):
     summary of the shorter one was there."""
     place.checkpoint(place.begin().run_id, 12)
     found = place.begin()
-    assert (found.nothing_to_do, found.resume_step) == (False, 12)
+    assert (found.exit_code, found.resume_step) == (None, 12)
     place.finish()
     extended = place.begin(job={"steps": 20})
     assert extended.resume_step == 12
     place.checkpoint(extended.run_id, 20)
     found = place.begin(job={"steps": 20})
-    assert (found.nothing_to_do, found.resume_step) == (False, 20)
+    assert (found.exit_code, found.resume_step) == (None, 20)
 
 
 # Refusals ---------------------------------------------------------------------------------------
@@ -311,7 +313,7 @@ def test_a_run_without_a_checkpoint_is_held_against_the_new_config_too(place):
 
 
 def test_what_can_not_be_resolved_touches_nothing(place):
-    def resolve() -> str:
+    def resolve(tell: Tell) -> str:
         raise ValueError("no such model")
 
     with pytest.raises(ValueError, match="no such model"):
@@ -331,7 +333,7 @@ def test_fresh_deletes_what_runs_write_and_nothing_else(place, capsys):
     (place.path / "tensorboard").mkdir()
     (place.path / "logs" / "worker-0.log").touch()
     found = place.begin(fresh=True)
-    assert (found.nothing_to_do, found.resume) == (False, "")
+    assert (found.exit_code, found.resume) == (None, "")
     assert said(capsys) == []
     assert in_directory(place.path) == [".lock", "config.toml", "notes.md", "plots"]
 
@@ -365,14 +367,9 @@ def test_a_restart_by_the_launcher_goes_on_in_the_same_directory(place):
 # Another coordinator ----------------------------------------------------------------------------
 
 
-def test_where_nothing_was_announced_there_is_nothing_to_recall(place):
-    place.begin()
-    place.attempt = 1
-    assert place.recall() is None
-
-
 @pytest.mark.parametrize(
-    ("link", "bind"), [("zmq-ipc", ""), ("zmq-tcp", "127.0.0.1"), ("zmq-tcp", "0.0.0.0")]
+    ("link", "bind"),
+    [("zmq-ipc", ""), ("zmq-tcp", "127.0.0.1"), ("zmq-tcp", "0.0.0.0"), ("zmq-tcp", "::1")],
 )
 def test_another_coordinator_takes_over_where_the_one_before_was(
     place, link, bind, capsys, monkeypatch

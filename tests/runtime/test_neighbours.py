@@ -28,8 +28,11 @@ class Silent:
         return lambda address: self.dialled.append((self.now_s, side, address))
 
     def check(self, *times_s: float) -> None:
-        """Check at these seconds after the start."""
+        """Check at these seconds after the start, and each second until then, as a loop does."""
         for time_s in times_s:
+            while self.now_s < 50.0 + time_s:
+                self.now_s = min(self.now_s + 1.0, 50.0 + time_s)
+                self.neighbours.check(CORE)
             self.now_s = 50.0 + time_s
             self.neighbours.check(CORE)
 

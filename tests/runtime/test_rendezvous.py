@@ -7,7 +7,6 @@ from datetime import timedelta
 import pytest
 from torch.distributed import FileStore, HashStore, TCPStore
 
-from runtime import rendezvous
 from runtime.program import Meeting
 from runtime.rendezvous import Announcement, Rendezvous, RendezvousError, open_rendezvous
 
@@ -32,9 +31,7 @@ def meet(tmp_path) -> Callable[..., Rendezvous]:
     return come
 
 
-@pytest.mark.parametrize(
-    "said", [JOB, Announcement(refused=True), Announcement(nothing_to_do=True)]
-)
+@pytest.mark.parametrize("said", [JOB, Announcement(exit_code=0), Announcement(exit_code=2)])
 def test_what_is_announced_is_what_every_worker_hears(meet, said):
     meet().announce(said)
     assert [meet().await_announcement() for _ in range(2)] == [said, said]
@@ -48,13 +45,13 @@ def test_a_coordinator_recalls_what_one_before_it_announced(meet):
 
 def test_what_is_announced_again_counts(meet):
     meet().announce(JOB)
-    meet().announce(Announcement(refused=True))
-    assert meet().await_announcement().refused
+    meet().announce(Announcement(exit_code=2))
+    assert meet().await_announcement().exit_code == 2
 
 
-def test_nobody_waits_for_ever(monkeypatch):
-    monkeypatch.setattr(rendezvous, "STORE_TIMEOUT_S", 0.002)
-    alone = Rendezvous(HashStore(), attempt=0)  # a FileStore waits in whole seconds
+def test_nobody_waits_for_ever():
+    # A FileStore waits in whole seconds.
+    alone = Rendezvous(HashStore(), attempt=0, timeout_s=0.002)
     with pytest.raises(RendezvousError, match="no word of 'job' from the other processes in 0 s"):
         alone.await_announcement()
     with pytest.raises(RendezvousError, match="no word of 'edge/2'"):
@@ -92,7 +89,7 @@ def test_attempts_of_the_launcher_are_kept_apart(meet):
     assert now.recall_announcement() is None
     assert now.find_edge(0) is None
     assert not now.is_finished
-    now.announce(Announcement(nothing_to_do=True))
+    now.announce(Announcement(exit_code=0))
     assert before.recall_announcement() == JOB
 
 
@@ -105,7 +102,9 @@ def test_only_a_later_attempt_recalls_the_run_directory(meet):
 def test_without_a_launcher_they_meet_in_the_keepers_memory():
     memory = os.memfd_create("test-rendezvous")
     meeting = Meeting(file=f"/proc/{os.getpid()}/fd/{memory}", keeper_pid=os.getpid())
-    coordinator, worker = open_rendezvous(meeting, is_coordinator=True), open_rendezvous(meeting)
+    coordinator, worker = (
+        open_rendezvous(meeting, timeout_s=20.0, is_coordinator=first) for first in (True, False)
+    )
     coordinator.announce(JOB)
     assert worker.await_announcement() == JOB
     assert worker.attempt == 0
@@ -122,7 +121,9 @@ def test_under_a_launcher_they_meet_in_its_store(monkeypatch):
     }.items():
         monkeypatch.setenv(name, value)
     meeting = Meeting(file=None, keeper_pid=os.getpid())
-    coordinator, worker = open_rendezvous(meeting, is_coordinator=True), open_rendezvous(meeting)
+    coordinator, worker = (
+        open_rendezvous(meeting, timeout_s=20.0, is_coordinator=first) for first in (True, False)
+    )
     coordinator.announce(JOB)
     assert worker.await_announcement() == JOB  # it may still be on its way to the store
     assert worker.recall_announcement() == JOB

@@ -15,15 +15,17 @@ from runtime.core.worker import State
 from runtime.program import Meeting, Program
 from runtime.state.memory import Word
 from runtime.ward import (
+    FIRST_NOTICE_S,
     FIRST_STEP_PATIENCE,
     LEAVING_TIMEOUT_S,
     REMEDY,
     RESTART_WINDOW_S,
-    START_TIMEOUT_S,
+    WAIT_MARGIN,
     Ward,
 )
 
 LIMIT_S = 10.0
+PHASE_LIMIT_S = 200.0
 WAITING = set(State) - {State.FORWARD, State.UPDATE, State.APPLY, State.REPLAY}
 
 
@@ -59,6 +61,7 @@ class Case:
             run_name="test",
             started_t=0.0,
             hang_timeout_s=LIMIT_S,
+            phase_timeout_s=PHASE_LIMIT_S,
             max_worker_restarts=max_restarts,
         )
         context = SimpleNamespace(Pipe=self._pipe, Process=self._process)
@@ -74,8 +77,11 @@ class Case:
         return self.lives[-1]
 
     def turn(self, state: State, *, step: int = 5, steps_done: int = 1) -> None:
-        """A turn of the worker's loop."""
+        """A turn of the worker's loop, which has begun."""
         assert self.ward.memory is not None
+        if self.ward.phase:
+            self.say(phase="")
+            self.ward.listen()
         page = self.ward.memory.page
         page[Word.TURNS] += 1
         page[Word.STATE], page[Word.STEP] = list(State).index(state), step
@@ -201,10 +207,59 @@ def test_a_wait_for_the_disk_is_not_counted(case):
     assert "the snapshot of step 12" in case.ward.hangs(95.1 + LIMIT_S)
 
 
-def test_a_start_has_time_of_its_own(case):
-    """Data are loaded and neighbours awaited before the loop's first turn."""
-    assert case.ward.hangs(START_TIMEOUT_S) == ""
-    assert "its loop has not turned" in case.ward.hangs(START_TIMEOUT_S + 0.1)
+def test_each_phase_before_the_steps_has_a_bound_and_a_name(case):
+    """A `load()` that slept for ever was not noticed: a start as a whole had ten minutes, and no
+    one said what it was at."""
+    assert case.ward.hangs(PHASE_LIMIT_S) == ""
+    late = PHASE_LIMIT_S + 0.1
+    assert case.ward.hangs(late) == "it has been starting for 200.1 s (--phase-timeout-s)"
+    case.say(phase="loading the data")
+    case.ward.listen()
+    assert case.ward.hangs(late) == "it has been loading the data for 200.1 s (--phase-timeout-s)"
+
+
+def test_who_waits_for_others_has_time_for_all_their_lives(case):
+    case.say(phase="waiting for the coordinator", waits=True)
+    case.ward.listen()
+    most_s = WAIT_MARGIN * 5 * PHASE_LIMIT_S  # a start, three restarts, and one to spare
+    assert case.ward.hangs(most_s) == ""
+    assert "it has been waiting for the coordinator" in case.ward.hangs(most_s + 0.1)
+
+
+def test_a_phase_that_lasts_is_told_less_and_less_often(case):
+    case.say(phase="loading the data")
+    case.ward.listen()
+    told = {s: said for s in range(101) if (said := case.ward.notice(float(s)))}
+    assert list(told) == [FIRST_NOTICE_S, 2 * FIRST_NOTICE_S, 4 * FIRST_NOTICE_S, 80.0]
+    assert told[20] == (
+        "worker 0 has been loading the data for 20 s; it is replaced after 200 s"
+        " (--phase-timeout-s)"
+    )
+
+
+def test_the_steps_are_no_phase_to_tell_of(case):
+    case.turn(State.FORWARD)
+    assert case.ward.notice(10**6) == ""
+
+
+def test_a_coordinator_hangs_in_a_phase_and_never_while_it_follows_the_steps(make):
+    ward = (case := make(block=None)).ward
+    case.say(phase="loading the data")
+    ward.listen()
+    assert "loading the data for 200.1 s" in ward.hangs(PHASE_LIMIT_S + 0.1)
+    case.say(phase="")
+    ward.listen()
+    assert ward.hangs(10**6) == ""
+
+
+def test_a_coordinator_that_comes_no_further_is_restarted_so_often_only(make):
+    """Each life took longer than the window of restarts, so that it came back for ever."""
+    case = make(block=None, max_restarts=2)
+    assert [case.ward.count_restart(1000.0 * life) for life in range(2)] == ["", ""]
+    case.say(reached=1)
+    case.ward.listen()
+    assert [case.ward.count_restart(2000.0 + 1000.0 * life) for life in range(3)] == ["", "", ""]
+    assert case.ward.count_restart(5000.0) == "2 restarts without progress"
 
 
 def test_one_that_leaves_has_time_to_close_what_it_has_open(case):
@@ -214,10 +269,6 @@ def test_one_that_leaves_has_time_to_close_what_it_has_open(case):
     case.ward.memory.page[Word.LEAVING] = 1
     assert case.ward.hangs(LEAVING_TIMEOUT_S) == ""
     assert "its loop has not turned" in case.ward.hangs(LEAVING_TIMEOUT_S + 0.1)
-
-
-def test_the_coordinator_is_never_taken_to_hang(make):
-    assert make(block=None).ward.hangs(10**6) == ""
 
 
 # Lives ------------------------------------------------------------------------------------------
@@ -239,7 +290,7 @@ def test_a_new_life_keeps_the_memory_and_forgets_the_progress(case):
     assert [page[w] for w in (Word.TURNS, Word.STATE, Word.STEPS_DONE, Word.LEAVING)] == [0] * 4
     assert page[Word.COMPLETED] == 6
     assert case.ward.said == {"run_dir": "runs/x"}
-    assert case.ward.hangs(START_TIMEOUT_S) == ""
+    assert case.ward.phase == "starting"
 
 
 def test_two_lives_at_once_are_refused(case):

@@ -1,0 +1,80 @@
+"""Standard output and error that can't end a run: a closed pipe, a full disk, a lost terminal.
+
+Owns what becomes of text that can't be written. Knows nothing of what is printed.
+"""
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Callable
+from typing import TextIO, cast
+
+
+class FailsafeStream(io.TextIOBase):
+    """Text to `stream`, whose failures stay here: what its encoding lacks is replaced, and after a
+    failure the rest is dropped. `note` is told of that, once."""
+
+    def __init__(self, stream: TextIO, note: Callable[[str], object]) -> None:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+        self._stream = stream
+        self._note = note
+        self._is_given_up = False
+
+    def write(self, text: str) -> int:
+        self._try(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _try(self, act: Callable[[], object]) -> None:
+        if self._is_given_up:
+            return
+        try:
+            act()
+        except BlockingIOError:
+            pass  # the reader of a pipe that doesn't block is slow: this text alone is lost
+        except (OSError, ValueError) as error:  # ValueError: it was closed
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self._is_given_up = True
+        with contextlib.suppress(OSError, ValueError):  # what it still holds goes nowhere
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        name = getattr(self._stream, "name", "the output")
+        self._note(f"{name} can't be written to any more ({reason}); the run goes on without it")
+
+    def isatty(self) -> bool:
+        return not self._is_given_up and not self._stream.closed and self._stream.isatty()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def writable(self) -> bool:
+        return True
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._stream.encoding
+
+    @property
+    def errors(self) -> str | None:  # type: ignore[override]
+        return self._stream.errors
+
+    @property
+    def buffer(self) -> object:
+        """The bytes below; failures to write to them are the writer's."""
+        return self._stream.buffer
+
+
+def protect_output(note: Callable[[str], object] = str) -> None:
+    """Let nothing that this process prints end it; `note` is told when a stream is given up."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not None:  # as it is in a process without a terminal, on some systems
+            setattr(sys, name, cast(TextIO, FailsafeStream(stream, note)))
