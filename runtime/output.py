@@ -16,7 +16,7 @@ class FailsafeStream(io.TextIOBase):
     failure the rest is dropped. `note` is told of that, once."""
 
     def __init__(self, stream: TextIO, note: Callable[[str], object]) -> None:
-        if isinstance(stream, io.TextIOWrapper):
+        if isinstance(stream, io.TextIOWrapper) and not stream.closed:
             stream.reconfigure(errors="replace")
         self._stream = stream
         self._note = note
