@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models import randomness
-from models.dotted import is_dotted, load_function, unknown_name
+from models.plugins import call_function, is_dotted, unknown_name
 from models.views import DIGITS, GENERIC, ViewRanges
 
 NUM_SPLITS = 5
@@ -187,7 +187,7 @@ def _blobs(rng: np.random.Generator, num_channels: int, height: int, width: int)
 
 
 def _users(name: str) -> ImageData:
-    data = load_function(name, "data")()
+    data = call_function(name, "data")
     if isinstance(data, ImageData):
         return data
     if not (isinstance(data, tuple) and len(data) == 4):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.dotted import is_dotted, load_function, unknown_name
+from models.plugins import call_function, is_dotted, unknown_name
 
 
 @runtime_checkable
@@ -99,7 +99,7 @@ def load_objective(name: str, *, temperature: float, num_classes: int) -> Object
     if not is_dotted(name):
         raise unknown_name(name, "objective", NAMES)
 
-    objective = load_function(name, "objective")(temperature=temperature, num_classes=num_classes)
+    objective = call_function(name, "objective", temperature=temperature, num_classes=num_classes)
     if not isinstance(objective, Objective):
         kind = type(objective).__name__
         raise ValueError(
