@@ -8,9 +8,9 @@ import math
 from collections.abc import Callable
 
 from models import randomness
-from models.plugins import call_function, is_dotted, unknown_name
 from models.mlp import mlp
 from models.network import Network, from_sequential
+from models.plugins import call_function, is_dotted, unknown_name
 from models.resnet import resnet, small_resnet
 
 ImageShape = tuple[int, int, int]
