@@ -24,15 +24,23 @@ from launch.environment import Environment
 from launch.link_choice import choose_link
 from launch.setting import Setting
 from models.data import ImageData, load_data, steps_per_epoch
-from models.network import Network, UnitTrace, trace_units
-from models.objectives import load_objective
+from models.heads import DEFAULT_HEAD_FEATURES
+from models.network import Network, UnitTrace, check_builds, compiled_remarks, trace_units
+from models.objectives import check_users_objective, load_objective
 from models.optimizers import load_optimizer
+from models.plugins import is_dotted
 from models.registry import load_network
 from runtime.core.partition import Partition
 from runtime.faults import plan as faults
 
 DEFAULT_WORKERS = 4
-FACTS = ("image_shape", "num_classes", "num_train", "link_note")  # copied by dump as they are
+FACTS = (
+    "image_shape",
+    "num_classes",
+    "num_train",
+    "link_note",
+    "remarks",
+)  # copied by dump as they are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +63,8 @@ class Resolved:
     """A run that can start: its concrete config, and what that means for network and data.
 
     `measured`: what the cuts were chosen by where that was measured, which no other process can
-    find again. `link_note`: why the link is not the one that was asked for."""
+    find again. `link_note`: why the link is not the one that was asked for. `remarks`: what is odd
+    about the data and the network, which are looked at here alone."""
 
     config: ConcreteConfig
     partition: Partition
@@ -65,6 +74,7 @@ class Resolved:
     num_train: int
     measured: Costs | None = None
     link_note: str | None = None
+    remarks: tuple[str, ...] = ()
 
     @cached_property
     def traces(self) -> list[UnitTrace]:
@@ -87,7 +97,7 @@ def resolve(config: RunConfig, *, environment: Environment) -> Resolved:
     """Decide what is open and check the rest; resolving the result again changes nothing.
 
     Loads the data and the network, the user's own modules from the current directory included.
-    Raises ConfigError.
+    Raises ConfigError, and models.plugins.UsersError if the user's own code raises.
     """
     _let_users_modules_be_found()
     try:
@@ -119,6 +129,7 @@ def restore(text: str) -> Resolved:
         num_train=facts["num_train"],
         measured=None if facts["measured"] is None else Costs.from_dict(facts["measured"]),
         link_note=facts["link_note"],
+        remarks=tuple(facts["remarks"]),
     )
 
 
@@ -131,6 +142,8 @@ def _let_users_modules_be_found() -> None:
 def _resolve(config: RunConfig, environment: Environment) -> Resolved:
     data = load_data(config.data, seed=config.seed, split=config.split)
     network = load_network(config.model, data.image_shape, seed=config.seed)
+    if is_dotted(config.model):
+        check_builds(network)
     _check_names(config, data)
     num_train = len(data.train_labels)
     epochs, steps = _length(config, num_train)
@@ -170,6 +183,7 @@ def _resolve(config: RunConfig, environment: Environment) -> Resolved:
         num_train=num_train,
         measured=measured,
         link_note=link_note,
+        remarks=(*data.remarks, *compiled_remarks(network, setting.traces)),
     )
     worker_plans.check_retention(resolved)
     if config.snapshot_every is not None:
@@ -201,7 +215,12 @@ def _with(config: RunConfig, **decided: object) -> ConcreteConfig:
 
 def _check_names(config: RunConfig, data: ImageData) -> None:
     """Make the objective and an optimizer once, for what they say about names and figures."""
-    load_objective(config.objective, temperature=config.temperature, num_classes=data.num_classes)
+    objective = load_objective(
+        config.objective, temperature=config.temperature, num_classes=data.num_classes
+    )
+    if is_dotted(config.objective):
+        width = objective.head_features or DEFAULT_HEAD_FEATURES
+        check_users_objective(config.objective, objective, (2 * config.batch_size, width))
     weight = torch.nn.Parameter(torch.zeros(1, 1))
     load_optimizer(config.optimizer, [weight], lr=config.lr, weight_decay=config.weight_decay)
 

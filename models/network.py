@@ -5,7 +5,7 @@ module. Knows nothing of blocks, losses or where a network is cut.
 """
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -294,6 +294,18 @@ def trace_units(network: Network, image_shape: tuple[int, int, int]) -> list[Uni
         )
         before, version = x_BCHW, x_BCHW._version
     return traces
+
+
+def compiled_remarks(network: Network, traces: Sequence[UnitTrace]) -> list[str]:
+    """What to say of units from which torch.compile was taken off: one sentence, or none."""
+    pairs = zip(network.units, traces, strict=True)
+    names = ", ".join(unit.name for unit, trace in pairs if trace.was_compiled)
+    if not names:
+        return []
+    return [
+        f"model {network.name!r} is compiled (units {names}) and runs here without torch.compile,"
+        " since a block's bits must not depend on where the network is cut"
+    ]
 
 
 def write_input(units: Iterable[UnitTrace]) -> bool:
