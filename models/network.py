@@ -95,8 +95,8 @@ def _build(network: Network, index: int) -> tuple[nn.Module, bool]:
 
 
 def _on_cpu(module: nn.Module) -> nn.Module:
-    on_cpu = all(tensor.device.type == "cpu" for _, tensor in own_tensors(module))
-    return module if on_cpu else module.cpu()
+    on_gpu = any(tensor.is_cuda for _, tensor in own_tensors(module))
+    return module.cpu() if on_gpu else module
 
 
 def check_builds(network: Network) -> None:
