@@ -2,6 +2,7 @@
 
 Owns the defaults that depend on them, and every check that needs torch to be made; whatever a
 user can get wrong is a ConfigError from here or from launch.config, before any worker starts.
+What his own code raises is a models.plugins.UsersError.
 Must not start anything.
 """
 
@@ -97,7 +98,7 @@ def resolve(config: RunConfig, *, environment: Environment) -> Resolved:
     """Decide what is open and check the rest; resolving the result again changes nothing.
 
     Loads the data and the network, the user's own modules from the current directory included.
-    Raises ConfigError, and models.plugins.UsersError if the user's own code raises.
+    Raises ConfigError.
     """
     _let_users_modules_be_found()
     try:

@@ -7,7 +7,6 @@ module. Knows nothing of blocks, losses or where a network is cut.
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -102,10 +101,12 @@ def _on_cpu(module: nn.Module) -> nn.Module:
 def check_builds(network: Network) -> None:
     """Raise ValueError if units share memory, or one that is built twice is one module.
 
-    Takes the memory of the whole network. Blocks would write one another's weights.
+    Blocks would write one another's weights. Takes the memory of the whole network, but for units
+    that are copies of an nn.Sequential's children, which are apart.
     """
-    built = [network.make_unit(index) for index in range(len(network.units))]
-    for index, module in enumerate(built):
+    indices = [i for i, unit in enumerate(network.units) if not isinstance(unit.build, _CopyOf)]
+    built = [(network.units[index].name, network.make_unit(index)) for index in indices]
+    for index, (_, module) in zip(indices, built, strict=True):
         again = memory_of(network.make_unit(index))
         for address, name in memory_of(module).items():
             if address in again:
@@ -113,8 +114,7 @@ def check_builds(network: Network) -> None:
                     f"{network.label(index)} gives the same {name!r} each time that it is built;"
                     " make a new module in `build`, since blocks hold copies of a unit"
                 )
-    names = [unit.name for unit in network.units]
-    check_memory_apart(list(zip(names, built, strict=True)), network.name)
+    check_memory_apart(built, network.name)
 
 
 def run_unit(network: Network, index: int, module: nn.Module, x_BCHW: Tensor) -> Tensor:
@@ -206,9 +206,9 @@ def from_sequential(name: str, build: Callable[[], object], *, seed: int) -> Net
     for index, (unit, child) in enumerate(children):  # all of them: one may stand twice
         who = _label(unit, index, len(children), name)
         check_module(child, who)
-        build_unit = partial(_copy, child)
+        build_copy = _CopyOf(child)
         units.append(
-            Unit(name=unit, prefix=f"{unit}.", build=build_unit, was_compiled=was_compiled)
+            Unit(name=unit, prefix=f"{unit}.", build=build_copy, was_compiled=was_compiled)
         )
     check_memory_apart(children, name)
     return Network(name=name, units=tuple(units))
@@ -234,17 +234,23 @@ def _whole(name: str, built: object) -> tuple[nn.Sequential, bool]:
     return built, was_compiled
 
 
-def _copy(child: nn.Module) -> nn.Module:
-    """A copy of a unit that was built with the whole."""
-    try:
-        return copy.deepcopy(child)
-    except Exception as error:
-        first_line, *_ = str(error).splitlines() or [""]
-        raise ValueError(
-            f"it can't be copied, which a guest is ({type(error).__name__}: {first_line}); keep"
-            " only parameters, buffers and modules in it: torch.nn.utils.parametrizations has"
-            " weight_norm and spectral_norm that can be copied"
-        ) from error
+@dataclass(frozen=True, eq=False)
+class _CopyOf:
+    """Builds a unit by copying the one that was built with the whole."""
+
+    child: nn.Module
+
+    def __call__(self) -> nn.Module:
+        try:
+            return copy.deepcopy(self.child)
+        except Exception as error:
+            first_line, *_ = str(error).splitlines() or [""]
+            raise ValueError(
+                f"it can't be copied, which a guest is ({type(error).__name__}: {first_line});"
+                " keep only parameters, buffers and modules in it:"
+                " torch.nn.utils.parametrizations has weight_norm and spectral_norm that can be"
+                " copied"
+            ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
