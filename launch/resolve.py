@@ -29,7 +29,7 @@ from models.heads import DEFAULT_HEAD_FEATURES
 from models.network import Network, UnitTrace, check_builds, compiled_remarks, trace_units
 from models.objectives import check_users_objective, load_objective
 from models.optimizers import load_optimizer
-from models.plugins import is_dotted
+from models.plugins import UsersError, is_dotted
 from models.registry import load_network
 from runtime.core.partition import Partition
 from runtime.faults import plan as faults
@@ -203,10 +203,20 @@ def _setting(
     return Setting(
         config=dataclasses.replace(config, decoder_depth=depth, window=window),
         network=network,
-        traces=trace_units(network, data.image_shape),
+        traces=_traces(network, data),
         image_shape=data.image_shape,
         num_classes=data.num_classes,
     )
+
+
+def _traces(network: Network, data: ImageData) -> list[UnitTrace]:
+    """Trace the units; if one raises, what is odd about the images may well be why."""
+    try:
+        return trace_units(network, data.image_shape)
+    except UsersError as error:
+        for remark in data.remarks:
+            error.add_note(f"note: {remark}")
+        raise
 
 
 def _with(config: RunConfig, **decided: object) -> ConcreteConfig:

@@ -98,6 +98,10 @@ def raw():
     images = 255 * torch.rand(12, 1, 16, 16)
     return images, torch.arange(12) % 3, images[:3], torch.arange(3)
 
+def channels_last():
+    images = torch.rand(12, 16, 16, 3)
+    return images, torch.arange(12) % 3, images, torch.arange(12) % 3
+
 def one():
     return torch.rand(1, 1, 16, 16), [0], torch.rand(1, 1, 16, 16), [0]
 
@@ -441,6 +445,14 @@ def test_a_unit_that_raises_keeps_its_traceback(users_module, lag):
         " input of shape (2, 256), float32: mat1 and mat2 shapes cannot be multiplied"
     )
     assert "forward" in [entry.name for entry in traceback.extract_tb(_origin(caught.value))]
+
+
+def test_a_unit_that_fails_on_odd_images_is_shown_what_is_odd(users_module):
+    """Channels-last images end in the first layer, before any note is printed."""
+    with pytest.raises(UsersError) as caught:
+        resolved(model=f"{users_module}:build", data=f"{users_module}:channels_last", batch_size=4)
+    (note,) = caught.value.__notes__
+    assert note.startswith("note: images are taken as 16 channels of 16x3; if 3 is their number")
 
 
 def _origin(error):
