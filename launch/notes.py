@@ -19,6 +19,7 @@ def notes_on(resolved: Resolved) -> list[str]:
         _measured(resolved),
         _slow_ties(resolved),
         _not_reproducible(resolved),
+        *resolved.remarks,
     )
     return [note for note in found if note is not None]
 

@@ -2,6 +2,7 @@
 
 Owns the defaults that depend on them, and every check that needs torch to be made; whatever a
 user can get wrong is a ConfigError from here or from launch.config, before any worker starts.
+What his own code raises is a models.plugins.UsersError.
 Must not start anything.
 """
 
@@ -24,16 +25,24 @@ from launch.environment import Environment
 from launch.link_choice import choose_link
 from launch.setting import Setting
 from models.data import ImageData, load_data, steps_per_epoch
-from models.network import Network, UnitTrace, trace_units
-from models.objectives import load_objective
+from models.heads import DEFAULT_HEAD_FEATURES
+from models.network import Network, UnitTrace, check_builds, compiled_remarks, trace_units
+from models.objectives import check_users_objective, load_objective
 from models.optimizers import load_optimizer
+from models.plugins import UsersError, is_dotted
 from models.registry import load_network
 from runtime.core.partition import Partition
 from runtime.faults import plan as faults
 from runtime.program import Tell, unheard
 
 DEFAULT_WORKERS = 4
-FACTS = ("image_shape", "num_classes", "num_train", "link_note")  # copied by dump as they are
+FACTS = (
+    "image_shape",
+    "num_classes",
+    "num_train",
+    "link_note",
+    "remarks",
+)  # copied by dump as they are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +65,8 @@ class Resolved:
     """A run that can start: its concrete config, and what that means for network and data.
 
     `measured`: what the cuts were chosen by where that was measured, which no other process can
-    find again. `link_note`: why the link is not the one that was asked for."""
+    find again. `link_note`: why the link is not the one that was asked for. `remarks`: what is odd
+    about the data and the network, which are looked at here alone."""
 
     config: ConcreteConfig
     partition: Partition
@@ -66,6 +76,7 @@ class Resolved:
     num_train: int
     measured: Costs | None = None
     link_note: str | None = None
+    remarks: tuple[str, ...] = ()
 
     @cached_property
     def traces(self) -> list[UnitTrace]:
@@ -120,6 +131,7 @@ def restore(text: str) -> Resolved:
         num_train=facts["num_train"],
         measured=None if facts["measured"] is None else Costs.from_dict(facts["measured"]),
         link_note=facts["link_note"],
+        remarks=tuple(facts["remarks"]),
     )
 
 
@@ -135,6 +147,8 @@ def _resolve(config: RunConfig, environment: Environment, tell: Tell) -> Resolve
     data = load_data(config.data, seed=config.seed, split=config.split)
     tell(f"building the network ({config.model})")
     network = load_network(config.model, data.image_shape, seed=config.seed)
+    if is_dotted(config.model):
+        check_builds(network)
     _check_names(config, data)
     num_train = len(data.train_labels)
     epochs, steps = _length(config, num_train)
@@ -175,6 +189,7 @@ def _resolve(config: RunConfig, environment: Environment, tell: Tell) -> Resolve
         num_train=num_train,
         measured=measured,
         link_note=link_note,
+        remarks=(*data.remarks, *compiled_remarks(network, setting.traces)),
     )
     worker_plans.check_retention(resolved)
     if config.snapshot_every is not None:
@@ -193,10 +208,20 @@ def _setting(
     return Setting(
         config=dataclasses.replace(config, decoder_depth=depth, window=window),
         network=network,
-        traces=trace_units(network, data.image_shape),
+        traces=_traces(network, data),
         image_shape=data.image_shape,
         num_classes=data.num_classes,
     )
+
+
+def _traces(network: Network, data: ImageData) -> list[UnitTrace]:
+    """Trace the units; if one raises, what is odd about the images may well be why."""
+    try:
+        return trace_units(network, data.image_shape)
+    except UsersError as error:
+        for remark in data.remarks:
+            error.add_note(f"note: {remark}")
+        raise
 
 
 def _with(config: RunConfig, **decided: object) -> ConcreteConfig:
@@ -206,7 +231,12 @@ def _with(config: RunConfig, **decided: object) -> ConcreteConfig:
 
 def _check_names(config: RunConfig, data: ImageData) -> None:
     """Make the objective and an optimizer once, for what they say about names and figures."""
-    load_objective(config.objective, temperature=config.temperature, num_classes=data.num_classes)
+    objective = load_objective(
+        config.objective, temperature=config.temperature, num_classes=data.num_classes
+    )
+    if is_dotted(config.objective):
+        width = objective.head_features or DEFAULT_HEAD_FEATURES
+        check_users_objective(config.objective, objective, (2 * config.batch_size, width))
     weight = torch.nn.Parameter(torch.zeros(1, 1))
     load_optimizer(config.optimizer, [weight], lr=config.lr, weight_decay=config.weight_decay)
 

@@ -15,6 +15,7 @@ from launch.costs import Cost, Costs
 from launch.setting import Setting
 from models.heads import build_head
 from models.optimizers import load_optimizer, step_optimizer
+from models.plugins import users_code
 
 REPEATS = 3  # after one to warm up; the median counts
 
@@ -42,14 +43,11 @@ def _measure(setting: Setting, device: torch.device) -> Costs:
             x_NCHW = x_NCHW.requires_grad_()
         return _time(module.to(device), x_NCHW, config.optimizer)
 
-    units = [
-        timed(
-            setting.network.build_unit(index, seed=config.seed),
-            *inputs[index],
-            needs_gradient=index > 0,
-        )
-        for index in range(len(traces))
-    ]
+    units = []
+    for index in range(len(traces)):
+        unit = setting.network.build_unit(index, seed=config.seed)
+        with users_code(setting.network.label(index), " as it was timed"):
+            units.append(timed(unit, *inputs[index], needs_gradient=index > 0))
     known: dict[tuple[Shape, int], Cost] = {}
     for trace in traces:
         for depth in config.decoder_depth:

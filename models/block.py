@@ -17,14 +17,16 @@ from torch import Tensor, nn
 
 from models import randomness
 from models.bad_numbers import BadSteps, all_finite
-from models.heads import build_head, pool
+from models.heads import build_head
 from models.host import copy_to_host, on_host
 from models.network import Network
 from models.objectives import Objective
 from models.optimizer_state import OptimizerState
 from models.optimizers import learning_rate, load_optimizer, step_optimizer
+from models.pooling import num_features, pool
 from models.probe import LinearProbe
 from models.ties import add_gradients, flat_gradients, flat_weights, pull
+from models.unit_module import own_tensors
 
 Tie = Literal["gradient", "elastic", "none"]
 Payload = tuple[Tensor, ...]
@@ -102,7 +104,7 @@ class LocalBlock:
         self._guest = nn.ModuleDict({str(i): build[i] for i in guest}).to(self.device)
         self._top_name = network.units[(*home, *guest)[-1]].name
         self._head = self._build_head(output_shape)
-        self.probe = LinearProbe(home_shape[0], num_classes)
+        self.probe = LinearProbe(num_features(home_shape), num_classes)
         self._lent = _parameters(self._home[str(i)] for i in lent)
         self._borrowed = _parameters(self._guest.values())
         self._trained = _parameters([self._home, self._guest, self._head])
@@ -197,9 +199,10 @@ class LocalBlock:
         assert self._output_NCHW is not None, "update follows forward"
         output_NCHW, self._output_NCHW = self._output_NCHW, None
         # Before the guest, which may work in place on what it is given.
-        features_ND = pool(output_NCHW.detach()).clone()
+        features_ND = pool(output_NCHW.detach().float()).clone()
         top_NCHW = self._run(self._guest, output_NCHW, step)
         randomness.seed_torch(self.recipe.seed, "head-dropout", unit=self._top_name, step=step)
+        top_NCHW = top_NCHW.to(next(self._head.parameters()).dtype)  # units may compute in others
         loss = self._objective(self._head(top_NCHW), self._labels_of_loss())
         if step in self._poisoned:
             loss = loss * math.nan
@@ -320,8 +323,8 @@ class LocalBlock:
         for part, units in (("home", self._home), ("guest", self._guest)):
             for index, module in units.items():
                 prefix = f"{part}/{self._units[int(index)].prefix}"
-                yield from ((prefix + name, tensor) for name, tensor in _own_tensors(module))
-        yield from ((f"head/{name}", tensor) for name, tensor in _own_tensors(self._head))
+                yield from ((prefix + name, tensor) for name, tensor in own_tensors(module))
+        yield from ((f"head/{name}", tensor) for name, tensor in own_tensors(self._head))
 
     def _buffers(self) -> list[Tensor]:
         modules = (self._home, self._guest, self._head)
@@ -330,15 +333,9 @@ class LocalBlock:
     def _unit_tensors(self, units: nn.ModuleDict) -> dict[str, list[str]]:
         members = ((self._units[int(index)], module) for index, module in units.items())
         return {
-            unit.name: [unit.prefix + name for name, _ in _own_tensors(module)]
+            unit.name: [unit.prefix + name for name, _ in own_tensors(module)]
             for unit, module in members
         }
-
-
-def _own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and buffers, also those that a state dict leaves out or names twice."""
-    yield from module.named_parameters()
-    yield from module.named_buffers()
 
 
 def _part(state: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:

@@ -18,16 +18,24 @@ from torch import Tensor
 from torch.nn import functional
 
 from models import randomness
-from models.dotted import is_dotted, load_function, unknown_name
+from models.arrays import LABELS, to_images, to_labels, value_range
+from models.plugins import call_function, is_dotted, unknown_name
 from models.views import DIGITS, GENERIC, ViewRanges
 
 NUM_SPLITS = 5
 SYNTHETIC_CLASSES = 10
+LEAST_BATCH = 2
+FARTHEST_VALUE = 10  # of standardised images; those of 0 to 16 or 255 have not been scaled
+FEW_CHANNELS = (1, 3, 4)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageData:
-    """Images (N, C, H, W) float32 in [0, 1] and labels (N,) int64, for training and held out."""
+    """Images (N, C, H, W) float32 in [0, 1] and labels (N,) int64, for training and held out.
+
+    Takes arrays and tensors of other types as models.arrays does; raises ValueError for what can't
+    be trained on. There may be no held-out images; no array is written to.
+    """
 
     train_images: Tensor
     train_labels: Tensor
@@ -38,27 +46,68 @@ class ImageData:
 
     def __post_init__(self) -> None:
         for part in ("train", "test"):
-            images, labels = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels")
-            if images.ndim != 4 or images.dtype != torch.float32:
-                raise ValueError(
-                    f"{part} images of shape {tuple(images.shape)}, {images.dtype}; give "
-                    "(N, C, H, W) float32 in [0, 1]"
-                )
-            if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
-                raise ValueError(
-                    f"{part} labels of shape {tuple(labels.shape)}, {labels.dtype} for "
-                    f"{len(images)} images; give one int64 label an image, -1 where unknown"
-                )
-            if len(labels) and not -1 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
-                raise ValueError(
-                    f"{part} labels from {int(labels.min())} to {int(labels.max())} for "
-                    f"{self.num_classes} classes; number the classes from 0, -1 where unknown"
-                )
+            self._take(part)
+        if not self.test_images.numel():
+            none_NCHW = self.train_images.new_empty(0, *self.image_shape)
+            object.__setattr__(self, "test_images", none_NCHW)
         if self.train_images.shape[1:] != self.test_images.shape[1:]:
             raise ValueError(
                 f"train images of shape {self.image_shape}, test images of shape "
                 f"{tuple(self.test_images.shape[1:])}; give both the same"
             )
+
+    def _take(self, part: str) -> None:
+        """Put tensors in the place of what was given for a split, and check them."""
+        images = to_images(getattr(self, f"{part}_images"), f"{part} images")
+        if part == "train" and not images.numel():
+            shape = tuple(images.shape)
+            raise ValueError(f"there are no training images (shape {shape}); give (N, C, H, W)")
+        labels = to_labels(getattr(self, f"{part}_labels"), f"{part} labels")
+        if len(labels) != len(images):
+            raise ValueError(
+                f"{part} labels of shape {tuple(labels.shape)} for {len(images)} images; {LABELS}"
+            )
+        if len(labels) and not -1 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
+            raise ValueError(
+                f"{part} labels from {int(labels.min())} to {int(labels.max())} for "
+                f"{self.num_classes} classes; number the classes from 0, -1 where unknown"
+            )
+        object.__setattr__(self, f"{part}_images", images)  # frozen for everyone else
+        object.__setattr__(self, f"{part}_labels", labels)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What is odd about the data though it can be trained on, in short sentences."""
+        found = (self._range_remark(), self._axes_remark(), self._labels_remark())
+        return [remark for remark in found if remark is not None]
+
+    def _range_remark(self) -> str | None:
+        low, high = value_range(self.train_images)
+        if max(-low, high) <= FARTHEST_VALUE:
+            return None
+        return (
+            f"train images hold values from {low:g} to {high:g}, and their views are drawn for"
+            " [0, 1]: scale them, or give uint8, which is scaled"
+        )
+
+    def _axes_remark(self) -> str | None:
+        num_channels, height, width = self.image_shape
+        if width not in FEW_CHANNELS or num_channels in FEW_CHANNELS or height <= width:
+            return None
+        return (
+            f"images are taken as {num_channels} channels of {height}x{width}; if {width} is their"
+            " number of channels, give images.transpose(0, 3, 1, 2), a tensor's permute"
+        )
+
+    def _labels_remark(self) -> str | None:
+        num_classes = len(self.train_labels[self.train_labels >= 0].unique())
+        num_held_out = int((self.test_labels >= 0).sum())
+        if num_classes >= 2 and num_held_out:
+            return None
+        return (
+            f"{num_classes} classes among the train labels, {num_held_out} labelled test images:"
+            " the run won't be evaluated at its end, for which it takes at least 2 and 1"
+        )
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -90,9 +139,15 @@ def load_data(name: str, *, seed: int, split: int = 0) -> ImageData:
 
 def steps_per_epoch(num_train: int, batch_size: int) -> int:
     """Return the number of full batches; the last partial one is dropped."""
-    if not 1 <= batch_size <= num_train:
+    if num_train < LEAST_BATCH:
         raise ValueError(
-            f"batch size {batch_size} for {num_train} training images; choose from 1 to {num_train}"
+            f"{num_train} training image; at least {LEAST_BATCH} are needed, since a contrastive"
+            " loss tells an image's other view from other images'"
+        )
+    if not LEAST_BATCH <= batch_size <= num_train:
+        raise ValueError(
+            f"batch size {batch_size} for {num_train} training images; choose from {LEAST_BATCH} "
+            f"to {num_train}"
         )
     return num_train // batch_size
 
@@ -187,21 +242,25 @@ def _blobs(rng: np.random.Generator, num_channels: int, height: int, width: int)
 
 
 def _users(name: str) -> ImageData:
-    data = load_function(name, "data")()
+    data = call_function(name, "data")
     if isinstance(data, ImageData):
         return data
     if not (isinstance(data, tuple) and len(data) == 4):
-        kind = type(data).__name__
+        kind = type(data).__name__ + (f" of {len(data)}" if isinstance(data, tuple) else "")
         raise ValueError(
             f"data {name!r} returned a {kind}; return ImageData, or a tuple (train_images, "
             "train_labels, test_images, test_labels)"
         )
-    train_images, train_labels, test_images, test_labels = map(torch.as_tensor, data)
-    highest = [int(labels.max()) for labels in (train_labels, test_labels) if labels.numel()]
-    return ImageData(
-        train_images=train_images,
-        train_labels=train_labels,
-        test_images=test_images,
-        test_labels=test_labels,
-        num_classes=max(highest, default=-1) + 1,
-    )
+    try:
+        train_labels = to_labels(data[1], "train labels")
+        test_labels = to_labels(data[3], "test labels")
+        highest = [int(labels.max()) for labels in (train_labels, test_labels) if labels.numel()]
+        return ImageData(
+            train_images=data[0],
+            train_labels=train_labels,
+            test_images=data[2],
+            test_labels=test_labels,
+            num_classes=max(highest, default=-1) + 1,
+        )
+    except ValueError as error:
+        raise ValueError(f"data {name!r}: {error}") from error

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.data import ImageData
-from models.heads import pool
 from models.network import Network, Plain, build_plain
+from models.pooling import pool
 
 NUM_NEIGHBOURS = 20
 KNN_TEMPERATURE = 0.07

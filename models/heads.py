@@ -1,9 +1,9 @@
 """Heads: what a block puts on top of its units to reach its local objective (LoCo: decoders).
 
-Owns pooling, the head's layers, and what they take. Knows nothing of which objective follows; the
+Owns the head's layers, and what they take. Knows nothing of which objective follows; the
 caller seeds the weights' draw and builds the head.
 
-Shapes: N samples, C channels, H height, W width, F features.
+Shapes: N samples, C channels, H height, W width, F features; L positions of D features.
 """
 
 import math
@@ -14,14 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.pooling import num_features, pool
 from models.resnet import ResidualBlock
 
 DEFAULT_HEAD_FEATURES = 64
-
-
-def pool(x: Tensor) -> Tensor:
-    """Average over all positions: (N, C, H, W) -> (N, C); (N, F) is returned as it is."""
-    return x.mean(dim=tuple(range(2, x.ndim))) if x.ndim > 2 else x
 
 
 class Pool(nn.Module):
@@ -55,27 +51,32 @@ def build_head(
 ) -> nn.Module:
     """Build `depth` residual blocks, global average pool and a 2-layer MLP.
 
-    `in_shape` is one sample's, (C, H, W) or (F,). Deeper heads are half of LoCo's gain over
-    isolated blocks (arXiv 2008.01342). Raises ValueError for sizes that cannot be.
+    `in_shape` is one sample's, (C, H, W), (F,) or (L, D). A sequence is pooled first: its residual
+    layers work on the D features of its average, not on each position. Deeper heads are half of
+    LoCo's gain over isolated blocks (arXiv 2008.01342). Raises ValueError for sizes that cannot
+    be.
     """
-    if len(in_shape) not in (1, 3):
-        raise ValueError(f"head on activations of shape {in_shape}; give (C, H, W) or (F,)")
     if min(hidden, out_features) < 1 or depth < 0:
         raise ValueError(
             f"head of hidden={hidden}, out_features={out_features}, depth={depth}; widths must "
             "be at least 1 and the depth at least 0"
         )
-    width = in_shape[0]
+    width = num_features(in_shape)
     layers: list[nn.Module] = []
     for _ in range(depth):
         layers.append(ResidualBlock(width, width) if len(in_shape) == 3 else ResidualLayer(width))
+    layers.insert(0 if _pools_first(in_shape) else depth, Pool())
     layers += [
-        Pool(),
         nn.Linear(width, hidden),
         nn.ReLU(inplace=True),
         nn.Linear(hidden, out_features),
     ]
     return nn.Sequential(*layers)
+
+
+def _pools_first(in_shape: tuple[int, ...]) -> bool:
+    """Whether it is a sequence."""
+    return len(in_shape) == 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,15 +98,17 @@ def trace_head(
 
     Every convolution is of stride 1 and padded, so each weight meets each position once; a
     residual block keeps four tensors of its input's size (two before BatchNorm, two after ReLU).
+    Of a sequence, that is pooled first, the residual layers have one position.
     """
     with torch.device("meta"):  # only its sizes are wanted
         head = build_head(in_shape=in_shape, depth=depth, out_features=out_features)
-    positions = math.prod(in_shape[1:])
+    width = num_features(in_shape)
+    positions = 1 if _pools_first(in_shape) else math.prod(in_shape[1:])
     convolutions = [m.weight.numel() for m in head.modules() if isinstance(m, nn.Conv2d)]
     linears = [m for m in head.modules() if isinstance(m, nn.Linear)]
     perceptron = linears[-2:]
-    of_input = 4 * depth * math.prod(in_shape)
-    pooled = in_shape[0] if len(in_shape) > 1 else 0
+    of_input = 4 * depth * width * positions
+    pooled = width if len(in_shape) > 1 else 0
     of_perceptron = pooled + sum(m.out_features for m in perceptron)
     return HeadTrace(
         num_trainable=sum(p.numel() for p in head.parameters()),

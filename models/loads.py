@@ -6,10 +6,10 @@ Owns the counting. Knows nothing of blocks, or of where a network is cut.
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.flops import FlopCount
-from models.network import NUM_BLANKS, Network
+from models.network import NUM_BLANKS, Network, run_unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,16 +30,17 @@ def count_loads(network: Network, image_shape: tuple[int, int, int]) -> list[Uni
     """
     loads = []
     x_BCHW = torch.zeros(NUM_BLANKS, *image_shape)
-    for index, unit in enumerate(network.units):
+    for index in range(len(network.units)):
         if index and x_BCHW.is_floating_point():
             x_BCHW = x_BCHW.requires_grad_().clone()  # no leaf: the unit may work in place on it
-        load, x_BCHW = _count(unit.build(), x_BCHW)
+        load, x_BCHW = _count(network, index, x_BCHW)
         loads.append(load)
     return loads
 
 
-def _count(module: nn.Module, x_BCHW: Tensor) -> tuple[UnitLoad, Tensor]:
+def _count(network: Network, index: int, x_BCHW: Tensor) -> tuple[UnitLoad, Tensor]:
     """Run one unit; return also what it gave, detached."""
+    module = network.make_unit(index)
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -52,7 +53,7 @@ def _count(module: nn.Module, x_BCHW: Tensor) -> tuple[UnitLoad, Tensor]:
         FlopCount() as counter,
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
     ):
-        y_BCHW = module(x_BCHW)
+        y_BCHW = run_unit(network, index, module, x_BCHW)
     keep(y_BCHW)
     weights = [*module.parameters(), *module.buffers()]
     for tensor in (x_BCHW, *weights):

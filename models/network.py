@@ -5,14 +5,23 @@ module. Knows nothing of blocks, losses or where a network is cut.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from models import randomness
+from models.plugins import users_code
+from models.pooling import pool
+from models.unit_module import (
+    check_memory_apart,
+    check_module,
+    check_output,
+    memory_of,
+    own_tensors,
+    uncompiled,
+)
 
 NUM_BLANKS = 2  # images that are sent through a network to see what it does
 
@@ -23,11 +32,13 @@ class Unit:
 
     `prefix` is what precedes the unit's entries in the plain network's state dict ("" or
     "layer1.0."); `build` makes the module, drawing its weights from torch's global generator.
+    `was_compiled`: torch.compile has been taken off what it makes.
     """
 
     name: str
     prefix: str
     build: Callable[[], nn.Module]
+    was_compiled: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +64,71 @@ class Network:
 
     def build_unit(self, index: int, *, seed: int) -> nn.Module:
         """Build one unit with weights that depend only on (seed, unit name)."""
-        unit = self.units[index]
-        randomness.seed_torch(seed, "init", unit=unit.name)
-        return unit.build()
+        randomness.seed_torch(seed, "init", unit=self.units[index].name)
+        return self.make_unit(index)
+
+    def make_unit(self, index: int) -> nn.Module:
+        """Build one unit with whatever weights torch's generator draws next."""
+        return _build(self, index)[0]
+
+    def label(self, index: int) -> str:
+        """Name a unit in errors."""
+        return _label(self.units[index].name, index, len(self.units), self.name)
+
+
+def _label(unit: str, index: int, num_units: int, network: str) -> str:
+    return f"unit {unit!r} ({index + 1} of {num_units}) of model {network!r}"
+
+
+def _build(network: Network, index: int) -> tuple[nn.Module, bool]:
+    """Build a unit as a plain module on the CPU; tell whether torch.compile had to be taken off.
+
+    Raises ValueError for a module that no block can hold, UsersError if the build raises.
+    """
+    unit, who = network.units[index], network.label(index)
+    with users_code(who, " as it was built"):
+        built = unit.build()
+    check_module(built, who)
+    module, was_compiled = uncompiled(built)
+    return _on_cpu(module), was_compiled or unit.was_compiled
+
+
+def _on_cpu(module: nn.Module) -> nn.Module:
+    on_gpu = any(tensor.is_cuda for _, tensor in own_tensors(module))
+    return module.cpu() if on_gpu else module
+
+
+def check_builds(network: Network) -> None:
+    """Raise ValueError if units share memory, or one that is built twice is one module.
+
+    Blocks would write one another's weights. Takes the memory of the whole network, but for units
+    that are copies of an nn.Sequential's children, which are apart.
+    """
+    indices = [i for i, unit in enumerate(network.units) if not isinstance(unit.build, _CopyOf)]
+    built = [(network.units[index].name, network.make_unit(index)) for index in indices]
+    for index, (_, module) in zip(indices, built, strict=True):
+        again = memory_of(network.make_unit(index))
+        for address, name in memory_of(module).items():
+            if address in again:
+                raise ValueError(
+                    f"{network.label(index)} gives the same {name!r} each time that it is built;"
+                    " make a new module in `build`, since blocks hold copies of a unit"
+                )
+    check_memory_apart(built, network.name)
+
+
+def run_unit(network: Network, index: int, module: nn.Module, x_BCHW: Tensor) -> Tensor:
+    """Send a batch through a unit that was built.
+
+    Raises ValueError for an output on which no block can end, UsersError if the unit raises.
+    """
+    who = network.label(index)
+    num_images = len(x_BCHW)
+    form = f"shape {tuple(x_BCHW.shape)}, {_name(x_BCHW.dtype)}"
+    with users_code(who, f" on an input of {form}"):
+        y_BCHW: Tensor = module(x_BCHW)
+    check_output(y_BCHW, who, num_images)
+    return y_BCHW
 
 
 class Plain(nn.Module):
@@ -89,7 +162,7 @@ class Plain(nn.Module):
             x = module(x)
         if not self.classifies:
             return x
-        logits: Tensor = self.get_submodule("fc")(x.flatten(2).mean(2) if x.ndim > 2 else x)
+        logits: Tensor = self.get_submodule("fc")(pool(x))
         return logits
 
 
@@ -123,26 +196,61 @@ def from_sequential(name: str, build: Callable[[], object], *, seed: int) -> Net
     """Make a network of a user's nn.Sequential: each child is a unit.
 
     The module is built once, as one piece, since its children cannot be built apart; a unit
-    asked for later is a copy. Raises ValueError where `build` returns anything else.
+    asked for later is a copy. Raises ValueError if `build` returns anything else, or its children
+    can't be cut apart.
     """
     randomness.seed_torch(seed, "init", unit=name)
-    whole = build()
-    if not isinstance(whole, nn.Sequential):
-        kind = type(whole).__name__
-        raise ValueError(f"model {name!r} built a {kind}; an nn.Sequential is needed, to be cut")
-
-    units = [
-        Unit(name=child_name, prefix=f"{child_name}.", build=partial(copy.deepcopy, child))
-        for child_name, child in whole._modules.items()  # all of them: one may stand twice
-        if child is not None
-    ]
-    of_units = [parameter for child in whole for parameter in set(child.parameters())]
-    if len(set(of_units)) < len(of_units):
-        raise ValueError(
-            f"model {name!r} uses a parameter in two of its units, which can't be cut apart; give"
-            " each unit its own"
+    whole, was_compiled = _whole(name, build())
+    children = [(unit, child) for unit, child in whole._modules.items() if child is not None]
+    units = []
+    for index, (unit, child) in enumerate(children):  # all of them: one may stand twice
+        who = _label(unit, index, len(children), name)
+        check_module(child, who)
+        build_copy = _CopyOf(child)
+        units.append(
+            Unit(name=unit, prefix=f"{unit}.", build=build_copy, was_compiled=was_compiled)
         )
+    check_memory_apart(children, name)
     return Network(name=name, units=tuple(units))
+
+
+def _whole(name: str, built: object) -> tuple[nn.Sequential, bool]:
+    """The plain nn.Sequential, and whether torch.compile had to be taken off."""
+    if isinstance(built, type):
+        kind = built.__name__
+        raise ValueError(f"model {name!r} gave the class {kind} itself; return {kind}(...)")
+    kind, was_compiled = type(built).__name__, False
+    if isinstance(built, nn.Module):
+        built, was_compiled = uncompiled(built)
+    if not isinstance(built, nn.Sequential):
+        raise ValueError(f"model {name!r} built a {kind}; an nn.Sequential is needed, to be cut")
+    if type(built).forward is not nn.Sequential.forward:
+        raise ValueError(
+            f"model {name!r} built a {kind} with a forward of its own, which is lost where it is"
+            " cut; move it into the units"
+        )
+    if not len(built):
+        raise ValueError(f"model {name!r} built an empty nn.Sequential; each child is a unit")
+    return built, was_compiled
+
+
+@dataclass(frozen=True, eq=False)
+class _CopyOf:
+    """Builds a unit by copying the one that was built with the whole."""
+
+    child: nn.Module
+
+    def __call__(self) -> nn.Module:
+        try:
+            return copy.deepcopy(self.child)
+        except Exception as error:
+            first_line, *_ = str(error).splitlines() or [""]
+            raise ValueError(
+                f"it can't be copied, which a guest is ({type(error).__name__}: {first_line});"
+                " keep only parameters, buffers and modules in it:"
+                " torch.nn.utils.parametrizations has weight_norm and spectral_norm that can be"
+                " copied"
+            ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +259,7 @@ class UnitTrace:
 
     Dtypes are torch's names, such as "float32"; a unit that trains nothing has none of its own.
     `writes_input`: it works in place on its input; `passes_input`: its output is its input's
-    memory. Both are unknown, and False, for the first unit.
+    memory. Both are unknown, and False, for the first unit. `was_compiled`: see Unit.
     """
 
     num_trainable: int
@@ -160,18 +268,24 @@ class UnitTrace:
     output_dtype: str
     writes_input: bool = False
     passes_input: bool = False
+    was_compiled: bool = False
 
 
 def trace_units(network: Network, image_shape: tuple[int, int, int]) -> list[UnitTrace]:
     """Send two blank images (C, H, W) through the network, a unit at a time.
 
+    Raises ValueError for a unit that no block can hold or end on, UsersError for one that raises.
     On the CPU, where that takes milliseconds: the meta device, which would run nothing, first
     imports torch's compiler (1.3 s of every worker's start).
     """
     traces = []
     before: Tensor | None = None
     version = 0
-    for module, x_BCHW in run_units(network, image_shape):
+    x_BCHW = torch.zeros(NUM_BLANKS, *image_shape)
+    for index in range(len(network.units)):
+        module, was_compiled = _build(network, index)
+        with torch.no_grad():  # but in training mode
+            x_BCHW = run_unit(network, index, module, x_BCHW)
         trainable = [p for p in module.parameters() if p.requires_grad]
         traces.append(
             UnitTrace(
@@ -181,10 +295,23 @@ def trace_units(network: Network, image_shape: tuple[int, int, int]) -> list[Uni
                 output_dtype=_name(x_BCHW.dtype),
                 writes_input=before is not None and before._version != version,
                 passes_input=before is not None and _memory(before) == _memory(x_BCHW),
+                was_compiled=was_compiled,
             )
         )
         before, version = x_BCHW, x_BCHW._version
     return traces
+
+
+def compiled_remarks(network: Network, traces: Sequence[UnitTrace]) -> list[str]:
+    """What to say of units from which torch.compile was taken off: one sentence, or none."""
+    pairs = zip(network.units, traces, strict=True)
+    names = ", ".join(unit.name for unit, trace in pairs if trace.was_compiled)
+    if not names:
+        return []
+    return [
+        f"model {network.name!r} is compiled (units {names}) and runs here without torch.compile,"
+        " since a block's bits must not depend on where the network is cut"
+    ]
 
 
 def write_input(units: Iterable[UnitTrace]) -> bool:
@@ -199,19 +326,6 @@ def write_input(units: Iterable[UnitTrace]) -> bool:
 
 def _memory(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
-
-
-def run_units(
-    network: Network, image_shape: tuple[int, int, int]
-) -> Iterator[tuple[nn.Module, Tensor]]:
-    """Send blank images through, in training mode but without gradients: each unit's module and
-    what it gave."""
-    x_BCHW = torch.zeros(NUM_BLANKS, *image_shape)
-    for unit in network.units:
-        module = unit.build()
-        with torch.no_grad():
-            x_BCHW = module(x_BCHW)
-        yield module, x_BCHW
 
 
 def _name(dtype: torch.dtype) -> str:

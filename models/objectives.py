@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.dotted import is_dotted, load_function, unknown_name
+from models.plugins import call_function, is_dotted, unknown_name, users_code
 
 
 @runtime_checkable
@@ -99,7 +99,7 @@ def load_objective(name: str, *, temperature: float, num_classes: int) -> Object
     if not is_dotted(name):
         raise unknown_name(name, "objective", NAMES)
 
-    objective = load_function(name, "objective")(temperature=temperature, num_classes=num_classes)
+    objective = call_function(name, "objective", temperature=temperature, num_classes=num_classes)
     if not isinstance(objective, Objective):
         kind = type(objective).__name__
         raise ValueError(
@@ -107,6 +107,27 @@ def load_objective(name: str, *, temperature: float, num_classes: int) -> Object
             "uses_labels and head_features"
         )
     return objective
+
+
+def check_users_objective(name: str, objective: Objective, shape: tuple[int, int]) -> None:
+    """Call a user's objective once on random projections (2B, D), as a block's step will.
+
+    Raises UsersError if it raises, and ValueError unless it returns a loss that can be followed.
+    """
+    projections_2BD = torch.randn(shape, requires_grad=True)
+    labels_B = torch.full((shape[0] // 2,), 0 if objective.uses_labels else -1)
+    with users_code(f"objective {name!r}", f" on projections of shape {shape}"):
+        loss: object = objective(projections_2BD, labels_B)
+    found = type(loss).__name__
+    if isinstance(loss, Tensor):
+        if loss.numel() == 1 and loss.requires_grad:
+            return
+        found = f"tensor of shape {tuple(loss.shape)}"
+        found += "" if loss.requires_grad else " without a gradient"
+    raise ValueError(
+        f"objective {name!r} returned a {found} for projections of shape {shape}; it must return"
+        " one number, a tensor that depends on the projections"
+    )
 
 
 def _num_images(projections_2BD: Tensor) -> int:

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch.nn import Parameter
 
-from models.dotted import is_dotted, load_function, unknown_name
+from models.plugins import call_function, is_dotted, unknown_name
 
 Schedule = Literal["constant", "cosine"]
 
@@ -40,7 +40,7 @@ def load_optimizer(
     if not is_dotted(name):
         raise unknown_name(name, "optimizer", NAMES)
 
-    optimizer = load_function(name, "optimizer")(groups, lr=lr)
+    optimizer = call_function(name, "optimizer", groups, lr=lr)
     if not isinstance(optimizer, torch.optim.Optimizer):
         kind = type(optimizer).__name__
         raise ValueError(f"optimizer {name!r} made a {kind}; a torch.optim.Optimizer is needed")

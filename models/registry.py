@@ -8,9 +8,9 @@ import math
 from collections.abc import Callable
 
 from models import randomness
-from models.dotted import check_call, is_dotted, load_function, unknown_name
 from models.mlp import mlp
 from models.network import Network, from_sequential
+from models.plugins import call_function, is_dotted, unknown_name
 from models.resnet import resnet, small_resnet
 
 ImageShape = tuple[int, int, int]
@@ -38,10 +38,8 @@ def load_network(name: str, image_shape: ImageShape, *, seed: int) -> Network:
             raise unknown_name(name, "model", NETWORKS)
         return NETWORKS[name](image_shape)
 
-    build = load_function(name, "model")
-    check_call(build, name, "model")
     randomness.seed_torch(seed, "init", unit=name)
-    built = build()
+    built = call_function(name, "model")
     if isinstance(built, Network):
         return built
     return from_sequential(name, lambda: built, seed=seed)

@@ -1,18 +1,22 @@
 """What a configuration becomes on a given machine, and what is refused before anything starts."""
 
 import sys
+import traceback
 
 import pytest
 
 from launch.config import ConfigError, RunConfig, parse, to_toml
 from launch.environment import Environment
-from launch.resolve import ConcreteConfig, Resolved, resolve
+from launch.notes import notes_on
+from launch.resolve import ConcreteConfig, Resolved, dump, resolve, restore
+from models.plugins import UsersError
 
 from .environs import TORCHRUN
 
 USERS_MODULE = """
 import torch
 from torch import nn
+from models.network import Network, Unit
 
 def build():
     return nn.Sequential(nn.Flatten(), nn.Linear(256, 8), nn.ReLU())
@@ -42,6 +46,79 @@ def build_mixed():
 
 def build_linear():
     return nn.Linear(256, 8)
+
+class Pair(nn.Module):
+    def forward(self, x):
+        return x, x
+
+class Spectral(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.filters = nn.Parameter(torch.ones(129, dtype=torch.complex64))
+
+    def forward(self, x):
+        return torch.fft.irfft(torch.fft.rfft(x) * self.filters)
+
+def build_pair():
+    return nn.Sequential(nn.Flatten(), Pair())
+
+def build_spectral():
+    return nn.Sequential(nn.Flatten(), Spectral(), Spectral(), Spectral())
+
+def build_ill_fitting():
+    return nn.Sequential(nn.Flatten(), nn.Linear(255, 8))
+
+LAYER = nn.Linear(256, 256)
+
+def build_one_layer():
+    units = tuple(Unit(name=n, prefix=n, build=lambda: LAYER) for n in ("a.", "b."))
+    return Network(name="one layer", units=units)
+
+class OptimizedModule(nn.Module):  # as torch.compile's
+    def __init__(self, module):
+        super().__init__()
+        self._orig_mod = module
+
+def build_compiled():
+    return nn.Sequential(nn.Flatten(), OptimizedModule(nn.Linear(256, 8)))
+
+def transformer():
+    class Patches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Conv2d(1, 8, 4, 4)
+
+        def forward(self, x):
+            return self.embed(x).flatten(2).mT
+
+    def layer():
+        return nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+
+    return nn.Sequential(Patches(), layer(), layer())
+
+def raw():
+    images = 255 * torch.rand(12, 1, 16, 16)
+    return images, torch.arange(12) % 3, images[:3], torch.arange(3)
+
+def channels_last():
+    images = torch.rand(12, 16, 16, 3)
+    return images, torch.arange(12) % 3, images, torch.arange(12) % 3
+
+def one():
+    return torch.rand(1, 1, 16, 16), [0], torch.rand(1, 1, 16, 16), [0]
+
+def hole():
+    images, labels, test_images, test_labels = twelve()
+    test_images = test_images.clone()
+    test_images[2, 0, 3, 3] = torch.nan
+    return images, labels, test_images, test_labels
+
+class PerImage:
+    uses_labels = False
+    head_features = None
+    def __init__(self, **given): pass
+    def __call__(self, projections_2BD, labels_B):
+        return projections_2BD.sum(1)
 
 def twelve():
     images = torch.rand(12, 1, 16, 16)
@@ -228,7 +305,7 @@ def test_an_address_that_others_cannot_reach_is_refused():
 
 
 def test_units_that_share_a_parameter_cannot_be_cut_apart(users_module):
-    assert "uses a parameter in two of its units" in refusal(
+    assert "shares memory between two of its units" in refusal(
         model=f"{users_module}:build_shared", workers=2
     )
 
@@ -297,7 +374,7 @@ def test_end_to_end_is_one_block_with_the_top_blocks_decoder():
         (
             {"batch_size": 2000},
             machine(),
-            "batch size 2000 for 1437 training images; choose from 1 to 1437",
+            "batch size 2000 for 1437 training images; choose from 2 to 1437",
         ),
     ],
 )
@@ -339,6 +416,81 @@ def test_a_users_model_of_one_unit_runs_in_one_worker(users_module):
     message = refusal(model=f"{users_module}:build_linear")
     assert "an nn.Sequential is needed" in message
     assert resolved(model=f"{users_module}:build", decoder_depth=(0,)).config.workers == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"model": "build_pair"},
+            "(2 of 2) of model 'users_module:build_pair' returned a tuple",
+        ),
+        ({"model": "build_one_layer"}, "gives the same 'weight' each time that it is built"),
+        ({"data": "one"}, "1 training image; at least 2 are needed"),
+        ({"data": "hole"}, "data 'users_module:hole': 1 of 3 test images hold values that are not"),
+        ({"objective": "PerImage"}, "returned a tensor of shape (128,) for projections of shape"),
+    ],
+)
+def test_what_users_code_gives_is_refused_in_a_line(users_module, settings, message):
+    """Each of these came to light in a worker, after restarts, or at the end of the run."""
+    settings = {key: f"{users_module}:{name}" for key, name in settings.items()}
+    assert message in refusal(**settings)
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_a_unit_that_raises_keeps_its_traceback(users_module, lag):
+    """The commonest slip, a layer of another size than its input, named no unit."""
+    with pytest.raises(UsersError) as caught:
+        resolved(model=f"{users_module}:build_ill_fitting", lag=lag)
+    assert str(caught.value).startswith(
+        "unit '1' (2 of 2) of model 'users_module:build_ill_fitting' raised RuntimeError on an"
+        " input of shape (2, 256), float32: mat1 and mat2 shapes cannot be multiplied"
+    )
+    assert "forward" in [entry.name for entry in traceback.extract_tb(_origin(caught.value))]
+
+
+def test_a_unit_that_fails_on_odd_images_is_shown_what_is_odd(users_module):
+    """Channels-last images end in the first layer, before any note is printed."""
+    with pytest.raises(UsersError) as caught:
+        resolved(model=f"{users_module}:build", data=f"{users_module}:channels_last", batch_size=4)
+    (note,) = caught.value.__notes__
+    assert note.startswith("note: images are taken as 16 channels of 16x3; if 3 is their number")
+
+
+def _origin(error):
+    return error.__cause__.__traceback__
+
+
+@pytest.mark.parametrize("cuts", [None, "profiled"])
+def test_a_transformer_is_cut(users_module, cuts):
+    run = resolved(model=f"{users_module}:transformer", workers=2, cuts=cuts, batch_size=2)
+    assert [trace.output_shape for trace in run.traces] == [(16, 8)] * 3
+
+
+def test_complex_parameters_are_tied(users_module):
+    run = resolved(model=f"{users_module}:build_spectral", workers=2, tie="gradient")
+    assert run.traces[1].trainable_dtypes == {"complex64"}
+
+
+def test_what_is_odd_is_told_wherever_the_run_is_restored(users_module):
+    """Only the coordinator loads the data, and so only it can see that they are not scaled."""
+    names = {"model": f"{users_module}:build_compiled", "data": f"{users_module}:raw"}
+    run = resolved(**names, batch_size=4, workers=1)
+    values, compiled = notes_on(restore(dump(run)))
+    assert values.startswith("train images hold values from 0")
+    assert "is compiled (units 0, 1) and runs here without torch.compile" in compiled
+
+
+def test_a_users_package_named_models_is_named_by_its_path(tmp_path, monkeypatch):
+    """launch/pipeline.py --model models.net:build found this project's models, and no net."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/__init__.py").touch()
+    (tmp_path / "models/net.py").write_text(USERS_MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert refusal(model="models.net:build").endswith("--model models/net.py:build")
+    run = resolved(model="models/net.py:build", workers=2, decoder_depth=(0,))
+    assert len(restore(dump(run)).network.units) == 3
 
 
 def test_environment_reads_what_torchrun_sets(monkeypatch):

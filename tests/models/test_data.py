@@ -8,6 +8,7 @@ from models.data import ImageData, batch_indices, load_data, steps_per_epoch
 from models.views import DIGITS, GENERIC
 
 MODULE = """
+from typing import NamedTuple
 import torch
 from models.data import ImageData
 
@@ -22,6 +23,25 @@ def whole():
 
 def nothing():
     return None
+
+class Four(NamedTuple):
+    a: object
+    b: object
+    c: object
+    d: object
+
+def named():
+    return Four(*parts())
+
+def three():
+    return parts()[:3]
+
+def needs_path(path):
+    return parts()
+
+def direct():
+    return ImageData(train_images=IMAGES, train_labels=LABELS, test_images=IMAGES,
+                     test_labels=["cat"] * 6, num_classes=3)
 
 def swapped():
     return IMAGES, IMAGES[:2], LABELS, LABELS[:2]
@@ -78,6 +98,7 @@ def test_a_users_function_gives_tensors_or_all():
     data = load_data("own_data:parts", seed=0)
     assert (data.num_classes, data.views) == (3, GENERIC)
     assert load_data("own_data:whole", seed=0).num_classes == 5
+    assert load_data("own_data:named", seed=0).num_classes == 3
 
 
 @pytest.mark.usefixtures("own_module")
@@ -85,7 +106,10 @@ def test_a_users_function_gives_tensors_or_all():
     ("name", "message"),
     [
         ("own_data:nothing", "returned a NoneType"),
-        ("own_data:swapped", "train labels of shape"),
+        ("own_data:three", r"returned a tuple of 3; return ImageData, or a tuple \(train_images"),
+        ("own_data:swapped", "data 'own_data:swapped': train labels of shape"),
+        ("own_data:direct", "data 'own_data:direct': test labels are strings"),
+        ("own_data:needs_path", "is called with no argument: missing a required argument: 'path'"),
         ("own_data:hole", "did you mean 'whole'"),
         ("digit", "did you mean 'digits'"),
         ("synthetic", "such as synthetic:3x32x32x1024"),
@@ -121,9 +145,8 @@ def image_data(**changes):
     ("changes", "message"),
     [
         ({"train_images": torch.rand(3, 4, 4)}, r"\(N, C, H, W\) float32"),
-        ({"train_images": torch.ones(3, 1, 4, 4, dtype=torch.uint8)}, "float32"),
+        ({"train_images": []}, "there are no training images"),
         ({"test_labels": torch.tensor([0, 1])}, "one int64 label an image"),
-        ({"test_labels": torch.tensor([0.0, 1.0, 1.0])}, "one int64 label an image"),
         ({"test_labels": torch.tensor([0, 1, 2])}, "number the classes from 0"),
         ({"test_labels": torch.tensor([0, 1, -2])}, "number the classes from 0"),
         ({"test_images": torch.rand(3, 1, 4, 5)}, "give both the same"),
@@ -152,7 +175,47 @@ def test_a_batch_does_not_depend_on_the_ones_before_it():
     assert not np.array_equal(batch_indices(50, 5, 123, seed=1), late)
 
 
-@pytest.mark.parametrize("batch_size", [0, 11])
-def test_a_batch_larger_than_the_data_is_refused(batch_size):
-    with pytest.raises(ValueError, match="choose from 1 to 10"):
+@pytest.mark.parametrize("batch_size", [0, 1, 11])
+def test_a_batch_that_the_data_cannot_fill_is_refused(batch_size):
+    with pytest.raises(ValueError, match="choose from 2 to 10"):
         batch_indices(10, batch_size, 0, seed=0)
+
+
+def test_one_image_is_too_few():
+    """A user who tried a data set of one image was told to choose from 1 to 0, then to 1."""
+    with pytest.raises(ValueError, match="1 training image; at least 2 are needed, since a contr"):
+        steps_per_epoch(1, 64)
+
+
+# What is odd, but can be trained on ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "fragments"),
+    [
+        ({}, []),
+        ({"train_images": torch.randn(3, 1, 4, 4)}, []),  # standardised
+        ({"train_images": 255 * torch.ones(3, 1, 4, 4)}, ["values from 255 to 255", "uint8"]),
+        (
+            {"test_images": torch.empty(0), "test_labels": []},
+            ["2 classes among the train labels, 0 labelled test images", "won't be evaluated"],
+        ),
+        ({"train_labels": -torch.ones(3)[:3].long()}, ["0 classes among the train labels"]),
+        (
+            {"train_images": torch.rand(3, 8, 6, 3), "test_images": torch.rand(3, 8, 6, 3)},
+            ["8 channels of 6x3", "images.transpose(0, 3, 1, 2)"],
+        ),
+        ({"train_images": torch.rand(3, 3, 6, 3), "test_images": torch.rand(3, 3, 6, 3)}, []),
+        ({"train_images": torch.rand(3, 64, 1, 1), "test_images": torch.rand(3, 64, 1, 1)}, []),
+    ],
+)
+def test_data_of_odd_values_or_axes_is_pointed_out(changes, fragments):
+    """Images of 0 to 255, and channels-last ones, trained without a word and to no avail."""
+    remarks = image_data(**changes).remarks
+    assert len(remarks) == bool(fragments)
+    assert [part for part in fragments if part not in remarks[0]] == []
+
+
+def test_there_may_be_no_test_images():
+    data = image_data(test_images=[], test_labels=[])
+    assert (data.test_images.shape, data.test_labels.dtype) == ((0, 1, 4, 4), torch.int64)

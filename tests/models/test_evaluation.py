@@ -10,9 +10,9 @@ from torch import nn
 from models import randomness
 from models.data import load_data
 from models.evaluation import evaluate, knn_top1, linear_top1, unit_features
-from models.heads import pool
 from models.mlp import mlp
 from models.network import build_plain, from_sequential
+from models.pooling import pool
 from models.resnet import small_resnet
 
 NETWORK = small_resnet(width=4)

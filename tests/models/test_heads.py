@@ -3,17 +3,10 @@
 import pytest
 import torch
 
-from models.heads import build_head, pool
+from models.heads import build_head, trace_head
 
 
-def test_pool_averages_positions_and_leaves_features():
-    x_NCHW = torch.rand(2, 3, 4, 5)
-    assert torch.allclose(pool(x_NCHW), x_NCHW.mean(dim=(2, 3)))
-    x_NF = torch.rand(2, 3)
-    assert pool(x_NF) is x_NF
-
-
-@pytest.mark.parametrize("in_shape", [(6, 4, 4), (6,)])
+@pytest.mark.parametrize("in_shape", [(6, 4, 4), (6,), (4, 6)])
 @pytest.mark.parametrize("depth", [0, 1, 2])
 @pytest.mark.parametrize("training", [True, False])
 def test_any_activation_becomes_a_projection(in_shape, depth, training):
@@ -24,7 +17,7 @@ def test_any_activation_becomes_a_projection(in_shape, depth, training):
     assert torch.equal(x, before)
 
 
-@pytest.mark.parametrize("in_shape", [(6, 4, 4), (6,)])
+@pytest.mark.parametrize("in_shape", [(6, 4, 4), (6,), (4, 6)])
 def test_depth_adds_parameters(in_shape):
     sizes = [
         sum(p.numel() for p in build_head(in_shape=in_shape, depth=depth).parameters())
@@ -36,7 +29,7 @@ def test_depth_adds_parameters(in_shape):
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"in_shape": (2, 3)}, r"give \(C, H, W\) or \(F,\)"),
+        ({"in_shape": (2, 3, 4, 5)}, r"\(L, D\) sequence or \(C, H, W\)"),
         ({"in_shape": (2,), "depth": -1}, "depth at least 0"),
         ({"in_shape": (2,), "out_features": 0}, "at least 1"),
     ],
@@ -44,3 +37,13 @@ def test_depth_adds_parameters(in_shape):
 def test_impossible_sizes_are_refused(sizes, message):
     with pytest.raises(ValueError, match=message):
         build_head(**sizes)
+
+
+def test_a_sequence_is_pooled_before_the_residual_layers():
+    """A transformer's units were refused: a head stood on (F,) or (C, H, W) only."""
+    head = build_head(in_shape=(9, 6), hidden=8, out_features=5, depth=1)
+    x_NLD = torch.rand(3, 9, 6)
+    assert torch.equal(head(x_NLD), head[1:](x_NLD.mean(dim=1)))
+    trace = trace_head(in_shape=(9, 6), depth=1, out_features=5)
+    assert trace.flops == 2 * (2 * 6 * 6 + 6 * 256 + 256 * 5)  # the length has no part in it
+    assert trace.kept_bytes == 4 * (4 * 6 + 6 + 256 + 5)

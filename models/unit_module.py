@@ -1,0 +1,111 @@
+"""What the module of a unit must be, and what it must give.
+
+Owns the refusals, and how a compiled module becomes a plain one. Knows nothing of networks: `who`
+names the unit in errors.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from models.pooling import SHAPES
+
+
+def uncompiled(module: nn.Module) -> tuple[nn.Module, bool]:
+    """Take off torch.compile, around the module and all in it; tell whether there was any.
+
+    By its class's name: to import torch's compiler takes over a second.
+    """
+    if type(module).__name__ == "OptimizedModule":
+        return uncompiled(module.get_submodule("_orig_mod"))[0], True
+    if isinstance(module, torch.jit.ScriptModule):
+        return module, False  # refused by check_module
+    was_compiled = module._compiled_call_impl is not None
+    if was_compiled:
+        module._compiled_call_impl = None
+    for name, child in module._modules.items():
+        if child is not None:
+            module._modules[name], inside = uncompiled(child)
+            was_compiled = was_compiled or inside
+    return module, was_compiled
+
+
+def check_module(module: object, who: str) -> None:
+    """Raise ValueError unless the module is one whose weights can be copied, sent and saved."""
+    if not isinstance(module, nn.Module):
+        kind = type(module).__name__
+        raise ValueError(f"{who} was built as a {kind}; build an nn.Module")
+    for path, part in module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            raise ValueError(
+                f"{who} holds TorchScript{_at(path)}, which can't be taken apart; give the module"
+                " as it was before torch.jit.script or torch.jit.trace"
+            )
+    for name, tensor in own_tensors(module):
+        if is_lazy(tensor):
+            raise ValueError(
+                f"{who} is lazy: {name!r} has no shape yet; give its layers their sizes, or run"
+                " the network on a blank image before it is returned"
+            )
+        if tensor.is_meta and torch.get_default_device().type != "meta":  # not asked for by ours
+            raise ValueError(
+                f"{who} holds {name!r} on the meta device, without values; build it on the CPU"
+            )
+
+
+def _at(path: str) -> str:
+    return f" at {path!r}" if path else ""
+
+
+def own_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """Parameters and buffers, each once, also those that a state dict leaves out or has twice."""
+    return [*module.named_parameters(), *module.named_buffers()]
+
+
+def memory_of(module: nn.Module) -> dict[int, str]:
+    """Where each of its tensors lies, by name; several may lie in one piece of memory."""
+    return {
+        tensor.untyped_storage().data_ptr(): name
+        for name, tensor in own_tensors(module)
+        if tensor.layout == torch.strided and tensor.numel()
+    }
+
+
+def check_memory_apart(units: Sequence[tuple[str, nn.Module]], model: str) -> None:
+    """Raise ValueError if two units share a parameter, a buffer, or memory of such."""
+    owners: dict[int, tuple[str, str]] = {}
+    for unit, module in units:
+        for address, name in memory_of(module).items():
+            if address in owners:
+                other, its_name = owners[address]
+                raise ValueError(
+                    f"model {model!r} shares memory between two of its units, which can't be cut"
+                    f" apart: {its_name!r} of {other!r} is {name!r} of {unit!r}; give each unit"
+                    " its own, or make one unit of both"
+                )
+            owners[address] = unit, name
+
+
+def check_output(y: object, who: str, num_images: int) -> None:
+    """Raise ValueError unless a block can end here: a head stands on one floating-point tensor."""
+    needed = f"it must return one tensor, one row for each image: {SHAPES}"
+    if not isinstance(y, Tensor):
+        kind = type(y).__name__
+        raise ValueError(f"{who} returned a {kind}; {needed}. Wrap it in a module that picks one")
+    shape = tuple(y.shape)
+    if y.ndim == 0 or len(y) != num_images:
+        raise ValueError(f"{who} returned shape {shape} for {num_images} images; {needed}")
+    if y.ndim - 1 not in (1, 2, 3) or not y.numel():
+        raise ValueError(
+            f"{who} returned shape {shape} for {num_images} images; {needed}. Flatten or reshape"
+            " it, or make one unit of it and the next"
+        )
+    if not y.is_floating_point():
+        dtype = str(y.dtype).removeprefix("torch.")
+        remedy = "torch.view_as_real(...).flatten(1) or .abs()" if y.is_complex() else ".float()"
+        raise ValueError(
+            f"{who} returned {dtype}; a local loss stands on floating point: end the unit with"
+            f" {remedy}, or make one unit of it and the next"
+        )
