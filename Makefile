@@ -1,12 +1,13 @@
 # make run    the main job: no download, no argument (ARGS="--lag 3" passes flags on)
 # make test   the tests, in two processes
+# make test-slow   those that take longer: whole jobs that die, stop and resume
 # Each makes .venv on first use and reuses it.
 
 PYTHON ?= python3
 VENV := .venv
 ARGS ?=
 
-.PHONY: run test check
+.PHONY: run test test-slow check
 .DEFAULT_GOAL := run
 
 run: $(VENV)/installed
@@ -14,6 +15,9 @@ run: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+test-slow: $(VENV)/installed
+	$(VENV)/bin/python -m pytest -n 2 -m slow $(ARGS)
 
 check: $(VENV)/installed
 	$(VENV)/bin/ruff check .

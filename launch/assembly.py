@@ -25,6 +25,7 @@ from models.determinism import make_cuda_deterministic
 from models.evaluation import evaluate
 from models.network import write_input
 from models.objectives import load_objective
+from models.plugins import UsersError
 from models.views import two_views
 from runtime.core.partition import Partition
 from runtime.core.plan import WorkerPlan
@@ -111,7 +112,10 @@ class LocalLearningJob:
         return block, notes
 
     def evaluate(self, weights: Mapping[str, Tensor], tell: Tell = unheard) -> list[dict[str, Any]]:
-        accuracies = evaluate(self.resolved.network, dict(weights), self.data, tell=tell)
+        try:
+            accuracies = evaluate(self.resolved.network, dict(weights), self.data, tell=tell)
+        except UsersError as error:  # a unit that fails in eval mode costs the evaluation alone
+            raise ValueError(str(error)) from error
         return [asdict(accuracy) for accuracy in accuracies]
 
 

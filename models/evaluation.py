@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.data import ImageData
-from models.network import Network, Plain, build_plain
+from models.network import Network, Plain, build_plain, run_unit
 from models.pooling import pool
 
 NUM_NEIGHBOURS = 20
@@ -45,15 +45,15 @@ def unit_features(
 
     Runs where the images are. `state` is the plain network's state dict (a classifier `fc` is
     left out); it is copied and stays as it is. Raises ValueError where it belongs to another
-    network.
+    network, and UsersError where a unit raises in eval mode.
     """
     plain = _restore(network, state).to(images.device)
     per_unit: list[list[Tensor]] = [[] for _ in network.units]
     with torch.inference_mode():
         for batch in torch.split(images, batch_size):
             x = batch.clone()  # a user's unit may work in place: on this copy, not on the data
-            for module, batches in zip(plain.order, per_unit, strict=True):
-                x = module(x)
+            for index, (module, batches) in enumerate(zip(plain.order, per_unit, strict=True)):
+                x = run_unit(network, index, module, x)
                 batches.append(pool(x).flatten(1).float().cpu().clone())
     for unit, batches in zip(network.units, per_unit, strict=True):
         yield unit.name, torch.cat(batches).numpy()

@@ -12,6 +12,9 @@ from torch.nn.parameter import is_lazy
 
 from models.pooling import SHAPES
 
+# What a file of weights (safetensors) has no word for.
+UNSAVED = (torch.complex128, torch.complex32, torch.quint8, torch.qint8, torch.qint32)
+
 
 def uncompiled(module: nn.Module) -> tuple[nn.Module, bool]:
     """Take off torch.compile, around the module and all in it; tell whether there was any.
@@ -48,6 +51,12 @@ def check_module(module: object, who: str) -> None:
             raise ValueError(
                 f"{who} is lazy: {name!r} has no shape yet; give its layers their sizes, or run"
                 " the network on a blank image before it is returned"
+            )
+        if tensor.dtype in UNSAVED:
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"{who} holds {name!r} of {dtype}, which a file of weights can't; keep it as"
+                " complex64, or as its real and imaginary part"
             )
         if tensor.is_meta and torch.get_default_device().type != "meta":  # not asked for by ours
             raise ValueError(

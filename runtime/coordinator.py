@@ -107,9 +107,9 @@ def _announce(program: Program, rendezvous: Rendezvous, tell: Tell) -> Found:
         return announce(program, rendezvous, tell)
     except ValueError as error:
         code, text = REFUSED, f"{program.name}: error: {error}"
-    except Exception:
-        told = traceback.format_exc().rstrip()
-        code, text = NOT_STARTED, f"{told}\n{program.name}: error: the job could not begin"
+    except Exception as error:
+        told = traceback.format_exc()
+        code, text = NOT_STARTED, f"{told}{program.name}: error: the job could not begin: {error}"
     print(text, file=sys.stderr, flush=True)
     rendezvous.announce(Announcement(exit_code=code))
     sys.exit(code)

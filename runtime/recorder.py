@@ -4,6 +4,7 @@ Owns what is written when. Knows nothing of where records come from; the sequent
 the coordinator share it.
 """
 
+import logging
 import math
 import sys
 import time
@@ -24,6 +25,8 @@ from runtime.run_dir import RunDir
 from runtime.state.checkpoint import is_full, make_room, write_durably
 from runtime.summary import summarise
 from runtime.trace import join
+
+log = logging.getLogger(__name__)
 
 SCALARS = ("loss", "probe_top1", "samples_per_s")
 
@@ -144,6 +147,7 @@ class Recorder:
         try:
             return job.evaluate(weights, show)
         except ValueError as error:
+            log.info("not evaluated", exc_info=error)
             console.print(f"not evaluated: {error}", soft_wrap=True)
             return unknown
 

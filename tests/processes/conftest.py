@@ -2,11 +2,12 @@
 
 import contextlib
 import json
+import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ class Run:
         deadline_s = time.monotonic() + TIMEOUT_S
         while time.monotonic() < deadline_s:
             for record in self.metrics():
-                if record["block"] == block and record["step"] >= step:
+                if record["block"] == block and record.get("step", -1) >= step:
                     self.descendants = psutil.Process(self.process.pid).children(recursive=True)
                     return record
             assert self.process.poll() is None, self.process.communicate()
@@ -86,11 +87,17 @@ def starting(directory: Path) -> Iterator[Start]:
         launcher: Sequence[str] = (sys.executable,),
         script: str = "pipeline.py",
         run_dir: Path | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> Run:
         run_dir = run_dir or directory / f"run{len(runs)}"
         command = [*launcher, str(ROOT / "launch" / script), *arguments, "--run-dir", str(run_dir)]
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=directory
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=directory,
+            env={**os.environ, **(environment or {})},
         )
         run = Run(process=process, dir=run_dir, descendants=[])
         runs.append(run)

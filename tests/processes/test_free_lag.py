@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from .conftest import SMALL, assert_nothing_is_left
 
 FREE = (*SMALL, "--quick-end", "--report-every-s", "0.1", "--workers", "3", "--lag", "free")
@@ -25,6 +27,7 @@ def test_a_run_with_free_ties_bears_a_death_and_keeps_its_bound(start):
     assert_nothing_is_left(run)
 
 
+@pytest.mark.slow
 def test_a_starved_worker_replays_and_a_flooded_one_loses_batches(start):
     run = start(
         *(*FREE, "--tie", "gradient", "--steps", "60", "--window", "2", "--trace"),

@@ -62,6 +62,7 @@ def test_fifteen_faults_in_one_run_change_nothing(start):
     assert_nothing_is_left(run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("link", ["gloo", "zmq-tcp"])
 def test_other_links_heal_too(link, start):
     """The test above shares memory; what crosses a wire can be damaged on it."""
@@ -109,6 +110,7 @@ def test_a_stopped_run_goes_on_by_the_same_command_and_a_finished_one_can_be_ext
     assert "re-cloned as a guest" in out
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_passed_over_after_the_whole_job_was_killed(start):
     flags = (*QUICK, "--workers", "2", "--steps", "200")
     plan = ("--checkpoint-every", "50", "--faults", "flip:1@100,job-kill@140")
@@ -124,6 +126,7 @@ def test_a_damaged_checkpoint_is_passed_over_after_the_whole_job_was_killed(star
     assert digests(run) == reference_digests(*flags)
 
 
+@pytest.mark.slow
 def test_under_torchrun_a_dead_keeper_resumes_from_the_checkpoint_without_help(start, torchrun):
     flags = (*QUICK, "--steps", "40", "--checkpoint-every", "10")
     launcher = [*torchrun, "--max-restarts=2"]
