@@ -144,7 +144,8 @@ class WanProxy:
             tasks.create_task(flight.land(writer))
             pacer = Pacer(self._bits_per_s)
             while chunk := await reader.read(CHUNK_BYTES):
-                left_s = pacer.leave_s(len(chunk), time.monotonic())
+                came_s = time.monotonic()
+                left_s = max(came_s, pacer.leave_s(len(chunk), came_s))  # a burst is not early
                 await _sleep_until(left_s)
                 await flight.take(chunk, left_s + self._delay_s)
             await flight.take(b"", time.monotonic() + self._delay_s)

@@ -5,6 +5,7 @@ the keeper's group (Ctrl-C, a launcher's SIGTERM) reaches the keeper alone, whic
 becomes of the job; one that is sent to this process is passed on.
 """
 
+import atexit
 import contextlib
 import json
 import os
@@ -36,10 +37,16 @@ def _begin() -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(keeper_pid, relayed(number))
             return
-        kill_below(server_pid)
-        shutil.rmtree(told["directory"], ignore_errors=True)
+        end_all()
         os._exit(128 + number)
 
+    def end_all() -> None:
+        if os.getpid() == server_pid:  # what is forked inherits this
+            kill_below(server_pid)
+            shutil.rmtree(told["directory"], ignore_errors=True)
+
+    # The server may find its keeper's pipe closed before the signal comes, and leave by itself.
+    atexit.register(end_all)
     for number in STOPS:
         signal.signal(number, note)
     os.setpgid(0, 0)
