@@ -17,7 +17,7 @@ from models.network import (
     trace_units,
 )
 from models.plugins import UsersError
-from models.unit_module import uncompiled
+from models.unit_module import check_module, uncompiled
 
 IMAGE = (1, 2, 2)
 
@@ -304,3 +304,14 @@ def test_a_weight_under_two_names_within_a_unit_is_its_own_matter():
     check_builds(network)
     plain = build_plain(network, seed=0)
     assert {"1.0.weight", "1.2.weight"} <= set(plain.state_dict())
+
+
+def test_what_a_file_of_weights_can_not_hold_is_refused_before_the_start():
+    """A complex64 buffer ended a run after three restarts: "which safetensors can't hold", which
+    was true of complex128 alone."""
+    module = nn.Linear(2, 2)
+    module.register_buffer("phase", torch.zeros(2, dtype=torch.complex64))
+    check_module(module, "unit 'a'")
+    module.register_buffer("phase", torch.zeros(2, dtype=torch.complex128))
+    with pytest.raises(ValueError, match=r"unit 'a' holds 'phase' of complex128.*complex64"):
+        check_module(module, "unit 'a'")

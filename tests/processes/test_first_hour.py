@@ -325,7 +325,7 @@ def test_ctrl_z_stops_all_and_fg_lets_all_go_on(shell, tmp_path, launched):
         return metrics.read_text().count("\n") if metrics.exists() else 0
 
     launcher = f"-m torch.distributed.run {' '.join(RANKS)}" if launched else ""
-    flags = " ".join(LONG[: LONG.index("--workers")] if launched else LONG)
+    flags = " ".join([*SMALL, "--quick-end", *([] if launched else ["--workers", "2"])])
     shell.type(
         f"{sys.executable} {launcher} {ROOT}/launch/pipeline.py {flags} --steps 100000"
         " --hang-timeout-s 2 --report-every-s 0.1 --run-dir run\n"

@@ -100,3 +100,16 @@ def test_one_that_speaks_now_and_then_is_never_given_up():
     for time_s in range(0, 1000, 90):
         silent.check(float(time_s))
         silent.neighbours.heard(Side.ABOVE)
+
+
+def test_one_that_was_stopped_itself_blames_nobody():
+    """After Ctrl-Z and fg, or in a container that was paused, both neighbours had been silent for
+    as long as the job was stopped."""
+    silent = Silent()
+    silent.check(1.0)
+    silent.now_s += 10 * PATIENCE_S
+    silent.neighbours.check(CORE)
+    assert silent.dialled == []
+    silent.now_s += 1.0
+    silent.neighbours.check(CORE)
+    assert len(silent.dialled) == 2

@@ -1,5 +1,7 @@
 """Parts go from memory to the disk on the keeper's thread, and a worker never waits in vain."""
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,6 +63,45 @@ def test_a_full_disk_is_said_and_costs_that_checkpoint_only(write, writer):
         f" ({writer.run_dir}); training goes on, the one before stays"
     ]
     assert found(writer.run_dir) == [36, 12]
+
+
+def test_parts_of_a_checkpoint_that_failed_are_removed_and_no_more_are_written(writer, memory):
+    """On a small disk failed checkpoints left their finished parts, 18 directories of them, until
+    not even the weights found room."""
+    pair = CheckpointWriter(run_dir=writer.run_dir, run_id="0" * 16, num_parts=3)
+    others = [OwnedMemory("first"), OwnedMemory("last")]
+    said: list[str] = []
+    disk = Disk(parse("disk-full:1@0"), say=said.append)
+    for block, owned in enumerate((others[0], memory, others[1])):
+        lay(owned, 12)
+        disk.write(pair, block, owned)
+    disk.close(TIMEOUT_S)
+    assert len(said) == 1
+    assert list((writer.run_dir / "checkpoints").iterdir()) == []
+    assert [owned.page[Word.CHECKPOINT_DONE] for owned in (*others, memory)] == [13] * 3
+    for owned in others:
+        owned.close()
+
+
+def test_on_a_full_disk_the_older_checkpoint_makes_room(write, writer, monkeypatch):
+    write("", 12, 24)
+    write_part = CheckpointWriter.write_part
+
+    def room_for_two(self: CheckpointWriter, block: int, step: int, image: bytes) -> None:
+        if len(list((self.run_dir / "checkpoints").iterdir())) >= 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write_part(self, block, step, image)
+
+    monkeypatch.setattr(CheckpointWriter, "write_part", room_for_two)
+    assert write("", 36) == []
+    assert found(writer.run_dir) == [36, 24]
+
+
+def test_the_newest_checkpoint_makes_room_for_nothing(write, writer, monkeypatch):
+    write("", 12, 24)
+    (said,) = write("disk-full:0@30", 36)
+    assert "No space left on device" in said
+    assert found(writer.run_dir) == [24]
 
 
 @pytest.mark.parametrize("kind", ["torn", "flip"])
