@@ -90,9 +90,9 @@ class RunConfig:
     method: Method = "local"
     """Local blocks, or end-to-end training with one loss at the top as the baseline."""
     model: str = "resnet-small"
-    """Network by name, or package.module:function of your own nn.Sequential."""
+    """Network by name, or package.module:function or path/file.py:function of your own."""
     data: str = "digits"
-    """Data by name (digits, synthetic:CxHxW), or package.module:function of your own."""
+    """Data by name (digits, synthetic:CxHxW), or a function of your own, named likewise."""
     split: int = 0
     """Which fold of the digits is held out."""
     workers: int | None = None
@@ -118,13 +118,13 @@ class RunConfig:
     alpha: float = 0.02
     """Pull of the elastic tie, from 0 to 1."""
     objective: str = "nt-xent"
-    """Local loss by name (nt-xent, cross-entropy), or package.module:factory of your own."""
+    """Local loss by name (nt-xent, cross-entropy), or a factory of your own."""
     temperature: float = 0.2
     """Temperature of NT-Xent."""
     decoder_depth: IntList = (1,)
     """Residual conv blocks in a head: one figure for all blocks, or one a block (1,1,1,0)."""
     optimizer: str = "adamw"
-    """Optimizer by name (sgd, adamw), or package.module:function of your own."""
+    """Optimizer by name (sgd, adamw), or a function of your own."""
     lr: float = 2e-3
     """Highest learning rate."""
     weight_decay: float = 1e-4

@@ -13,6 +13,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +21,8 @@ from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
+
+import torch
 
 OURS = ("models", "runtime", "launch", "benchmarks")  # a user's folders may have these names too
 FORMS = "package.module:attribute or path/to/file.py:attribute"
@@ -33,29 +36,39 @@ class UsersError(Exception):
 def users_code(who: str, when: str = "") -> Iterator[None]:
     """Run a user's code: whatever it raises becomes a UsersError that names `who`, from it.
 
-    A ValueError of ours, which his code called with what cannot be, stays one.
+    A ValueError of ours, which his code called with what cannot be, stays one. What it changes
+    of the process is put back: all that follows relies on it.
     """
+    directory, dtype = Path.cwd(), torch.get_default_dtype()
+    takes_gradients, threads = torch.is_grad_enabled(), torch.get_num_threads()
     try:
         yield
     except UsersError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if _is_ours(error):
             raise ValueError(f"{who}: {error}") from error
         first_line, *_ = str(error).splitlines() or [""]
         raise UsersError(
             f"{who} raised {type(error).__name__}{when}: {first_line}{_name_is_ours(error)}"
         ) from error
+    finally:
+        if Path.cwd() != directory:
+            os.chdir(directory)
+        torch.set_default_dtype(dtype)
+        torch.set_grad_enabled(takes_gradients)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
 
 
-def _is_ours(error: Exception) -> bool:
+def _is_ours(error: BaseException) -> bool:
     """Whether it was raised in this package, on purpose."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     raised_in = Path(frames[-1].f_code.co_filename)
     return isinstance(error, ValueError) and raised_in.parent == Path(__file__).parent
 
 
-def _name_is_ours(error: Exception) -> str:
+def _name_is_ours(error: BaseException) -> str:
     """What to say of an import that found our package in place of the user's."""
     name = error.name if isinstance(error, ImportError) else None
     top = (name or "").partition(".")[0]

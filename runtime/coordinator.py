@@ -71,7 +71,10 @@ def run_coordinator(program: Program, meeting: Meeting, life: Life, keeper: Conn
 
     try:
         rendezvous = open_rendezvous(meeting, timeout_s=program.patience_s, is_coordinator=True)
-        announcement, run_dir, socket = _begin(program, rendezvous, life, tell)
+        found = _begin(program, rendezvous, life, tell)
+        if found is None:
+            return keeper.send_bytes(msgpack.packb({"done": True}))
+        announcement, run_dir, socket = found
         _log_to(run_dir)
         recorder = Recorder(run_dir)
         try:
@@ -81,25 +84,26 @@ def run_coordinator(program: Program, meeting: Meeting, life: Life, keeper: Conn
             coordinator.run(rendezvous, lambda: keeper.send_bytes(msgpack.packb({"reached": 2})))
         finally:
             recorder.close()
+        keeper.send_bytes(msgpack.packb({"done": True}))
     except NotWritten as error:
         _fail(keeper, str(error), exit_code=FINAL)
     except Exception:
         _fail(keeper, traceback.format_exc(), exit_code=1)
 
 
-def _begin(program: Program, rendezvous: Rendezvous, life: Life, tell: Tell) -> Found:
-    """What a life before this one has announced, or what is announced now. Ends this process if
-    there is no job to follow."""
+def _begin(program: Program, rendezvous: Rendezvous, life: Life, tell: Tell) -> Found | None:
+    """What a life before this one has announced, or what is announced now; None if nothing is left
+    to do. Ends this process if the job was refused or could not begin."""
     before = rendezvous.recall_announcement() if life.generation else None
     if before is None:
         found = _announce(program, rendezvous, tell)
     elif before.exit_code is None:
         found = recall(program, before)
+    elif before.exit_code == 0:
+        return None
     else:
         sys.exit(before.exit_code)
-    if found[0].exit_code is not None or rendezvous.is_finished:
-        sys.exit(found[0].exit_code or 0)
-    return found
+    return None if found[0].exit_code == 0 or rendezvous.is_finished else found
 
 
 def _announce(program: Program, rendezvous: Rendezvous, tell: Tell) -> Found:

@@ -185,10 +185,7 @@ class Keeper:
         self._polled_s = now_s
 
     def _all_ended_well(self) -> bool:
-        wards = self._wards()
-        return bool(self._workers or self._rank is None) and all(
-            ward.has_ended and ward.process.exitcode == 0 for ward in wards
-        )
+        return all(ward.has_ended_well for ward in self._wards())
 
     def _listen(self, ward: Ward) -> None:
         """Take what a ward says, and do what it asks for."""
@@ -219,9 +216,9 @@ class Keeper:
             if notice := ward.notice(now_s):
                 self._say(notice, always=True)
             return None
-        elif ward.process.exitcode == 0 or now_s < ward.rest_until_s:
-            return None
         self._listen(ward)  # its last words
+        if not why and (ward.has_ended_well or now_s < ward.rest_until_s):
+            return None
         fork_server.end_orphans()
         return self._go_on_without(ward, f"was killed, for {why}" if why else ward.how_it_ended())
 

@@ -79,7 +79,8 @@ class Ward:
             self.process.start()
         theirs.close()
         self.pipe: Connection = ours
-        self.said.pop("traceback", None)
+        for key in ("traceback", "done"):  # these are of one life
+            self.said.pop(key, None)
         self._moved_s = self._computing_s = time.monotonic()
         self._enter("starting")
         self._turns = 0
@@ -89,6 +90,11 @@ class Ward:
     @property
     def has_ended(self) -> bool:
         return self.process.exitcode is not None
+
+    @property
+    def has_ended_well(self) -> bool:
+        """Whether it has done all that it had to: user code can end a process with code 0 too."""
+        return self.process.exitcode == 0 and bool(self.said.get("done"))
 
     def listen(self) -> bool:
         """Take all that it says; True where it has announced a part of a checkpoint."""
@@ -217,6 +223,8 @@ class Ward:
         code = self.process.exitcode
         if code is not None and code < 0:
             return f"was killed by {signal_name(-code)}"
+        if code == 0:
+            return "left with exit code 0 before its end: did user code exit?"
         lines = self.said.get("traceback", "").rstrip().splitlines()
         return f"failed with exit code {code}" + (f" ({lines[-1]})" if lines else "")
 

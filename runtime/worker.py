@@ -65,10 +65,10 @@ def run_worker(program: Program, meeting: Meeting, k: int, life: Life, keeper: C
         _tell(keeper, phase="waiting for the coordinator", waits=True)
         rendezvous = open_rendezvous(meeting, timeout_s=program.patience_s)
         announcement = rendezvous.await_announcement()
-        if announcement.exit_code is not None:
+        if announcement.exit_code:
             sys.exit(announcement.exit_code)
-        if rendezvous.is_finished:
-            return
+        if announcement.exit_code == 0 or rendezvous.is_finished:
+            return _tell(keeper, done=True)
         _log_to(worker_log(Path(announcement.run_dir), k))
         protect_output(log.warning)
         _tell(keeper, run_dir=announcement.run_dir, run_id=announcement.run_id)
@@ -82,6 +82,7 @@ def run_worker(program: Program, meeting: Meeting, k: int, life: Life, keeper: C
         worker.link(rendezvous)
         _tell(keeper, phase="")
         worker.train(rendezvous)
+        _tell(keeper, done=True)
     except Exception as error:
         text = traceback.format_exc()
         log.error("%s", text)

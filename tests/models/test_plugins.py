@@ -2,8 +2,10 @@
 
 import math
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
 from models.data import load_data
 from models.objectives import load_objective
@@ -115,10 +117,23 @@ def test_what_a_users_function_raises_keeps_its_traceback(here, monkeypatch, cal
     assert caught.value.__cause__.__traceback__ is not None
 
 
-def test_a_user_may_leave_by_himself(here):
-    write(here, leaves="raise SystemExit(3)\n")
-    with pytest.raises(SystemExit):
+def test_code_that_leaves_has_failed(here):
+    """sys.exit(0) was a job that had ended well."""
+    write(here, leaves="raise SystemExit(0)\n")
+    with pytest.raises(UsersError, match="leaves:build' raised SystemExit: 0"):
         load_dotted("leaves:build", "model")
+
+
+def test_what_users_code_does_to_its_process_is_put_back(here):
+    lines = ("os.chdir('/')", "torch.set_default_dtype(torch.float64)")
+    lines = (*lines, "torch.set_grad_enabled(False)", "torch.set_num_threads(3)")
+    write(here, upsets="import os, torch\n" + "\n".join(lines) + "\nbuild = list\n")
+    before = torch.get_num_threads()
+    call_function("upsets:build", "model")
+    assert Path.cwd() == here
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.is_grad_enabled()
+    assert torch.get_num_threads() == before != 3
 
 
 def test_what_ours_refuses_of_a_users_code_is_a_line(here):

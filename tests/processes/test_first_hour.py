@@ -22,7 +22,7 @@ RANKS = ("--standalone", "--nproc_per_node=2")
 LONG = (*QUICK, "--steps", "100000", "--report-every-s", "0.1")
 
 DATA = """
-import multiprocessing, os, subprocess, sys, time
+import multiprocessing, os, subprocess, sys, threading, time
 import torch
 
 def images():
@@ -36,6 +36,8 @@ def double(x):
 def pooled():
     with multiprocessing.Pool(2) as pool:
         assert pool.map(double, [1, 2]) == [2, 4]
+        pool.apply_async(time.sleep, (1000,))  # what it is at when it is ended
+        time.sleep(0.3)
     closed = multiprocessing.Pool(2)
     closed.map(double, [1])
     closed.close()
@@ -48,6 +50,24 @@ def leaving():
     pool.map(double, [1])
     subprocess.Popen(["sleep", "1000"], start_new_session=True)
     return images()
+
+def threaded():
+    threading.Thread(target=time.sleep, args=(1000,)).start()
+    return images()
+
+def exiting():
+    sys.exit(0)
+
+def exiting_at_once():
+    os._exit(0)
+
+def upsetting():
+    found = images()
+    os.chdir("/")
+    torch.set_default_dtype(torch.float64)
+    torch.set_grad_enabled(False)
+    torch.set_num_threads(2)
+    return found
 
 def endless():
     time.sleep(10**6)
@@ -147,6 +167,30 @@ def test_nothing_that_user_code_has_started_outlives_a_stop(start, tmp_path):
     code, _, err = run.end(timeout_s=30)
     assert code == 128 + signal.SIGINT, err
     assert_nothing_is_left(run)
+
+
+def test_what_user_code_does_to_its_process_is_no_matter(start, tmp_path):
+    """A thread that a load() had left kept its process, and the job, from ending. After an
+    os.chdir the run was written elsewhere, and another default dtype or no gradients broke it."""
+    (tmp_path / "mine.py").write_text(DATA)
+    digests = set()
+    for load in ("threaded", "upsetting"):
+        run = start(*QUICK, "--steps", "3", "--data", f"mine:{load}")
+        code, out, err = run.end(timeout_s=40)
+        assert code == 0, out + err
+        digests.add(run.summary["state_sha256"])
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize("load", ["exiting", "exiting_at_once"])
+def test_user_code_that_exits_is_a_failure_whatever_the_code(start, tmp_path, load):
+    """sys.exit(0) in a load() was a job that ended well: exit code 0, nothing trained, no word."""
+    (tmp_path / "mine.py").write_text(DATA)
+    run = start(*QUICK, "--data", f"mine:{load}", "--max-worker-restarts", "0")
+    code, _, err = run.end(timeout_s=40)
+    assert code == 1
+    told = {"exiting": "raised SystemExit: 0", "exiting_at_once": "left with exit code 0 before"}
+    assert told[load] in err
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,10 @@ class Child:
     def has_ended(self) -> bool:
         return self.process.exitcode is not None
 
+    @property
+    def has_ended_well(self) -> bool:
+        return self.process.exitcode == 0 and "done" in self.said
+
     def count_restart(self, now_s: float) -> str:
         return self.too_many
 
@@ -151,6 +155,16 @@ def test_while_a_worker_trains_it_only_rests(make, state, code):
     assert keeper._go_on_without(coordinator, "failed") == code
     assert coordinator.restarted == []
     assert bool(coordinator.rest_until_s) is (code is None)
+
+
+def test_the_job_has_ended_well_when_all_have_said_so(make):
+    """A user's os._exit(0) was taken for a good end."""
+    keeper = make()
+    keeper._coordinator, keeper._workers = Child(None, code=0), [Child(0, code=0)]
+    assert not keeper._all_ended_well()
+    for child in (keeper._coordinator, *keeper._workers):
+        child.said["done"] = True
+    assert keeper._all_ended_well()
 
 
 def test_a_coordinator_is_not_needed_to_stop(make):

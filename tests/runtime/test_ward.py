@@ -337,6 +337,17 @@ def test_no_restart_where_none_is_allowed(make):
     assert "more than 0" in case.ward.count_restart(0.0)
 
 
+def test_only_one_that_says_so_has_ended_well_and_another_life_has_to_say_it_again(case):
+    case.lives[0].exitcode = 0
+    assert not case.ward.has_ended_well
+    case.say(done=True)
+    case.ward.listen()
+    assert case.ward.has_ended_well
+    case.ward.restart("for the next attempt")
+    case.lives[1].exitcode = 0
+    assert not case.ward.has_ended_well
+
+
 # Words ------------------------------------------------------------------------------------------
 
 
@@ -365,6 +376,7 @@ def test_last_words_are_heard_after_the_end(case):
         (-signal.SIGKILL, "was killed by SIGKILL"),
         (-signal.SIGSEGV, "was killed by SIGSEGV"),
         (1, "failed with exit code 1"),
+        (0, "left with exit code 0 before its end: did user code exit?"),
     ],
 )
 def test_an_end_is_put_into_words(case, code, words):
