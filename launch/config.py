@@ -45,6 +45,8 @@ def _convert(type_: type, tokens: Sequence[Token]) -> Any:
     """Convert a flag's text; whole numbers strictly, for cyclopts would round 1.5 to 2."""
     if type_ is int:
         return _whole(tokens[0].value, tokens[0].source)
+    if Path in (type_, *get_args(type_)) and not tokens[0].value:
+        raise ValueError("the path is empty; was a variable not set?")
     return cyclopts.convert(type_, tokens)
 
 
@@ -223,9 +225,19 @@ def _is_rising(cuts: tuple[int, ...] | Balance) -> bool:
     return isinstance(cuts, str) or all(a < b for a, b in itertools.pairwise(cuts))
 
 
+def _is_utf8(text: str) -> bool:
+    """Whether it can be told to other processes; a path of other bytes can't."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 # What each field must satisfy on its own, and what to do where it does not.
 _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("split", lambda v: v >= 0, "give 0 or more"),
+    ("run_dir", lambda v: _is_utf8(str(v)), "give a path in UTF-8"),
     ("workers", lambda v: v >= 1, "give at least 1"),
     ("cuts", _begins_with_0, "begin with 0, the first unit of the network"),
     ("cuts", _is_rising, "give the first unit of each home in rising order, such as 0,1,2,3"),

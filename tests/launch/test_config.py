@@ -297,3 +297,13 @@ def test_a_program_without_timing_refuses_free_ties():
     refuse_free_lag(RunConfig())
     with pytest.raises(ConfigError, match="give a number of steps, such as --lag 1, or use"):
         refuse_free_lag(RunConfig(lag="free"))
+
+
+def test_an_empty_path_is_no_directory():
+    """--run-dir "$RUN", with RUN unset, wrote a run into the current directory."""
+    assert "--run-dir: the path is empty; was a variable not set?" in refusal(["--run-dir", ""])
+
+
+def test_a_path_that_can_not_be_told_is_refused():
+    """A name of other bytes than UTF-8 was a TypeError of the store's."""
+    assert "give a path in UTF-8" in refusal(["--run-dir", "runs/\udcff"])
