@@ -127,6 +127,25 @@ def torchrun() -> list[str]:
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=4"]
 
 
+@pytest.fixture(autouse=True)
+def no_directory_is_left() -> Iterator[None]:
+    """Whatever became of a test's runs, no directory of a fork server outlives it."""
+    yield
+    deadline_s = time.monotonic() + 5.0
+    while left := left_directories():
+        assert time.monotonic() < deadline_s, left
+        time.sleep(0.05)
+
+
+def left_directories() -> list[Path]:
+    """Those whose fork server has ended; runs of other tests have living ones."""
+    left = []
+    for path in Path("/tmp").glob("loco-*/pid"):
+        with contextlib.suppress(OSError):  # it goes just now
+            left += [] if psutil.pid_exists(int(path.read_text())) else [path.parent]
+    return left
+
+
 def assert_nothing_is_left(run: Run) -> None:
     """Neither processes nor abstract sockets of a run; other runs may be at work meanwhile."""
     assert run.survivors() == []
