@@ -15,7 +15,7 @@ import psutil
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
-MOST_GENERATIONS = 100  # of children that appear while their parents are being killed
+MOST_ROUNDS = 10  # of children that appear while their parents are being killed
 
 
 def die_with_parent(number: signal.Signals = signal.SIGKILL) -> None:
@@ -48,7 +48,7 @@ def kill_below(pid: int, *, spare: Iterable[int] = ()) -> int:
     Repeated until none is left, since one may start another meanwhile. Returns how many died.
     """
     spared, num_killed = set(spare), 0
-    for _ in range(MOST_GENERATIONS):
+    for _ in range(MOST_ROUNDS):
         found = [child for child in children(pid) if child.pid not in spared]
         found += [below for child in found for below in children(child.pid, recursive=True)]
         if not found:

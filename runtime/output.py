@@ -8,7 +8,7 @@ import io
 import os
 import sys
 from collections.abc import Callable
-from typing import TextIO, cast
+from typing import Any, TextIO, cast
 
 
 class FailsafeStream(io.TextIOBase):
@@ -66,10 +66,10 @@ class FailsafeStream(io.TextIOBase):
     def errors(self) -> str | None:  # type: ignore[override]
         return self._stream.errors
 
-    @property
-    def buffer(self) -> object:
-        """The bytes below; failures to write to them are the writer's."""
-        return self._stream.buffer
+    def __getattr__(self, name: str) -> Any:
+        """All else is the stream's own, such as `buffer` or `reconfigure`; what fails there fails
+        whoever asks for it."""
+        return getattr(self._stream, name)
 
 
 def protect_output(note: Callable[[str], object] = str) -> None:

@@ -81,6 +81,16 @@ def _has_more(reading: int) -> bool:
         return False
 
 
+def test_user_code_finds_what_a_stream_has():
+    written = io.BytesIO()
+    output = FailsafeStream(io.TextIOWrapper(written, encoding="utf-8"), pytest.fail)
+    output.reconfigure(line_buffering=True)
+    output.buffer.write(b"bytes\n")
+    output.write("text\n")
+    assert written.getvalue() == b"bytes\ntext\n"
+    assert not hasattr(output, "no_such_thing")
+
+
 def test_a_stream_that_was_closed_is_given_up():
     closed = io.TextIOWrapper(io.BytesIO())
     closed.close()
