@@ -20,7 +20,7 @@ from launch.planning.streams import edge_specs, worker_plan
 from models.bad_numbers import BadNumbers
 from models.block import Feed, LocalBlock, Payload, Recipe
 from models.data import ImageData, batch_indices, load_data
-from models.determinism import make_cuda_deterministic
+from models.device import make_cuda_deterministic
 from models.evaluation import evaluate
 from models.network import write_input
 from models.objectives import load_objective

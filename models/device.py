@@ -1,10 +1,20 @@
-"""From a device to the host: what a block sends is handed over in the host's memory.
+"""Where a block computes: what a GPU needs for equal bits, and how its results come to the host.
 
-Owns that way only.
+Owns those ways only; the CPU needs nothing.
 """
+
+import os
 
 import torch
 from torch import Tensor
+
+
+def make_cuda_deterministic() -> None:
+    """Have cuBLAS and cuDNN choose deterministic kernels; call before the GPU is first used."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    torch.use_deterministic_algorithms(True)
 
 
 def copy_to_host(tensor: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import torch
 
-from models.host import copy_to_host, on_host
+from models.device import copy_to_host, on_host
 
 
 def test_a_copy_is_contiguous_and_shares_nothing():
