@@ -114,8 +114,8 @@ def measure(task: Task) -> dict[str, Any]:
     import torch
     from threadpoolctl import threadpool_limits
 
-    from launch.assembly import build_blocks
     from launch.environment import Environment
+    from launch.job import build_blocks
     from launch.resolve import resolve
     from models.data import load_data
     from models.evaluation import evaluate

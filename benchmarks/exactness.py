@@ -22,9 +22,9 @@ import torch
 from cyclopts import Parameter
 
 from benchmarks.harness import ROOT, header, make_console, make_table, print_header, run_command
-from launch.assembly import LocalLearningJob
 from launch.config import parse
 from launch.environment import Environment
+from launch.job import LocalLearningJob
 from launch.resolve import resolve
 from models.sequential import train
 from runtime import digest

@@ -20,7 +20,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from runtime.live_view import make_console
+from runtime.coordinator.live_view import make_console
 
 __all__ = [
     "RESULTS",

@@ -19,6 +19,7 @@ import zmq
 from torch import Tensor
 from torch.distributed import FileStore, PrefixStore, ProcessGroupGloo
 
+from runtime.block import Payload, Specs, TensorSpec
 from runtime.core.plan import Side, Stream, Window, WorkerPlan
 from runtime.links.gloo import GlooLink, opener
 from runtime.links.link import Damaged, End, Link
@@ -26,7 +27,6 @@ from runtime.links.message import AckMessage, DataMessage, HelloMessage
 from runtime.links.shared_memory import ShmLink
 from runtime.links.zeromq import ZmqLink
 from runtime.state.retention import NeighboursRetention, Retention
-from runtime.step import Payload, Specs, TensorSpec
 
 TIMEOUT_S = 60.0
 TIMEOUT_MS = 60_000

@@ -13,7 +13,7 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
 from benchmarks.lock_step_rank import LockStepCase, RankTiming, run_rank
-from runtime import fork_server
+from runtime.keeper import fork_server
 
 PRELOAD = ("benchmarks.slept_work", "benchmarks.real_work")  # what the ranks compute
 GLOO_TIMEOUT_S = 60.0

@@ -32,10 +32,10 @@ from benchmarks.harness import (
 from benchmarks.lock_step import run_lock_step
 from benchmarks.lock_step_rank import LockStepCase
 from benchmarks.real_work import real_work
-from launch.assembly import LocalLearningJob
 from launch.config import IntList, parse
 from launch.environment import Environment
-from launch.memory import block_memory
+from launch.job import LocalLearningJob
+from launch.planning.memory import block_memory
 from launch.resolve import resolve
 
 OURS, END_TO_END = "this runtime", "one process, end to end"

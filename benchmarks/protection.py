@@ -31,11 +31,11 @@ from benchmarks.harness import (
 )
 from launch.config import RunConfig
 from launch.program import make_program
-from runtime.keeper import Keeper
+from runtime.keeper.keeper import Keeper
 from runtime.program import Program
 
 if TYPE_CHECKING:
-    from launch.assembly import LocalLearningJob
+    from launch.job import LocalLearningJob
     from runtime.core.messages import Snapshot
 
 STRETCH = 20  # steps, on and off in turn
@@ -62,7 +62,7 @@ def is_off(step: int) -> bool:
 def load_half_protected(text: str) -> "LocalLearningJob":
     """The job, in a process that takes no snapshots in every second stretch."""
     from launch.program import load_job
-    from runtime.computing import Computing, Copied
+    from runtime.worker.compute_thread import Computing, Copied
 
     take = Computing._take_snapshot
 

@@ -15,10 +15,11 @@ from torch.distributed.pipelining import PipelineStage
 
 from benchmarks.lock_step_rank import Layout, make_pipeline_stage
 from benchmarks.stage_pieces import Heads, build_stage, cut_row, pieces
-from launch.assembly import make_feed
 from launch.config import parse
 from launch.environment import Environment
-from launch.resolve import Resolved, dump, resolve, restore
+from launch.job import make_feed
+from launch.planning.resolved import Resolved
+from launch.resolve import dump, resolve, restore
 from models.data import load_data
 from models.objectives import load_objective
 from models.optimizers import load_optimizer, step_optimizer

@@ -11,7 +11,7 @@ import time
 from functools import partial
 
 from benchmarks.wan_proxy import ask_way
-from runtime.keeper import Keeper
+from runtime.keeper.keeper import Keeper
 from runtime.program import Program
 from runtime.rendezvous import Rendezvous
 from runtime.testing.slept import SleptConfig, SleptJob, load_slept_job
@@ -37,7 +37,11 @@ def main(argv: list[str]) -> int:
     program = Program(
         resolve=config.resolve,
         load=partial(load_far_job, argv[2]) if len(argv) > 2 else load_slept_job,
-        preload=("runtime.coordinator", "runtime.worker", "runtime.testing.slept"),
+        preload=(
+            "runtime.coordinator.coordinator",
+            "runtime.worker.process",
+            "runtime.testing.slept",
+        ),
         run_dir=argv[1],
         name="slept",
         run_name="slept",

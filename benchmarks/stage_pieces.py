@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from launch.resolve import Resolved
+from launch.planning.resolved import Resolved
 from models import randomness
 from models.heads import build_head
 

@@ -179,7 +179,7 @@ class RunConfig:
     trace: bool = False
     """Write a timeline that opens in Perfetto: trace.json in the run directory."""
     faults: str = ""
-    """What is to go wrong, on purpose: kill:1@40,drop:0-1@70 (the README lists the kinds)."""
+    """What is to go wrong, on purpose: kill:1@40,drop:0-1@70 (docs/fault-tolerance.md has all)."""
     fresh: bool = field(default=False, compare=False)
     """Start over in a run directory that holds a run."""
     run_dir: Path | None = field(default=None, compare=False)

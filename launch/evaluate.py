@@ -13,14 +13,14 @@ if __name__ == "__main__":  # our packages come first, and the files beside this
 import safetensors
 import safetensors.torch
 
-from launch.assembly import LocalLearningJob
 from launch.config import ConfigError, parse
 from launch.environment import Environment
+from launch.job import LocalLearningJob
 from launch.resolve import resolve
-from runtime.closing_table import units_table
-from runtime.live_view import make_console
+from runtime.coordinator.live_view import make_console
 from runtime.output import protect_output
 from runtime.program import REFUSED
+from runtime.records.tables import units_table
 
 NAME = "evaluate"
 

@@ -1,6 +1,7 @@
 """Which link carries a job's messages here, where that is left open or can't be what was asked for.
 
-Owns the choice for a whole job; between hosts, `auto` is decided edge by edge (runtime.linking).
+Owns the choice for a whole job; between hosts, `auto` is decided edge by edge
+(runtime.worker.connect).
 """
 
 import ipaddress

@@ -15,7 +15,7 @@ if __name__ == "__main__":  # our packages come first, and the files beside this
 from launch.config import ConfigError, parse
 from launch.launcher import MARK, Launcher
 from launch.program import make_program
-from runtime.keeper import Keeper
+from runtime.keeper.keeper import Keeper
 from runtime.output import protect_output
 from runtime.program import REFUSED
 

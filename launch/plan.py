@@ -12,9 +12,9 @@ if __name__ == "__main__":  # our packages come first, and the files beside this
 
 from launch.config import parse
 from launch.environment import Environment
-from launch.plan_report import render_plan
+from launch.planning.report import render_plan
 from launch.resolve import resolve
-from runtime.live_view import make_console
+from runtime.coordinator.live_view import make_console
 from runtime.output import protect_output
 from runtime.program import REFUSED
 

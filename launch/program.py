@@ -21,9 +21,9 @@ from runtime.faults.plan import parse
 from runtime.program import Program, Tell
 
 if TYPE_CHECKING:
-    from launch.assembly import LocalLearningJob
+    from launch.job import LocalLearningJob
 
-PRELOAD = ("runtime.coordinator", "runtime.worker", "launch.assembly")
+PRELOAD = ("runtime.coordinator.coordinator", "runtime.worker.process", "launch.job")
 
 
 def make_program(config: RunConfig, *, name: str) -> Program:
@@ -74,7 +74,7 @@ def measured_before(config: RunConfig) -> RunConfig:
 
 def load_job(text: str) -> LocalLearningJob:
     """Make the job of what `resolve_text` returned."""
-    from launch.assembly import LocalLearningJob
+    from launch.job import LocalLearningJob
     from launch.resolve import restore
 
     return LocalLearningJob(restore(text))

@@ -11,19 +11,18 @@ import json
 import math
 import os
 import sys
-from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Literal
 
 import torch
 
-from launch import worker_plans
-from launch.config import FREE, ConfigError, Link, RunConfig, from_toml, to_toml
-from launch.costs import Costs
-from launch.cuts import check_memory, choose_cuts
+from launch.config import FREE, ConfigError, RunConfig, from_toml, to_toml
 from launch.environment import Environment
 from launch.link_choice import choose_link
-from launch.setting import Setting
+from launch.planning import streams
+from launch.planning.costs import Costs
+from launch.planning.cuts import check_memory, choose_cuts
+from launch.planning.resolved import ConcreteConfig, Resolved
+from launch.planning.workload import Setting
 from models.data import ImageData, load_data, steps_per_epoch
 from models.heads import DEFAULT_HEAD_FEATURES
 from models.network import Network, UnitTrace, check_builds, compiled_remarks, trace_units
@@ -43,56 +42,6 @@ FACTS = (
     "link_note",
     "remarks",
 )  # copied by dump as they are
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConcreteConfig(RunConfig):
-    """A RunConfig in which nothing is left open; `decoder_depth` holds one figure a block."""
-
-    workers: int = field()
-    cuts: tuple[int, ...] = field()
-    steps: int = field()
-    threads: int = field()
-    window: int = field()
-    snapshot_every: int = field()
-    checkpoint_every: int = field()
-    device: Literal["cpu", "cuda"] = field()
-    link: Link = field()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resolved:
-    """A run that can start: its concrete config, and what that means for network and data.
-
-    `measured`: what the cuts were chosen by where that was measured, which no other process can
-    find again. `link_note`: why the link is not the one that was asked for. `remarks`: what is odd
-    about the data and the network, which are looked at here alone."""
-
-    config: ConcreteConfig
-    partition: Partition
-    network: Network
-    image_shape: tuple[int, int, int]
-    num_classes: int
-    num_train: int
-    measured: Costs | None = None
-    link_note: str | None = None
-    remarks: tuple[str, ...] = ()
-
-    @cached_property
-    def traces(self) -> list[UnitTrace]:
-        """What goes through each unit for one image."""
-        return trace_units(self.network, self.image_shape)
-
-    @cached_property
-    def setting(self) -> Setting:
-        """What blocks' costs and memory follow from."""
-        return Setting(
-            config=self.config,
-            network=self.network,
-            traces=self.traces,
-            image_shape=self.image_shape,
-            num_classes=self.num_classes,
-        )
 
 
 def resolve(config: RunConfig, *, environment: Environment, tell: Tell = unheard) -> Resolved:
@@ -191,10 +140,10 @@ def _resolve(config: RunConfig, environment: Environment, tell: Tell) -> Resolve
         link_note=link_note,
         remarks=(*data.remarks, *compiled_remarks(network, setting.traces)),
     )
-    worker_plans.check_retention(resolved)
+    streams.check_retention(resolved)
     if config.snapshot_every is not None:
         return resolved
-    every = worker_plans.choose_snapshot_every(resolved)
+    every = streams.choose_snapshot_every(resolved)
     return dataclasses.replace(resolved, config=_with(concrete, snapshot_every=every))
 
 

@@ -14,19 +14,19 @@ if __name__ == "__main__":  # our packages come first, and the files beside this
 import torch
 from torch import Tensor
 
-from launch.assembly import LocalLearningJob
 from launch.config import parse, refuse_free_lag
 from launch.environment import Environment
+from launch.job import LocalLearningJob
 from launch.program import command_time
 from launch.resolve import resolve
 from launch.timed_block import TimedBlock
 from models.bad_numbers import BadNumbers
 from models.sequential import train
-from runtime.live_view import LiveView, make_console
+from runtime.coordinator.live_view import LiveView, make_console
 from runtime.output import protect_output
 from runtime.program import REFUSED, unheard
-from runtime.recorder import NotWritten, Recorder
-from runtime.run_dir import RunDir
+from runtime.records.recorder import NotWritten, Recorder
+from runtime.records.run_dir import RunDir
 
 NAME = "sequential"
 log = logging.getLogger(NAME)

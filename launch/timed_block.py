@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 
 import psutil
 
-from launch.assembly import LocalLearningJob
+from launch.job import LocalLearningJob
 from models.block import Payload, Ties
 from runtime import digest
-from runtime.reports import WorkerStatus, units_label
+from runtime.records.reports import WorkerStatus, units_label
 
 T = TypeVar("T")
 

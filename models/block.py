@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from models import randomness
 from models.bad_numbers import BadSteps, all_finite
+from models.device import copy_to_host, on_host
 from models.heads import build_head
-from models.host import copy_to_host, on_host
 from models.network import Network
 from models.objectives import Objective
 from models.optimizer_state import OptimizerState

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
-from models.host import on_host
+from models.device import on_host
 
 
 def flat_weights(parameters: list[nn.Parameter]) -> tuple[Tensor] | None:

@@ -8,11 +8,11 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from runtime.block import BlockStep, Specs
 from runtime.core.plan import WorkerPlan
 from runtime.faults.plan import Fault
 from runtime.program import Tell
 from runtime.state.checkpoint import Checkpoint
-from runtime.step import BlockStep, Specs
 
 
 class Job(Protocol):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runtime.faults.plan import Fault
-from runtime.state.memory import MemoryPaths
+from runtime.state.status_page import MemoryPaths
 
 if TYPE_CHECKING:
     from runtime.job import Job
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 REFUSED = 2  # of a job that was refused; the coordinator has said why
 FINAL = 3  # of a process whose failure would only repeat itself in another life
 NOT_STARTED = 4  # of a worker whose job failed before it could begin; the coordinator has said why
+# The bodies of its children, by name: keeper, worker and coordinator don't import each other.
+COORDINATOR = "runtime.coordinator.coordinator:run_coordinator"
+WORKER = "runtime.worker.process:run_worker"
 TRACEBACK_CHARACTERS = 20_000  # what a pipe to a keeper takes without a reader
 
 Tell = Callable[[str], None]  # takes the name of the phase that begins, such as "loading the data"

@@ -7,7 +7,6 @@ Knows nothing of the order of a step.
 from collections.abc import Collection, Iterator, Mapping
 from types import MappingProxyType
 
-from runtime.core.account import Account
 from runtime.core.free_ties import FreeIncoming, FreeOutgoing
 from runtime.core.messages import (
     Acknowledge,
@@ -29,6 +28,7 @@ from runtime.core.messages import (
 from runtime.core.peers import Peer
 from runtime.core.plan import Side, Stream, WorkerPlan
 from runtime.core.streams import Incoming, Outgoing
+from runtime.core.tie_stats import Account
 
 Kept = Mapping[Stream, Mapping[int, bool]]
 NOTHING_KEPT: Kept = MappingProxyType({})

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from runtime.core.account import Account
 from runtime.core.plan import Side, Stream
+from runtime.core.tie_stats import Account
 
 
 class Phase(Enum):

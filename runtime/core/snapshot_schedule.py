@@ -3,9 +3,9 @@
 Owns what is asked for and what has been taken in this generation. Knows nothing of what is saved.
 """
 
-from runtime.core.account import Account
 from runtime.core.messages import Snapshot
 from runtime.core.plan import WorkerPlan
+from runtime.core.tie_stats import Account
 
 
 class SnapshotSchedule:

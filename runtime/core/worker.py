@@ -36,7 +36,6 @@ from collections import deque
 from collections.abc import Callable
 from enum import Enum
 
-from runtime.core.account import TIES, Account
 from runtime.core.edges import NOTHING_KEPT, Edges, Kept
 from runtime.core.handed_out import HandedOut
 from runtime.core.messages import (
@@ -64,6 +63,7 @@ from runtime.core.plan import Side, Stream, WorkerPlan
 from runtime.core.replay_buffer import ReplayBuffer
 from runtime.core.snapshot_schedule import SnapshotSchedule
 from runtime.core.streams import ProtocolError
+from runtime.core.tie_stats import TIES, Account
 
 HISTORY_LENGTH = 50
 

@@ -8,11 +8,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from runtime.block import Payload
 from runtime.core.plan import Stream
 from runtime.faults.plan import Fault
 from runtime.links.link import Damaged, Frame, Link, Pollable
 from runtime.links.message import DataMessage, HelloMessage, Message
-from runtime.step import Payload
 
 OVERTAKEN_S = 0.5  # a message waits at most that long for one that overtakes it
 

@@ -23,10 +23,10 @@ import torch
 import zmq
 from torch.distributed import PrefixStore, ProcessGroup, ProcessGroupGloo, Store
 
+from runtime.block import Payload
 from runtime.links.link import Damaged, End, Frame, Pollable
 from runtime.links.message import AckMessage, DataMessage, HelloMessage, Message
 from runtime.links.zeromq import ZmqLink, reachable_host
-from runtime.step import Payload
 
 log = logging.getLogger(__name__)
 

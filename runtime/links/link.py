@@ -9,9 +9,9 @@ from typing import Protocol
 
 import zmq
 
+from runtime.block import Payload, Specs
 from runtime.core.plan import Side, Stream
 from runtime.links.message import Message
-from runtime.step import Payload, Specs
 
 Frame = bytes | memoryview
 Pollable = zmq.Socket[bytes] | int  # a socket or a file descriptor

@@ -12,8 +12,8 @@ import torch
 import xxhash
 from torch import Tensor
 
+from runtime.block import Payload, Specs
 from runtime.core.plan import Stream
-from runtime.step import Payload, Specs
 
 VERSION = 2
 HEADER_CHECKSUM_BYTES = 8

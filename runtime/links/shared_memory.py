@@ -10,12 +10,12 @@ could is a slot that is used again too early: no writer does that, and its heade
 
 import zmq
 
+from runtime.block import Payload, Specs
 from runtime.core.plan import Stream
 from runtime.links.link import End, Frame
 from runtime.links.message import DataMessage
 from runtime.links.zeromq import HEADER_LIMIT_BYTES, ZmqLink
 from runtime.state.retention import NeighboursRetention
-from runtime.step import Payload, Specs
 
 
 class ShmLink(ZmqLink):

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import zmq
 
+from runtime.block import Payload, Specs, message_bytes
 from runtime.core.plan import Stream
 from runtime.links.link import Damaged, End, Frame, LinkError, Pollable
 from runtime.links.message import (
@@ -28,7 +29,6 @@ from runtime.links.message import (
     fingerprint,
     tensor_bytes,
 )
-from runtime.step import Payload, Specs, message_bytes
 
 HEADER_LIMIT_BYTES = 4096
 MOST_SPARE = 2  # payloads of a stream that are kept to receive into

@@ -19,9 +19,9 @@ import torch
 import xxhash
 from torch import Tensor
 
+from runtime.block import Payload, Specs, TensorSpec
 from runtime.core.plan import Stream, WorkerPlan
 from runtime.core.streams import ProtocolError
-from runtime.step import Payload, Specs, TensorSpec
 
 ALIGNMENT_BYTES = 64
 CHUNK_BYTES = 1 << 18  # copied, then hashed while it is still in the cache

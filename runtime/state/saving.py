@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from runtime.core.account import Account
 from runtime.core.plan import Stream, WorkerPlan
+from runtime.core.tie_stats import Account
 from runtime.state.image import write_image
-from runtime.state.memory import MemoryPaths, Page, Word
 from runtime.state.retention import Retention
 from runtime.state.snapshots import Snapshots, image_of, joined
+from runtime.state.status_page import MemoryPaths, Page, Word
 
 MESSAGE = "message/"  # what follows: stream, step, index of the tensor
 ACCOUNT = "account"

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from runtime.core.account import Account
 from runtime.core.messages import (
     Arrived,
     Compute,
@@ -21,6 +20,7 @@ from runtime.core.messages import (
     StopWanted,
 )
 from runtime.core.plan import Side, Stream
+from runtime.core.tie_stats import Account
 from runtime.core.worker import State, WorkerCore
 from runtime.faults.plan import Fault
 from runtime.testing.faulty_edges import (

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from runtime.core.account import Account
 from runtime.core.plan import Stream
+from runtime.core.tie_stats import Account
 from runtime.core.worker import WorkerCore
 
 Outbox = dict[tuple[Stream, int], Any]

@@ -41,7 +41,7 @@ from runtime.core.messages import (
 )
 from runtime.core.plan import Side, Stream, WorkerPlan
 from runtime.core.worker import State, WorkerCore
-from runtime.free_inbox import FreeInbox
+from runtime.worker.free_inbox import FreeInbox
 
 Duration = Callable[[int, Phase, int], float]  # (worker, phase, step) -> seconds
 Latency = Callable[[int, int], float]  # (from worker, to worker) -> seconds
@@ -49,7 +49,7 @@ Payload = Any  # tensors of real blocks, numbers of hashed ones
 
 
 class SimulatedBlock(Protocol):
-    """What of a block the simulation uses; runtime.step.BlockStep offers it."""
+    """What of a block the simulation uses; runtime.block.BlockStep offers it."""
 
     def forward(self, step: int, incoming: Payload) -> Payload: ...
     def update(self, step: int) -> Any: ...

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from runtime.block import Payload, Specs, TensorSpec, message_bytes
 from runtime.core.plan import Stream, Window, WorkerPlan
 from runtime.program import Tell
 from runtime.state.checkpoint import Checkpoint
-from runtime.step import Payload, Specs, TensorSpec, message_bytes
 from runtime.testing.sleeper import Sleeper
 from runtime.testing.stalls import parse_stalls
 

@@ -20,10 +20,10 @@ from runtime.core.messages import (
     SnapshotSafe,
 )
 from runtime.core.plan import Side, Stream, WorkerPlan
-from runtime.keeping import LARGE_BYTES
 from runtime.testing.host import Happen, Host, Thread
 from runtime.testing.network import Machine, Network, Wire, make_host
 from runtime.testing.simulation import Duration, Payload, SimulatedWorker, Simulation
+from runtime.worker.keeping import LARGE_BYTES
 
 FAR_APART = 37  # steps between two neighbours' overheads
 MADE = {

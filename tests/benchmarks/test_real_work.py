@@ -11,8 +11,9 @@ from benchmarks.lock_step import run_lock_step
 from benchmarks.lock_step_rank import SCHEDULES, LockStepCase
 from benchmarks.real_work import by_microbatch, real_work
 from benchmarks.stage_pieces import Heads, LossBelow, build_stage, cut_row, pieces
-from launch.assembly import make_feed
-from launch.resolve import Resolved, restore
+from launch.job import make_feed
+from launch.planning.resolved import Resolved
+from launch.resolve import restore
 from models.data import load_data
 from models.objectives import NTXent
 from models.optimizers import load_optimizer

@@ -2,7 +2,8 @@
 
 from launch.config import RunConfig
 from launch.environment import Environment
-from launch.resolve import Resolved, resolve
+from launch.planning.resolved import Resolved
+from launch.resolve import resolve
 
 MACHINE = Environment(world_size=None, local_world_size=None, cores=2, gpus=0)
 

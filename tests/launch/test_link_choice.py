@@ -5,7 +5,7 @@ import pytest
 from launch.config import RunConfig
 from launch.environment import Environment
 from launch.link_choice import choose_link
-from launch.notes import notes_on
+from launch.planning.notes import notes_on
 from launch.resolve import dump, restore
 
 from .runs import light

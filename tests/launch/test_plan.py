@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from launch import cuts
 from launch.plan import main
+from launch.planning import cuts
 
-from .test_full_rate import EQUAL
+from .planning.test_rates import EQUAL
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,9 @@ import pytest
 
 from launch.config import ConfigError, RunConfig, parse, to_toml
 from launch.environment import Environment
-from launch.notes import notes_on
-from launch.resolve import ConcreteConfig, Resolved, dump, resolve, restore
+from launch.planning.notes import notes_on
+from launch.planning.resolved import ConcreteConfig, Resolved
+from launch.resolve import dump, resolve, restore
 from models.plugins import UsersError
 
 from .environs import TORCHRUN

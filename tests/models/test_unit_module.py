@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from models.loads import count_loads
 from models.network import (
     Network,
     Unit,
@@ -17,6 +16,7 @@ from models.network import (
     trace_units,
 )
 from models.plugins import UsersError
+from models.unit_costs import count_loads
 from models.unit_module import check_module, uncompiled
 
 IMAGE = (1, 2, 2)

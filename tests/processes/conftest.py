@@ -16,9 +16,9 @@ import psutil
 import pytest
 import torch
 
-from launch.assembly import LocalLearningJob
 from launch.config import parse
 from launch.environment import Environment
+from launch.job import LocalLearningJob
 from launch.resolve import resolve
 from models.sequential import train
 from runtime import digest

@@ -6,10 +6,10 @@ import sys
 import pytest
 import safetensors.torch
 
-from launch.assembly import LocalLearningJob
 from launch.config import parse
 from launch.environment import Environment
 from launch.evaluate import main as evaluate
+from launch.job import LocalLearningJob
 from launch.resolve import resolve
 from models.network import build_plain
 from runtime import digest

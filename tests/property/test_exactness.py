@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from launch.assembly import build_blocks, make_feed, worker_plan
 from launch.config import parse
 from launch.environment import Environment
-from launch.resolve import Resolved, resolve
+from launch.job import build_blocks, make_feed, worker_plan
+from launch.planning.resolved import Resolved
+from launch.resolve import resolve
 from models import sequential
 from models.block import LocalBlock, Recipe
 from models.data import load_data

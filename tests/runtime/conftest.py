@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from runtime.state.memory import OwnedMemory
+from runtime.state.status_page import OwnedMemory
 
 
 @pytest.fixture

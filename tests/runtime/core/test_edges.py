@@ -2,11 +2,11 @@
 
 import pytest
 
-from runtime.core.account import TIES
 from runtime.core.edges import NOTHING_KEPT, Edges
 from runtime.core.messages import Rejected, StopTold, TellStop, Trim
 from runtime.core.plan import Side, Stream, WorkerPlan
 from runtime.core.streams import RESEND_AFTER_TICKS
+from runtime.core.tie_stats import TIES
 
 from .words import ack, acked, arrived, ask, hello, keep, linked, middle, send, wanted, window
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from runtime.core.account import Account
 from runtime.core.messages import Snapshot
 from runtime.core.plan import WorkerPlan
 from runtime.core.snapshot_schedule import SnapshotSchedule
+from runtime.core.tie_stats import Account
 
 END = 99
 

@@ -2,7 +2,6 @@
 
 import pytest
 
-from runtime.core.account import Account
 from runtime.core.messages import (
     Finish,
     Replay,
@@ -13,6 +12,7 @@ from runtime.core.messages import (
     Trim,
 )
 from runtime.core.plan import Free, WorkerPlan
+from runtime.core.tie_stats import Account
 from runtime.core.worker import IllegalEvent, State, WorkerCore
 
 from .words import (

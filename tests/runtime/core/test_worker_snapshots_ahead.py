@@ -5,7 +5,6 @@ A snapshot is of the state at its boundary, whatever has been handed out when it
 
 import pytest
 
-from runtime.core.account import Account
 from runtime.core.messages import (
     Finish,
     Snapshot,
@@ -14,6 +13,7 @@ from runtime.core.messages import (
     StopWanted,
 )
 from runtime.core.plan import Free, WorkerPlan
+from runtime.core.tie_stats import Account
 from runtime.core.worker import IllegalEvent, State, WorkerCore
 
 from .words import (

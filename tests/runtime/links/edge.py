@@ -12,6 +12,7 @@ import torch
 import zmq
 from torch.distributed import FileStore
 
+from runtime.block import Specs, TensorSpec, message_bytes
 from runtime.core.plan import Side, Stream, Window, WorkerPlan
 from runtime.links.gloo import GlooLink, opener
 from runtime.links.link import Damaged, End, Frame, Link
@@ -24,7 +25,6 @@ from runtime.links.message import (
 from runtime.links.shared_memory import ShmLink
 from runtime.links.zeromq import ZmqLink
 from runtime.state.retention import NeighboursRetention, Retention
-from runtime.step import Specs, TensorSpec, message_bytes
 
 TIMEOUT_S = 20.0
 DTYPES = ("float32", "float64", "float16", "bfloat16", "int64", "int32", "uint8", "bool")

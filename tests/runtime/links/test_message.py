@@ -7,6 +7,7 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runtime.block import TensorSpec
 from runtime.core.plan import Stream
 from runtime.links.message import (
     AckMessage,
@@ -20,7 +21,6 @@ from runtime.links.message import (
     encode,
     fingerprint,
 )
-from runtime.step import TensorSpec
 
 HELLO = HelloMessage(
     generation=2,

@@ -109,7 +109,7 @@ def test_a_reader_can_not_write():
         "import os\n"
         "from runtime.core.plan import Stream, Window, WorkerPlan\n"
         "from runtime.state.retention import NeighboursRetention, Retention\n"
-        "from runtime.step import TensorSpec\n"
+        "from runtime.block import TensorSpec\n"
         "import torch\n"
         "path = f'/proc/self/fd/{os.memfd_create(\"test\")}'\n"
         "window = Window(max_messages=2, max_bytes=32, message_bytes=16, max_retained=4)\n"

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from runtime.block import TensorSpec
 from runtime.core.plan import Free, Stream, Window, WorkerPlan
 from runtime.links.message import checksum
 from runtime.state.retention import CHUNK_BYTES, Retention
-from runtime.step import TensorSpec
 
 ROOMS = {Stream.ACTIVATION: 4, Stream.TIE_UP: 5}
 SPECS = {

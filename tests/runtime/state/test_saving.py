@@ -8,11 +8,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from runtime.core.account import Account
+from runtime.block import TensorSpec
 from runtime.core.plan import Stream, Window, WorkerPlan
+from runtime.core.tie_stats import Account
 from runtime.state import saving
 from runtime.state.image import read_image
-from runtime.state.memory import OwnedMemory, Word
 from runtime.state.retention import Retention
 from runtime.state.saving import (
     OutOfRoom,
@@ -23,7 +23,7 @@ from runtime.state.saving import (
     with_account,
 )
 from runtime.state.snapshots import Snapshots, image_of
-from runtime.step import TensorSpec
+from runtime.state.status_page import OwnedMemory, Word
 
 LAG = 3
 SPECS = {Stream.TIE_DOWN: (TensorSpec(shape=(4,), dtype="float32"),)}

@@ -1,0 +1,184 @@
+"""What a resolved config becomes: blocks, what crosses each edge, and each worker's plan.
+
+Joins models and runtime, and is the only place that knows both a network and a stream.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cached_property
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from launch.config import from_toml, to_toml
+from launch.cores import usable_cores
+from launch.planning.notes import notes_on
+from launch.planning.resolved import ConcreteConfig, Resolved
+from launch.planning.streams import edge_specs, worker_plan
+from models.bad_numbers import BadNumbers
+from models.block import Feed, LocalBlock, Payload, Recipe
+from models.data import ImageData, batch_indices, load_data
+from models.device import make_cuda_deterministic
+from models.evaluation import evaluate
+from models.network import write_input
+from models.objectives import load_objective
+from models.plugins import UsersError
+from models.recut import OldBlock, carry
+from models.views import two_views
+from runtime.block import Specs
+from runtime.core.partition import Partition
+from runtime.core.plan import WorkerPlan
+from runtime.faults.plan import Fault, parse
+from runtime.program import Tell, unheard
+from runtime.state.checkpoint import Checkpoint
+from runtime.state.saving import split_part
+
+PATIENCE_S = 600.0  # with a silent neighbour, beyond the time in which hangs are noticed
+
+
+class LocalLearningJob:
+    """A resolved run, as the runtime's processes see it (runtime.job.Job)."""
+
+    def __init__(self, resolved: Resolved) -> None:
+        self.resolved = resolved
+        config = resolved.config
+        self.num_workers = resolved.partition.num_blocks
+        self.num_steps = config.steps
+        self.batch_size = config.batch_size
+        self.threads = config.threads
+        self.cores = usable_cores()
+        self.link: str = config.link
+        self.checksum: str = config.checksum
+        self.bind = config.bind
+        self.report_every_s = config.report_every_s
+        self.time_alone_s = config.time_alone_s
+        self.quick_end = config.quick_end
+        self.trace = config.trace
+        self.model_name = config.model.rpartition(":")[2]
+        self.config_toml = to_toml(config)
+        self.patience_s = PATIENCE_S + 10 * config.hang_timeout_s
+        self.retain_bytes = config.retain_mb * 1e6
+        self.faults: tuple[Fault, ...] = parse(config.faults)
+        self.final_errors: tuple[type[Exception], ...] = (BadNumbers,)
+
+    @cached_property
+    def data(self) -> ImageData:
+        """The data set; loaded where it is asked for."""
+        config = self.resolved.config
+        return load_data(config.data, seed=config.seed, split=config.split)
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """What the user should know of the job before it starts."""
+        return notes_on(self.resolved)
+
+    def plan(self, k: int) -> WorkerPlan:
+        return worker_plan(self.resolved, k)
+
+    def specs(self, edge: int) -> Specs:
+        return edge_specs(self.resolved, edge)
+
+    def build_block(self, k: int, tell: Tell = unheard) -> LocalBlock:
+        if self.resolved.config.device == "cuda":
+            make_cuda_deterministic()
+        if k == 0:
+            tell(f"loading the data ({self.resolved.config.data})")
+        data = self.data if k == 0 else None
+        tell("building its block")
+        return build_block(self.resolved, k, data)
+
+    def unit_names(self, k: int) -> tuple[list[str], list[str]]:
+        units, block = self.resolved.network.units, self.resolved.partition.blocks[k]
+        return [units[i].name for i in block.home], [units[i].name for i in block.guest]
+
+    def carry(
+        self, k: int, checkpoint: Checkpoint, tell: Tell = unheard
+    ) -> tuple[LocalBlock, list[str]]:
+        """Build block k from the parts of another cut, as far as that goes."""
+        units = self.resolved.network.units
+        config = from_toml(checkpoint.config_toml)
+        assert isinstance(config.cuts, tuple), "a checkpoint's config is resolved"
+        partition = Partition(num_units=len(units), cuts=config.cuts, overlap=config.overlap)
+        old = []
+        for index, part in enumerate(partition.blocks):
+            state, _ = split_part(safetensors.torch.load_file(checkpoint.part(index)))
+            home, guest = ([units[i].name for i in group] for group in (part.home, part.guest))
+            old.append(OldBlock(home=tuple(home), guest=tuple(guest), state=state))
+        block = self.build_block(k, tell)
+        state, notes = carry(old, block.state(), home=block.home_units, guest=block.guest_units)
+        block.load(state)
+        return block, notes
+
+    def evaluate(self, weights: Mapping[str, Tensor], tell: Tell = unheard) -> list[dict[str, Any]]:
+        try:
+            accuracies = evaluate(self.resolved.network, dict(weights), self.data, tell=tell)
+        except UsersError as error:  # a unit that fails in eval mode costs the evaluation alone
+            raise ValueError(str(error)) from error
+        return [asdict(accuracy) for accuracy in accuracies]
+
+
+def build_blocks(resolved: Resolved, data: ImageData) -> list[LocalBlock]:
+    """Build every block, lowest first."""
+    return [build_block(resolved, k, data) for k in range(resolved.partition.num_blocks)]
+
+
+def build_block(resolved: Resolved, k: int, data: ImageData | None) -> LocalBlock:
+    """Build block k; only block 0 needs the data."""
+    config, partition = resolved.config, resolved.partition
+    block = partition.blocks[k]
+    traces = resolved.traces
+    top = (*block.home, *block.guest)[-1]
+    recipe = Recipe(
+        tie=config.tie,
+        alpha=config.alpha,
+        optimizer=config.optimizer,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        schedule=config.schedule,
+        warmup_steps=config.warmup_steps,
+        num_steps=config.steps,
+        decoder_depth=config.decoder_depth[k],
+        max_bad_steps=config.max_bad_steps,
+        seed=config.seed,
+        device=_device(config, k),
+    )
+    return LocalBlock(
+        resolved.network,
+        home=block.home,
+        guest=block.guest,
+        lent=partition.blocks[k - 1].guest if k else range(0),
+        recipe=recipe,
+        objective=load_objective(
+            config.objective, temperature=config.temperature, num_classes=resolved.num_classes
+        ),
+        num_classes=resolved.num_classes,
+        output_shape=traces[top].output_shape,
+        home_shape=traces[block.home[-1]].output_shape,
+        feed=make_feed(resolved, data) if data is not None and k == 0 else None,
+        copies_input=write_input(traces[unit] for unit in block.home),
+        poisoned=frozenset(
+            fault.step for fault in parse(config.faults) if fault.kind == "nan" and fault.block == k
+        ),
+    )
+
+
+def _device(config: ConcreteConfig, k: int) -> str:
+    """A GPU a worker, shared in turn where there are fewer."""
+    if config.device == "cpu":
+        return "cpu"
+    return f"cuda:{k % torch.cuda.device_count()}"
+
+
+def make_feed(resolved: Resolved, data: ImageData) -> Feed:
+    """Batches by step: two views (2B, C, H, W) and labels (B,), a function of (seed, step)."""
+    config = resolved.config
+
+    def feed(step: int) -> Payload:
+        chosen = batch_indices(len(data.train_labels), config.batch_size, step, seed=config.seed)
+        images_BCHW = data.train_images[chosen]
+        views_NCHW = two_views(images_BCHW, data.views, seed=config.seed, step=step)
+        return views_NCHW, data.train_labels[chosen]
+
+    return feed

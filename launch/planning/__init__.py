@@ -1,0 +1,1 @@
+"""What a config means for this machine: costs, cuts, memory, streams, rates, and a report."""

@@ -1,0 +1,86 @@
+"""What blocks cost, wherever the network is cut: counted in FLOPs, or measured in seconds.
+
+Owns how a block's cost comes of its units' and its head's. Counted costs are a function of the
+config alone. Left out of them are the loss, the optimizer and the ties, which are small, and that
+a FLOP takes longer in one layer than in another, which is not: see launch.planning.unit_times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from launch.planning.workload import Setting
+from runtime.core.partition import Block
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One unit or head in one step of 2B samples: its forward, and its forward and backward."""
+
+    forward: float
+    step: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockCost:
+    """A block's home's forward, before which nothing goes up, and its whole step."""
+
+    home_forward: float
+    step: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """`heads[unit][k]` is the head of block k standing on that unit. In seconds where measured,
+    else in FLOPs: then figures mean something in relation to each other only."""
+
+    measured: bool
+    units: tuple[Cost, ...]
+    heads: tuple[tuple[Cost, ...], ...]
+
+    def of(self, block: Block) -> BlockCost:
+        """A block's cost: home, guest and head."""
+        home = [self.units[unit] for unit in block.home]
+        guest = [self.units[unit] for unit in block.guest]
+        head = self.heads[(*block.home, *block.guest)[-1]][block.index]
+        return BlockCost(
+            home_forward=sum(unit.forward for unit in home),
+            step=sum(part.step for part in (*home, *guest, head)),
+        )
+
+    def end_to_end(self) -> float:
+        """One process that trains the network from one loss, under the top block's head."""
+        return sum(unit.step for unit in self.units) + self.heads[-1][-1].step
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; `from_dict` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Costs:
+        def read(costs: Iterable[dict[str, float]]) -> tuple[Cost, ...]:
+            return tuple(Cost(**cost) for cost in costs)
+
+        heads = tuple(read(row) for row in values["heads"])
+        return cls(measured=values["measured"], units=read(values["units"]), heads=heads)
+
+
+def counted_costs(setting: Setting) -> Costs:
+    """Count FLOPs: a backward is two forwards, one for the weights and one for the input.
+
+    The network's first unit has no gradient for its input, the image, and so is counted twice
+    rather than three times. (Nor has a home's first layer; but what that saves is less than a
+    sixth of a residual block, and about the same in every home.)
+    """
+    num = setting.num_samples
+    units = [
+        Cost(num * load.flops, num * load.flops * (3 if index else 2))
+        for index, load in enumerate(setting.loads)
+    ]
+    heads = []
+    for top in range(len(setting.traces)):
+        row = [setting.head(top, k).flops for k in range(len(setting.config.decoder_depth))]
+        heads.append(tuple(Cost(num * flops, 3 * num * flops) for flops in row))
+    return Costs(measured=False, units=tuple(units), heads=tuple(heads))

@@ -1,0 +1,74 @@
+"""What the user should know of a run before it starts.
+
+Owns the sentences. What they stand on is found elsewhere.
+"""
+
+import torch
+
+from launch.config import FREE
+from launch.planning.costs import counted_costs
+from launch.planning.rates import edge_rates
+from launch.planning.resolved import Resolved
+
+
+def notes_on(resolved: Resolved) -> list[str]:
+    """Short notes, each a line; most runs have none."""
+    found = (
+        resolved.link_note,
+        _shared_gpus(resolved),
+        _measured(resolved),
+        _slow_ties(resolved),
+        _not_reproducible(resolved),
+        *resolved.remarks,
+    )
+    return [note for note in found if note is not None]
+
+
+def _shared_gpus(resolved: Resolved) -> str | None:
+    config = resolved.config
+    gpus = torch.cuda.device_count() if config.device == "cuda" else 0
+    if not gpus or gpus >= config.workers:
+        return None
+    return (
+        f"{config.workers} workers share {gpus} GPU{'s' if gpus > 1 else ''} of this host and take"
+        " turns on it: no speed-up is to be expected"
+    )
+
+
+def _measured(resolved: Resolved) -> str | None:
+    if resolved.measured is None:
+        return None
+    cuts = ",".join(map(str, resolved.config.cuts))
+    return (
+        f"cuts {cuts} follow from times measured now; repeat this run by its config.toml, which"
+        " holds them"
+    )
+
+
+def _slow_ties(resolved: Resolved) -> str | None:
+    """Where blocks must wait for each other, even over links without latency."""
+    config = resolved.config
+    if config.longest_lag >= 1:
+        return None  # f <= T and C <= T are all that is asked for: a window holds two
+    costs = resolved.measured or counted_costs(resolved.setting)
+    slow = [edge for edge in edge_rates(resolved, costs) if edge.slowness > 1]
+    if not slow:
+        return None
+    worst = max(slow, key=lambda edge: edge.slowness)
+    by = "measured times" if costs.measured else "counted FLOPs"
+    return (
+        f"lag {config.lag} keeps neighbours waiting: by {by}, edge {worst.edge}-{worst.edge + 1}"
+        f" allows {1 / worst.slowness:.0%} of full rate at most; --lag {worst.least_lag} would"
+        " allow all of it"
+    )
+
+
+def _not_reproducible(resolved: Resolved) -> str | None:
+    config = resolved.config
+    if config.lag != FREE:
+        return None
+    return (
+        f"lag {FREE}: each step takes the ties that have arrived, so this run can't be reproduced;"
+        f" only ties over {config.longest_lag} steps old are waited for, and how old they were is"
+        " measured"
+    )

@@ -1,0 +1,212 @@
+"""A plan as people read it: tables of blocks, memory, edges and schedules, and what to do.
+
+Owns how a plan is shown. The figures are made elsewhere.
+"""
+
+from collections.abc import Iterator
+
+import psutil
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from launch.environment import Environment
+from launch.planning.costs import counted_costs
+from launch.planning.memory import block_memory
+from launch.planning.notes import notes_on
+from launch.planning.prediction import Prediction, lock_step_bubble, predict, zero_bubble_bubble
+from launch.planning.resolved import Resolved
+from launch.planning.streams import edge_specs
+from runtime.block import message_bytes
+from runtime.core.plan import Stream
+from runtime.records.reports import units_label
+
+NONE = "–"
+MICROBATCHES = (4, 8, 16, 32)
+EQUAL_TO = 0.95  # of data parallelism's gain, above which the choice is not one of speed
+
+
+def render_plan(resolved: Resolved, console: Console, *, environment: Environment) -> None:
+    """Print the plan of a resolved run."""
+    costs = resolved.measured or counted_costs(resolved.setting)
+    prediction = predict(resolved, costs, cores=environment.cores)
+    tables = [_blocks(resolved, prediction), _memory(resolved), _rates(resolved, prediction)]
+    if prediction.edges:
+        tables += [_edges(prediction), _schedules(prediction)]
+    config = resolved.config
+    console.print(
+        f"{config.model}, {config.workers} workers, batch {config.batch_size} in two views,"
+        f" overlap {config.overlap}, tie {config.tie}, lag {config.lag}, window {config.window},"
+        f" cuts {','.join(map(str, config.cuts))}",
+        soft_wrap=True,
+    )
+    for table in tables:
+        console.print()
+        console.print(table)
+    console.print()
+    for line in (*(f"note: {note}" for note in notes_on(resolved)), *_advice(resolved, prediction)):
+        console.print(Text(line), soft_wrap=True)
+
+
+def _blocks(resolved: Resolved, prediction: Prediction) -> Table:
+    """What each block holds and computes; the utilisation is that of full rate's."""
+    table = _table("block", "units (+ guest)")
+    for heading in ("parameters", "GFLOP a step", "ms a step", "utilisation"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    setting, units = resolved.setting, resolved.network.units
+    counted = counted_costs(setting)
+    for block, step in zip(resolved.partition.blocks, prediction.blocks, strict=True):
+        members = (*block.home, *block.guest)
+        parameters = sum(resolved.traces[unit].num_trainable for unit in members)
+        home, guest = ([units[i].name for i in part] for part in (block.home, block.guest))
+        table.add_row(
+            Text(str(block.index)),
+            Text(units_label(home, guest)),
+            f"{parameters + setting.head_of(block).num_trainable:,}",
+            f"{counted.of(block).step / 1e9:.3g}",
+            NONE if resolved.measured is None else f"{step * 1e3:.1f}",
+            f"{step / prediction.step:.0%}",
+        )
+    return table
+
+
+def _memory(resolved: Resolved) -> Table:
+    """What each worker takes, and what it sends up and holds with its neighbours, in megabytes."""
+    table = _table("block, MB")
+    headings = ("weights", "activations", "messages", "kept for restarts", "all", "sent up", "tie")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for block in resolved.partition.blocks:
+        took = block_memory(resolved.setting, block)
+        is_top = block.index + 1 == resolved.partition.num_blocks
+        specs = {} if is_top else edge_specs(resolved, block.index)
+        crossing = [specs.get(stream) for stream in (Stream.ACTIVATION, Stream.TIE_UP)]
+        table.add_row(
+            Text(str(block.index)),
+            *(
+                f"{size / 1e6:,.1f}"
+                for size in (
+                    took.weights,
+                    took.activations,
+                    took.messages,
+                    took.retained,
+                    took.total,
+                )
+            ),
+            *(NONE if sent is None else f"{message_bytes(sent) / 1e6:,.2f}" for sent in crossing),
+        )
+    return table
+
+
+def _rates(resolved: Resolved, prediction: Prediction) -> Table:
+    """Samples/s where times were measured; else how the same work compares, which FLOPs tell."""
+    table = _table("predicted, without latency")
+    table.add_column("samples/s", justify="right", no_wrap=True)
+    table.add_column("x one process, end to end", justify="right", no_wrap=True)
+    here = f"on {prediction.cores} core{'s' if prediction.cores > 1 else ''}"
+    for label, step in (
+        ("this pipeline, a device or cores for every worker", prediction.step),
+        (f"this pipeline {here}", prediction.step_here),
+        ("these blocks in one process, one after another", prediction.one_process),
+        (f"one process, end to end, {_threads(resolved)}", prediction.end_to_end),
+    ):
+        if label.endswith(here) and resolved.config.device != "cpu":
+            continue
+        rate = resolved.config.batch_size / step if resolved.measured and step else None
+        ratio = f"{prediction.end_to_end / step:.2f} x" if step else NONE
+        table.add_row(Text(label), NONE if rate is None else f"{rate:.1f}", ratio)
+    return table
+
+
+def _threads(resolved: Resolved) -> str:
+    threads = resolved.config.threads
+    return f"with {threads} thread{'s' if threads > 1 else ''} too"
+
+
+def _edges(prediction: Prediction) -> Table:
+    """Both inequalities of full rate, in steps of the slowest block; L is a link's latency."""
+    table = _table("full rate of an edge")
+    for heading in (
+        "f + C above\n+ 2 L",
+        "<=\nlag + 1",
+        "C above\n+ 2 L",
+        "<=\nwindow",
+        "with\nL = 0",
+        "as long\nas L is",
+    ):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for edge in prediction.edges:
+        table.add_row(
+            Text(f"{edge.edge}-{edge.edge + 1}"),
+            NONE if edge.tie is None else f"{edge.tie:.2f}",
+            NONE if edge.tie is None else str(edge.tie_limit),
+            f"{edge.window:.2f}",
+            str(edge.window_limit),
+            "yes" if edge.slowness <= 1 else f"no, {1 / edge.slowness:.0%}",
+            f"<= {edge.latency:.2f}",
+        )
+    return table
+
+
+def _schedules(prediction: Prediction) -> Table:
+    """How much of a step the lock-step schedules idle, if blocks were equal and transfers free."""
+    num_blocks = len(prediction.blocks)
+    table = _table("lock-step schedules idle, with microbatches:")
+    for count in MICROBATCHES:
+        table.add_column(str(count), justify="right", no_wrap=True)
+    for label, bubble in (
+        ("GPipe, 1F1B: (P-1)/(m+P-1)", lock_step_bubble),
+        ("zero-bubble ZB-H1: (P-1)/(3m+P-1), arXiv 2401.10241", zero_bubble_bubble),
+    ):
+        table.add_row(Text(label), *(f"{bubble(num_blocks, m):.0%}" for m in MICROBATCHES))
+    ours = f"{1 - prediction.full_rate:.0%}"
+    table.add_row(Text("this pipeline, once it is full (ties)"), *(ours for _ in MICROBATCHES))
+    return table
+
+
+def _advice(resolved: Resolved, prediction: Prediction) -> Iterator[str]:
+    """What the figures rest on, and when another kind of parallelism would serve better."""
+    if resolved.measured is None:
+        yield (
+            "Figures are relative, from counted FLOPs; samples/s need times, which --cuts profiled"
+            " measures. Layers differ in how long a FLOP takes."
+        )
+    workers = resolved.config.workers
+    if workers == 1:
+        return
+    gain = prediction.end_to_end / prediction.step
+    yield (
+        f"With equal units and full overlap {workers} workers give at most (P+1)/2 ="
+        f" {(workers + 1) / 2:.1f} x one device, with overlap 0 {workers} x; this plan"
+        f" {gain:.2f} x."
+    )
+    took = prediction.end_to_end_memory
+    needed_mb, room_mb = (took.weights + took.activations) / 1e6, _room_mb(resolved)
+    alone = f"One process end to end takes about {needed_mb:,.0f} MB of {room_mb:,.0f} MB"
+    if needed_mb > room_mb:
+        yield f"{alone}: it does not fit, so plain data parallelism is no choice here."
+    elif gain < EQUAL_TO * workers:
+        yield (
+            f"{alone}: it fits, so data parallelism over {workers} devices like this one would give"
+            f" up to {workers} x and serve better, unless links are slow or jittery, devices"
+            " unequal, or workers die. (A contrastive loss must then gather the whole batch.)"
+        )
+    else:
+        yield f"{alone}: it fits, and data parallelism would be no faster than this plan."
+
+
+def _room_mb(resolved: Resolved) -> float:
+    """The user's bound, or all of a device's memory."""
+    if resolved.config.max_memory_mb is not None:
+        return resolved.config.max_memory_mb
+    if resolved.config.device == "cuda":
+        return float(torch.cuda.get_device_properties(0).total_memory / 1e6)
+    return float(psutil.virtual_memory().total / 1e6)
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for heading in headings:
+        table.add_column(heading)
+    return table

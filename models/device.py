@@ -1,0 +1,29 @@
+"""Where a block computes: what a GPU needs for equal bits, and how its results come to the host.
+
+Owns those ways only; the CPU needs nothing.
+"""
+
+import os
+
+import torch
+from torch import Tensor
+
+
+def make_cuda_deterministic() -> None:
+    """Have cuBLAS and cuDNN choose deterministic kernels; call before the GPU is first used."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    torch.use_deterministic_algorithms(True)
+
+
+def copy_to_host(tensor: Tensor) -> Tensor:
+    """A contiguous copy on the host; from a GPU in pinned memory, which the GPU writes to directly.
+    Waits until it is there."""
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+    return host.copy_(tensor)
+
+
+def on_host(tensor: Tensor) -> Tensor:
+    """The tensor itself where it is on the host, else a copy there."""
+    return copy_to_host(tensor) if tensor.is_cuda else tensor

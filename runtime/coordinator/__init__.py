@@ -1,0 +1,1 @@
+"""The process that announces the job, shows it and records it."""

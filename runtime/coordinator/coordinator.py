@@ -1,0 +1,315 @@
+"""The coordinator: announces the job, shows and records it, and makes the summary at the end.
+
+Owns the terminal and what a run directory says of the run. No step waits for it, and its death
+stops nothing: the one that takes over finds the announcement, and workers hand in what it asks for.
+"""
+
+import faulthandler
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any, NoReturn
+
+import msgpack
+import safetensors.torch
+import torch
+import zmq
+from torch import Tensor
+
+from runtime.coordinator.live_view import LiveView, make_console
+from runtime.coordinator.start import Found, announce, recall
+from runtime.faults.log import FaultLog
+from runtime.job import Job
+from runtime.lifetime import adopt_orphans, die_with_parent
+from runtime.output import protect_output
+from runtime.program import (
+    FINAL,
+    NOT_STARTED,
+    REFUSED,
+    TRACEBACK_CHARACTERS,
+    Life,
+    Meeting,
+    Program,
+    Tell,
+)
+from runtime.records.recorder import NotWritten, Recorder
+from runtime.records.reports import WorkerStatus, event_line, units_label
+from runtime.records.run_dir import RunDir
+from runtime.rendezvous import Announcement, Rendezvous, open_rendezvous
+from runtime.signals import END, relay_to
+
+log = logging.getLogger(__name__)
+
+POLL_MS = 200
+MEASURING_TIMEOUT_S = 60.0
+IDLE_SHARES = dict.fromkeys(
+    ("compute_s", "overhead_s", "wait_input_s", "wait_credit_s", "wait_tie_s", "snapshot_s"), 0.0
+)
+
+
+def run_coordinator(program: Program, meeting: Meeting, life: Life, keeper: Connection) -> None:
+    """The body of the coordinator process.
+
+    A refused job is said in one message, exit code 2. A failure before the job is announced would
+    only repeat itself, and no worker can begin: it is said here, and ends the job.
+    """
+    die_with_parent()
+    adopt_orphans()
+    relay_to(meeting.keeper_pid)
+    multiprocessing.set_start_method(None, force=True)  # a user's pool gets Python's default
+    signal.signal(END, lambda *_: sys.exit(128 + signal.SIGTERM))
+    protect_output(log.warning)
+
+    def tell(phase: str) -> None:
+        keeper.send_bytes(msgpack.packb({"phase": phase}))
+
+    try:
+        rendezvous = open_rendezvous(meeting, timeout_s=program.patience_s, is_coordinator=True)
+        found = _begin(program, rendezvous, life, tell)
+        if found is None:
+            return keeper.send_bytes(msgpack.packb({"done": True}))
+        announcement, run_dir, socket = found
+        _log_to(run_dir)
+        recorder = Recorder(run_dir)
+        try:
+            coordinator = Coordinator(program, announcement, recorder, socket, life, tell)
+            facts = {"num_workers": coordinator.num_workers, "reached": 1}
+            keeper.send_bytes(msgpack.packb(facts))
+            coordinator.run(rendezvous, lambda: keeper.send_bytes(msgpack.packb({"reached": 2})))
+        finally:
+            recorder.close()
+        keeper.send_bytes(msgpack.packb({"done": True}))
+    except NotWritten as error:
+        _fail(keeper, str(error), exit_code=FINAL)
+    except Exception:
+        _fail(keeper, traceback.format_exc(), exit_code=1)
+
+
+def _begin(program: Program, rendezvous: Rendezvous, life: Life, tell: Tell) -> Found | None:
+    """What a life before this one has announced, or what is announced now; None if nothing is left
+    to do. Ends this process if the job was refused or could not begin."""
+    before = rendezvous.recall_announcement() if life.generation else None
+    if before is None:
+        found = _announce(program, rendezvous, tell)
+    elif before.exit_code is None:
+        found = recall(program, before)
+    elif before.exit_code == 0:
+        return None
+    else:
+        sys.exit(before.exit_code)
+    return None if found[0].exit_code == 0 or rendezvous.is_finished else found
+
+
+def _announce(program: Program, rendezvous: Rendezvous, tell: Tell) -> Found:
+    try:
+        return announce(program, rendezvous, tell)
+    except ValueError as error:
+        code, text = REFUSED, f"{program.name}: error: {error}"
+    except Exception as error:
+        told = traceback.format_exc()
+        code, text = NOT_STARTED, f"{told}{program.name}: error: the job could not begin: {error}"
+    print(text, file=sys.stderr, flush=True)
+    rendezvous.announce(Announcement(exit_code=code))
+    sys.exit(code)
+
+
+def _fail(keeper: Connection, text: str, *, exit_code: int) -> NoReturn:
+    log.error("%s", text)
+    keeper.send_bytes(msgpack.packb({"traceback": text[-TRACEBACK_CHARACTERS:]}))
+    sys.exit(exit_code)
+
+
+def _log_to(run_dir: RunDir) -> None:
+    """What goes wrong with the coordinator itself, its output included, is kept in its log."""
+    run_dir.logs.mkdir(exist_ok=True)  # --fresh has removed it
+    file = (run_dir.logs / "coordinator.log").open("a", buffering=1)
+    faulthandler.enable(file)
+    form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(stream=file, level=logging.INFO, format=form, force=True)
+
+
+class Coordinator:
+    """Listens to the workers of one job and leads them through its end."""
+
+    def __init__(
+        self,
+        program: Program,
+        announcement: Announcement,
+        recorder: Recorder,
+        socket: zmq.Socket[bytes],
+        life: Life,
+        tell: Tell,
+    ) -> None:
+        """`tell` tells the keeper which phase begins; "" is following the steps."""
+        self._tell_phase = tell
+        self._program = program
+        self._announcement = announcement
+        self._job: Job = program.load(announcement.job_text)
+        self.num_workers = self._job.num_workers
+        torch.set_num_threads(self._job.cores)
+        self._recorder = recorder
+        self._socket = socket
+        self._is_first = life.generation == 0
+        self._log = FaultLog(recorder.run_dir.path, generation=life.generation)
+        self._faults = [f for f in self._job.faults if f.kind == "coordinator-kill"]
+        self._console = make_console()
+        self._identities: dict[int, bytes] = {}
+        self._reports: dict[int, dict[str, Any]] = {}
+        self._last_records: dict[int, dict[str, Any]] = {}
+        self._shares: dict[int, dict[str, float]] = {}
+        self._results: dict[int, dict[str, Any]] = {}
+
+    def run(self, rendezvous: Rendezvous, gathered: Callable[[], None]) -> None:
+        """Follow the job to its end, evaluate, write the summary, and let the workers go.
+
+        `gathered` is called when all results are here. Raises NotWritten."""
+        if self._is_first:
+            self._say_what_runs()
+        self._tell_phase("")
+        self._follow()
+        gathered()
+        weights = self._gather_weights()
+        self._recorder.write_weights(weights)  # first: nothing that follows may lose them
+        if not self._job.quick_end:
+            self._measure_blocks()
+        self._recorder.finish(
+            self._job,
+            [result for _, result in sorted(self._results.items())],
+            weights,
+            started_t=self._program.started_t,
+            console=self._console,
+            tell=self._tell_phase,
+        )
+        self._tell_phase("leaving")
+        rendezvous.mark_finished()
+        self._socket.close()
+
+    def _say_what_runs(self) -> None:
+        names = [" ".join(self._job.unit_names(k)[0]) for k in range(self.num_workers)]
+        self._say(
+            f"{self.num_workers} workers, {self._job.num_steps} steps of"
+            f" {self._job.batch_size} samples: {' | '.join(names)}"
+        )
+        for note in self._job.notes:
+            self._say(f"note: {note}")
+
+    def _follow(self) -> None:
+        """Record and show reports until every worker has handed in its result."""
+        with LiveView(self._job.num_steps, console=self._console) as view:
+            while len(self._results) < self.num_workers:
+                self._listen()
+                if self._last_records:
+                    view.update(self._statuses())
+            view.update(self._statuses())
+
+    def _listen(self) -> list[dict[str, Any]]:
+        """Take what comes within a poll; return the measurements among it."""
+        measured: list[dict[str, Any]] = []
+        timeout_ms = POLL_MS
+        while self._socket.poll(timeout_ms):
+            timeout_ms = 0
+            identity, packed, *weights = self._socket.recv_multipart()
+            report: dict[str, Any] = msgpack.unpackb(packed)
+            block = report["block"]
+            self._identities[block] = identity
+            match report["kind"]:
+                case "report":
+                    self._take_report(block, report)
+                case "result":
+                    last = report["last"] or self._last_records.get(block)
+                    more = {"weights": weights[0], "last": last, "restarts": report["generation"]}
+                    self._results[block] = report | more
+                case "measured":
+                    measured.append(report)
+        return measured
+
+    def _take_report(self, block: int, report: dict[str, Any]) -> None:
+        last = self._reports.get(block)
+        same_life = last is not None and last["generation"] == report["generation"]
+        before = last["seconds"] if last is not None and same_life else IDLE_SHARES
+        spent = {name: report["seconds"][name] - before[name] for name in IDLE_SHARES}
+        total = sum(spent.values())
+        if total > 0:
+            self._shares[block] = {name: value / total for name, value in spent.items()}
+        self._reports[block] = report
+        if report["finished"] and block not in self._results:
+            self._order(block, "hand-in")
+        if report["records"]:
+            self._recorder.add(report["records"])
+        for record in report["records"]:
+            line = event_line(record, self._last_records.get(block))
+            if line:
+                self._say(line)
+            if "event" not in record:
+                self._last_records[block] = record
+                self._fall_over(record)
+
+    def _fall_over(self, record: dict[str, Any]) -> None:
+        """Die where the fault plan says so; the step is the lowest worker's."""
+        for fault in self._faults:
+            is_due = record["block"] == 0 and record["step"] >= fault.step
+            if is_due and self._log.claim(str(fault)):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def _order(self, block: int, kind: str) -> None:
+        self._socket.send_multipart([self._identities[block], msgpack.packb({"kind": kind})])
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, soft_wrap=True)
+
+    def _statuses(self) -> list[WorkerStatus]:
+        statuses = []
+        for block, report in sorted(self._reports.items()):
+            record = self._last_records.get(block, {})
+            shares = self._shares.get(block, IDLE_SHARES)
+            statuses.append(
+                WorkerStatus(
+                    block=block,
+                    units=units_label(*self._job.unit_names(block)),
+                    step=record.get("step", -1) + 1,
+                    num_steps=self._job.num_steps,
+                    loss=record.get("loss"),
+                    probe_top1=record.get("probe_top1"),
+                    samples_per_s=record.get("samples_per_s", 0.0),
+                    compute_share=shares["compute_s"],
+                    wait_input_share=shares["wait_input_s"],
+                    wait_credit_share=shares["wait_credit_s"],
+                    wait_tie_share=shares["wait_tie_s"],
+                    queue_depth=report["queue_depth"],
+                    rss_bytes=report["rss_bytes"],
+                    state=report["state"],
+                )
+            )
+        return statuses
+
+    def _measure_blocks(self) -> None:
+        """Have each worker time its block alone on its cores.
+
+        As many are timed at once as the machine has cores for, so that the other cores are as
+        busy as they are in training; the rest are idle.
+        """
+        at_once = max(1, self._job.cores // self._job.threads)
+        for first in range(0, self.num_workers, at_once):
+            waiting = set(range(first, min(first + at_once, self.num_workers)))
+            for block in waiting:
+                self._order(block, "measure")
+            deadline_s = time.monotonic() + self._job.time_alone_s + MEASURING_TIMEOUT_S
+            while waiting and time.monotonic() < deadline_s:
+                for answer in self._listen():
+                    if answer["step_s"] is not None:
+                        self._results[answer["block"]]["measured"] = answer
+                    waiting.discard(answer["block"])
+            for block in sorted(waiting):
+                self._say(f"block {block} was not timed alone in time: there is no ceiling")
+
+    def _gather_weights(self) -> dict[str, Tensor]:
+        weights: dict[str, Tensor] = {}
+        for _, result in sorted(self._results.items()):
+            weights |= safetensors.torch.load(result["weights"])
+        return weights

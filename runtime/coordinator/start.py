@@ -1,0 +1,143 @@
+"""How a job begins: what is to be run, where its records go, and which checkpoint it goes on from.
+
+Owns that decision and its announcement, on which every process of the job relies.
+"""
+
+import secrets
+import sys
+from pathlib import Path
+
+import zmq
+
+from runtime.job import Job
+from runtime.links.zeromq import (
+    bind_for_this_user,
+    endpoint,
+    tcp_address,
+    where_to_listen_again,
+)
+from runtime.program import Program, Tell
+from runtime.records.run_dir import RunDir
+from runtime.rendezvous import Announcement, Rendezvous
+from runtime.state.checkpoint import Checkpoint, DamagedCheckpoint, newest
+
+Found = tuple[Announcement, RunDir, "zmq.Socket[bytes]"]
+
+
+def announce(program: Program, rendezvous: Rendezvous, tell: Tell) -> Found:
+    """Resolve the job, take its directory, and tell every worker; `tell` is told which phase of
+    that begins. Raises ValueError.
+
+    A directory that holds a run is gone on with, from its newest whole checkpoint.
+    """
+    text = program.resolve(tell)
+    job = program.load(text)
+    run_dir = _take_run_dir(program, rendezvous)
+    socket = _make_socket()
+    tell("verifying the checkpoints")
+    try:
+        checkpoint, recut = _checkpoint(program, text, job, run_dir)
+        resume = {} if checkpoint is None else _resume(checkpoint, recut)
+        if checkpoint is not None and run_dir.finished_steps == checkpoint.step == job.num_steps:
+            _say(
+                program,
+                f"{run_dir.path} holds a finished run of {job.num_steps} steps; give more --epochs"
+                " or --steps to extend it, or --fresh to start over",
+            )
+            announcement = Announcement(exit_code=0)
+        else:
+            run_dir.write_config(job.config_toml)
+            announcement = _announcement(text, job, run_dir, socket, resume)
+    except BaseException:
+        socket.close(0)
+        run_dir.close()
+        raise
+    rendezvous.announce(announcement)
+    return announcement, run_dir, socket
+
+
+def recall(program: Program, announcement: Announcement) -> Found:
+    """What a coordinator before this one has announced, with its directory and address."""
+    run_dir = RunDir.create(Path(announcement.run_dir), name="", restart=True)
+    socket = _make_socket()
+    bind = program.load(announcement.job_text).bind
+    bind_for_this_user(socket, where_to_listen_again(announcement.coordinator, bind))
+    return announcement, run_dir, socket
+
+
+def _announcement(
+    text: str,
+    job: Job,
+    run_dir: RunDir,
+    socket: "zmq.Socket[bytes]",
+    resume: dict[str, str | int | bool],
+) -> Announcement:
+    run_id = secrets.token_hex(8)
+    on_this_host = job.link in ("shm", "zmq-ipc")
+    address = f"ipc://@loco-{run_id}-coordinator" if on_this_host else tcp_address(job.bind)
+    bind_for_this_user(socket, address)
+    return Announcement(
+        job_text=text,
+        run_id=run_id,
+        run_dir=str(run_dir.path.absolute()),
+        coordinator=endpoint(socket),
+        **resume,  # type: ignore[arg-type]
+    )
+
+
+def _resume(checkpoint: Checkpoint, recut: bool) -> dict[str, str | int | bool]:
+    path = str(checkpoint.path.absolute())
+    return {"resume": path, "resume_step": checkpoint.step, "recut": recut}
+
+
+def _make_socket() -> "zmq.Socket[bytes]":
+    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
+    socket.setsockopt(zmq.LINGER, 2000)
+    return socket
+
+
+def _take_run_dir(program: Program, rendezvous: Rendezvous) -> RunDir:
+    """The user's directory, the one of the attempt before this, or a new one."""
+    recalled = rendezvous.recall_run_dir()
+    wish = recalled or program.run_dir
+    path = None if wish is None else Path(wish)
+    run_dir = RunDir.create(path, name=program.run_name, restart=True)
+    if program.fresh and recalled is None:
+        run_dir.clear()
+    rendezvous.remember_run_dir(str(run_dir.path.absolute()))
+    return run_dir
+
+
+def _checkpoint(
+    program: Program, text: str, job: Job, run_dir: RunDir
+) -> tuple[Checkpoint | None, bool]:
+    """The checkpoint to go on from, and whether it was cut otherwise. Raises ValueError."""
+    if not run_dir.holds_run:
+        return None, False
+    for found in newest(run_dir.path):
+        if isinstance(found, DamagedCheckpoint):
+            _say(program, f"a damaged checkpoint is passed over: {found}{found.set_aside()}")
+            continue
+        recut, notes = program.check_resume(found.config_toml, text)
+        if found.step > job.num_steps:
+            raise ValueError(
+                f"run directory {str(run_dir.path)!r} is at step {found.step}, beyond the"
+                f" {job.num_steps} steps asked for; give more --epochs or --steps, or --fresh"
+            )
+        _say(program, f"goes on from step {found.step} ({found.path})")
+        for note in notes:
+            _say(program, note)
+        return found, recut
+    if run_dir.config_toml.exists():
+        program.check_resume(run_dir.config_toml.read_text("utf-8"), text)
+    if run_dir.summary.exists():
+        raise ValueError(
+            f"run directory {str(run_dir.path)!r} holds a finished run and no checkpoint of it;"
+            " give another by --run-dir, or --fresh to start over in it"
+        )
+    _say(program, f"{run_dir.path} holds no complete checkpoint; the run starts over")
+    return None, False
+
+
+def _say(program: Program, text: str) -> None:
+    print(f"{program.name}: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,102 @@
+"""Brings checkpoint parts from workers' memory to the disk, on a thread of the keeper.
+
+Owns the thread and what happens where the disk fails: the checkpoint stays incomplete, training
+goes on. A worker may die meanwhile; its part is in the keeper's memory.
+"""
+
+import contextlib
+import errno
+import os
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from runtime.faults.log import FaultLog
+from runtime.faults.plan import Fault
+from runtime.state import checkpoint
+from runtime.state.checkpoint import CheckpointWriter
+from runtime.state.image import read_image
+from runtime.state.status_page import OwnedMemory, Word
+
+
+class Disk:
+    """One keeper's writer. `say` gets what the user should know, on the writer's thread."""
+
+    def __init__(self, faults: Sequence[Fault], *, say: Callable[[str], None]) -> None:
+        self._faults = [f for f in faults if f.kind in ("disk-full", "torn", "flip")]
+        self._say = say
+        self._given_up: set[int] = set()  # the steps of checkpoints that can't be completed
+        self._jobs: queue.SimpleQueue[tuple[CheckpointWriter, int, OwnedMemory] | None]
+        self._jobs = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="disk", daemon=True)
+        self._thread.start()
+
+    def write(self, writer: CheckpointWriter, block: int, memory: OwnedMemory) -> None:
+        """Write what lies in a worker's checkpoint memory; returns at once."""
+        self._jobs.put((writer, block, memory))
+
+    def close(self, timeout_s: float) -> None:
+        """End the thread when all is written, or leave it behind after `timeout_s`."""
+        self._jobs.put(None)
+        self._thread.join(timeout_s)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            writer, block, memory = job
+            announced = memory.page[Word.CHECKPOINT]
+            if announced > memory.page[Word.CHECKPOINT_DONE]:
+                self._write(writer, block, memory, announced - 1)
+                memory.page[Word.CHECKPOINT_DONE] = announced
+
+    def _write(self, writer: CheckpointWriter, block: int, memory: OwnedMemory, step: int) -> None:
+        if step in self._given_up:
+            return  # another block's part failed: this one would only take room
+        try:
+            image = read_image(memory.paths.checkpoint)
+            assert image is not None, "a part is announced when it is whole"
+            step, content = image
+            faults = self._due(writer, block, step)
+            self._write_part(writer, block, step, content, is_full="disk-full" in faults)
+            _damage(writer.part(step, block), faults)
+        except Exception as error:  # whatever it is, training goes on, and the user is told
+            self._given_up.add(step)
+            with contextlib.suppress(OSError):
+                writer.give_up(step)
+            reason = error.strerror if isinstance(error, OSError) else None
+            self._say(
+                f"the checkpoint at step {step} was not written: {reason or repr(error)}"
+                f" ({writer.run_dir}); training goes on, the one before stays"
+            )
+
+    def _write_part(
+        self, writer: CheckpointWriter, block: int, step: int, content: bytes, *, is_full: bool
+    ) -> None:
+        """On a full disk the oldest checkpoints make room, but for the newest one."""
+        while True:
+            try:
+                if is_full:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                return writer.write_part(block, step, content)
+            except OSError as error:
+                if not (checkpoint.is_full(error) and checkpoint.make_room(writer.run_dir)):
+                    raise
+
+    def _due(self, writer: CheckpointWriter, block: int, step: int) -> set[str]:
+        """The kinds of faults that strike this part."""
+        due = [f for f in self._faults if f.block == block and f.step <= step]
+        if not due:
+            return set()
+        log = FaultLog(writer.run_dir, generation=0)
+        return {f.kind for f in due if log.claim(str(f))}
+
+
+def _damage(part: Path, faults: set[str]) -> None:
+    if "torn" in faults:
+        os.truncate(part, part.stat().st_size // 2)
+    if "flip" in faults:
+        with part.open("r+b") as file:
+            file.seek(part.stat().st_size // 2)
+            byte = file.read(1)
+            file.seek(-1, os.SEEK_CUR)
+            file.write(bytes([byte[0] ^ 1]))

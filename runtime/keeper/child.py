@@ -1,0 +1,239 @@
+"""One process under a keeper's care, through all its lives.
+
+Owns its start, what it says, how it ends, and whether it still makes progress. Imports no torch.
+"""
+
+import contextlib
+import os
+import signal
+import time
+from collections import deque
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from typing import Any
+
+import msgpack
+
+from runtime.core.worker import State
+from runtime.keeper import entry, fork_server
+from runtime.program import Life, Meeting, Program
+from runtime.state.status_page import OwnedMemory, Word
+
+RESTART_WINDOW_S = 300.0
+FIRST_NOTICE_S = 10.0  # of a phase that lasts; the next one after twice as long
+FIRST_NOTICE_OF_A_WAIT_S = 60.0
+LEAVING_TIMEOUT_S = 30.0  # from its loop's last turn: what was said may still be on its way
+FIRST_STEP_PATIENCE = 5  # times the hang timeout, for the first step of a life
+END_S = 3.0
+WAIT_MARGIN = 1.1  # it gives up by itself before
+COMPUTING = (State.FORWARD, State.UPDATE, State.APPLY, State.REPLAY)
+STATES = tuple(State)
+OF_THIS_LIFE = (*(Word.TURNS, Word.STATE, Word.STEPS_DONE, Word.LEAVING, Word.SILENT, Word.SAVING),)
+REMEDY = " (--hang-timeout-s)"
+PHASE_REMEDY = " (--phase-timeout-s)"
+
+
+class Ward:
+    """The coordinator (`block` None), or a worker with the memory that outlives it."""
+
+    def __init__(
+        self,
+        context: ForkServerContext,
+        body: str,
+        program: Program,
+        meeting: Meeting,
+        *,
+        block: int | None = None,
+    ) -> None:
+        self.block = block
+        self.name = "the coordinator" if block is None else f"worker {block}"
+        self.memory = None if block is None else OwnedMemory(f"loco-{block}")
+        self.said: dict[str, Any] = {}
+        self.phase, self._phase_s = "", 0.0  # what it does outside the steps, and since when
+        self._waits = False  # in that phase, for another process
+        self._notice_s = 0.0
+        self._context = context
+        self._body = body
+        self._program = program
+        self._meeting = meeting
+        self._life = Life(memory=None if self.memory is None else self.memory.paths)
+        self._restarts_s: deque[float] = deque()
+        self.rest_until_s = 0.0  # when it may be restarted
+        self._fruitless = 0  # lives in a row that came no further than those before
+        self._reached = 0  # the steps it has completed, or the parts of the coordinator's work
+        self._start()
+
+    def _start(self) -> None:
+        if self.memory is not None:  # what the life before has left there says nothing of this one
+            for word in OF_THIS_LIFE:
+                self.memory.page[word] = 0
+        ours, theirs = self._context.Pipe()
+        who = () if self.block is None else (self.block,)
+        self.process: ForkServerProcess = self._context.Process(
+            target=entry.run,
+            args=(self._body, self._program, self._meeting, *who, self._life, theirs),
+            name=self.name,
+        )
+        with fork_server.surroundings():
+            self.process.start()
+        theirs.close()
+        self.pipe: Connection = ours
+        for key in ("traceback", "done"):  # these are of one life
+            self.said.pop(key, None)
+        self._moved_s = self._computing_s = time.monotonic()
+        self._enter("starting")
+        self._turns = 0
+        self._computing: tuple[State, int, int] | None = None
+        self._saving, self._saving_s = 0, self._moved_s
+
+    @property
+    def has_ended(self) -> bool:
+        return self.process.exitcode is not None
+
+    @property
+    def has_ended_well(self) -> bool:
+        """Whether it has done all that it had to: user code can end a process with code 0 too."""
+        return self.process.exitcode == 0 and bool(self.said.get("done"))
+
+    def listen(self) -> bool:
+        """Take all that it says; True where it has announced a part of a checkpoint."""
+        announced = False
+        try:
+            while self.pipe.poll():
+                facts = msgpack.unpackb(self.pipe.recv_bytes())
+                announced |= facts.pop("checkpoint", False)
+                if "phase" in facts:
+                    self._enter(facts.pop("phase"), waits=facts.pop("waits", False))
+                self.said |= facts
+        except (EOFError, ConnectionError):
+            pass  # it has ended, and says nothing more
+        return announced
+
+    def _enter(self, phase: str, *, waits: bool = False) -> None:
+        now_s = time.monotonic()
+        self.phase, self._phase_s, self._waits = phase, now_s, waits
+        self._moved_s = self._computing_s = now_s  # if it is the last phase that has ended
+        self._notice_s = FIRST_NOTICE_OF_A_WAIT_S if waits else FIRST_NOTICE_S
+
+    def notice(self, now_s: float) -> str:
+        """What to tell the user of a phase that lasts; "" if there is nothing new to tell."""
+        lasted_s = now_s - self._phase_s
+        if not self.phase or lasted_s < self._notice_s:
+            return ""
+        self._notice_s = 2 * lasted_s
+        end = f"it is replaced after {self._phase_limit_s:.0f} s{PHASE_REMEDY}"
+        return f"{self.name} has been {self.phase} for {lasted_s:.0f} s; {end}"
+
+    @property
+    def _phase_limit_s(self) -> float:
+        """A wait for another process is longer than that one's phases, restarts included."""
+        program = self._program
+        return WAIT_MARGIN * program.patience_s if self._waits else program.phase_timeout_s
+
+    def hangs(self, now_s: float) -> str:
+        """Why it is taken to make no progress; "" if it does.
+
+        Outside the steps every phase is bounded. A loop that does not turn hangs, whatever it
+        waits for. Of its states only computing is bounded, so that one that waits in good health
+        is left alone; and so is what it takes for a snapshot to become durable.
+        """
+        if not self.phase:
+            return "" if self.memory is None else self._hangs_in_the_steps(self.memory, now_s)
+        lasted_s = now_s - self._phase_s
+        if lasted_s <= self._phase_limit_s:
+            return ""
+        return f"it has been {self.phase} for {lasted_s:.1f} s{PHASE_REMEDY}"
+
+    def _hangs_in_the_steps(self, memory: OwnedMemory, now_s: float) -> str:
+        page, limit_s = memory.page, self._program.hang_timeout_s
+        if page[Word.TURNS] != self._turns:
+            self._turns, self._moved_s = page[Word.TURNS], now_s
+        if page[Word.LEAVING]:
+            limit_s = max(limit_s, LEAVING_TIMEOUT_S)
+        if now_s - self._moved_s > limit_s:
+            return f"its loop has not turned for {now_s - self._moved_s:.1f} s{REMEDY}"
+        computing = (STATES[page[Word.STATE]], page[Word.STEP], page[Word.REPLAYED_STEPS])
+        if computing != self._computing or computing[0] not in COMPUTING:
+            self._computing, self._computing_s = computing, now_s
+        if page[Word.STEPS_DONE] == 0:
+            limit_s *= FIRST_STEP_PATIENCE
+        if now_s - self._computing_s > limit_s:
+            what, step, _ = computing
+            return f"the {what.value} of step {step} has not ended in {limit_s:.1f} s{REMEDY}"
+        saving = page[Word.SAVING]
+        waits = page[Word.CHECKPOINT] > page[Word.CHECKPOINT_DONE]  # it may wait for the disk
+        if saving != self._saving or saving == 0 or waits:
+            self._saving, self._saving_s = saving, now_s
+        if now_s - self._saving_s > limit_s:
+            return f"the snapshot of step {saving - 1} has not ended in {limit_s:.1f} s{REMEDY}"
+        return ""
+
+    def count_restart(self, now_s: float) -> str:
+        """Count a restart; why it is one too many, "" where it is not.
+
+        Too many in RESTART_WINDOW_S, or as many lives in a row without progress, however long
+        each took.
+        """
+        limit = self._program.max_worker_restarts
+        self._restarts_s.append(now_s)
+        while self._restarts_s[0] < now_s - RESTART_WINDOW_S:
+            self._restarts_s.popleft()
+        reached: int = self.said.get("reached", 0)
+        if self.memory is not None:
+            reached = self.memory.page[Word.COMPLETED]
+        self._fruitless = 0 if reached > self._reached else self._fruitless + 1
+        self._reached = reached
+        if len(self._restarts_s) > limit:
+            return f"more than {limit} restarts in {RESTART_WINDOW_S:.0f} s"
+        return f"{limit} restarts without progress" if self._fruitless > limit else ""
+
+    def forgive(self, now_s: float) -> None:
+        """Begin to watch anew: the keeper itself was not there for a while."""
+        self._moved_s = self._computing_s = self._saving_s = self._phase_s = now_s
+
+    def restart(self, cause: str) -> None:
+        """Begin its next life; the one before has ended."""
+        assert self.has_ended, "two lives at once would be a zombie"
+        self.pipe.close()
+        self.process.close()
+        self._life = Life(
+            generation=self._life.generation + 1,
+            cause=cause,
+            detected_t=time.time(),
+            memory=self._life.memory,
+        )
+        self._start()
+
+    def end(self, number: int) -> None:
+        """Send a signal to it, if it lives; a stopped process is woken for it."""
+        if not self.has_ended:
+            assert self.process.pid is not None
+            with contextlib.suppress(ProcessLookupError):  # it may have ended meanwhile
+                os.kill(self.process.pid, signal.SIGCONT)
+                os.kill(self.process.pid, number)
+
+    def kill(self) -> None:
+        """End it now, and wait until it has."""
+        self.end(signal.SIGKILL)
+        self.process.join(END_S)
+
+    def how_it_ended(self) -> str:
+        """In words, with the last line of its traceback where it left one."""
+        code = self.process.exitcode
+        if code is not None and code < 0:
+            return f"was killed by {signal_name(-code)}"
+        if code == 0:
+            return "left with exit code 0 before its end: did user code exit?"
+        lines = self.said.get("traceback", "").rstrip().splitlines()
+        return f"failed with exit code {code}" + (f" ({lines[-1]})" if lines else "")
+
+    def close(self) -> None:
+        self.pipe.close()
+        if self.memory is not None:
+            self.memory.close()
+
+
+def signal_name(number: int) -> str:
+    """A signal by its name, where it has one."""
+    names = {known.value: known.name for known in signal.Signals}
+    return names.get(number, f"signal {number}")

@@ -1,0 +1,337 @@
+"""The keeper: starts this rank's processes from a fork server, restarts those that die or hang.
+
+Owns processes, the job's stop and its exit code. It imports no torch, so that a rank starts at
+once and stays small. A dead worker costs its own restart; what ends the job is a failure that
+would only repeat itself, or too many of them. Nothing is left when it returns.
+"""
+
+import multiprocessing.connection
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import psutil
+
+from runtime.core.worker import State
+from runtime.keeper import fork_server
+from runtime.keeper.checkpoint_thread import Disk
+from runtime.keeper.child import END_S, STATES, Ward
+from runtime.lifetime import die_with_parent, resume, suspend
+from runtime.program import COORDINATOR, FINAL, NOT_STARTED, REFUSED, WORKER, Meeting, Program
+from runtime.signals import END, STOPS, relayed
+from runtime.state.checkpoint import CheckpointWriter, last_complete
+from runtime.state.status_page import Word
+
+POLL_S = 0.25
+ABSENCE_S = 5.0  # between two polls: longer than any that was not disturbed
+COORDINATOR_REST_S = 30.0  # before one that has died too often comes again
+LAST_WRITE_S = 600.0  # for the last checkpoint of a job that has ended well
+STOP_S = 10.0  # to reach the step to stop at, and to write the checkpoint there
+SAME_STOP_S = 5.0  # in which a scheduler's signals to a job's many processes are one
+SHOW_CURSOR = "\x1b[?25h"
+
+
+class Keeper:
+    """Keeps the worker of one rank under a launcher, or without one (`rank` None) all workers."""
+
+    def __init__(self, program: Program, *, rank: int | None) -> None:
+        self._program = program
+        self._rank = rank
+        self._speaks = rank in (None, 0)  # this rank has the coordinator, and talks to the user
+        self._context = fork_server.make_context(program.preload)
+        self._coordinator: Ward | None = None
+        self._workers: list[Ward] = []
+        self._memory = os.memfd_create("loco-rendezvous") if rank is None else -1
+        file = f"/proc/{os.getpid()}/fd/{self._memory}" if rank is None else None
+        self._meeting = Meeting(file=file, keeper_pid=os.getpid())
+        self._writer: CheckpointWriter | None = None
+        self._signals: list[int] = []  # that stop the job: the first, and one that came again
+        self._first_signal_s = 0.0
+        self._is_to_suspend = False
+        self._stop_by_s = 0.0
+        self._polled_s = time.monotonic()
+
+    def run(self) -> int:
+        """Run to the end of the job; return its exit code: 0, 1, 2 (refused) or 128 + signal."""
+        self._take_signals()
+        if self._rank is not None:
+            die_with_parent(signal.SIGTERM)  # a launcher's end is a stop: what was learned is kept
+        self._disk = Disk(self._program.faults, say=self._say)
+        try:
+            if self._speaks:
+                self._coordinator = Ward(self._context, COORDINATOR, self._program, self._meeting)
+            if self._rank is not None:
+                self._start_worker(self._rank)
+            code = self._watch()
+            self._disk.close(LAST_WRITE_S if code == 0 else END_S)
+            return code
+        finally:
+            for ward in self._wards():
+                ward.kill()
+            fork_server.end_orphans()
+            for ward in self._wards():
+                ward.close()
+            if self._memory >= 0:
+                os.close(self._memory)
+
+    def _wards(self) -> list[Ward]:
+        return [*([] if self._coordinator is None else [self._coordinator]), *self._workers]
+
+    def _start_worker(self, block: int) -> None:
+        self._workers.append(Ward(self._context, WORKER, self._program, self._meeting, block=block))
+
+    # Signals ----------------------------------------------------------------------------------
+
+    def _take_signals(self) -> None:
+        ignores_hangup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # as under nohup
+        for number in STOPS:
+            signal.signal(relayed(number), self._note_relayed)
+            if number != signal.SIGHUP or not ignores_hangup:
+                signal.signal(number, self._note_signal)
+        if ignores_hangup:
+            signal.signal(relayed(signal.SIGHUP), signal.SIG_IGN)
+        signal.signal(signal.SIGTSTP, self._note_suspension)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+    def _note_signal(self, number: int, frame: FrameType | None) -> None:
+        """A second one ends the job at once, unless it is the first one's copy: a scheduler
+        signals a launcher and its ranks, and the launcher passes it on."""
+        del frame
+        now_s = time.monotonic()
+        if not self._signals:
+            self._first_signal_s = now_s
+        is_by_hand = number == signal.SIGINT and self._rank is None
+        is_copy = not is_by_hand and now_s - self._first_signal_s < SAME_STOP_S
+        if not self._signals or not is_copy:
+            self._signals.append(number)
+
+    def _note_relayed(self, number: int, frame: FrameType | None) -> None:
+        """A signal to another of this rank's processes."""
+        del frame
+        if not self._signals:
+            self._first_signal_s = time.monotonic()
+            self._signals.append(number - signal.SIGRTMIN)
+
+    def _note_suspension(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        self._is_to_suspend = True
+
+    def _suspend(self, wait: Callable[[], None]) -> None:
+        """Stop all that this keeper has started while `wait` lasts: Ctrl-Z reaches the keeper or
+        the launcher alone. No one is blamed for that time."""
+        wards = [ward for ward in self._wards() if not ward.has_ended]
+        stopped = suspend(ward.process.pid for ward in wards if ward.process.pid is not None)
+        if self._coordinator is not None and sys.stdout.isatty():
+            print(SHOW_CURSOR, end="", flush=True)  # the live view hides it; a shell needs it
+        wait()
+        resume(stopped)
+        now_s = time.monotonic()
+        for ward in wards:
+            ward.forgive(now_s)
+        self._polled_s = now_s
+
+    def _stop_oneself(self) -> None:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    def _await_launcher(self) -> None:
+        while not self._signals and self._launcher_is_stopped():
+            time.sleep(POLL_S)
+
+    def _launcher_is_stopped(self) -> bool:
+        try:
+            status = psutil.Process(os.getppid()).status()
+        except psutil.NoSuchProcess:
+            return False
+        return bool(status == psutil.STATUS_STOPPED)
+
+    # The watch --------------------------------------------------------------------------------
+
+    def _watch(self) -> int:
+        """Until all have ended well, or the job ends otherwise; never waits longer than a poll."""
+        while True:
+            living = [ward for ward in self._wards() if not ward.has_ended]
+            sources = [source for ward in living for source in (ward.process.sentinel, ward.pipe)]
+            multiprocessing.connection.wait(sources, timeout=POLL_S)
+            if self._is_to_suspend:
+                self._is_to_suspend = False
+                self._suspend(self._stop_oneself)
+            elif self._rank is not None and self._launcher_is_stopped():
+                self._suspend(self._await_launcher)
+            self._forgive_own_absence()
+            for ward in self._wards():
+                self._listen(ward)
+            if self._all_ended_well():
+                return 0
+            if self._signals and (code := self._stop()) is not None:
+                return code
+            for ward in self._wards():
+                if (code := self._look_after(ward)) is not None:
+                    return code
+
+    def _forgive_own_absence(self) -> None:
+        """A keeper that was stopped itself (a paused container) must not blame its wards."""
+        now_s = time.monotonic()
+        if now_s - self._polled_s > ABSENCE_S:
+            for ward in self._wards():
+                ward.forgive(now_s)
+        self._polled_s = now_s
+
+    def _all_ended_well(self) -> bool:
+        return all(ward.has_ended_well for ward in self._wards())
+
+    def _listen(self, ward: Ward) -> None:
+        """Take what a ward says, and do what it asks for."""
+        announced = ward.listen()
+        if ward.block is None and self._rank is None and not self._workers:
+            for block in range(ward.said.get("num_workers", 0)):
+                self._start_worker(block)
+        if announced:
+            assert ward.memory is not None
+            assert ward.block is not None
+            if self._writer is None:
+                self._writer = CheckpointWriter(
+                    run_dir=Path(ward.said["run_dir"]),
+                    run_id=ward.said["run_id"],
+                    num_parts=ward.said["num_workers"],
+                )
+            self._disk.write(self._writer, ward.block, ward.memory)
+
+    def _look_after(self, ward: Ward) -> int | None:
+        """Restart a ward that has died or hangs; the exit code if that ends the job."""
+        now_s = time.monotonic()
+        why = "" if ward.has_ended else ward.hangs(now_s)
+        if why:
+            ward.kill()
+            if not ward.has_ended:
+                return None  # the kernel takes its time; the next poll looks again
+        elif not ward.has_ended:
+            if notice := ward.notice(now_s):
+                self._say(notice, always=True)
+            return None
+        self._listen(ward)  # its last words
+        if not why and (ward.has_ended_well or now_s < ward.rest_until_s):
+            return None
+        fork_server.end_orphans()
+        return self._go_on_without(ward, f"was killed, for {why}" if why else ward.how_it_ended())
+
+    def _go_on_without(self, ward: Ward, cause: str) -> int | None:
+        """Restart a ward that has ended; the exit code if that ends the job."""
+        now_s = time.monotonic()
+        if ward.process.exitcode in (REFUSED, NOT_STARTED):
+            return self._end_unstarted(1 if ward.process.exitcode == NOT_STARTED else REFUSED)
+        if ward.process.exitcode == FINAL:
+            return self._end_badly(ward, "can't go on", repeats=True)
+        if ward.block is None and self._signals:
+            return None  # the job is stopping, and needs none
+        too_many = ward.count_restart(now_s)
+        if too_many and (ward.block is not None or not self._is_training):
+            return self._end_badly(ward, f"{cause}; that is {too_many} (--max-worker-restarts)")
+        if too_many and not ward.rest_until_s:
+            # No reason to stop training; only to come back less often.
+            ward.rest_until_s = now_s + COORDINATOR_REST_S
+            self._say(f"the coordinator {cause}; training goes on without it for a while")
+            return None
+        ward.rest_until_s = 0.0
+        if ward.block is None:
+            self._say(f"the coordinator (pid {ward.process.pid}) {cause}; a new one takes over")
+        ward.restart(cause)
+        return None
+
+    @property
+    def _is_training(self) -> bool:
+        """Whether a worker of this rank is between its first step and its end: then it needs no
+        coordinator."""
+        pages = [ward.memory.page for ward in self._workers if ward.memory]
+        states = [STATES[page[Word.STATE]] for page in pages if page[Word.REACHED]]
+        return any(state is not State.DONE for state in states)
+
+    # The end ----------------------------------------------------------------------------------
+
+    def _stop(self) -> int | None:
+        """The user or the launcher wants the job to stop: at a checkpoint if that can be had."""
+        name = signal.Signals(self._signals[0]).name
+        if not self._stop_by_s:
+            if not any(ward.memory and ward.memory.page[Word.REACHED] for ward in self._workers):
+                return self._end_stopped(f"stopped by {name} before the first step")
+            self._stop_by_s = time.monotonic() + STOP_S
+            for ward in self._workers:
+                assert ward.memory is not None
+                ward.memory.page[Word.STOP_WANTED] = 1
+            self._say(f"{name}: stopping at a checkpoint (at most {STOP_S:.0f} s; again: at once)")
+        if self._stopped_well():
+            return self._end_stopped(f"stopped by {name}")
+        why = self._why_not_wait()
+        return self._end_stopped(f"stopped by {name}; {why}") if why else None
+
+    def _stopped_well(self) -> bool:
+        """Whether the checkpoint where the job stops is complete: then nothing is lost."""
+        steps = {ward.memory.page[Word.STOP_AT] - 1 for ward in self._workers if ward.memory}
+        if len(steps) != 1 or self._writer is None:
+            return False
+        (step,) = steps
+        return step >= 0 and self._writer.is_complete(step)
+
+    def _why_not_wait(self) -> str:
+        """Why the checkpoint where the job is to stop is not waited for any longer."""
+        if len(self._signals) > 1:
+            return "at once"
+        if time.monotonic() > self._stop_by_s:
+            return f"no checkpoint in {STOP_S:.0f} s"
+        living = [ward for ward in self._workers if not ward.has_ended]
+        if self._rank is not None and any(w.memory and w.memory.page[Word.SILENT] for w in living):
+            return "another rank is not there any more"
+        return ""
+
+    def _end_stopped(self, how: str) -> int:
+        self._end_coordinator()
+        self._say(f"{how}{self._how_to_go_on()}")
+        return 128 + self._signals[0]
+
+    def _end_unstarted(self, code: int) -> int:
+        """The coordinator has said why, or says it still: it may be another rank's to say."""
+        if self._coordinator is not None:
+            self._coordinator.process.join(END_S)
+        return code
+
+    def _end_badly(self, ward: Ward, how: str, *, repeats: bool = False) -> int:
+        """End the job because of this ward, and say why, below whatever the view has drawn.
+
+        `repeats`: the same command would only fail again.
+        """
+        self._end_coordinator()
+        self._speaks = True
+        self._say(f"{ward.name} (pid {ward.process.pid}) {how}; the job is ended")
+        if "traceback" in ward.said:
+            print(ward.said["traceback"].rstrip(), file=sys.stderr, flush=True)
+        going_on = self._how_to_go_on(repeats=repeats)
+        if going_on:
+            self._say(going_on.removeprefix("; "))
+        return 1
+
+    def _end_coordinator(self) -> None:
+        """First of all, since it draws on the terminal."""
+        if self._coordinator is not None:
+            self._coordinator.end(END)
+            self._coordinator.process.join(END_S)
+
+    def _how_to_go_on(self, *, repeats: bool = False) -> str:
+        run_dir = next((w.said["run_dir"] for w in self._workers if "run_dir" in w.said), None)
+        if run_dir is None or not self._speaks:
+            return ""
+        self._disk.close(END_S)
+        found = last_complete(Path(run_dir))
+        if found is None:
+            return f"; {run_dir} holds no complete checkpoint"
+        where = f"; the last complete checkpoint is of step {found.step}"
+        if repeats:
+            return f"{where} ({found.path})"
+        fresh = ", without --fresh," if self._program.fresh else ""
+        return f"{where}: the same command{fresh} with --run-dir {run_dir} goes on from there"
+
+    def _say(self, text: str, *, always: bool = False) -> None:
+        if self._speaks or always:
+            print(f"{self._program.name}: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,168 @@
+"""Writes a run's directory as the run goes: metrics, TensorBoard events, weights, summary.
+
+Owns what is written when. Knows nothing of where records come from; the sequential program and
+the coordinator share it.
+"""
+
+import logging
+import math
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from rich.console import Console
+from torch import Tensor
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from runtime import digest
+from runtime.job import Job
+from runtime.program import Tell
+from runtime.records.run_dir import RunDir
+from runtime.records.summary import summarise
+from runtime.records.tables import render_closing
+from runtime.records.trace import join
+from runtime.state.checkpoint import is_full, make_room, write_durably
+
+log = logging.getLogger(__name__)
+
+SCALARS = ("loss", "probe_top1", "samples_per_s")
+
+
+class NotWritten(Exception):
+    """The result can't be written; says why, and what to do. Nothing of the run is lost."""
+
+
+class Recorder:
+    """One run's records; `close` when the run ends, whichever way."""
+
+    def __init__(self, run_dir: RunDir) -> None:
+        self.run_dir = run_dir
+        self._events = SummaryWriter(str(run_dir.tensorboard))
+        self._is_failing = False
+
+    def add(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Append records and events to metrics.jsonl, flushed, and each block's newest record to
+        TensorBoard. Where they can't be written that is said once, and the run goes on."""
+        try:
+            self._add(list(records))
+        except OSError as error:
+            self._note_loss(error)
+
+    def _note_loss(self, error: OSError) -> None:
+        if not self._is_failing:
+            print(f"records are lost: {error.strerror or error}", file=sys.stderr, flush=True)
+        self._is_failing = True
+
+    def _add(self, records: list[Mapping[str, Any]]) -> None:
+        self.run_dir.append_metrics(records)
+        steps = [record for record in records if "event" not in record]
+        for record in {record["block"]: record for record in steps}.values():
+            for name in SCALARS:
+                if record[name] is not None and math.isfinite(record[name]):
+                    self._events.add_scalar(
+                        f"{name}/block{record['block']}",
+                        record[name],
+                        record["step"],
+                        walltime=record["t"],
+                    )
+
+    def write_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Write weights.safetensors as one: a reader sees the old file or the new.
+
+        Tied weights are tensors of their own there, under each of their names. On a full disk
+        older checkpoints make room. Raises NotWritten.
+        """
+        tensors = {name: t.detach().cpu().contiguous().clone() for name, t in weights.items()}
+        content = safetensors.torch.save(tensors)
+        while True:
+            try:
+                return write_durably(self.run_dir.weights, content)
+            except OSError as error:
+                if not (is_full(error) and make_room(self.run_dir.path)):
+                    raise _not_written(self.run_dir.weights, error) from error
+
+    def finish(
+        self,
+        job: Job,
+        results: Sequence[Mapping[str, Any]],
+        weights: Mapping[str, Tensor],
+        *,
+        started_t: float,
+        console: Console,
+        tell: Tell,
+        one_process: bool = False,
+    ) -> None:
+        """Evaluate the weights, write summary.json, and show the closing tables. `tell` is told
+        which phase begins.
+
+        Where evaluation is impossible (nothing labelled, diverged features) its figures are
+        null, and the reason is shown. Raises NotWritten.
+        """
+        units = self._evaluate(job, weights, console, tell)
+        summary = summarise(
+            job,
+            results,
+            weights_sha256=digest.of_tensors(weights),
+            units=units,
+            events=self.run_dir.events(),
+            started_t=started_t,
+            ended_t=time.time(),
+            one_process=one_process,
+        )
+        tell("writing the summary")
+        try:
+            self.run_dir.write_summary(summary)
+        except OSError as error:
+            raise _not_written(self.run_dir.summary, error) from error
+        render_closing(summary, console)
+        console.print(f"\nrun directory: {self.run_dir.path}", soft_wrap=True)
+        if job.trace:
+            self._join_trace(console)
+
+    def _join_trace(self, console: Console) -> None:
+        try:
+            join(self.run_dir.trace_parts(), self.run_dir.trace)
+        except OSError as error:
+            console.print(f"no timeline: {error.strerror or error}", soft_wrap=True)
+            return
+        hint = "open it at https://ui.perfetto.dev"
+        console.print(f"timeline: {self.run_dir.trace} ({hint})", soft_wrap=True)
+
+    def _evaluate(
+        self, job: Job, weights: Mapping[str, Tensor], console: Console, tell: Tell
+    ) -> Sequence[Mapping[str, Any]]:
+        names = [name for k in range(job.num_workers) for name in job.unit_names(k)[0]]
+        unknown = [{"name": name, "linear_top1": None, "knn_top1": None} for name in names]
+        if job.quick_end:
+            return unknown
+
+        def show(phase: str) -> None:
+            tell(phase)
+            console.print(phase, soft_wrap=True)
+
+        show("evaluating on the held-out split")
+        try:
+            return job.evaluate(weights, show)
+        except ValueError as error:
+            log.info("not evaluated", exc_info=error)
+            console.print(f"not evaluated: {error}", soft_wrap=True)
+            return unknown
+
+    def close(self) -> None:
+        """Flush and close everything; what can't be written by now is lost, and that is said."""
+        for close in (self._events.close, self.run_dir.close):
+            try:
+                close()
+            except OSError as error:
+                self._note_loss(error)
+
+
+def _not_written(path: Path, error: OSError) -> NotWritten:
+    return NotWritten(
+        f"{path} can't be written ({error.strerror or error}); what was learned is in the"
+        " checkpoints there: make room, and give the same command with the same --run-dir to write"
+        " it"
+    )

@@ -1,0 +1,162 @@
+"""What one worker's compute thread does: the block's phases, and copies of its state.
+
+Owns the block while it trains, what is handed out to it, and what it has done and nobody has heard
+of. When something is to be done is the core's choice; it is told by whoever calls `settle`.
+"""
+
+import queue
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import NamedTuple
+
+from torch import Tensor
+
+from runtime.block import BlockStep
+from runtime.core.messages import Compute, Computed, Phase, Replay, Replayed, Snapshot
+from runtime.core.plan import Stream
+from runtime.faults.injector import Injector
+from runtime.state.saving import Saver, with_account
+from runtime.worker.inbox import Ready
+from runtime.worker.outbox import NOTHING_MADE, Made
+from runtime.worker.telemetry import Figures, Stopwatch, figures_of
+
+Task = Callable[[], None]
+
+
+Work = Ready | Snapshot | Task
+
+
+class Done(NamedTuple):
+    """What was done, what it made, and the block's figures and time.monotonic at its end."""
+
+    event: Computed | Replayed
+    made: Made
+    figures: Figures
+    ended_s: float
+
+
+class Copied(NamedTuple):
+    """The state before a step was copied, from and until when (time.monotonic); `save` makes that
+    safe."""
+
+    step: int
+    save: Callable[[], None]
+    began_s: float
+    ended_s: float
+
+
+class Computing:
+    """The compute thread. It alone touches the block while that trains, and does what is handed out
+    in order.
+
+    `settle` is called where something is done and nothing handed out, so that what follows need
+    not wait for another thread; `wake` whenever something is done.
+    """
+
+    def __init__(
+        self,
+        block: BlockStep,
+        *,
+        saver: Saver,
+        injector: Injector,
+        stopwatch: Stopwatch,
+        settle: Callable[[], None],
+        wake: Callable[[], None],
+    ) -> None:
+        self.block = block
+        self.failure: BaseException | None = None
+        self._saver = saver
+        self._injector = injector
+        self._stopwatch = stopwatch
+        self._settle = settle
+        self._wake = wake
+        self._works: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
+        self._done: deque[Done | Copied] = deque()
+        self._is_ending = False
+
+    # Any thread -------------------------------------------------------------------------------
+
+    def hand_out(self, work: Work) -> None:
+        """Let something be done behind all that was handed out."""
+        self._works.put(work)
+
+    def take_done(self) -> Done | Copied | None:
+        """The next that was done, once."""
+        return self._done.popleft() if self._done else None
+
+    def end(self) -> None:
+        """Let `run` return when what it is at is done."""
+        self._is_ending = True
+        self._works.put(None)
+
+    # The compute thread -----------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Do what is handed out, until there is no more. Raises what the block raised."""
+        while (work := self._works.get()) is not None:
+            if self._is_ending:
+                continue
+            try:
+                self._do(work)
+                if self._done and self._works.empty():
+                    self._settle()
+            except BaseException as error:
+                self.failure = error
+                raise
+            finally:
+                del work  # it holds a payload, and the next may be long in coming
+                self._wake()
+
+    def _do(self, work: Work) -> None:
+        match work:
+            case Ready(action=Replay()):
+                self._replay(work)
+            case Ready(action=Compute() as action):
+                self._compute(action, work)
+            case Snapshot():
+                self._take_snapshot(work)
+            case _:
+                assert callable(work)
+                work()
+
+    def _compute(self, action: Compute, ready: Ready) -> None:
+        """One phase of a step."""
+        block, step, absent = self.block, action.step, False
+        self._injector.begin(action.phase, step)
+        began_s = time.monotonic()
+        made: Made = {}
+        match action.phase:
+            case Phase.FORWARD:
+                made = {Stream.ACTIVATION: block.forward(step, ready.activation)}
+            case Phase.UPDATE:
+                ties = block.update(step)
+                made, absent = {Stream.TIE_UP: ties.up, Stream.TIE_DOWN: ties.down}, ties.absent
+            case Phase.APPLY:
+                block.apply(step, ready.from_below, ready.from_above)
+        self._injector.end(step, time.monotonic() - began_s)
+        self._note_done(Computed(phase=action.phase, step=step, absent=absent), began_s, made)
+
+    def _replay(self, ready: Ready) -> None:
+        """Train again on a batch that is kept; what that makes is for no one."""
+        began_s, step = time.monotonic(), ready.action.step
+        self.block.forward(step, ready.activation)
+        self.block.update(step)
+        self.block.apply(step, None, None)
+        self._note_done(Replayed(step=step), began_s, NOTHING_MADE)
+
+    def _note_done(self, event: Computed | Replayed, began_s: float, made: Made) -> None:
+        ended_s = time.monotonic()
+        self._stopwatch.computed_s += ended_s - began_s
+        self._done.append(Done(event, made, figures_of(self.block), ended_s))
+
+    def _take_snapshot(self, action: Snapshot) -> None:
+        """Copy the block's state; it is to be saved when all that was made before is kept."""
+        began_s, step = time.monotonic(), action.step
+        state: Mapping[str, Tensor] = self.block.state()
+        if action.account is not None:
+            state = with_account(state, action.account)
+        image = self._saver.image(state)
+        save = partial(self._saver.save, step, image, checkpoint=action.checkpoint)
+        self._done.append(Copied(step, save, began_s, time.monotonic()))

@@ -1,0 +1,300 @@
+"""A worker process: holds one block, runs its driver, and reports to the coordinator.
+
+Owns the order of a worker's life: meet, take up the state, link, train, hand in the result, be
+measured, leave. What a life leaves behind for the next one is runtime.state.saving's.
+"""
+
+import faulthandler
+import logging
+import multiprocessing
+import os
+import sys
+import threading
+import traceback
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import msgpack
+import safetensors.torch
+import torch
+import zmq
+from torch import Tensor
+
+from runtime.block import BlockStep
+from runtime.core.plan import Stream
+from runtime.core.streams import ProtocolError
+from runtime.core.tie_stats import Account
+from runtime.core.worker import WorkerCore
+from runtime.faults.injector import Injector
+from runtime.faults.log import FaultLog
+from runtime.job import Job
+from runtime.lifetime import adopt_orphans, die_with_parent
+from runtime.output import protect_output
+from runtime.program import FINAL, TRACEBACK_CHARACTERS, Life, Meeting, Program
+from runtime.records.reports import units_label
+from runtime.records.run_dir import trace_part, worker_log
+from runtime.records.trace import Trace
+from runtime.rendezvous import Announcement, Rendezvous, open_rendezvous, open_store
+from runtime.signals import relay_to
+from runtime.state.checkpoint import Checkpoint
+from runtime.state.retention import Retention
+from runtime.state.saving import OutOfRoom, Saver, put_back, split_account, split_part, with_account
+from runtime.state.status_page import Page, Word
+from runtime.worker.connect import Linking, guards_payload, outgoing_specs
+from runtime.worker.driver import Driver
+from runtime.worker.liveness import Neighbours
+from runtime.worker.reporter import Reporter
+from runtime.worker.telemetry import Telemetry
+
+log = logging.getLogger(__name__)
+
+TELLING = threading.Lock()  # a state is saved, and a failure told, on threads of their own
+SWITCH_INTERVAL_S = 2e-4  # the compute thread waits no longer than that for the loop's to let go
+
+
+def run_worker(program: Program, meeting: Meeting, k: int, life: Life, keeper: Connection) -> None:
+    """The body of worker process k in one of its lives. Tells the keeper why it fails, if so."""
+    die_with_parent()
+    adopt_orphans()
+    relay_to(meeting.keeper_pid)
+    multiprocessing.set_start_method(None, force=True)  # a user's pool gets Python's default
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    final: tuple[type[Exception], ...] = (ProtocolError, OutOfRoom)
+    try:
+        _tell(keeper, phase="waiting for the coordinator", waits=True)
+        rendezvous = open_rendezvous(meeting, timeout_s=program.patience_s)
+        announcement = rendezvous.await_announcement()
+        if announcement.exit_code:
+            sys.exit(announcement.exit_code)
+        if announcement.exit_code == 0 or rendezvous.is_finished:
+            return _tell(keeper, done=True)
+        _log_to(worker_log(Path(announcement.run_dir), k))
+        protect_output(log.warning)
+        _tell(keeper, run_dir=announcement.run_dir, run_id=announcement.run_id)
+        _tell(keeper, phase="loading the job")
+        job = program.load(announcement.job_text)
+        final = (*final, *job.final_errors)
+        _tell(keeper, num_workers=job.num_workers)
+        worker = Worker(job, announcement, k, life, keeper, meeting)
+        worker.take_up()
+        _tell(keeper, phase="waiting for its neighbours", waits=True)
+        worker.link(rendezvous)
+        _tell(keeper, phase="")
+        worker.train(rendezvous)
+        _tell(keeper, done=True)
+    except Exception as error:
+        text = traceback.format_exc()
+        log.error("%s", text)
+        is_final = isinstance(error, final)
+        if is_final and not isinstance(error, ProtocolError):
+            text = str(error)  # it is meant for the user as it is
+        _tell(keeper, traceback=text[-TRACEBACK_CHARACTERS:])
+        sys.exit(FINAL if is_final else 1)
+
+
+def _tell(keeper: Connection, **facts: object) -> None:
+    with TELLING:
+        keeper.send_bytes(msgpack.packb(facts))
+
+
+def _log_to(path: Path) -> None:
+    """Send this process's output, warnings and crashes to its log."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a", buffering=1)
+    os.dup2(file.fileno(), 1)
+    os.dup2(file.fileno(), 2)
+    faulthandler.enable(file)
+    logging.basicConfig(
+        stream=file,
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        force=True,
+    )
+
+
+class Worker:
+    """One life of one block, and everything that moves it."""
+
+    def __init__(
+        self,
+        job: Job,
+        announcement: Announcement,
+        k: int,
+        life: Life,
+        keeper: Connection,
+        meeting: Meeting,
+    ) -> None:
+        assert life.memory is not None, "a worker's keeper keeps memory for it"
+        self._job = job
+        self._k = k
+        self._carried: list[str] = []
+        self._life = life
+        self._meeting = meeting
+        self._tell_phase = lambda phase: _tell(keeper, phase=phase)
+        self._announcement = announcement
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+        self._thread_failure: BaseException | None = None
+        self._page = Page(life.memory.page)
+        self._plan = job.plan(k)
+        faults = FaultLog(Path(announcement.run_dir), generation=life.generation)
+        self._injector = Injector(job.faults, k, faults, keeper_pid=meeting.keeper_pid)
+        self._outgoing = outgoing_specs(job, k)
+        self._retention = Retention(
+            life.memory.messages,
+            self._plan,
+            self._outgoing,
+            checksums=guards_payload(job, shares_memory=job.link == "shm"),
+        )
+        self._saver = Saver(
+            life.memory,
+            self._page,
+            self._retention,
+            self._plan,
+            announce=lambda: _tell(keeper, checkpoint=True),
+            between=self._injector.checkpointing,
+            max_bytes=job.retain_bytes,
+        )
+
+    def take_up(self) -> None:
+        """Build the block and give it the state that is to be gone on from."""
+        torch.set_num_threads(self._job.threads)
+        self._start_step, self._account = 0, Account()
+        snapshot = self._saver.latest()
+        if snapshot is not None:
+            self._start_step, saved = snapshot
+            state, self._account = split_account(saved)
+            self._block = self._build_block()
+            self._block.load(state)
+        elif self._announcement.resume:
+            self._start_step = self._announcement.resume_step
+            self._resume(Checkpoint.open(Path(self._announcement.resume)))
+        else:
+            self._block = self._build_block()
+        run_id, generation = self._announcement.run_id, self._life.generation
+        log.info("run %s: generation %d begins with step %d", run_id, generation, self._start_step)
+        state_bytes = sum(tensor.nbytes for tensor in self._block.state().values())
+        self._saver.check_room(state_bytes)  # an optimizer may add to it with the first step
+        if self._life.generation > 0:
+            self._injector.starting()
+
+    def _build_block(self) -> BlockStep:
+        return self._job.build_block(self._k, self._tell_phase)
+
+    def _resume(self, checkpoint: Checkpoint) -> None:
+        """Begin from a checkpoint, and keep a snapshot of it: files may go, memory stays."""
+        if self._announcement.recut:
+            self._block, notes = self._job.carry(self._k, checkpoint, self._tell_phase)
+            self._carried = list(notes)
+            put_back(self._absent_ties(checkpoint.step), self._retention)
+        else:
+            saved, ties = split_part(safetensors.torch.load_file(checkpoint.part(self._k)))
+            state, self._account = split_account(saved)
+            self._block = self._build_block()
+            self._block.load(state)
+            put_back(ties, self._retention)
+        held = self._block.state()
+        if self._plan.free is not None:
+            held = with_account(held, self._account)
+        self._saver.save(self._start_step, self._saver.image(held), checkpoint=False)
+
+    def _absent_ties(self, step: int) -> dict[int, list[Tensor]]:
+        """Another cut's downward ties mean nothing here: their terms are left out."""
+        if Stream.TIE_DOWN not in self._outgoing:
+            return {}
+        return {late: [torch.empty(0)] for late in range(max(0, step - self._plan.lag), step)}
+
+    def link(self, rendezvous: Rendezvous) -> None:
+        """Bind and connect this worker's edges; waits for the neighbours."""
+        linking = Linking(
+            self._job,
+            self._k,
+            rendezvous,
+            open_store=partial(open_store, self._meeting),
+            run_id=self._announcement.run_id,
+            context=self._context,
+        )
+        links = linking.link(self._retention)
+        self._links = self._injector.wrap(links)
+        self._neighbours = Neighbours(
+            self._links,
+            find_below=lambda: rendezvous.find_edge(self._k - 1),
+            patience_s=self._job.patience_s,
+        )
+
+    def train(self, rendezvous: Rendezvous) -> None:
+        """Train to the end, hand in the result, and stay until it is safe.
+
+        Where the job stops before its end, leave when the neighbours no longer need this worker.
+        """
+        driver = self._make_driver()
+        reporter = Reporter(
+            self._context,
+            self._announcement.coordinator,
+            driver,
+            page=self._page,
+            k=self._k,
+            generation=self._life.generation,
+            num_steps=self._job.num_steps,
+            time_alone_s=self._job.time_alone_s,
+            is_over=lambda: rendezvous.is_finished,
+        )
+        thread = threading.Thread(
+            target=self._drive, args=(driver, reporter), name="driver", daemon=True
+        )
+        thread.start()
+        driver.compute()
+        thread.join()
+        if self._thread_failure is not None:
+            raise self._thread_failure
+        driver.close()
+        reporter.close()
+        self._context.term()
+
+    def _make_driver(self) -> Driver:
+        stop_at = self._page[Word.STOP_AT]
+        core = WorkerCore(
+            self._plan,
+            generation=self._life.generation,
+            start_step=self._start_step,
+            kept=self._retention.kept(self._start_step),
+            reached=self._page[Word.REACHED],
+            stop_at=stop_at - 1 if stop_at else None,
+            account=self._account,
+        )
+        telemetry = Telemetry(
+            block=self._k,
+            life=self._life,
+            page=self._page,
+            batch_size=self._job.batch_size,
+            every_s=self._job.report_every_s,
+            from_step=self._start_step,
+            trace=self._make_trace(),
+            carried=self._carried,
+        )
+        return Driver(
+            core,
+            self._block,
+            links=self._links,
+            neighbours=self._neighbours,
+            outgoing_specs=self._outgoing,
+            telemetry=telemetry,
+            retention=self._retention,
+            saver=self._saver,
+            page=self._page,
+            injector=self._injector,
+        )
+
+    def _make_trace(self) -> Trace:
+        path = trace_part(Path(self._announcement.run_dir), self._k) if self._job.trace else None
+        return Trace(path, self._k, name=units_label(*self._job.unit_names(self._k)))
+
+    def _drive(self, driver: Driver, reporter: Reporter) -> None:
+        try:
+            driver.run(until=reporter.turn, poll_also=reporter.pollable)
+        except BaseException as error:
+            self._thread_failure = error
+            log.exception("the loop ends")  # now: what is being computed may never end
+        finally:
+            self._page[Word.LEAVING] = 1
+            driver.end_compute()

@@ -1,0 +1,215 @@
+"""What a worker sends its coordinator: reports, its result, its block's time when asked for it.
+
+Owns the worker's end of that conversation. Nothing waits for the coordinator but the end: it may
+die and come back, so a result is handed over whenever it is asked for, and a worker leaves when
+the result is safe.
+"""
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+import safetensors.torch
+import zmq
+
+from runtime import digest
+from runtime.core.plan import Stream
+from runtime.core.tie_stats import Account
+from runtime.core.worker import State
+from runtime.links.zeromq import connect_to
+from runtime.state.status_page import Page, Word
+from runtime.worker.driver import Driver
+
+WARM_UP_STEPS = 2
+MEASURED_STEPS = 100  # at most
+MIN_MEASURED_STEPS = 3
+ASK_EVERY_S = 0.2
+COORDINATOR_PATIENCE_S = 3600.0  # others may take their time to finish
+STOP_LINGER_S = 0.5
+
+
+class Reporter:
+    """The worker's end. `turn` is called once a turn of the driver's loop, on its thread."""
+
+    def __init__(
+        self,
+        context: "zmq.Context[zmq.Socket[bytes]]",
+        address: str,
+        driver: Driver,
+        *,
+        page: Page,
+        k: int,
+        generation: int,
+        num_steps: int,
+        time_alone_s: float,
+        is_over: Callable[[], bool],
+    ) -> None:
+        self._driver = driver
+        self._page = page
+        self._k = k
+        self._num_steps = num_steps
+        self._time_alone_s = time_alone_s
+        self._is_over = is_over
+        self._final: tuple[bytes, bytes] | None = None
+        self._measuring: dict[str, Any] | None = None
+        self._done_s = 0.0
+        self._asked_s = 0.0
+        self._before = {word: page[word] for word in _COUNTED}
+        self._socket = context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.IDENTITY, f"{k}/{generation}".encode())
+        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
+        connect_to(self._socket, address)
+
+    @property
+    def pollable(self) -> zmq.Socket[bytes]:
+        """What wakes the loop when the coordinator speaks."""
+        return self._socket
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def turn(self) -> bool:
+        """Report, answer, count; True when this worker may leave."""
+        driver = self._driver
+        self._count()
+        done = driver.is_done
+        if done and not self._done_s:
+            driver.telemetry.healed()
+            self._done_s = time.monotonic()
+            if not self._is_stopped:
+                self._final = self._result()
+            self._report(force=True)
+        self._report(force=False)
+        self._listen()
+        if done and self._is_stopped:
+            # A neighbour may still need to hear what was said last.
+            return time.monotonic() - self._done_s > STOP_LINGER_S
+        is_linking = driver.core.state is State.LINKING  # the others may have left meanwhile
+        return (done or is_linking) and self._may_leave(done)
+
+    @property
+    def _is_stopped(self) -> bool:
+        """Whether the job stops before its end, and so has no result."""
+        return self._driver.core.end < self._num_steps
+
+    def _may_leave(self, done: bool) -> bool:
+        now_s = time.monotonic()
+        if now_s - self._asked_s < ASK_EVERY_S:
+            return False
+        self._asked_s = now_s
+        if done and now_s - self._done_s > COORDINATOR_PATIENCE_S:
+            raise TimeoutError(f"no result is safe after {COORDINATOR_PATIENCE_S:.0f} s")
+        return self._is_over()
+
+    def _count(self) -> None:
+        """Add what this life counts to what earlier ones did, where it outlives them all."""
+        core = self._driver.core
+        counts = {
+            Word.REPLAYED: core.edges.num_replayed,
+            Word.REPLAYED_STEPS: core.num_replayed_steps,
+            Word.DUPLICATES: core.edges.num_duplicates,
+            Word.FENCED: core.edges.num_fenced,
+            Word.DAMAGED: self._driver.damaged,
+        }
+        for word, count in counts.items():
+            self._page[word] = self._before[word] + count
+
+    def _listen(self) -> None:
+        while self._socket.poll(0):
+            order = msgpack.unpackb(self._socket.recv())
+            if order["kind"] == "hand-in" and self._final is not None:
+                self._tell(*self._final)
+            elif order["kind"] == "measure":
+                self._driver.submit(self._measure)
+        if self._measuring is not None:
+            answer, self._measuring = self._measuring, None
+            self._tell(msgpack.packb(answer))
+
+    def _report(self, *, force: bool) -> None:
+        """Send a report if one is due; one that finds no room is lost, and counted."""
+        driver = self._driver
+        report = driver.telemetry.due_report(driver.core.state, driver.queue_depth, force=force)
+        if report is not None:
+            report["finished"] = self._final is not None
+            driver.telemetry.dropped_reports += not self._tell(msgpack.packb(report))
+
+    def _tell(self, *frames: bytes) -> bool:
+        try:
+            self._socket.send_multipart(frames, zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        return True
+
+    def _result(self) -> tuple[bytes, bytes]:
+        """What the coordinator makes the run's result of: figures and digests, and the weights."""
+        driver, page = self._driver, self._page
+        activations = driver.core.edges.outgoing.get(Stream.ACTIVATION)
+        counters = {
+            "sent": activations.sent if activations is not None else 0,
+            "trained": driver.core.step - driver.core.account.lost,
+            "lost": driver.core.account.lost,
+            "stale_ties": driver.core.account.stale,
+            "replayed_steps": page[Word.REPLAYED_STEPS],
+            "retrained": page[Word.RETRAINED],
+            "bad_steps": driver.block.num_bad_steps,
+            "duplicates_dropped": page[Word.DUPLICATES],
+            "replayed": page[Word.REPLAYED],
+            "fenced": page[Word.FENCED],
+            "damaged": page[Word.DAMAGED],
+            "dropped_reports": driver.telemetry.dropped_reports,
+        }
+        home = {
+            name: tensor.cpu().contiguous().clone()  # tied weights too are tensors of their own
+            for name, tensor in driver.block.home_state().items()
+        }
+        result = driver.telemetry.closing(counters) | {
+            "kind": "result",
+            "staleness": staleness_of(driver.core.account),
+            "digests": digest.block_records(self._k, driver.block.state()),
+        }
+        return msgpack.packb(result), safetensors.torch.save(home)
+
+    def _measure(self) -> None:
+        """Time this block alone, on the compute thread; its state is spent afterwards.
+
+        The mean, as of a rate: what holds a core up for a while does so in training too."""
+        driver, step = self._driver, self._num_steps - 1
+        inputs = driver.last_inputs
+        if Stream.ACTIVATION in driver.core.edges.incoming and Stream.ACTIVATION not in inputs:
+            self._measuring = {"kind": "measured", "block": self._k, "step_s": None}
+            return  # this life has had no step to repeat
+        ties = inputs.get(Stream.TIE_UP), inputs.get(Stream.TIE_DOWN)
+        walls, cpu_s, began_s = [], 0.0, time.monotonic()
+        for repeat in itertools.count():
+            wall_0, cpu_0 = time.perf_counter(), time.process_time()
+            driver.block.forward(step, inputs.get(Stream.ACTIVATION))
+            driver.block.update(step)
+            driver.block.apply(step, *ties)
+            if repeat >= WARM_UP_STEPS:
+                walls.append(time.perf_counter() - wall_0)
+                cpu_s += time.process_time() - cpu_0
+            late = time.monotonic() - began_s > self._time_alone_s
+            if len(walls) >= (MIN_MEASURED_STEPS if late else MEASURED_STEPS):
+                break
+        self._measuring = {
+            "kind": "measured",
+            "block": self._k,
+            "step_s": statistics.fmean(walls),
+            "cpu_s": cpu_s / len(walls),
+        }
+
+
+def staleness_of(account: Account) -> dict[str, dict[str, int]]:
+    """By tie, how many messages were used at each staleness, in steps; texts are keys in JSON."""
+    return {
+        tie.value: {str(steps): count for steps, count in sorted(counts.items())}
+        for tie, counts in account.staleness.items()
+        if counts
+    }
+
+
+_COUNTED = (Word.REPLAYED, Word.REPLAYED_STEPS, Word.DUPLICATES, Word.FENCED, Word.DAMAGED)

@@ -1,0 +1,219 @@
+"""What a worker tells of itself: where its time went, one record a step, and its restarts.
+
+Owns the measuring and the shape of reports. A report is lossy by design: nothing that training
+needs travels here.
+"""
+
+import os
+import resource
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import psutil
+
+from runtime.block import BlockStep
+from runtime.core.worker import State
+from runtime.program import Life
+from runtime.records.trace import Trace
+from runtime.state.status_page import Page, Word
+
+Report = dict[str, Any]
+
+COMPUTING = (State.FORWARD, State.UPDATE, State.APPLY, State.REPLAY)
+
+
+class Figures(NamedTuple):
+    """What a block says of itself after a step."""
+
+    loss: float
+    probe_top1: float
+    num_bad_steps: int
+
+
+def figures_of(block: BlockStep) -> Figures:
+    """A block's figures as they are now; it may soon be at the next step."""
+    return Figures(block.loss, block.probe_top1, block.num_bad_steps)
+
+
+class Stopwatch:
+    """Seconds spent in each state of the core, by wall clock. Whoever tells the core an event
+    calls `enter`, under the same lock; what the compute thread took it adds itself; anyone may
+    read."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.seconds = dict.fromkeys(State, 0.0)
+        self.computed_s = 0.0  # by the compute thread itself, without the hand-over to it
+        self.snapshot_s = 0.0
+        self._copied_s = dict.fromkeys(State, 0.0)  # the same, by the state that it fell in
+        self._trace = trace
+        self._state, self._step = State.LINKING, 0
+        self._entered_s = self._since_s = time.monotonic()
+
+    def enter(self, state: State, step: int, now_s: float | None = None) -> None:
+        """Book the time since the last call on the state that held until now, or until `now_s`
+        (of time.monotonic), where the core hears of it later."""
+        now_s = max(self._since_s, time.monotonic() if now_s is None else now_s)
+        self.seconds[self._state] += now_s - self._since_s
+        self._since_s = now_s
+        if state is not self._state:
+            self._trace.state(self._state, self._step, self._entered_s, now_s)
+            self._state, self._entered_s = state, now_s
+        self._step = step
+
+    def took_snapshot(self, step: int, began_s: float, ended_s: float) -> None:
+        """Book the copy of a state; it falls in what has held since all before it was booked."""
+        self.snapshot_s += ended_s - began_s
+        self._copied_s[self._state] += ended_s - began_s
+        self._trace.snapshot(step, began_s, ended_s)
+
+    def shares(self) -> dict[str, float]:
+        """Seconds by the words that reports and summaries use, those under way included."""
+        seconds = dict(self.seconds)
+        seconds[self._state] += time.monotonic() - self._since_s
+        seconds = {state: max(0.0, s - self._copied_s[state]) for state, s in seconds.items()}
+        computing_s = sum(seconds[state] for state in COMPUTING)
+        return {
+            "compute_s": self.computed_s,
+            "overhead_s": max(0.0, computing_s - self.computed_s),
+            "wait_input_s": seconds[State.WAIT_INPUT],
+            "wait_credit_s": seconds[State.WAIT_CREDIT],
+            "wait_tie_s": seconds[State.WAIT_TIE],
+            "snapshot_s": self.snapshot_s,
+        }
+
+
+class Telemetry:
+    """Collects one worker's step records and makes its reports, at most one per `every_s`."""
+
+    def __init__(
+        self,
+        *,
+        block: int,
+        life: Life,
+        page: Page,
+        batch_size: int,
+        every_s: float,
+        from_step: int,
+        trace: Trace,
+        carried: Sequence[str] = (),
+    ) -> None:
+        """`from_step` is where this life begins; the page tells what earlier ones did. `carried`
+        is what was made of another cut's checkpoint."""
+        self.trace = trace
+        self.stopwatch = Stopwatch(trace)
+        self.dropped_reports = 0
+        self._block = block
+        self._generation = life.generation
+        self._detected_t = life.detected_t
+        self._page = page
+        self._completed_before = page[Word.COMPLETED]
+        self._is_healed = life.generation == 0
+        self._batch_size = batch_size
+        self._every_s = every_s
+        self._records: list[dict[str, Any]] = []
+        self._last: dict[str, Any] | None = None
+        self._reported_s = 0.0
+        self._process = psutil.Process()
+        if carried:
+            self._note("carried", notes=list(carried))
+        if not self._is_healed:
+            self._note(
+                "restart",
+                cause=life.cause,
+                detected_t=life.detected_t,
+                from_step=from_step,
+                completed_before=self._completed_before,
+            )
+
+    def count_step(self, step: int) -> None:
+        """Count a finished step, at once: this life may end before it is recorded."""
+        page = self._page
+        page[Word.STEPS_DONE] += 1
+        page[Word.RETRAINED] += step < page[Word.COMPLETED]
+        page[Word.COMPLETED] = max(page[Word.COMPLETED], step + 1)
+
+    def step_done(self, step: int, figures: Figures, *, num_lost: int = 0) -> None:
+        """Record a finished step; `num_lost` steps before it were passed over."""
+        t = time.time()
+        page = self._page
+        if not page[Word.FIRST_STEP_T_NS]:
+            page[Word.FIRST_STEP], page[Word.FIRST_STEP_T_NS] = step, int(t * 1e9)
+        record = {
+            "t": t,
+            "block": self._block,
+            "pid": os.getpid(),
+            "generation": self._generation,
+            "step": step,
+            "loss": figures.loss,
+            "probe_top1": figures.probe_top1,
+            "samples_per_s": self._rate(t, step - num_lost),
+            "bad_steps": figures.num_bad_steps,
+        }
+        self._last = record
+        self._records.append(record)
+        if step >= self._completed_before:
+            self.healed()
+
+    def healed(self) -> None:
+        """Note, once in a later life, that it has come beyond all lives before it."""
+        if not self._is_healed:
+            self._is_healed = True
+            self._note("healed", healed_s=time.time() - self._detected_t)
+
+    def _note(self, event: str, **fields: Any) -> None:
+        self.trace.instant(event, **fields)
+        self._records.append(
+            {
+                "event": event,
+                "t": time.time(),
+                "block": self._block,
+                "pid": os.getpid(),
+                "generation": self._generation,
+                **fields,
+            }
+        )
+
+    @property
+    def _first_step_t(self) -> float | None:
+        """When any life of this worker in this attempt ended its first step."""
+        t_ns = self._page[Word.FIRST_STEP_T_NS]
+        return t_ns / 1e9 if t_ns else None
+
+    def _rate(self, t: float, step: int) -> float:
+        """Samples a second since the first step, which itself is warm-up; deaths included."""
+        elapsed_s = t - (self._first_step_t or t)
+        done = step - self._page[Word.FIRST_STEP]
+        return self._batch_size * done / elapsed_s if elapsed_s > 0 else 0.0
+
+    def due_report(self, state: State, queue_depth: int, *, force: bool = False) -> Report | None:
+        """The next report, if one is due; it takes the collected records with it."""
+        now_s = time.monotonic()
+        if not force and now_s - self._reported_s < self._every_s:
+            return None
+        self._reported_s = now_s
+        self.trace.flush()
+        records, self._records = self._records, []
+        return {
+            "kind": "report",
+            "block": self._block,
+            "records": records,
+            "state": state.value,
+            "generation": self._generation,
+            "seconds": self.stopwatch.shares(),
+            "queue_depth": queue_depth,
+            "rss_bytes": self._process.memory_info().rss,
+            "dropped_reports": self.dropped_reports,
+        }
+
+    def closing(self, counters: Mapping[str, int]) -> Report:
+        """What the summary needs of this worker."""
+        return {
+            "block": self._block,
+            "generation": self._generation,
+            "seconds": self.stopwatch.shares(),
+            "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "first_step_t": self._first_step_t,
+            "last": self._last,
+            "counters": dict(counters),
+        }

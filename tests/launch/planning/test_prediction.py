@@ -1,0 +1,48 @@
+"""What a plan would give, and what lock-step schedules would."""
+
+import pytest
+
+from launch.planning.prediction import lock_step_bubble, predict, zero_bubble_bubble
+
+from ..runs import light
+from .test_rates import EQUAL
+
+
+def test_four_equal_units_on_four_workers():
+    """The (P + 1) / 2 of the brief is a bound: 4 units take 12 in one process, a block 6."""
+    found = predict(light(workers=4, threads=1), EQUAL, cores=2)
+    assert found.blocks == (6.0, 6.0, 6.0, 3.0)
+    assert found.end_to_end / found.step == 2.0
+    assert found.one_process == 21.0
+    assert found.step_here == 10.5  # two cores share them
+    assert predict(light(workers=4, threads=1), EQUAL, cores=8).step_here == 6.0
+    assert found.full_rate == 1.0
+
+
+def test_ties_without_lag_slow_a_step_down():
+    found = predict(light(workers=4, lag=0), EQUAL, cores=64)
+    assert found.step == pytest.approx(7.0)
+    assert found.full_rate == pytest.approx(6 / 7)
+
+
+def test_gim_gives_as_many_times_as_there_are_workers():
+    found = predict(light(workers=4, overlap=0), EQUAL, cores=4)
+    assert found.end_to_end / found.step == 4.0
+
+
+def test_one_process_has_the_whole_network_and_keeps_nothing_for_neighbours():
+    found = predict(light(workers=4), EQUAL, cores=4)
+    alone = predict(light(workers=1), EQUAL, cores=4)
+    assert found.end_to_end_memory.messages == 0
+    assert found.end_to_end_memory.weights == alone.end_to_end_memory.weights
+
+
+def test_bubbles_of_lock_step_schedules():
+    assert lock_step_bubble(4, 4) == pytest.approx(3 / 7)
+    assert zero_bubble_bubble(4, 4) == pytest.approx(1 / 5)
+    assert lock_step_bubble(1, 4) == zero_bubble_bubble(1, 4) == 0
+    for bubble in (lock_step_bubble, zero_bubble_bubble):
+        assert bubble(8, 16) > bubble(8, 32) > 0
+    # ZB-H1 idles a third as long beside the same work.
+    idle = [b(6, 10) / (1 - b(6, 10)) for b in (zero_bubble_bubble, lock_step_bubble)]
+    assert idle[0] == pytest.approx(idle[1] / 3)

@@ -1,0 +1,165 @@
+"""How much is kept of what is sent, and how often a state is saved, under the bound on memory."""
+
+import dataclasses
+from functools import cache
+
+import pytest
+
+from launch.config import DEFAULT_MAX_STALENESS, ConfigError, RunConfig
+from launch.environment import Environment
+from launch.job import build_block
+from launch.planning.resolved import Resolved
+from launch.planning.streams import (
+    MOST_STEPS_BETWEEN_SNAPSHOTS,
+    NUM_KEPT,
+    ROOM_TO_DROP,
+    UPWARD,
+    check_retention,
+    choose_snapshot_every,
+    image_bytes,
+    worker_plan,
+)
+from launch.resolve import resolve
+from runtime.core.plan import Free, Stream, WorkerPlan
+from runtime.state.saving import PLACES
+
+from ..runs import light
+
+MACHINE = Environment(world_size=None, local_world_size=None, cores=2, gpus=0)
+IMAGE = "synthetic:1x8x8x4096"
+SMALL = {"data": IMAGE, "model": "mlp", "batch_size": 4096, "steps": 9, "decoder_depth": (0,)}
+
+
+@cache
+def resolved() -> Resolved:
+    return resolve(RunConfig(**SMALL, workers=3), environment=MACHINE)
+
+
+def with_settings(**settings: object) -> Resolved:
+    base = resolved()
+    config = dataclasses.replace(base.config, **settings)
+    return dataclasses.replace(base, config=config)
+
+
+def kept_bytes(plan: WorkerPlan) -> int:
+    return sum(w.max_retained * w.message_bytes for w in plan.outgoing.values())
+
+
+@cache
+def largest_least_mb() -> float:
+    """What the worker that needs most must be able to keep, its snapshots included."""
+    base, needed = resolved(), []
+    for k in range(3):
+        plan = worker_plan(base, k)
+        least = sum(plan.min_retained(s) * w.message_bytes for s, w in plan.outgoing.items())
+        needed.append(least + PLACES * image_bytes(base, k))
+    return max(needed) / 1e6 + 1e-3  # whole bytes, in spite of rounding
+
+
+def test_where_there_is_room_twice_of_what_is_in_use_is_kept():
+    """At half, the receiver is asked for a snapshot; so it is hardly ever asked."""
+    run = with_settings(snapshot_every=4, lag=3, window=5)
+    for k in range(3):
+        for stream, window in worker_plan(run, k).outgoing.items():
+            in_flight, late = (4, 3) if stream is Stream.TIE_DOWN else (5, 0)
+            assert window.max_messages == in_flight
+            assert window.max_retained == 2 * (4 + in_flight + late)
+
+
+def test_both_ends_know_what_is_kept_however_much_of_the_bound_each_worker_has_left():
+    for k in range(3):
+        plan = worker_plan(resolved(), k)
+        for incoming, neighbour in ((UPWARD, k - 1), ((Stream.TIE_DOWN,), k + 1)):
+            for stream in plan.incoming.keys() & set(incoming):
+                kept = worker_plan(resolved(), neighbour).outgoing[stream].max_retained
+                assert plan.incoming[stream].max_retained == kept is not None
+        assert (Stream.ACTIVATION in plan.outgoing) == (k < 2)
+        assert (Stream.TIE_DOWN in plan.outgoing) == (k > 0)
+
+
+def test_the_plan_says_how_often():
+    plan = worker_plan(with_settings(snapshot_every=3, checkpoint_every=7), 1)
+    assert (plan.snapshot_every, plan.checkpoint_every) == (3, 7)
+
+
+@pytest.mark.parametrize("share", [1.0, 1.3, 2.0, 5.0])
+@pytest.mark.parametrize("every", [1, 4, 100])
+def test_where_memory_is_short_less_is_kept_but_never_too_little(share, every):
+    """WorkerPlan itself refuses room that its window and lag can't do with."""
+    run = with_settings(retain_mb=largest_least_mb() * share, snapshot_every=every)
+    check_retention(run)
+    for k in range(3):
+        plan = worker_plan(run, k)
+        for stream, window in plan.outgoing.items():
+            assert window.max_retained >= plan.min_retained(stream)
+
+
+def test_a_large_bound_is_kept():
+    run = with_settings(retain_mb=5 * largest_least_mb(), snapshot_every=100)
+    assert max(kept_bytes(worker_plan(run, k)) for k in range(3)) <= run.config.retain_mb * 1e6
+
+
+def test_snapshots_are_as_rare_as_the_bound_allows():
+    assert choose_snapshot_every(with_settings(retain_mb=1024)) == MOST_STEPS_BETWEEN_SNAPSHOTS
+    assert choose_snapshot_every(with_settings(retain_mb=largest_least_mb())) == 1
+    found = []
+    for tenth in range(10, 120):
+        run = with_settings(retain_mb=largest_least_mb() * tenth / 10)
+        every = choose_snapshot_every(run)
+        found.append(every)
+        if every > 1:  # all of the room that this asks for is there
+            full = dataclasses.replace(run.config, snapshot_every=every)
+            plans = [worker_plan(dataclasses.replace(run, config=full), k) for k in range(3)]
+            assert max(map(kept_bytes, plans)) <= run.config.retain_mb * 1e6
+            rooms = {w.max_retained for plan in plans for w in plan.outgoing.values()}
+            assert rooms <= {2 * (every + 2), 2 * (every + 3)}
+    assert found == sorted(found)
+    assert set(found) == {1, 2, 3, 4}
+
+
+def test_what_a_snapshot_will_take_is_known_within_a_quarter():
+    run = resolve(RunConfig(workers=4), environment=MACHINE)
+    for k in range(4):
+        block = build_block(run, k, None)
+        parameters = sum(p.nbytes for name, p in block.state().items() if "optimizer" not in name)
+        # Before the first step adamw has nothing; then it has two tensors a parameter.
+        assert 0.9 < image_bytes(run, k) / (3 * parameters) < 1.25
+
+
+def test_one_worker_has_nothing_to_keep():
+    run = resolve(RunConfig(**SMALL, workers=1, retain_mb=9), environment=MACHINE)
+    assert run.config.snapshot_every == MOST_STEPS_BETWEEN_SNAPSHOTS
+    assert worker_plan(run, 0).outgoing == {}
+
+
+def test_too_little_room_is_refused_with_what_is_needed():
+    settings = SMALL | {"window": 9, "lag": 4}
+    with pytest.raises(ConfigError) as caught:
+        resolve(RunConfig(**settings, workers=3, retain_mb=1), environment=MACHINE)
+    message = str(caught.value)
+    megabytes = int(message.partition("--retain-mb ")[2].partition(",")[0])
+    assert "retain-mb 1 is too little: worker " in message
+    assert "(window 9, lag 4) and " in message
+    assert " MB of snapshots; give --retain-mb" in message
+    assert message.endswith("or a smaller --batch-size")
+    resolve(RunConfig(**settings, workers=3, retain_mb=megabytes), environment=MACHINE)
+    with pytest.raises(ConfigError):
+        resolve(RunConfig(**settings, workers=3, retain_mb=megabytes - 1), environment=MACHINE)
+
+
+def test_free_ties_are_held_up_by_their_bound_alone():
+    """The window of each holds one more than the bound, as a lag's does; none is late."""
+    run = light(workers=3, lag="free", max_staleness=4, tie="gradient", on_full="drop-oldest")
+    assert (run.config.window, run.config.max_staleness) == (5, 4)
+    plan = worker_plan(run, 1)
+    assert (plan.lag, plan.free) == (
+        0,
+        Free(max_staleness=4, keeps_newest=False, drops_oldest=True),
+    )
+    for stream in (Stream.TIE_UP, Stream.TIE_DOWN):
+        assert plan.outgoing[stream].max_messages == 5
+    assert plan.outgoing[Stream.ACTIVATION].max_retained == ROOM_TO_DROP
+    other = light(workers=3, lag="free", on_starved="replay")
+    assert other.config.max_staleness == DEFAULT_MAX_STALENESS
+    free = Free(max_staleness=DEFAULT_MAX_STALENESS, keeps_newest=True, num_kept=NUM_KEPT)
+    assert worker_plan(other, 0).free == free

@@ -1,0 +1,33 @@
+"""Times of units and heads, measured: what is measured, not how long it takes."""
+
+import pytest
+import torch
+
+from launch.planning.unit_times import measured_costs
+
+from ..runs import light, resolved
+
+
+def test_every_unit_and_every_head_that_a_block_might_have_is_timed():
+    setting = light(workers=2, decoder_depth=(0, 1), batch_size=2).setting
+    costs = measured_costs(setting, device="cpu", threads=1)
+    assert costs.measured
+    assert len(costs.units) == len(costs.heads) == 4
+    assert all(len(row) == 2 for row in costs.heads)
+    parts = [*costs.units, *(cost for row in costs.heads for cost in row)]
+    assert all(0 < part.forward < part.step < 1 for part in parts)
+    assert costs.heads[0] == costs.heads[3]  # of one shape, so measured once
+    assert costs.heads[0][0] != costs.heads[0][1]
+
+
+def test_threads_are_given_back():
+    before = torch.get_num_threads()
+    measured_costs(light(workers=1, batch_size=2).setting, device="cpu", threads=2)
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_profiled_cuts_are_cuts(optimizer):
+    run = resolved(cuts="profiled", workers=2, batch_size=2, optimizer=optimizer)
+    assert run.measured is not None
+    assert len(run.config.cuts) == 2

@@ -1,0 +1,121 @@
+"""What a resolved config becomes: blocks whose messages fit the specs, and plans."""
+
+import pytest
+import safetensors.torch
+import torch
+
+from launch.config import parse
+from launch.environment import Environment
+from launch.job import LocalLearningJob
+from launch.planning.resolved import Resolved
+from launch.program import load_job
+from launch.resolve import dump, resolve
+from models.bad_numbers import BadNumbers
+from runtime.block import message_bytes
+from runtime.core.plan import Stream
+from runtime.state.snapshots import image_of
+
+MACHINE = Environment(world_size=None, local_world_size=None, cores=2, gpus=0)
+FLAGS = ("--batch-size", "8", "--steps", "3")
+
+
+def resolved(*flags: str) -> Resolved:
+    return resolve(parse([*FLAGS, *flags], prog="test"), environment=MACHINE)
+
+
+@pytest.mark.parametrize("tie", ["gradient", "elastic", "none"])
+@pytest.mark.parametrize("model", ["mlp", "resnet-small"])
+def test_what_blocks_make_fits_what_was_agreed(model, tie):
+    job = LocalLearningJob(resolved("--model", model, "--tie", tie, "--workers", "4"))
+    activation = None
+    for k in range(4):
+        block = job.build_block(k)
+        activation = block.forward(0, activation)
+        ties = block.update(0)
+        upward = {Stream.ACTIVATION: activation, Stream.TIE_UP: ties.up} if k < 3 else {}
+        downward = {Stream.TIE_DOWN: ties.down} if k > 0 else {}
+        for made, edge in ((upward, k), (downward, k - 1)):
+            for stream, payload in made.items():
+                assert (payload is not None) == (stream in job.plan(k).outgoing)
+                for spec, tensor in zip(
+                    job.specs(edge).get(stream, ()), payload or (), strict=True
+                ):
+                    spec.check(tensor)
+
+
+def test_the_default_is_locos_cut_with_one_unit_shared():
+    job = LocalLearningJob(resolved())
+    assert [job.unit_names(k) for k in range(4)] == [
+        (["stem"], ["layer1.0"]),
+        (["layer1.0"], ["layer2.0"]),
+        (["layer2.0"], ["layer3.0"]),
+        (["layer3.0", "layer4.0"], []),
+    ]
+
+
+def test_windows_hold_what_the_lag_needs():
+    job = LocalLearningJob(resolved("--lag", "3"))
+    plan = job.plan(1)
+    for windows in (plan.incoming, plan.outgoing):
+        assert windows[Stream.TIE_DOWN].max_messages == 4
+        for stream, window in windows.items():
+            assert window.max_bytes == window.max_messages * window.message_bytes, stream
+    size = message_bytes(job.specs(1)[Stream.ACTIVATION])
+    assert plan.outgoing[Stream.ACTIVATION].message_bytes == size
+
+
+def test_neighbours_agree_on_every_stream():
+    job = LocalLearningJob(resolved("--tie", "gradient"))
+    for k in range(3):
+        lower, upper = job.plan(k), job.plan(k + 1)
+        for stream in Stream:
+            sender, receiver = (upper, lower) if stream is Stream.TIE_DOWN else (lower, upper)
+            assert sender.outgoing[stream].max_retained is not None
+            assert sender.outgoing[stream] == receiver.incoming[stream]
+
+
+def test_what_a_job_says_of_its_faults_patience_and_end():
+    flags = ("--hang-timeout-s", "30", "--time-alone-s", "0.5")
+    job = LocalLearningJob(resolved("--faults", "kill:1@2, nan:0@1", *flags))
+    assert job.time_alone_s == 0.5
+    assert [str(fault) for fault in job.faults] == ["kill:1@2", "nan:0@1"]
+    assert job.patience_s > 300  # a silent neighbour is its keeper's business first
+    assert BadNumbers in job.final_errors
+
+
+def test_a_block_takes_up_what_another_life_left():
+    job = LocalLearningJob(resolved("--model", "mlp"))
+    block, again = (job.build_block(0) for _ in range(2))
+    for step in range(2):
+        block.forward(step, None)
+        block.update(step)
+        block.apply(step, None, None)
+    found = safetensors.torch.load(bytes(image_of(block.state())))
+    again.load(found)
+    assert again.state().keys() == block.state().keys()
+    for name, tensor in block.state().items():
+        assert torch.equal(again.state()[name], tensor), name
+    a, b = block.forward(2, None), again.forward(2, None)
+    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_a_private_guest_costs_no_messages():
+    job = LocalLearningJob(resolved("--tie", "none"))
+    assert set(job.specs(0)) == {Stream.ACTIVATION}
+
+
+def test_a_job_travels_as_text():
+    first = resolved("--workers", "3", "--lag", "2", "--decoder-depth", "1,0,0")
+    job = load_job(dump(first))
+    assert job.resolved.config == first.config
+    assert job.resolved.partition == first.partition
+    assert job.resolved.image_shape == first.image_shape
+    assert [job.plan(k) for k in range(3)] == [LocalLearningJob(first).plan(k) for k in range(3)]
+
+
+def test_the_feed_is_a_function_of_the_step():
+    block, again = (LocalLearningJob(resolved()).build_block(0) for _ in range(2))
+    a, b = block.forward(2, None), again.forward(2, None)
+    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    c = again.forward(1, None)
+    assert not torch.equal(a[0], c[0])

@@ -1,0 +1,397 @@
+"""How a job begins: in a new directory, from the newest whole checkpoint, or not at all."""
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+from torch.distributed import FileStore
+
+from runtime.coordinator.start import announce, recall
+from runtime.links.zeromq import endpoint
+from runtime.program import Program, Tell
+from runtime.records.run_dir import RunDir
+from runtime.rendezvous import Announcement, Rendezvous
+from runtime.state.checkpoint import CheckpointWriter
+from runtime.testing.slept import SleptConfig, SleptJob, load_slept_job
+
+JOB = SleptConfig(
+    workers=2,
+    steps=12,
+    step_s=0.0,
+    forward_share=0.5,
+    activation_bytes=64,
+    tie_bytes=0,
+    lag=1,
+    window=2,
+    link="zmq-ipc",
+)
+
+
+def config(**changes: Any) -> SleptConfig:
+    return SleptConfig(**(vars(JOB) | changes))
+
+
+def same(old_toml: str, new_text: str) -> tuple[bool, list[str]]:
+    return False, []
+
+
+class Place:
+    """A run directory, its launchers' stores, and coordinators that come and go one by one."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.path = tmp_path / "run"
+        self.context = zmq.Context()
+        self.socket: zmq.Socket[bytes] | None = None
+        self._tmp_path = tmp_path
+        self._num_launches = 0
+        self.attempt = 0
+        self.phases: list[str] = []  # of the beginnings so far
+        self._run_dir: RunDir | None = None
+
+    @property
+    def rendezvous(self) -> Rendezvous:
+        store = FileStore(str(self._tmp_path / f"store-{self._num_launches}"), -1)
+        return Rendezvous(store, attempt=self.attempt)
+
+    def begin(
+        self, *, restart: bool = False, job: dict[str, Any] | None = None, **program: Any
+    ) -> Announcement:
+        """Begin a job: by another launch of the command, or by a `restart` of the launcher."""
+        self.leave()
+        self.attempt = self.attempt + 1 if restart else 0
+        self._num_launches += not restart
+        resolve = config(**(job or {})).resolve
+        settings = {"resolve": resolve, "run_dir": str(self.path), "check_resume": same}
+        self._program = Program(
+            load=load_slept_job,
+            preload=(),
+            name="loco",
+            run_name="slept",
+            started_t=0.0,
+            **(settings | program),
+        )
+        announcement, self._run_dir, self.socket = announce(
+            self._program, self.rendezvous, self.phases.append
+        )
+        return announcement
+
+    def refusal(self, **begin: Any) -> str:
+        """Why a job is refused, of which the workers have not heard, and which keeps nothing."""
+        with pytest.raises(ValueError, match=r"\w") as caught:
+            self.begin(**begin)
+        RunDir.create(self.path, name="", restart=True).close()  # it is free again
+        assert self.rendezvous.recall_announcement() is None
+        self.leave()
+        return str(caught.value)
+
+    def recall(self) -> Announcement:
+        """Another coordinator takes over from the one before."""
+        self.leave()
+        before = self.rendezvous.recall_announcement()
+        assert before is not None
+        announcement, self._run_dir, self.socket = recall(self._program, before)
+        return announcement
+
+    def checkpoint(self, run_id: str, *steps: int) -> list[Path]:
+        """What the workers of a run write, one part each."""
+        writer = CheckpointWriter(run_dir=self.path, run_id=run_id, num_parts=2)
+        for step in steps:
+            for block in range(2):
+                writer.write_part(block, step, f"block {block} before step {step}".encode())
+        return [writer.directory(step) for step in steps]
+
+    def finish(self) -> None:
+        self._run_dir.write_summary({"steps": 12})
+
+    def leave(self) -> None:
+        """The coordinator ends; its address is free when this returns."""
+        self.context.destroy(linger=0)
+        self.context = zmq.Context()
+        if self._run_dir is not None:
+            self._run_dir.close()
+            self._run_dir = None
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Iterator[Place]:
+    monkeypatch.chdir(tmp_path)
+    place = Place(tmp_path)
+    monkeypatch.setattr(zmq.Context, "instance", lambda: place.context)
+    monkeypatch.setattr(os, "fsync", lambda fd: None)  # nobody pulls the plug here
+    yield place
+    place.leave()
+    place.context.term()
+
+
+def tear(checkpoint: Path) -> None:
+    part = checkpoint / "part-0001.safetensors"
+    os.truncate(part, part.stat().st_size // 2)
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return capsys.readouterr().err.splitlines()
+
+
+def in_directory(path: Path) -> list[str]:
+    return sorted(found.name for found in path.iterdir())
+
+
+# Beginning --------------------------------------------------------------------------------------
+
+
+def test_a_new_directory(place, capsys):
+    found = place.begin()
+    assert place.rendezvous.await_announcement() == found
+    assert (found.job_text, found.run_dir) == (JOB.to_text(), str(place.path))
+    assert found.coordinator == f"ipc://@loco-{found.run_id}-coordinator"
+    assert (found.resume, found.resume_step, found.recut) == ("", 0, False)
+    assert found.exit_code is None
+    written = (place.path / "config.toml").read_text()
+    assert written == load_slept_job(JOB.to_text()).config_toml
+    assert said(capsys) == []
+
+
+def test_without_a_wish_each_job_gets_a_directory_of_its_own(place):
+    paths = [Path(place.begin(run_dir=None).run_dir) for _ in range(2)]
+    assert len(set(paths)) == 2
+    assert {path.parent for path in paths} == {Path.cwd() / "runs"}
+    assert all("-slept" in path.name for path in paths)
+
+
+# Going on ---------------------------------------------------------------------------------------
+
+
+def test_it_goes_on_from_the_newest_whole_checkpoint(place, capsys):
+    before = place.begin()
+    _, newest = place.checkpoint(before.run_id, 4, 8)
+    found = place.begin()
+    assert (found.resume, found.resume_step, found.recut) == (str(newest), 8, False)
+    assert found.run_id != before.run_id
+    assert said(capsys) == [f"loco: goes on from step 8 ({newest})"]
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_said(place, capsys):
+    older, newest = place.checkpoint(place.begin().run_id, 4, 8)
+    tear(newest)
+    found = place.begin()
+    assert (found.resume, found.resume_step) == (str(older), 4)
+    assert said(capsys) == [
+        f"loco: a damaged checkpoint is passed over: {newest}/part-0001.safetensors is not what"
+        f" was written (its checksum differs); it is now damaged-{newest.name}",
+        f"loco: goes on from step 4 ({older})",
+    ]
+    assert in_directory(place.path / "checkpoints") == [older.name, f"damaged-{newest.name}"]
+    place.begin()
+    assert said(capsys) == [f"loco: goes on from step 4 ({older})"]
+
+
+def test_a_checkpoint_that_can_not_be_read_this_time_stays(place, capsys, monkeypatch):
+    older, newest = place.checkpoint(place.begin().run_id, 4, 8)
+    part, opened = newest / "part-0001.safetensors", Path.open
+
+    def failing(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path == part:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return opened(path, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", failing)
+        assert place.begin().resume == str(older)
+    first, _ = said(capsys)
+    assert first.endswith(f"passed over: {part} can't be read (input/output error)")
+    assert place.begin().resume == str(newest)
+
+
+def test_where_all_are_damaged_the_run_starts_over(place, capsys):
+    for checkpoint in place.checkpoint(place.begin().run_id, 4, 8):
+        tear(checkpoint)
+    found = place.begin()
+    assert (found.resume, found.resume_step) == ("", 0)
+    *damaged, last = said(capsys)
+    assert len(damaged) == 2
+    assert last == f"loco: {place.path} holds no complete checkpoint; the run starts over"
+
+
+def test_a_checkpoint_that_was_only_begun_counts_for_nothing(place, capsys):
+    writer = CheckpointWriter(run_dir=place.path, run_id=place.begin().run_id, num_parts=2)
+    writer.write_part(0, 4, b"block 0")
+    assert place.begin().resume == ""
+    assert said(capsys) == [f"loco: {place.path} holds no complete checkpoint; the run starts over"]
+
+
+def test_a_checkpoints_config_is_held_against_the_new_one(place, capsys):
+    asked: list[tuple[str, str]] = []
+
+    def check(old_toml: str, new_text: str) -> tuple[bool, list[str]]:
+        asked.append((old_toml, new_text))
+        return True, ["another cut", "12 steps become 20"]
+
+    (checkpoint,) = place.checkpoint(place.begin().run_id, 4)
+    old_toml = (place.path / "config.toml").read_text()
+    found = place.begin(job={"steps": 20}, check_resume=check)
+    assert asked == [(old_toml, config(steps=20).to_text())]
+    assert found.recut
+    assert said(capsys) == [
+        f"loco: goes on from step 4 ({checkpoint})",
+        "loco: another cut",
+        "loco: 12 steps become 20",
+    ]
+    assert "steps = 20" in (place.path / "config.toml").read_text()
+
+
+# The end of a run -------------------------------------------------------------------------------
+
+
+def test_of_a_finished_run_nothing_is_left_to_do(place, capsys):
+    place.checkpoint(place.begin().run_id, 8, 12)
+    place.finish()
+    found = place.begin(job={"window": 3})
+    assert found == place.rendezvous.await_announcement() == Announcement(exit_code=0)
+    assert said(capsys)[-1] == (
+        f"loco: {place.path} holds a finished run of 12 steps; give more --epochs or --steps to"
+        " extend it, or --fresh to start over"
+    )
+    assert "window = 2" in (place.path / "config.toml").read_text()
+
+
+def test_a_run_is_finished_only_with_a_summary_of_all_its_steps(place):
+    """An extended run that was stopped behind its last step once passed for finished, for the
+    summary of the shorter one was there."""
+    place.checkpoint(place.begin().run_id, 12)
+    found = place.begin()
+    assert (found.exit_code, found.resume_step) == (None, 12)
+    place.finish()
+    extended = place.begin(job={"steps": 20})
+    assert extended.resume_step == 12
+    place.checkpoint(extended.run_id, 20)
+    found = place.begin(job={"steps": 20})
+    assert (found.exit_code, found.resume_step) == (None, 20)
+
+
+# Refusals ---------------------------------------------------------------------------------------
+
+
+def test_a_finished_run_without_checkpoints_is_refused(place):
+    place.begin()
+    place.finish()
+    assert place.refusal() == (
+        f"run directory '{place.path}' holds a finished run and no checkpoint of it; give another"
+        " by --run-dir, or --fresh to start over in it"
+    )
+
+
+def test_a_run_that_is_beyond_its_end_is_refused(place):
+    place.checkpoint(place.begin().run_id, 8)
+    before = (place.path / "config.toml").read_text()
+    assert place.refusal(job={"steps": 6}) == (
+        f"run directory '{place.path}' is at step 8, beyond the 6 steps asked for; give more"
+        " --epochs or --steps, or --fresh"
+    )
+    assert (place.path / "config.toml").read_text() == before
+
+
+def test_what_may_not_be_gone_on_with_is_refused_in_the_programs_words(place, capsys):
+    def refuse(old_toml: str, new_text: str) -> tuple[bool, list[str]]:
+        raise ValueError("another seed; give --fresh")
+
+    place.checkpoint(place.begin().run_id, 8)
+    before = (place.path / "config.toml").read_text()
+    assert place.refusal(check_resume=refuse, job={"window": 3}) == "another seed; give --fresh"
+    assert (place.path / "config.toml").read_text() == before
+    assert said(capsys) == []
+    assert place.begin().resume_step == 8
+
+
+def test_a_run_without_a_checkpoint_is_held_against_the_new_config_too(place):
+    place.begin()
+    default = Program.__dataclass_fields__["check_resume"].default
+    assert "can't be resumed" in place.refusal(check_resume=default)
+
+
+def test_what_can_not_be_resolved_touches_nothing(place):
+    def resolve(tell: Tell) -> str:
+        raise ValueError("no such model")
+
+    with pytest.raises(ValueError, match="no such model"):
+        place.begin(resolve=resolve)
+    assert not place.path.exists()
+
+
+# Fresh, and the launcher's restarts -------------------------------------------------------------
+
+
+def test_fresh_deletes_what_runs_write_and_nothing_else(place, capsys):
+    place.checkpoint(place.begin().run_id, 8, 12)
+    place.finish()
+    for name in ("metrics.jsonl", "weights.safetensors", "faults.jsonl", "notes.md"):
+        (place.path / name).write_text("\n")
+    (place.path / "plots").mkdir()
+    (place.path / "tensorboard").mkdir()
+    (place.path / "logs" / "worker-0.log").touch()
+    found = place.begin(fresh=True)
+    assert (found.exit_code, found.resume) == (None, "")
+    assert said(capsys) == []
+    assert in_directory(place.path) == [".lock", "config.toml", "notes.md", "plots"]
+
+
+def test_fresh_spares_a_run_that_another_job_is_at(place):
+    place.begin()
+    place.leave()
+    other = RunDir.create(place.path, name="", restart=True)
+    with pytest.raises(ValueError, match="is in use by process"):
+        place.begin(fresh=True)
+    assert (place.path / "config.toml").exists()
+    other.close()
+
+
+def test_a_restart_by_the_launcher_goes_on_with_the_run_that_began_afresh(place):
+    (checkpoint,) = place.checkpoint(place.begin(fresh=True).run_id, 4)
+    found = place.begin(restart=True, fresh=True)
+    assert (found.resume, found.resume_step) == (str(checkpoint), 4)
+    (later,) = place.checkpoint(found.run_id, 8)
+    assert place.begin(restart=True, fresh=True).resume == str(later)
+
+
+def test_a_restart_by_the_launcher_goes_on_in_the_same_directory(place):
+    first = place.begin(run_dir=None)
+    place.path = Path(first.run_dir)
+    place.checkpoint(first.run_id, 4)
+    again = place.begin(restart=True, run_dir=None)
+    assert (again.run_dir, again.resume_step) == (first.run_dir, 4)
+
+
+# Another coordinator ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("link", "bind"),
+    [("zmq-ipc", ""), ("zmq-tcp", "127.0.0.1"), ("zmq-tcp", "0.0.0.0"), ("zmq-tcp", "::1")],
+)
+def test_another_coordinator_takes_over_where_the_one_before_was(
+    place, link, bind, capsys, monkeypatch
+):
+    """One on all interfaces was announced by this host's name, and once took that for its own
+    address: its successor listened on the loopback interface, which no other host can reach."""
+    monkeypatch.setattr(SleptJob, "bind", bind)
+    place.checkpoint(place.begin(job={"link": link}).run_id, 8)
+    before = place.begin(job={"link": link})
+    bound = place.socket.getsockopt(zmq.LAST_ENDPOINT)
+    said(capsys)
+    for _ in range(2):
+        assert place.recall() == before
+        assert place.socket.getsockopt(zmq.LAST_ENDPOINT) == bound
+        assert endpoint(place.socket) == before.coordinator
+    assert said(capsys) == []
+    with pytest.raises(ValueError, match="is in use"):
+        RunDir.create(place.path, name="", restart=True)
+
+
+def test_another_coordinator_deletes_and_writes_nothing(place):
+    place.begin(fresh=True)
+    (place.path / "config.toml").write_text("as it was\n")
+    place.recall()
+    assert (place.path / "config.toml").read_text() == "as it was\n"

@@ -1,0 +1,153 @@
+"""Parts go from memory to the disk on the keeper's thread, and a worker never waits in vain."""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from runtime.faults.plan import parse
+from runtime.keeper.checkpoint_thread import Disk
+from runtime.state.checkpoint import Checkpoint, CheckpointWriter, newest
+from runtime.state.image import write_image
+from runtime.state.status_page import OwnedMemory, Word
+
+TIMEOUT_S = 20.0
+PART = b"the state of block 0 " * 40
+
+
+@pytest.fixture
+def writer(tmp_path) -> CheckpointWriter:
+    (tmp_path / "config.toml").write_text("lag = 1\n")
+    return CheckpointWriter(run_dir=tmp_path, run_id="0123456789abcdef", num_parts=1)
+
+
+def lay(memory: OwnedMemory, step: int) -> None:
+    """What a worker does with its part."""
+    write_image(memory.paths.checkpoint, step, PART)
+    memory.page[Word.CHECKPOINT] = step + 1
+
+
+@pytest.fixture
+def write(writer, memory) -> Callable[..., list[str]]:
+    """Write parts of block 0 with these faults; return what the user is told."""
+
+    def write(faults: str, *steps: int, run: CheckpointWriter = writer) -> list[str]:
+        said: list[str] = []
+        for step in steps:
+            disk = Disk(parse(faults), say=said.append)
+            lay(memory, step)
+            disk.write(run, 0, memory)
+            disk.close(TIMEOUT_S)
+            assert memory.page[Word.CHECKPOINT_DONE] == step + 1
+        return said
+
+    return write
+
+
+def found(run_dir: Path) -> list[int | str]:
+    return [f.step if isinstance(f, Checkpoint) else str(f) for f in newest(run_dir)]
+
+
+def test_a_part_gets_to_the_disk(write, writer):
+    assert write("", 12) == []
+    assert writer.part(12, 0).read_bytes() == PART
+    assert found(writer.run_dir) == [12]
+
+
+def test_a_full_disk_is_said_and_costs_that_checkpoint_only(write, writer):
+    said = write("disk-full:0@20", 12, 24, 36)
+    assert said == [
+        "the checkpoint at step 24 was not written: No space left on device"
+        f" ({writer.run_dir}); training goes on, the one before stays"
+    ]
+    assert found(writer.run_dir) == [36, 12]
+
+
+def test_parts_of_a_checkpoint_that_failed_are_removed_and_no_more_are_written(writer, memory):
+    """On a small disk failed checkpoints left their finished parts, 18 directories of them, until
+    not even the weights found room."""
+    pair = CheckpointWriter(run_dir=writer.run_dir, run_id="0" * 16, num_parts=3)
+    others = [OwnedMemory("first"), OwnedMemory("last")]
+    said: list[str] = []
+    disk = Disk(parse("disk-full:1@0"), say=said.append)
+    for block, owned in enumerate((others[0], memory, others[1])):
+        lay(owned, 12)
+        disk.write(pair, block, owned)
+    disk.close(TIMEOUT_S)
+    assert len(said) == 1
+    assert list((writer.run_dir / "checkpoints").iterdir()) == []
+    assert [owned.page[Word.CHECKPOINT_DONE] for owned in (*others, memory)] == [13] * 3
+    for owned in others:
+        owned.close()
+
+
+def test_on_a_full_disk_the_older_checkpoint_makes_room(write, writer, monkeypatch):
+    write("", 12, 24)
+    write_part = CheckpointWriter.write_part
+
+    def room_for_two(self: CheckpointWriter, block: int, step: int, image: bytes) -> None:
+        if len(list((self.run_dir / "checkpoints").iterdir())) >= 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write_part(self, block, step, image)
+
+    monkeypatch.setattr(CheckpointWriter, "write_part", room_for_two)
+    assert write("", 36) == []
+    assert found(writer.run_dir) == [36, 24]
+
+
+def test_the_newest_checkpoint_makes_room_for_nothing(write, writer, monkeypatch):
+    write("", 12, 24)
+    (said,) = write("disk-full:0@30", 36)
+    assert "No space left on device" in said
+    assert found(writer.run_dir) == [24]
+
+
+@pytest.mark.parametrize("kind", ["torn", "flip"])
+def test_a_damaged_part_is_noticed_when_it_is_looked_for(write, writer, kind):
+    assert write(f"{kind}:0@20", 12, 24) == []
+    damaged, whole = found(writer.run_dir)
+    assert damaged == f"{writer.part(24, 0)} is not what was written (its checksum differs)"
+    assert whole == 12
+    size = writer.part(24, 0).stat().st_size
+    assert size == (len(PART) // 2 if kind == "torn" else len(PART))
+    write(f"{kind}:0@20", 36)
+    assert found(writer.run_dir)[0] == 36  # it strikes once in a run
+
+
+def test_a_fault_of_another_block_is_no_concern(write, writer):
+    assert write("disk-full:1@0,torn:1@0,flip:2@0,kill:0@0", 12) == []
+    assert found(writer.run_dir) == [12]
+
+
+def test_a_disk_that_fails_by_itself_is_said_and_the_worker_goes_on(write, tmp_path):
+    (tmp_path / "file").touch()
+    nowhere = CheckpointWriter(run_dir=tmp_path / "file", run_id="0" * 16, num_parts=1)
+    (said,) = write("", 12, run=nowhere)
+    assert "step 12 was not written: Not a directory" in said
+
+
+def test_what_is_announced_twice_is_written_once(writer, memory):
+    lay(memory, 12)
+    disk = Disk((), say=pytest.fail)
+    disk.write(writer, 0, memory)
+    disk.close(TIMEOUT_S)
+    writer.part(12, 0).unlink()
+    again = Disk((), say=pytest.fail)
+    again.write(writer, 0, memory)
+    again.close(TIMEOUT_S)
+    assert not writer.part(12, 0).exists()
+
+
+def test_a_worker_that_is_gone_still_has_its_part_written(writer, memory):
+    """Its memory is the keeper's; here two workers' parts make the checkpoint."""
+    pair = CheckpointWriter(run_dir=writer.run_dir, run_id="0" * 16, num_parts=2)
+    other = OwnedMemory("other")
+    disk = Disk((), say=pytest.fail)
+    for block, owned in enumerate((memory, other)):
+        lay(owned, 12)
+        disk.write(pair, block, owned)
+    disk.close(TIMEOUT_S)
+    assert pair.is_complete(12)
+    other.close()

@@ -1,0 +1,139 @@
+"""The fork server looks for our packages first, and leaves nothing, whatever surrounds it."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from runtime.keeper import fork_server
+
+ROOT = Path(__file__).parents[3]
+# A keeper in small: starts a process that says what it finds, and lets it leave an orphan.
+KEEPER = """
+import os, subprocess, sys, time
+sys.path.insert(0, ROOT)
+from runtime.keeper import fork_server
+
+def child(pipe):
+    import runtime
+    orphan = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    names = ("PYTHONPATH", "PYTHONSAFEPATH", fork_server.VARIABLE)
+    found = {name: os.environ.get(name) for name in names}
+    pipe.send((runtime.__file__, found, os.getppid(), orphan.pid))
+
+if __name__ == "__main__":
+    context = fork_server.make_context(["runtime.program"])
+    ours, theirs = context.Pipe()
+    process = context.Process(target=child, args=(theirs,))
+    with fork_server.surroundings():
+        process.start()
+    file, found, server, orphan = ours.recv()
+    process.join()
+    print(repr((file, found, server, orphan)), flush=True)
+    sys.stdin.readline()
+    fork_server.end_orphans()
+    print("ended", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Run the small keeper in a directory whose folder `runtime` would shadow ours."""
+    (tmp_path / "runtime").mkdir()
+    (tmp_path / "runtime" / "__init__.py").touch()
+    script = tmp_path / "keeper.py"
+    script.write_text(f"ROOT = {str(ROOT)!r}\n{KEEPER}")
+    started = []
+
+    def start(**environment: str) -> tuple[subprocess.Popen[str], tuple]:
+        process = subprocess.Popen(
+            [sys.executable, str(script)],
+            cwd=tmp_path,
+            env={**os.environ, **environment},
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        started.append(process)
+        assert process.stdout is not None
+        return process, eval(process.stdout.readline())
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        process.stdin.close()
+        process.stdout.close()
+
+
+def test_our_packages_come_first_and_the_users_environment_is_as_it_was(start, tmp_path):
+    """A user's empty models/__init__.py in the current directory took the place of ours: the
+    server runs `python -c`, which looks there first."""
+    process, (file, found, _, _) = start(PYTHONPATH=str(tmp_path))
+    assert Path(file) == ROOT / "runtime" / "__init__.py"
+    assert found == {
+        "PYTHONPATH": str(tmp_path),
+        "PYTHONSAFEPATH": None,
+        fork_server.VARIABLE: None,
+    }
+    process.communicate("\n\n", timeout=20)
+    assert process.returncode == 0
+
+
+def directory_of(server: int) -> Path:
+    """The private directory of a fork server; other tests have theirs."""
+    found = []
+    for path in Path("/tmp").glob("loco-*/pid"):
+        with contextlib.suppress(OSError):  # it has just ended
+            found += [path.parent] if path.read_text() == str(server) else []
+    (directory,) = found
+    return directory
+
+
+def test_a_long_tmpdir_is_no_place_for_a_socket_and_nothing_is_left(start, tmp_path):
+    """TMPDIR of 150 characters: OSError, AF_UNIX path too long."""
+    long = tmp_path / ("x" * 150)
+    long.mkdir()
+    process, (_, _, server, _) = start(TMPDIR=str(long))
+    ours = directory_of(server)
+    assert ours.stat().st_mode & 0o777 == 0o700
+    process.communicate("\n\n", timeout=20)
+    assert process.returncode == 0
+    assert list(long.iterdir()) == []
+    assert not ours.exists()
+
+
+def await_end(*pids: int) -> None:
+    deadline_s = time.monotonic() + 20
+    while any(psutil.pid_exists(pid) for pid in pids):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
+def test_what_a_process_has_left_is_ended_and_the_server_stays(start):
+    process, (_, _, server, orphan) = start()
+    assert psutil.pid_exists(orphan)
+    process.stdin.write("\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "ended\n"
+    await_end(orphan)
+    assert psutil.pid_exists(server)
+
+
+@pytest.mark.parametrize("again", range(3))
+def test_a_keeper_that_is_killed_takes_the_server_and_all_below_along(start, again):
+    """The server saw the end of its keeper's pipe before the kernel told it of the death, and left
+    without a look at what was below it."""
+    process, (_, _, server, orphan) = start(TMPDIR="/tmp")
+    directory = directory_of(server)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    await_end(server, orphan)
+    assert not directory.exists()

@@ -1,0 +1,187 @@
+"""What the keeper decides: which signals end the job how, and which ends of its children end it."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from runtime.core.worker import State
+from runtime.keeper import keeper as module
+from runtime.keeper.child import STATES
+from runtime.keeper.keeper import SAME_STOP_S, Keeper
+from runtime.program import FINAL, NOT_STARTED, REFUSED, Program
+from runtime.signals import relayed
+from runtime.state.status_page import Word
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+class Child:
+    """A ward that has ended, or works on; notes that it is restarted."""
+
+    def __init__(self, block: int | None, *, code: int | None = None) -> None:
+        self.block = block
+        self.name = "the coordinator" if block is None else f"worker {block}"
+        self.process = SimpleNamespace(exitcode=code, pid=1, join=lambda timeout_s: None)
+        self.memory = None if block is None else SimpleNamespace(page=dict.fromkeys(Word, 0))
+        self.said: dict[str, Any] = {}
+        self.rest_until_s = 0.0
+        self.too_many = ""
+        self.restarted: list[str] = []
+        self.restart = self.restarted.append
+
+    @property
+    def has_ended(self) -> bool:
+        return self.process.exitcode is not None
+
+    @property
+    def has_ended_well(self) -> bool:
+        return self.process.exitcode == 0 and "done" in self.said
+
+    def count_restart(self, now_s: float) -> str:
+        return self.too_many
+
+    def end(self, number: int) -> None:
+        self.process.exitcode = -number
+
+    def reach(self, state: State) -> None:
+        assert self.memory is not None
+        self.memory.page[Word.REACHED] = 5
+        self.memory.page[Word.STATE] = STATES.index(state)
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def make(clock) -> Iterator[Callable[..., Keeper]]:
+    memories: list[int] = []
+
+    def make(*, rank: int | None = None) -> Keeper:
+        program = Program(
+            resolve=lambda tell: pytest.fail("nothing is resolved"),
+            load=lambda text: pytest.fail("no job is needed"),
+            preload=(),
+            run_dir=None,
+            name="test",
+            run_name="test",
+            started_t=0.0,
+        )
+        keeper = Keeper(program, rank=rank)
+        memories.extend([keeper._memory] if rank is None else [])
+        return keeper
+
+    yield make
+    for memory in memories:
+        os.close(memory)
+
+
+def hear(keeper: Keeper, *numbers: int) -> list[int]:
+    for number in numbers:
+        if number > signal.SIGRTMIN:
+            keeper._note_relayed(number, None)
+        else:
+            keeper._note_signal(number, None)
+    return keeper._signals
+
+
+# Signals ----------------------------------------------------------------------------------------
+
+
+def test_a_second_interrupt_by_hand_counts_however_soon(make):
+    assert len(hear(make(), signal.SIGINT, signal.SIGINT)) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+def test_a_schedulers_copies_are_one_signal_and_a_later_one_a_second(make, clock, number):
+    """scancel signals a launcher and its ranks, and the launcher passes it on: the second copy
+    ended the job at once, without the checkpoint that the first one asked for."""
+    keeper = make(rank=1)
+    assert hear(keeper, number, signal.SIGTERM, relayed(number), number) == [number]
+    clock.now_s += SAME_STOP_S
+    assert hear(keeper, number) == [number, number]
+
+
+def test_under_a_launcher_an_interrupt_may_come_twice_too(make):
+    assert hear(make(rank=0), signal.SIGINT, signal.SIGINT) == [signal.SIGINT]
+
+
+def test_a_signal_to_a_child_counts_as_one_to_the_keeper_but_never_as_a_second(make, clock):
+    keeper = make()
+    assert hear(keeper, relayed(signal.SIGUSR2)) == [signal.SIGUSR2]
+    clock.now_s += 2 * SAME_STOP_S
+    assert hear(keeper, relayed(signal.SIGUSR1)) == [signal.SIGUSR2]
+
+
+# Ends of children -------------------------------------------------------------------------------
+
+
+def test_what_could_not_begin_ends_quietly_for_the_coordinator_has_said_why(make, capsys):
+    for code, expected in ((REFUSED, 2), (NOT_STARTED, 1)):
+        for block in (None, 0):
+            assert make()._go_on_without(Child(block, code=code), "ended") == expected
+    assert capsys.readouterr().err == ""
+
+
+def test_a_coordinator_that_fails_too_often_ends_a_job_in_which_nothing_trains(make, capsys):
+    """Under torchrun it was said over and over that training went on without it: stopped by hand
+    after 400 s."""
+    keeper, coordinator = make(rank=0), Child(None, code=1)
+    coordinator.too_many = "more than 3 restarts"
+    keeper._coordinator, keeper._workers = coordinator, [Child(0)]
+    assert keeper._go_on_without(coordinator, "failed") == 1
+    assert "the coordinator (pid 1) failed; that is more than 3 restarts" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("state", "code"), [(State.FORWARD, None), (State.DONE, 1)])
+def test_while_a_worker_trains_it_only_rests(make, state, code):
+    keeper, coordinator, worker = make(rank=0), Child(None, code=1), Child(0)
+    coordinator.too_many = "more than 3 restarts"
+    keeper._coordinator, keeper._workers = coordinator, [worker]
+    worker.reach(state)
+    assert keeper._go_on_without(coordinator, "failed") == code
+    assert coordinator.restarted == []
+    assert bool(coordinator.rest_until_s) is (code is None)
+
+
+def test_the_job_has_ended_well_when_all_have_said_so(make):
+    """A user's os._exit(0) was taken for a good end."""
+    keeper = make()
+    keeper._coordinator, keeper._workers = Child(None, code=0), [Child(0, code=0)]
+    assert not keeper._all_ended_well()
+    for child in (keeper._coordinator, *keeper._workers):
+        child.said["done"] = True
+    assert keeper._all_ended_well()
+
+
+def test_a_coordinator_is_not_needed_to_stop(make):
+    keeper, coordinator = make(), Child(None, code=143)
+    hear(keeper, signal.SIGTERM)
+    assert keeper._go_on_without(coordinator, "failed") is None
+    assert coordinator.restarted == []
+
+
+def test_a_worker_comes_back_unless_that_would_only_repeat_itself(make, capsys):
+    keeper = make()
+    died, final = Child(1, code=-9), Child(1, code=FINAL)
+    assert keeper._go_on_without(died, "was killed by SIGKILL") is None
+    assert died.restarted == ["was killed by SIGKILL"]
+    assert keeper._go_on_without(final, "failed") == 1
+    died.too_many = "more than 3 restarts in 300 s"
+    assert keeper._go_on_without(died, "was killed by SIGKILL") == 1
+    err = capsys.readouterr().err
+    assert "worker 1 (pid 1) can't go on; the job is ended" in err
+    assert "that is more than 3 restarts in 300 s (--max-worker-restarts)" in err

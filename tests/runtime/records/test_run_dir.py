@@ -1,0 +1,129 @@
+"""The run directory: who may have it, and what is left in it whatever happens."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from runtime.records.run_dir import RunDir, worker_log
+
+
+def create(path: Path | None, **options: bool) -> RunDir:
+    return RunDir.create(path, name="resnet-small", **options)
+
+
+def test_by_default_each_run_gets_a_new_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs = [RunDir.create(None, name="my.net:build") for _ in range(3)]
+    assert len({run.path for run in runs}) == 3
+    for run in runs:
+        assert run.path.parent == Path("runs")
+        assert "my.net-build" in run.path.name
+        run.close()
+
+
+def test_paths(tmp_path):
+    run = create(tmp_path / "deep" / "run")
+    paths = [run.config_toml, run.metrics, run.weights, run.summary, run.tensorboard]
+    names = [
+        str(path.relative_to(run.path)) for path in (*paths, run.logs, worker_log(run.path, 3))
+    ]
+    assert names == [
+        "config.toml",
+        "metrics.jsonl",
+        "weights.safetensors",
+        "summary.json",
+        "tensorboard",
+        "logs",
+        "logs/worker-3.log",
+    ]
+    assert run.logs.is_dir()
+    run.close()
+
+
+def test_two_jobs_cannot_share_a_directory(tmp_path):
+    first = create(tmp_path / "run")
+    with pytest.raises(ValueError, match="in use") as caught:
+        create(tmp_path / "run", restart=True)
+    assert str(caught.value) == (
+        f"run directory '{tmp_path}/run' is in use by process {os.getpid()}; "
+        "wait for it to end, or give another by --run-dir"
+    )
+    first.close()
+    create(tmp_path / "run").close()
+
+
+@pytest.mark.parametrize("name", ["config.toml", "metrics.jsonl"])
+def test_a_directory_with_a_run_is_only_for_a_restart(tmp_path, name):
+    (tmp_path / name).touch()
+    with pytest.raises(ValueError, match="already holds a run") as caught:
+        create(tmp_path)
+    assert str(caught.value) == (
+        f"run directory '{tmp_path}' already holds a run; give another by --run-dir, "
+        "or delete this one"
+    )
+    create(tmp_path, restart=True).close()
+
+
+def test_a_directory_that_cannot_be_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").touch()
+    for path in (tmp_path / "runs" / "mine", None):
+        with pytest.raises(ValueError, match=r"can't be written \(.*\); give another by --run-dir"):
+            create(path)
+
+
+def test_metrics_can_be_followed_line_by_line(tmp_path):
+    run = create(tmp_path)
+    assert not run.metrics.exists()
+    run.append_metrics([{"step": 1, "loss": 4.5}, {"step": 2, "loss": float("nan")}])
+    lines = run.metrics.read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"step": 1, "loss": 4.5},
+        {"step": 2, "loss": None},
+    ]
+    run.close()
+
+    again = create(tmp_path, restart=True)
+    again.append_metrics([{"step": 3}])
+    assert len(run.metrics.read_text().splitlines()) == 3
+    again.close()
+
+
+def test_config_and_summary_are_replaced_as_one(tmp_path):
+    run = create(tmp_path)
+    run.write_config("lag = 1\n")
+    run.write_summary({"steps": 1})
+    run.write_summary({"steps": 2, "blocks": [{"loss": float("inf"), "sizes": (1, 2)}]})
+    assert run.config_toml.read_text() == "lag = 1\n"
+    summary = json.loads(run.summary.read_text())
+    assert summary == {"steps": 2, "blocks": [{"loss": None, "sizes": [1, 2]}]}
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [".lock", "config.toml", "logs", "summary.json"]
+    run.close()
+
+
+def test_a_summary_that_fails_leaves_the_old_one(tmp_path):
+    run = create(tmp_path)
+    run.write_summary({"steps": 1})
+    with pytest.raises(TypeError):
+        run.write_summary({"steps": object()})
+    assert json.loads(run.summary.read_text()) == {"steps": 1}
+    run.close()
+
+
+def test_a_run_that_is_cleared_is_gone_and_the_directory_still_taken(tmp_path):
+    run = create(tmp_path)
+    run.write_config("lag = 1\n")
+    run.append_metrics([{"step": 1}])
+    part = tmp_path / "checkpoints" / "00000012-ab" / "part-0000.safetensors"
+    part.parent.mkdir(parents=True)
+    part.touch()
+    run.clear()
+    assert not run.holds_run
+    assert [path for path in tmp_path.rglob("*") if path.name not in (".lock", "logs")] == []
+    with pytest.raises(ValueError, match="in use"):
+        create(tmp_path)
+    run.close()
+    create(tmp_path).close()

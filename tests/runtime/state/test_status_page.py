@@ -1,0 +1,77 @@
+"""Memory that outlives a worker, and the page on which it and its keeper tell each other things."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from runtime.state.status_page import PAGE_BYTES, WORD_BYTES, OwnedMemory, Page, Word
+
+WRITES_AND_DIES = """
+import os, signal, sys
+from runtime.state.status_page import Page, Word
+page = Page(sys.argv[1])
+page[Word.STEP] = 41
+page[Word.CHECKPOINT] = 2**40
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def open_files() -> set[str]:
+    return {os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.exists()}
+
+
+def test_words_outlive_the_process_that_wrote_them(memory):
+    done = subprocess.run(
+        [sys.executable, "-c", WRITES_AND_DIES, memory.paths.page], timeout=60, check=False
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert (memory.page[Word.STEP], memory.page[Word.CHECKPOINT]) == (41, 2**40)
+    assert memory.page[Word.TURNS] == 0
+
+
+def test_both_ends_see_each_others_words(memory):
+    theirs = Page(memory.paths.page)
+    theirs[Word.TURNS] += 3
+    memory.page[Word.STOP_WANTED] = 1
+    assert (memory.page[Word.TURNS], theirs[Word.STOP_WANTED]) == (3, 1)
+    theirs.close()
+    assert memory.page[Word.TURNS] == 3
+
+
+def test_every_word_has_a_place_of_its_own_on_the_page(memory):
+    for word in Word:
+        memory.page[word] = -1 - word
+    assert [memory.page[word] for word in Word] == [-1 - word for word in Word]
+    assert WORD_BYTES * len(Word) <= PAGE_BYTES
+
+
+def test_the_parts_are_files_of_their_own(memory):
+    paths = memory.paths
+    files = [paths.page, paths.messages, *paths.snapshots, paths.checkpoint]
+    assert len({Path(path).stat().st_ino for path in files}) == 5
+    assert [Path(path).stat().st_size for path in files] == [PAGE_BYTES, 0, 0, 0, 0]
+
+
+def test_its_size_is_what_it_takes_up(memory):
+    before = memory.size_bytes
+    Path(memory.paths.messages).write_bytes(bytes(1 << 20))
+    assert memory.size_bytes - before == 1 << 20
+
+
+def test_closing_leaves_nothing_open():
+    before = open_files()
+    memory = OwnedMemory("closing")
+    assert len(open_files() - before) == 5
+    memory.close()
+    assert open_files() == before
+
+
+def test_what_a_worker_has_open_stays_when_the_keeper_lets_go():
+    memory = OwnedMemory("left")
+    memory.page[Word.STEP] = 7
+    theirs = Page(memory.paths.page)
+    memory.close()
+    assert theirs[Word.STEP] == 7
+    theirs.close()

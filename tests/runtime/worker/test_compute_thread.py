@@ -1,0 +1,203 @@
+"""The compute thread does what is handed out in order, and asks only where nothing is."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from runtime.core.messages import Compute, Computed, Phase, Replay, Replayed, Snapshot
+from runtime.core.plan import Stream
+from runtime.core.tie_stats import Account
+from runtime.state.saving import ACCOUNT
+from runtime.worker.compute_thread import Computing, Copied
+from runtime.worker.inbox import Ready
+
+FORWARD, UPDATE, APPLY = Phase
+ACTIVATION, FROM_BELOW, FROM_ABOVE = ((torch.full((1,), float(i)),) for i in range(3))
+
+
+class Block:
+    """Notes what is asked of it."""
+
+    loss, probe_top1, num_bad_steps = 0.5, 0.25, 1
+
+    def __init__(self) -> None:
+        self.calls: list[tuple] = []
+
+    def forward(self, step, incoming):
+        self.calls.append(("forward", step, incoming))
+        return ("activation", step)
+
+    def update(self, step):
+        self.calls.append(("update", step))
+        return SimpleNamespace(up=("up", step), down=("down", step), absent=step == 13)
+
+    def apply(self, step, from_below, from_above):
+        self.calls.append(("apply", step, from_below, from_above))
+
+    def state(self):
+        self.calls.append(("state",))
+        return {"weight": torch.zeros(1)}
+
+
+class Case:
+    """A compute thread whose every word to the others is noted."""
+
+    def __init__(self) -> None:
+        self.block, self.heard, self.saved = Block(), [], []
+        self.num_wakes = 0
+        self.stopwatch = SimpleNamespace(computed_s=0.0)
+        self.computing = Computing(
+            self.block,
+            saver=SimpleNamespace(
+                image=dict,
+                save=lambda *args, **kwargs: self.saved.append((args, kwargs)),
+            ),
+            injector=SimpleNamespace(begin=lambda *_: None, end=lambda *_: None),
+            stopwatch=self.stopwatch,
+            settle=self._settle,
+            wake=self._wake,
+        )
+
+    def _settle(self) -> None:
+        self.heard.append("settle")
+        while (done := self.computing.take_done()) is not None:
+            self.heard.append(done if isinstance(done, Copied) else done.event)
+
+    def _wake(self) -> None:
+        self.num_wakes += 1
+
+    def hand_out(self, phase: Phase, step: int, **payloads) -> None:
+        self.computing.hand_out(Ready(Compute(phase=phase, step=step), **payloads))
+
+    def run(self) -> None:
+        """Do all that was handed out, and end."""
+        self.computing.hand_out(self.computing.end)
+        self.computing.run()
+
+
+@pytest.fixture
+def case() -> Case:
+    return Case()
+
+
+def test_phases_get_what_was_found_for_them_and_tell_what_they_made(case):
+    case.hand_out(FORWARD, 3, activation=ACTIVATION)
+    case.hand_out(UPDATE, 3)
+    case.hand_out(APPLY, 3, from_below=FROM_BELOW, from_above=FROM_ABOVE)
+    case.run()
+    assert case.block.calls == [
+        ("forward", 3, ACTIVATION),
+        ("update", 3),
+        ("apply", 3, FROM_BELOW, FROM_ABOVE),
+    ]
+    done = [case.computing.take_done() for _ in range(4)]
+    assert done[3] is None
+    assert [d.event for d in done[:3]] == [Computed(phase=phase, step=3) for phase in Phase]
+    assert [d.made for d in done[:3]] == [
+        {Stream.ACTIVATION: ("activation", 3)},
+        {Stream.TIE_UP: ("up", 3), Stream.TIE_DOWN: ("down", 3)},
+        {},
+    ]
+    assert done[2].figures == (0.5, 0.25, 1)
+    assert done[0].ended_s <= done[1].ended_s <= done[2].ended_s
+    assert case.stopwatch.computed_s > 0
+
+
+def test_an_update_without_finite_ties_says_so(case):
+    case.hand_out(UPDATE, 13)
+    case.run()
+    assert case.computing.take_done().event == Computed(phase=UPDATE, step=13, absent=True)
+
+
+def test_the_core_is_asked_only_where_nothing_is_handed_out(case):
+    seen = []
+    case.hand_out(FORWARD, 0)
+    case.computing.hand_out(lambda: seen.append(list(case.heard)))
+    case.hand_out(UPDATE, 0)
+    case._wake = lambda: None
+
+    def then() -> None:  # by the loop, when it has heard
+        case.computing.end()
+
+    case.computing._settle = lambda: (case._settle(), then())
+    case.computing.run()
+    assert seen == [[]], "another thread hears of it; this one goes on"
+    done = [Computed(phase=phase, step=0) for phase in (FORWARD, UPDATE)]
+    assert case.heard == ["settle", *done]
+
+
+def test_others_are_woken_by_all_that_is_done(case):
+    case.hand_out(FORWARD, 0)
+    case.hand_out(UPDATE, 0)
+    case.run()
+    assert case.num_wakes == 3  # the third ends it
+
+
+def test_a_state_is_copied_in_its_turn_and_told_behind_what_was_done_before(case):
+    case.hand_out(APPLY, 4)
+    case.computing.hand_out(Snapshot(step=5, checkpoint=True))
+    case.hand_out(FORWARD, 5)
+    case.run()
+    assert [call[0] for call in case.block.calls] == ["apply", "state", "forward"]
+    applied, copied, forwarded = (case.computing.take_done() for _ in range(3))
+    assert applied.event == Computed(phase=APPLY, step=4)
+    assert isinstance(copied, Copied)
+    assert copied.step == 5
+    assert forwarded.event == Computed(phase=FORWARD, step=5)
+    assert case.computing.take_done() is None
+
+
+def test_what_is_copied_is_saved_by_who_hears_of_it_and_not_before(case):
+    case.computing.hand_out(Snapshot(step=5, checkpoint=True))
+    case.run()
+    assert case.saved == []
+    case.computing.take_done().save()
+    assert case.saved == [((5, {"weight": torch.zeros(1)}), {"checkpoint": True})]
+
+
+def test_who_waits_hears_of_a_copy_where_nothing_else_is_handed_out(case):
+    case.computing.hand_out(Snapshot(step=5))
+    case.computing._wake = case.computing.end  # behind it all
+    case.computing.run()
+    settled, copied = case.heard
+    assert (settled, copied.step) == ("settle", 5)
+
+
+def test_others_are_woken_by_a_copy_behind_which_more_is_handed_out(case):
+    case.computing.hand_out(Snapshot(step=5))
+    case.run()
+    assert (case.heard, case.num_wakes) == ([], 2)  # the second ends it
+
+
+def test_with_free_ties_a_state_holds_what_its_steps_came_to(case):
+    case.computing.hand_out(Snapshot(step=5, account=Account(lost=3)))
+    case.run()
+    case.computing.take_done().save()
+    ((_, state), _), *_ = case.saved
+    assert Account.from_rows(state[ACCOUNT].tolist()).lost == 3
+
+
+def test_a_replay_trains_again_without_ties_and_makes_nothing(case):
+    case.computing.hand_out(Ready(Replay(step=2), activation=ACTIVATION))
+    case.run()
+    calls = [("forward", 2, ACTIVATION), ("update", 2), ("apply", 2, None, None)]
+    assert case.block.calls == calls
+    done = case.computing.take_done()
+    assert (done.event, done.made) == (Replayed(step=2), {})
+
+
+def test_what_is_handed_out_is_left_where_the_end_is_wanted(case):
+    case.hand_out(FORWARD, 0)
+    case.computing.end()
+    case.computing.run()
+    assert case.block.calls == []
+
+
+def test_what_a_block_raises_is_raised_and_the_loop_woken_to_see_it(case):
+    case.block.forward = lambda *_: 1 / 0
+    case.hand_out(FORWARD, 0)
+    with pytest.raises(ZeroDivisionError):
+        case.computing.run()
+    assert isinstance(case.computing.failure, ZeroDivisionError)
+    assert case.num_wakes == 1

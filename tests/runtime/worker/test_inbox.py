@@ -1,0 +1,84 @@
+"""What a computation uses is what was there when it was decided."""
+
+import torch
+
+from runtime.core.messages import Compute, Phase, Replay
+from runtime.core.plan import Free, Stream, Window, WorkerPlan
+from runtime.core.replay_buffer import ReplayBuffer
+from runtime.worker.inbox import Inbox, Ready
+
+WINDOW = Window(max_messages=2, max_bytes=32, message_bytes=16)
+INCOMING = dict.fromkeys((Stream.ACTIVATION, Stream.TIE_UP), WINDOW)
+FORWARD = Compute(phase=Phase.FORWARD, step=3)
+
+
+def inbox(free: Free | None = None) -> Inbox:
+    return Inbox(WorkerPlan(num_steps=9, incoming=INCOMING, free=free))
+
+
+def vector(value: float) -> tuple[torch.Tensor]:
+    return (torch.full((4,), value),)
+
+
+def apply(step: int, from_below: int | None) -> Compute:
+    return Compute(phase=Phase.APPLY, step=step, from_below=from_below)
+
+
+def test_each_phase_is_given_what_it_uses_as_it_came():
+    here, activation, tie = inbox(), vector(1.0), vector(2.0)
+    here.keep(Stream.ACTIVATION, 3, activation)
+    here.keep(Stream.TIE_UP, 3, tie)
+    assert here.find(FORWARD).activation is activation
+    update = Compute(phase=Phase.UPDATE, step=3)
+    assert here.find(update) == Ready(update)
+    found = here.find(apply(3, from_below=3))
+    assert found.from_below is tie
+    assert found.from_above is None
+    assert here.find(apply(3, from_below=None)).from_below is None
+
+
+def test_the_lowest_worker_has_no_activation():
+    assert inbox().find(FORWARD) == Ready(FORWARD)
+
+
+def test_activations_wait_here_until_they_are_released():
+    here = inbox()
+    for step in range(2):
+        here.keep(Stream.ACTIVATION, step, vector(step))
+        here.keep(Stream.TIE_UP, step, vector(step))
+    assert here.num_activations == 2
+    here.used_up(Stream.ACTIVATION, 0, ReplayBuffer(0))
+    assert torch.equal(*here.release(Stream.ACTIVATION, 0), *vector(0.0))
+    assert here.num_activations == 1
+
+
+def test_a_gradient_that_comes_after_the_decision_is_the_next_steps():
+    """It was once used at once by a step that had been decided before it, and missed later."""
+    here = inbox(Free(max_staleness=8, keeps_newest=False))
+    here.keep(Stream.TIE_UP, 0, vector(1.0))
+    ready = here.find(apply(0, from_below=0))
+    here.keep(Stream.TIE_UP, 1, vector(2.0))
+    assert torch.equal(*ready.from_below, *vector(1.0))
+    assert torch.equal(*here.find(apply(1, from_below=1)).from_below, *vector(2.0))
+
+
+def test_a_batch_can_be_trained_on_again_before_it_is_given_back_and_after():
+    here, replays = inbox(Free(max_staleness=8, keeps_newest=True, num_kept=2)), ReplayBuffer(2)
+    here.keep(Stream.ACTIVATION, 3, vector(5.0))
+    replays.add(3)
+    here.used_up(Stream.ACTIVATION, 3, replays)
+    early = here.find(Replay(step=3))
+    here.release(Stream.ACTIVATION, 3)[0].zero_()  # its slot is used again
+    for ready in (early, here.find(Replay(step=3))):
+        assert torch.equal(*ready.activation, *vector(5.0))
+
+
+def test_of_a_batch_that_was_dropped_nothing_is_copied():
+    here, replays = inbox(Free(max_staleness=8, keeps_newest=True, num_kept=2)), ReplayBuffer(2)
+    here.keep(Stream.ACTIVATION, 0, vector(5.0))
+    replays.add(0)
+    here.used_up(Stream.ACTIVATION, 0, replays)
+    here.keep(Stream.ACTIVATION, 1, ())
+    here.used_up(Stream.ACTIVATION, 1, replays)
+    assert here.release(Stream.ACTIVATION, 1) == ()
+    assert torch.equal(*here.find(Replay(step=0)).activation, *vector(5.0))

@@ -1,0 +1,115 @@
+"""Silence: dialling anew, less and less often, and an error when it lasts."""
+
+import itertools
+from types import SimpleNamespace
+
+import pytest
+
+from runtime.core.plan import Side
+from runtime.links.link import LinkError
+from runtime.worker.liveness import MAX_REDIAL_S, REDIAL_AFTER_S, Neighbours
+
+PATIENCE_S = 100.0
+CORE = SimpleNamespace(step=17)
+
+
+class Silent:
+    """Two links on which nothing comes, a clock, and a note of when who dialled where."""
+
+    def __init__(self, *sides: Side, below: str | None = "ipc://below") -> None:
+        self.now_s = 50.0
+        self.dialled: list[tuple[float, Side, str | None]] = []
+        links = {side: SimpleNamespace(redial=self._dial(side)) for side in sides or Side}
+        self.neighbours = Neighbours(
+            links, find_below=lambda: below, patience_s=PATIENCE_S, clock=lambda: self.now_s
+        )
+
+    def _dial(self, side: Side):
+        return lambda address: self.dialled.append((self.now_s, side, address))
+
+    def check(self, *times_s: float) -> None:
+        """Check at these seconds after the start, and each second until then, as a loop does."""
+        for time_s in times_s:
+            while self.now_s < 50.0 + time_s:
+                self.now_s = min(self.now_s + 1.0, 50.0 + time_s)
+                self.neighbours.check(CORE)
+            self.now_s = 50.0 + time_s
+            self.neighbours.check(CORE)
+
+    def times(self, side: Side) -> list[float]:
+        return [now_s - 50.0 for now_s, who, _ in self.dialled if who is side]
+
+
+def test_a_second_of_silence_is_nothing():
+    silent = Silent()
+    silent.check(0.0, 0.5, REDIAL_AFTER_S)
+    assert silent.dialled == []
+
+
+def test_after_a_second_both_sides_are_dialled_the_lower_one_by_its_newest_address():
+    silent = Silent()
+    silent.check(1.1)
+    assert [(side, address) for _, side, address in silent.dialled] == [
+        (Side.BELOW, "ipc://below"),
+        (Side.ABOVE, None),
+    ]
+
+
+def test_an_address_that_is_not_known_yet_leaves_the_old_one():
+    silent = Silent(Side.BELOW, below=None)
+    silent.check(1.1)
+    assert [address for _, _, address in silent.dialled] == [None]
+
+
+def test_each_time_that_nothing_comes_of_it_the_wait_doubles_up_to_a_bound():
+    silent = Silent(Side.ABOVE)
+    silent.check(*(tenth / 10 for tenth in range(10 * int(PATIENCE_S) + 1)))
+    times = silent.times(Side.ABOVE)
+    waits = [round(b - a, 1) for a, b in itertools.pairwise(times)]
+    assert times[0] == pytest.approx(1.1)
+    assert waits[:5] == pytest.approx([1.1, 2.3, 4.6, 9.1, 16.1], abs=0.3)
+    assert waits == sorted(waits)
+    assert max(waits) == pytest.approx(MAX_REDIAL_S, abs=0.2)
+
+
+def test_a_word_begins_the_patience_anew():
+    silent = Silent()
+    silent.check(1.1, 2.3, 4.7)
+    assert len(silent.times(Side.BELOW)) == 3
+    silent.neighbours.heard(Side.BELOW)
+    silent.dialled.clear()
+    silent.check(5.7, 5.8)
+    assert silent.times(Side.BELOW) == pytest.approx([5.8])
+    assert silent.times(Side.ABOVE) == []
+
+
+def test_after_all_patience_it_is_an_error_that_says_where():
+    silent = Silent()
+    silent.check(PATIENCE_S)
+    silent.neighbours.heard(Side.ABOVE)
+    with pytest.raises(LinkError) as caught:
+        silent.check(PATIENCE_S + 0.1)
+    assert str(caught.value) == (
+        "no word from the worker below in 100 s, at step 17; can its address be reached from this"
+        " host (--bind)?"
+    )
+
+
+def test_one_that_speaks_now_and_then_is_never_given_up():
+    silent = Silent(Side.ABOVE)
+    for time_s in range(0, 1000, 90):
+        silent.check(float(time_s))
+        silent.neighbours.heard(Side.ABOVE)
+
+
+def test_one_that_was_stopped_itself_blames_nobody():
+    """After Ctrl-Z and fg, or in a container that was paused, both neighbours had been silent for
+    as long as the job was stopped."""
+    silent = Silent()
+    silent.check(1.0)
+    silent.now_s += 10 * PATIENCE_S
+    silent.neighbours.check(CORE)
+    assert silent.dialled == []
+    silent.now_s += 1.0
+    silent.neighbours.check(CORE)
+    assert len(silent.dialled) == 2
