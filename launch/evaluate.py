@@ -5,6 +5,7 @@ python launch/evaluate.py runs/20260101-120000-resnet-small
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 if __name__ == "__main__":  # our packages come first, and the files beside this one are none
@@ -12,6 +13,7 @@ if __name__ == "__main__":  # our packages come first, and the files beside this
 
 import safetensors
 import safetensors.torch
+from rich.console import Console
 
 from launch.config import ConfigError, parse
 from launch.environment import Environment
@@ -37,13 +39,21 @@ def main(argv: list[str]) -> int:
         if not path.is_file():
             raise ConfigError(f"{str(run)!r} has no weights.safetensors; give a finished run")
         weights = safetensors.torch.load_file(path)
-        units = job.evaluate(weights, lambda phase: console.print(phase, soft_wrap=True))
+        units = job.evaluate(weights, partial(_show, console, []))
     except (ValueError, safetensors.SafetensorError) as error:
         print(f"{NAME}: error: {error}", file=sys.stderr)
         return REFUSED
     console.print()
     console.print(units_table(units))
     return 0
+
+
+def _show(console: Console, shown: list[str], phase: str, *, takes_s: float = 0.0) -> None:
+    """Print a phase when it begins."""
+    del takes_s
+    if phase not in shown:
+        shown.append(phase)
+        console.print(phase, soft_wrap=True)
 
 
 def _job_of(run: Path) -> LocalLearningJob:

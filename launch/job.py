@@ -35,8 +35,6 @@ from runtime.program import Tell, unheard
 from runtime.state.checkpoint import Checkpoint
 from runtime.state.saving import split_part
 
-PATIENCE_S = 600.0  # with a silent neighbour, beyond the time in which hangs are noticed
-
 
 class LocalLearningJob:
     """A resolved run, as the runtime's processes see it (runtime.job.Job)."""
@@ -58,10 +56,11 @@ class LocalLearningJob:
         self.trace = config.trace
         self.model_name = config.model.rpartition(":")[2]
         self.config_toml = to_toml(config)
-        self.patience_s = PATIENCE_S + 10 * config.hang_timeout_s
+        phases_s = (config.max_worker_restarts + 2) * config.phase_timeout_s
+        self.patience_s = phases_s + 10 * config.hang_timeout_s
         self.retain_bytes = config.retain_mb * 1e6
         self.faults: tuple[Fault, ...] = parse(config.faults)
-        self.final_errors: tuple[type[Exception], ...] = (BadNumbers,)
+        self.final_errors: tuple[type[Exception], ...] = (BadNumbers, UsersError)
 
     @cached_property
     def data(self) -> ImageData:

@@ -74,7 +74,7 @@ def run(job: LocalLearningJob, recorder: Recorder, started_t: float) -> None:
     weights: dict[str, Tensor] = {}
     for block in blocks:
         weights |= block.block.home_state()
-    recorder.write_weights(weights)
+    recorder.write_weights(weights, console=console, tell=unheard)
     results = [block.result() for block in blocks]
     recorder.finish(
         job,

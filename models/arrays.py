@@ -50,6 +50,8 @@ def to_labels(value: object, what: str) -> Tensor:
 
 def _to_tensor(value: object, what: str, needed: str) -> Tensor:
     if isinstance(value, Tensor):
+        if value.layout is not torch.strided:
+            raise ValueError(f"{what} are a sparse tensor; {needed}: tensor.to_dense()")
         return value.detach().cpu()
     if value is None:
         raise ValueError(f"{what} are None; {needed}")
@@ -68,7 +70,7 @@ def _to_tensor(value: object, what: str, needed: str) -> Tensor:
         kind = type(value).__name__ if array.ndim == 0 else f"an array of {array.dtype}"
         raise ValueError(f"{what} are {kind}; {needed}")
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    if min(array.strides, default=0) < 0:  # flipped, which torch has no word for
+    if min(array.strides, default=0) < 0:  # flipped, which torch can't have
         array = array.copy()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of arrays that can't be written: nothing here does

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ KNN_TEMPERATURE = 0.07
 MOST_ITERATIONS = 1000  # of a linear fit; after the default run the digits take 50 to 80
 PROBED_ITERATIONS = 5
 
-Tell = Callable[[str], None]
+Tell = Callable[..., None]  # takes a phase that begins or goes on, and takes_s: at most so long
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,18 +40,24 @@ class UnitAccuracy:
 
 
 def unit_features(
-    network: Network, state: dict[str, Tensor], images: Tensor, *, batch_size: int = 256
+    network: Network,
+    state: dict[str, Tensor],
+    images: Tensor,
+    *,
+    batch_size: int = 256,
+    going_on: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield (unit name, pooled features (N, F) float32) for every unit, lowest first.
 
     Runs where the images are. `state` is the plain network's state dict (a classifier `fc` is
-    left out); it is copied and stays as it is. Raises ValueError where it belongs to another
+    left out); it is copied and stays as it is. `going_on` is called with every batch. Raises ValueError where it belongs to another
     network, and UsersError where a unit raises in eval mode.
     """
     plain = _restore(network, state).to(images.device)
     per_unit: list[list[Tensor]] = [[] for _ in network.units]
     with torch.inference_mode():
         for batch in torch.split(images, batch_size):
+            going_on()
             x = batch.clone()  # a user's unit may work in place: on this copy, not on the data
             for index, (module, batches) in enumerate(zip(plain.order, per_unit, strict=True)):
                 x = run_unit(network, index, module, x)
@@ -67,7 +74,7 @@ def evaluate(
     Deterministic. `tell` hears what is being done, and how long all of it can take. Raises
     ValueError where labels are missing or features are not finite.
     """
-    tell = tell or (lambda _: None)
+    tell = tell or _unheard
     train, test = data.train_labels >= 0, data.test_labels >= 0
     train_labels, test_labels = data.train_labels[train].numpy(), data.test_labels[test].numpy()
     num_classes = len(np.unique(train_labels))
@@ -77,12 +84,13 @@ def evaluate(
             "labelled test images; evaluation needs at least 2 and 1"
         )
     counted = f"{len(train_labels)} training and {len(test_labels)} test images"
-    tell(f"computing the features of {counted}")
+    going_on = partial(tell, f"computing the features of {counted}")
+    going_on()
     units = [
         (name, *_standardise(train_NF, test_NF))
         for (name, train_NF), (_, test_NF) in zip(
-            unit_features(network, state, data.train_images[train]),
-            unit_features(network, state, data.test_images[test]),
+            unit_features(network, state, data.train_images[train], going_on=going_on),
+            unit_features(network, state, data.test_images[test], going_on=going_on),
             strict=True,
         )
     ]
@@ -96,7 +104,7 @@ def evaluate(
     tell(f"fitting {len(units)} classifiers of {num_classes} classes: {most_s:.0f} s at most")
     accuracies = []
     for index, (name, train_NF, test_NF) in enumerate(units, start=1):
-        tell(f"evaluating unit {name} ({index} of {len(units)})")
+        tell(f"evaluating unit {name} ({index} of {len(units)})", takes_s=most_s)
         accuracies.append(
             UnitAccuracy(
                 name=name,
@@ -105,6 +113,10 @@ def evaluate(
             )
         )
     return accuracies
+
+
+def _unheard(phase: str, *, takes_s: float = 0.0) -> None:
+    del phase, takes_s
 
 
 def linear_top1(

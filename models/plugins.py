@@ -39,7 +39,7 @@ def users_code(who: str, when: str = "") -> Iterator[None]:
     A ValueError of ours, which his code called with what cannot be, stays one. What it changes
     of the process is put back: all that follows relies on it.
     """
-    directory, dtype = Path.cwd(), torch.get_default_dtype()
+    directory, dtype = _here(), torch.get_default_dtype()
     takes_gradients, threads = torch.is_grad_enabled(), torch.get_num_threads()
     try:
         yield
@@ -53,12 +53,20 @@ def users_code(who: str, when: str = "") -> Iterator[None]:
             f"{who} raised {type(error).__name__}{when}: {first_line}{_name_is_ours(error)}"
         ) from error
     finally:
-        if Path.cwd() != directory:
+        if directory is not None and _here() != directory:
             os.chdir(directory)
         torch.set_default_dtype(dtype)
         torch.set_grad_enabled(takes_gradients)
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
+
+
+def _here() -> str | None:
+    """The current directory, if it has not been deleted."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None
 
 
 def _is_ours(error: BaseException) -> bool:

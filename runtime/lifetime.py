@@ -1,4 +1,4 @@
-"""Ties processes' lives together, so that nothing that a run has started outlives it.
+"""Ties processes together, so that nothing that a run has started outlives it.
 
 Owns the kernel's parent-death signal, who adopts a dead process's children, and their end. A fork
 server dies with its keeper, a worker with its fork server, and what a worker's user code has
@@ -15,6 +15,7 @@ import psutil
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+MARK = "LOCO_PROCESS"
 MOST_ROUNDS = 10  # of children that appear while their parents are being killed
 
 
@@ -42,14 +43,29 @@ def _prctl(option: int, value: int) -> None:
         raise OSError(ctypes.get_errno(), f"prctl({option})")
 
 
-def kill_below(pid: int, *, spare: Iterable[int] = ()) -> int:
-    """Kill the descendants of a process, but for the children `spare` and what is below them.
+def mark_descendants() -> None:
+    """Make what this process starts known as its own, also when it has died: by its process
+    group, and by a variable if that is left."""
+    os.setpgid(0, 0)
+    os.environ[MARK] = str(os.getpid())
+
+
+def _is_marked(process: psutil.Process, pid: int) -> bool:
+    with contextlib.suppress(psutil.Error, ProcessLookupError):
+        return os.getpgid(process.pid) == pid or process.environ().get(MARK) == str(pid)
+    return False
+
+
+def kill_below(pid: int, *, spare: Iterable[int] = (), only: int | None = None) -> int:
+    """Kill the descendants of a process, but for the children `spare` and what is below them; of
+    its children `only` those of a process that has died, which had marked them.
 
     Repeated until none is left, since one may start another meanwhile. Returns how many died.
     """
     spared, num_killed = set(spare), 0
     for _ in range(MOST_ROUNDS):
         found = [child for child in children(pid) if child.pid not in spared]
+        found = [child for child in found if only is None or _is_marked(child, only)]
         found += [below for child in found for below in children(child.pid, recursive=True)]
         if not found:
             break

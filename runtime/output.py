@@ -6,9 +6,14 @@ Owns what becomes of text that can't be written. Knows nothing of what is printe
 import contextlib
 import io
 import os
+import select
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TextIO, cast
+
+PATIENCE_S = 10.0  # with a reader that has stopped, once
+CHUNK_CHARACTERS = 1000  # a pipe that is ready takes so many without a wait
 
 
 class FailsafeStream(io.TextIOBase):
@@ -21,16 +26,22 @@ class FailsafeStream(io.TextIOBase):
         self._stream = stream
         self._note = note
         self._is_given_up = False
+        self._patience_s = PATIENCE_S
 
     def write(self, text: str) -> int:
-        self._try(lambda: self._stream.write(text))
+        for begin in range(0, len(text), CHUNK_CHARACTERS):
+            self._try(partial(self._write, text[begin : begin + CHUNK_CHARACTERS]))
         return len(text)
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()
 
     def flush(self) -> None:
         self._try(self._stream.flush)
 
     def _try(self, act: Callable[[], object]) -> None:
-        if self._is_given_up:
+        if self._is_given_up or not self._has_room():
             return
         try:
             act()
@@ -38,6 +49,16 @@ class FailsafeStream(io.TextIOBase):
             pass  # the reader of a pipe that doesn't block is slow: this text alone is lost
         except (OSError, ValueError) as error:  # ValueError: it was closed
             self._give_up(error)
+
+    def _has_room(self) -> bool:
+        """Whether its reader takes something, now or soon: one that has stopped (a pager, Ctrl-S)
+        misses text, and holds nobody up."""
+        try:
+            _, ready, _ = select.select([], [self._stream.fileno()], [], self._patience_s)
+        except (OSError, ValueError):  # it has no file, or is closed: the attempt will tell
+            return True
+        self._patience_s = PATIENCE_S if ready else 0.0
+        return bool(ready)
 
     def _give_up(self, error: Exception) -> None:
         self._is_given_up = True
@@ -72,8 +93,10 @@ class FailsafeStream(io.TextIOBase):
         return getattr(self._stream, name)
 
 
-def protect_output(note: Callable[[str], object] = str) -> None:
-    """Let nothing that this process prints end it; `note` is told when a stream is given up."""
+def protect_output(note: Callable[[str], object] | None = None) -> None:
+    """Let nothing that this process prints end it; `note` is told when a stream is given up, by
+    default on standard error."""
+    note = note or (lambda text: print(text, file=sys.stderr, flush=True))
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is not None:  # as it is in a process without a terminal, on some systems

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from runtime.faults.plan import Fault
 from runtime.state.status_page import MemoryPaths
@@ -15,21 +15,27 @@ from runtime.state.status_page import MemoryPaths
 if TYPE_CHECKING:
     from runtime.job import Job
 
-# Exit codes of a keeper's children.
-REFUSED = 2  # of a job that was refused; the coordinator has said why
-FINAL = 3  # of a process whose failure would only repeat itself in another life
-NOT_STARTED = 4  # of a worker whose job failed before it could begin; the coordinator has said why
+# How a keeper's child ends, as it tells its keeper: user code can end a process with any exit code.
+DONE = 0  # it has done all that it had to
+REFUSED = 2  # the job was refused, and the coordinator has said why; the job's exit code too
+FINAL = 3  # its failure would only repeat itself in another generation
+NOT_STARTED = 4  # the job failed before it could begin, and the coordinator has said why
 # The bodies of its children, by name: keeper, worker and coordinator don't import each other.
 COORDINATOR = "runtime.coordinator.coordinator:run_coordinator"
 WORKER = "runtime.worker.process:run_worker"
-TRACEBACK_CHARACTERS = 20_000  # what a pipe to a keeper takes without a reader
-
-Tell = Callable[[str], None]  # takes the name of the phase that begins, such as "loading the data"
+TRACEBACK_CHARACTERS = 12_000  # a message that is written to a pipe as one
 
 
-def unheard(phase: str) -> None:
+class Tell(Protocol):
+    """Takes the name of the phase that begins, or still goes on, such as "loading the data", and
+    what it takes at most, if that is known, in seconds."""
+
+    def __call__(self, phase: str, *, takes_s: float = 0.0) -> None: ...
+
+
+def unheard(phase: str, *, takes_s: float = 0.0) -> None:
     """For a program that has no one to tell of its phases."""
-    del phase
+    del phase, takes_s
 
 
 def refuse_resume(old_toml: str, new_text: str) -> tuple[bool, list[str]]:
@@ -67,7 +73,7 @@ class Program:
 
     @property
     def patience_s(self) -> float:
-        """How long one process waits for another before the steps: for all of its lives."""
+        """How long one process waits for another before the steps: for all its generations."""
         return (self.max_worker_restarts + 2) * self.phase_timeout_s
 
 
@@ -83,10 +89,12 @@ class Meeting:
 class Life:
     """Which life of a process this is, why the one before ended, and what was kept for it.
 
-    `detected_t` (unix seconds) is when its keeper saw that end. The coordinator has no memory.
+    `detected_t` (unix seconds) is when its keeper saw that end, and `hung_in` the phase in which it
+    was taken to hang, if it was. The coordinator has no memory.
     """
 
     generation: int = 0
     cause: str = ""
     detected_t: float = 0.0
+    hung_in: str = ""
     memory: MemoryPaths | None = None

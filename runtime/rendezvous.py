@@ -28,12 +28,12 @@ class RendezvousError(Exception):
 class Announcement:
     """What the coordinator tells every worker: the job, or that there is none.
 
-    `exit_code` is given where there is no job to run, and is what each worker is to end with (0:
-    nothing is left to do). `resume` is the directory of the checkpoint to begin from, and
-    `resume_step` its step; `recut` says that it was made with another cut.
+    `no_job` is given if there is no job to run, and says how each worker is to end
+    (runtime.program: DONE, REFUSED, NOT_STARTED). `resume` is the directory of the checkpoint to
+    begin from, and `resume_step` its step; `recut` says that it was made with another cut.
     """
 
-    exit_code: int | None = None
+    no_job: int | None = None
     job_text: str = ""
     run_id: str = ""
     run_dir: str = ""

@@ -15,6 +15,20 @@ STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SI
 END = signal.SIGRTMAX  # from the keeper alone: leave at once, and in order
 
 
+class Ended(BaseException):
+    """The keeper wants this process to leave. No error: whoever handles errors must not take it."""
+
+
+def leave_when_told() -> None:
+    """Raise Ended on the main thread when the keeper sends END."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        raise Ended
+
+    signal.signal(END, leave)
+
+
 def relayed(number: int) -> int:
     """The signal by which a child tells its keeper that it got signal `number`."""
     return signal.SIGRTMIN + number

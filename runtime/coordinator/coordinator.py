@@ -6,6 +6,7 @@ stops nothing: the one that takes over finds the announcement, and workers hand 
 
 import faulthandler
 import logging
+import math
 import multiprocessing
 import os
 import signal
@@ -13,6 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
@@ -26,9 +28,10 @@ from runtime.coordinator.live_view import LiveView, make_console
 from runtime.coordinator.start import Found, announce, recall
 from runtime.faults.log import FaultLog
 from runtime.job import Job
-from runtime.lifetime import adopt_orphans, die_with_parent
+from runtime.lifetime import die_with_parent
 from runtime.output import protect_output
 from runtime.program import (
+    DONE,
     FINAL,
     NOT_STARTED,
     REFUSED,
@@ -38,15 +41,16 @@ from runtime.program import (
     Program,
     Tell,
 )
-from runtime.records.recorder import NotWritten, Recorder
+from runtime.records.recorder import EVALUATING, NotWritten, Recorder
 from runtime.records.reports import WorkerStatus, event_line, units_label
 from runtime.records.run_dir import RunDir
 from runtime.rendezvous import Announcement, Rendezvous, open_rendezvous
-from runtime.signals import END, relay_to
+from runtime.signals import Ended, leave_when_told, relay_to
 
 log = logging.getLogger(__name__)
 
 POLL_MS = 200
+TELL_EVERY_S = 1.0
 MEASURING_TIMEOUT_S = 60.0
 IDLE_SHARES = dict.fromkeys(
     ("compute_s", "overhead_s", "wait_input_s", "wait_credit_s", "wait_tie_s", "snapshot_s"), 0.0
@@ -60,69 +64,71 @@ def run_coordinator(program: Program, meeting: Meeting, life: Life, keeper: Conn
     only repeat itself, and no worker can begin: it is said here, and ends the job.
     """
     die_with_parent()
-    adopt_orphans()
     relay_to(meeting.keeper_pid)
     multiprocessing.set_start_method(None, force=True)  # a user's pool gets Python's default
-    signal.signal(END, lambda *_: sys.exit(128 + signal.SIGTERM))
+    leave_when_told()
     protect_output(log.warning)
 
-    def tell(phase: str) -> None:
-        keeper.send_bytes(msgpack.packb({"phase": phase}))
+    def say(**facts: object) -> None:
+        keeper.send_bytes(msgpack.packb(facts))
+
+    def tell(phase: str, *, takes_s: float = 0.0) -> None:
+        say(phase=phase, takes_s=takes_s)
 
     try:
         rendezvous = open_rendezvous(meeting, timeout_s=program.patience_s, is_coordinator=True)
         found = _begin(program, rendezvous, life, tell)
-        if found is None:
-            return keeper.send_bytes(msgpack.packb({"done": True}))
+        if isinstance(found, int):
+            return say(end=found)
         announcement, run_dir, socket = found
         _log_to(run_dir)
         recorder = Recorder(run_dir)
         try:
             coordinator = Coordinator(program, announcement, recorder, socket, life, tell)
-            facts = {"num_workers": coordinator.num_workers, "reached": 1}
-            keeper.send_bytes(msgpack.packb(facts))
-            coordinator.run(rendezvous, lambda: keeper.send_bytes(msgpack.packb({"reached": 2})))
+            say(num_workers=coordinator.num_workers, reached=1)
+            coordinator.run(
+                rendezvous, gathered=partial(say, reached=2), ended=partial(say, end=DONE)
+            )
         finally:
             recorder.close()
-        keeper.send_bytes(msgpack.packb({"done": True}))
+    except Ended:
+        sys.exit(128 + signal.SIGTERM)
     except NotWritten as error:
-        _fail(keeper, str(error), exit_code=FINAL)
+        say(end=FINAL)
+        _fail(say, str(error))
     except Exception:
-        _fail(keeper, traceback.format_exc(), exit_code=1)
+        _fail(say, traceback.format_exc())
 
 
-def _begin(program: Program, rendezvous: Rendezvous, life: Life, tell: Tell) -> Found | None:
-    """What a life before this one has announced, or what is announced now; None if nothing is left
-    to do. Ends this process if the job was refused or could not begin."""
+def _begin(program: Program, rendezvous: Rendezvous, life: Life, tell: Tell) -> Found | int:
+    """What a generation before this one has announced, or what is announced now; how this process
+    is to end if there is no job to follow."""
     before = rendezvous.recall_announcement() if life.generation else None
-    if before is None:
-        found = _announce(program, rendezvous, tell)
-    elif before.exit_code is None:
-        found = recall(program, before)
-    elif before.exit_code == 0:
-        return None
-    else:
-        sys.exit(before.exit_code)
-    return None if found[0].exit_code == 0 or rendezvous.is_finished else found
+    if before is not None and before.no_job is not None:
+        return before.no_job
+    found = _announce(program, rendezvous, tell) if before is None else recall(program, before)
+    if isinstance(found, int) or rendezvous.is_finished:
+        return found if isinstance(found, int) else DONE
+    return DONE if found[0].no_job is not None else found
 
 
-def _announce(program: Program, rendezvous: Rendezvous, tell: Tell) -> Found:
+def _announce(program: Program, rendezvous: Rendezvous, tell: Tell) -> Found | int:
     try:
         return announce(program, rendezvous, tell)
     except ValueError as error:
-        code, text = REFUSED, f"{program.name}: error: {error}"
+        end, text = REFUSED, f"{program.name}: error: {error}"
     except Exception as error:
         told = traceback.format_exc()
-        code, text = NOT_STARTED, f"{told}{program.name}: error: the job could not begin: {error}"
+        end, text = NOT_STARTED, f"{told}{program.name}: error: the job could not begin: {error}"
     print(text, file=sys.stderr, flush=True)
-    rendezvous.announce(Announcement(exit_code=code))
-    sys.exit(code)
+    rendezvous.announce(Announcement(no_job=end))
+    return end
 
 
-def _fail(keeper: Connection, text: str, *, exit_code: int) -> NoReturn:
+def _fail(say: Callable[..., None], text: str) -> NoReturn:
     log.error("%s", text)
-    keeper.send_bytes(msgpack.packb({"traceback": text[-TRACEBACK_CHARACTERS:]}))
-    sys.exit(exit_code)
+    say(traceback=text[-TRACEBACK_CHARACTERS:])
+    sys.exit(1)
 
 
 def _log_to(run_dir: RunDir) -> None:
@@ -146,7 +152,7 @@ class Coordinator:
         life: Life,
         tell: Tell,
     ) -> None:
-        """`tell` tells the keeper which phase begins; "" is following the steps."""
+        """`tell` tells the keeper which phase begins."""
         self._tell_phase = tell
         self._program = program
         self._announcement = announcement
@@ -156,6 +162,7 @@ class Coordinator:
         self._recorder = recorder
         self._socket = socket
         self._is_first = life.generation == 0
+        self._hung_in = life.hung_in if life.hung_in.startswith(EVALUATING) else ""
         self._log = FaultLog(recorder.run_dir.path, generation=life.generation)
         self._faults = [f for f in self._job.faults if f.kind == "coordinator-kill"]
         self._console = make_console()
@@ -165,17 +172,21 @@ class Coordinator:
         self._shares: dict[int, dict[str, float]] = {}
         self._results: dict[int, dict[str, Any]] = {}
 
-    def run(self, rendezvous: Rendezvous, gathered: Callable[[], None]) -> None:
+    def run(
+        self, rendezvous: Rendezvous, *, gathered: Callable[[], None], ended: Callable[[], None]
+    ) -> None:
         """Follow the job to its end, evaluate, write the summary, and let the workers go.
 
-        `gathered` is called when all results are here. Raises NotWritten."""
+        `gathered` is called when all results are here, and `ended` when nothing is left to do.
+        Raises NotWritten."""
         if self._is_first:
             self._say_what_runs()
-        self._tell_phase("")
         self._follow()
         gathered()
+        self._tell_phase("writing the weights")
         weights = self._gather_weights()
-        self._recorder.write_weights(weights)  # first: nothing that follows may lose them
+        # First: nothing that follows may lose them.
+        self._recorder.write_weights(weights, console=self._console, tell=self._tell_phase)
         if not self._job.quick_end:
             self._measure_blocks()
         self._recorder.finish(
@@ -185,9 +196,11 @@ class Coordinator:
             started_t=self._program.started_t,
             console=self._console,
             tell=self._tell_phase,
+            not_evaluated=self._hung_in and f"it hung while {self._hung_in}",
         )
         self._tell_phase("leaving")
         rendezvous.mark_finished()
+        ended()
         self._socket.close()
 
     def _say_what_runs(self) -> None:
@@ -202,7 +215,11 @@ class Coordinator:
     def _follow(self) -> None:
         """Record and show reports until every worker has handed in its result."""
         with LiveView(self._job.num_steps, console=self._console) as view:
+            told_s = -math.inf
             while len(self._results) < self.num_workers:
+                if time.monotonic() - told_s > TELL_EVERY_S:
+                    self._tell_phase("following the steps")
+                    told_s = time.monotonic()
                 self._listen()
                 if self._last_records:
                     view.update(self._statuses())
@@ -296,6 +313,7 @@ class Coordinator:
         """
         at_once = max(1, self._job.cores // self._job.threads)
         for first in range(0, self.num_workers, at_once):
+            self._tell_phase("timing the blocks", takes_s=self._job.time_alone_s)
             waiting = set(range(first, min(first + at_once, self.num_workers)))
             for block in waiting:
                 self._order(block, "measure")

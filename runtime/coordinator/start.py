@@ -16,7 +16,7 @@ from runtime.links.zeromq import (
     tcp_address,
     where_to_listen_again,
 )
-from runtime.program import Program, Tell
+from runtime.program import DONE, Program, Tell
 from runtime.records.run_dir import RunDir
 from runtime.rendezvous import Announcement, Rendezvous
 from runtime.state.checkpoint import Checkpoint, DamagedCheckpoint, newest
@@ -44,7 +44,7 @@ def announce(program: Program, rendezvous: Rendezvous, tell: Tell) -> Found:
                 f"{run_dir.path} holds a finished run of {job.num_steps} steps; give more --epochs"
                 " or --steps to extend it, or --fresh to start over",
             )
-            announcement = Announcement(exit_code=0)
+            announcement = Announcement(no_job=DONE)
         else:
             run_dir.write_config(job.config_toml)
             announcement = _announcement(text, job, run_dir, socket, resume)

@@ -66,7 +66,7 @@ class Disk:
             reason = error.strerror if isinstance(error, OSError) else None
             self._say(
                 f"the checkpoint at step {step} was not written: {reason or repr(error)}"
-                f" ({writer.run_dir}); training goes on, the one before stays"
+                f" ({writer.run_dir}); training goes on{_what_stays(writer.run_dir)}"
             )
 
     def _write_part(
@@ -89,6 +89,10 @@ class Disk:
             return set()
         log = FaultLog(writer.run_dir, generation=0)
         return {f.kind for f in due if log.claim(str(f))}
+
+
+def _what_stays(run_dir: Path) -> str:
+    return ", the one before stays" if checkpoint.has_complete(run_dir) else ""
 
 
 def _damage(part: Path, faults: set[str]) -> None:

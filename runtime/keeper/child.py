@@ -8,7 +8,6 @@ import os
 import signal
 import time
 from collections import deque
-from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any
 
@@ -16,7 +15,7 @@ import msgpack
 
 from runtime.core.worker import State
 from runtime.keeper import entry, fork_server
-from runtime.program import Life, Meeting, Program
+from runtime.program import DONE, Life, Meeting, Program
 from runtime.state.status_page import OwnedMemory, Word
 
 RESTART_WINDOW_S = 300.0
@@ -26,6 +25,7 @@ LEAVING_TIMEOUT_S = 30.0  # from its loop's last turn: what was said may still b
 FIRST_STEP_PATIENCE = 5  # times the hang timeout, for the first step of a life
 END_S = 3.0
 WAIT_MARGIN = 1.1  # it gives up by itself before
+TAKES_MARGIN = 2.0  # over what a process says that a phase takes
 COMPUTING = (State.FORWARD, State.UPDATE, State.APPLY, State.REPLAY)
 STATES = tuple(State)
 OF_THIS_LIFE = (*(Word.TURNS, Word.STATE, Word.STEPS_DONE, Word.LEAVING, Word.SILENT, Word.SAVING),)
@@ -50,8 +50,7 @@ class Ward:
         self.memory = None if block is None else OwnedMemory(f"loco-{block}")
         self.said: dict[str, Any] = {}
         self.phase, self._phase_s = "", 0.0  # what it does outside the steps, and since when
-        self._waits = False  # in that phase, for another process
-        self._notice_s = 0.0
+        self._limit_s = self._notice_s = 0.0
         self._context = context
         self._body = body
         self._program = program
@@ -59,7 +58,7 @@ class Ward:
         self._life = Life(memory=None if self.memory is None else self.memory.paths)
         self._restarts_s: deque[float] = deque()
         self.rest_until_s = 0.0  # when it may be restarted
-        self._fruitless = 0  # lives in a row that came no further than those before
+        self._fruitless = 0  # generations in a row that came no further than those before
         self._reached = 0  # the steps it has completed, or the parts of the coordinator's work
         self._start()
 
@@ -67,7 +66,7 @@ class Ward:
         if self.memory is not None:  # what the life before has left there says nothing of this one
             for word in OF_THIS_LIFE:
                 self.memory.page[word] = 0
-        ours, theirs = self._context.Pipe()
+        self.pipe, theirs = self._context.Pipe()
         who = () if self.block is None else (self.block,)
         self.process: ForkServerProcess = self._context.Process(
             target=entry.run,
@@ -77,8 +76,7 @@ class Ward:
         with fork_server.surroundings():
             self.process.start()
         theirs.close()
-        self.pipe: Connection = ours
-        for key in ("traceback", "done"):  # these are of one life
+        for key in ("traceback", "end"):  # these are of one generation
             self.said.pop(key, None)
         self._moved_s = self._computing_s = time.monotonic()
         self._enter("starting")
@@ -88,12 +86,13 @@ class Ward:
 
     @property
     def has_ended(self) -> bool:
-        return self.process.exitcode is not None
+        """Whether there is no process: it has ended, or could not be started."""
+        return self.process.pid is None or self.process.exitcode is not None
 
     @property
     def has_ended_well(self) -> bool:
         """Whether it has done all that it had to: user code can end a process with code 0 too."""
-        return self.process.exitcode == 0 and bool(self.said.get("done"))
+        return self.has_ended and self.said.get("end") == DONE
 
     def listen(self) -> bool:
         """Take all that it says; True where it has announced a part of a checkpoint."""
@@ -103,15 +102,23 @@ class Ward:
                 facts = msgpack.unpackb(self.pipe.recv_bytes())
                 announced |= facts.pop("checkpoint", False)
                 if "phase" in facts:
-                    self._enter(facts.pop("phase"), waits=facts.pop("waits", False))
+                    self._enter(
+                        facts.pop("phase"),
+                        takes_s=facts.pop("takes_s", 0.0),
+                        waits=facts.pop("waits", False),
+                    )
                 self.said |= facts
         except (EOFError, ConnectionError):
             pass  # it has ended, and says nothing more
         return announced
 
-    def _enter(self, phase: str, *, waits: bool = False) -> None:
+    def _enter(self, phase: str, *, takes_s: float = 0.0, waits: bool = False) -> None:
         now_s = time.monotonic()
-        self.phase, self._phase_s, self._waits = phase, now_s, waits
+        self.phase, self._phase_s = phase, now_s
+        program = self._program
+        self._limit_s = max(program.phase_timeout_s, TAKES_MARGIN * takes_s)
+        if waits:  # longer than the other's phases, all its generations included
+            self._limit_s = WAIT_MARGIN * program.patience_s
         self._moved_s = self._computing_s = now_s  # if it is the last phase that has ended
         self._notice_s = FIRST_NOTICE_OF_A_WAIT_S if waits else FIRST_NOTICE_S
 
@@ -121,14 +128,13 @@ class Ward:
         if not self.phase or lasted_s < self._notice_s:
             return ""
         self._notice_s = 2 * lasted_s
-        end = f"it is replaced after {self._phase_limit_s:.0f} s{PHASE_REMEDY}"
+        end = f"it is replaced after {self._limit_s:.0f} s{self._remedy}"
         return f"{self.name} has been {self.phase} for {lasted_s:.0f} s; {end}"
 
     @property
-    def _phase_limit_s(self) -> float:
-        """A wait for another process is longer than that one's phases, restarts included."""
-        program = self._program
-        return WAIT_MARGIN * program.patience_s if self._waits else program.phase_timeout_s
+    def _remedy(self) -> str:
+        """The flag, if the limit is the flag's figure."""
+        return PHASE_REMEDY if self._limit_s == self._program.phase_timeout_s else ""
 
     def hangs(self, now_s: float) -> str:
         """Why it is taken to make no progress; "" if it does.
@@ -140,9 +146,9 @@ class Ward:
         if not self.phase:
             return "" if self.memory is None else self._hangs_in_the_steps(self.memory, now_s)
         lasted_s = now_s - self._phase_s
-        if lasted_s <= self._phase_limit_s:
+        if lasted_s <= self._limit_s:
             return ""
-        return f"it has been {self.phase} for {lasted_s:.1f} s{PHASE_REMEDY}"
+        return f"it has been {self.phase} for {lasted_s:.1f} s{self._remedy}"
 
     def _hangs_in_the_steps(self, memory: OwnedMemory, now_s: float) -> str:
         page, limit_s = memory.page, self._program.hang_timeout_s
@@ -169,10 +175,10 @@ class Ward:
         return ""
 
     def count_restart(self, now_s: float) -> str:
-        """Count a restart; why it is one too many, "" where it is not.
+        """Count a restart; why it is one too many, "" if it is not.
 
-        Too many in RESTART_WINDOW_S, or as many lives in a row without progress, however long
-        each took.
+        Too many in RESTART_WINDOW_S, or as many generations in a row without progress, however
+        long each took.
         """
         limit = self._program.max_worker_restarts
         self._restarts_s.append(now_s)
@@ -191,8 +197,8 @@ class Ward:
         """Begin to watch anew: the keeper itself was not there for a while."""
         self._moved_s = self._computing_s = self._saving_s = self._phase_s = now_s
 
-    def restart(self, cause: str) -> None:
-        """Begin its next life; the one before has ended."""
+    def restart(self, cause: str, *, hung: bool = False) -> None:
+        """Begin its next generation; the one before has ended, because it hung or otherwise."""
         assert self.has_ended, "two lives at once would be a zombie"
         self.pipe.close()
         self.process.close()
@@ -200,6 +206,7 @@ class Ward:
             generation=self._life.generation + 1,
             cause=cause,
             detected_t=time.time(),
+            hung_in=self.phase if hung else "",
             memory=self._life.memory,
         )
         self._start()
@@ -215,7 +222,8 @@ class Ward:
     def kill(self) -> None:
         """End it now, and wait until it has."""
         self.end(signal.SIGKILL)
-        self.process.join(END_S)
+        if self.process.pid is not None:
+            self.process.join(END_S)
 
     def how_it_ended(self) -> str:
         """In words, with the last line of its traceback where it left one."""

@@ -5,6 +5,7 @@ the end of what dead workers have left below it. A process has one fork server, 
 """
 
 import contextlib
+import fcntl
 import json
 import multiprocessing
 import os
@@ -12,12 +13,15 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from functools import cache
-from multiprocessing import util
+from multiprocessing import process, util
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
+from typing import TextIO
+
+import psutil
 
 import runtime
-from runtime.lifetime import kill_below
+from runtime.lifetime import children, kill_below
 
 ROOT = str(Path(runtime.__file__).resolve().parents[1])
 VARIABLE = "LOCO_FORK_SERVER"  # by which runtime.keeper.in_fork_server is told, as JSON
@@ -28,6 +32,8 @@ SHORT_DIRECTORIES = ("/tmp", "/var/tmp", "/dev/shm")
 
 def make_context(preload: Sequence[str]) -> ForkServerContext:
     """The context whose processes are forked from a server that has imported `preload`."""
+    # Where the server's socket lies, and those of whatever user code starts in its children.
+    process.current_process()._config["tempdir"] = _directory()  # type: ignore[attr-defined]
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["runtime.keeper.in_fork_server", *preload])
     return context
@@ -45,12 +51,10 @@ def surroundings() -> Iterator[None]:
     changes = {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(path)}
     before = {name: os.environ.get(name) for name in changes}
     told = {"keeper_pid": os.getpid(), "directory": _directory(), "environment": before}
-    temporary, tempfile.tempdir = tempfile.tempdir, _directory()
     os.environ.update(changes, **{VARIABLE: json.dumps(told)})
     try:
         yield
     finally:
-        tempfile.tempdir = temporary
         del os.environ[VARIABLE]
         for name, value in before.items():
             if value is None:
@@ -59,22 +63,57 @@ def surroundings() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def end_orphans() -> None:
-    """Kill the pools and helpers that processes have left below the fork server when they died."""
-    with contextlib.suppress(OSError, ValueError):  # it has not come so far
+def end_orphans(of: int | None = None) -> None:
+    """Kill the pools and helpers that a process, or any, has left below the fork server when it
+    died; and all that came to this process if the server itself was killed."""
+    server = _server()
+    ours = {child.pid for child in multiprocessing.active_children() if child.pid is not None}
+    if server is not None:
+        kill_below(server, spare=ours, only=of)
+    else:
+        trackers = (
+            c.pid for c in children(os.getpid()) if "resource_tracker" in " ".join(c.cmdline())
+        )
+        kill_below(os.getpid(), spare={*ours, *trackers, *_children_before()})
+
+
+def _server() -> int | None:
+    """The fork server's process, if it has begun and lives."""
+    with contextlib.suppress(OSError, ValueError, psutil.NoSuchProcess):
         pid = int(Path(_directory(), "pid").read_text())
-        ours = [child.pid for child in multiprocessing.active_children() if child.pid is not None]
-        kill_below(pid, spare=ours)
+        if psutil.Process(pid).ppid() == os.getpid():
+            return pid
+    return None
+
+
+@cache
+def _children_before() -> frozenset[int]:
+    """What this process had started before it had a fork server."""
+    return frozenset(child.pid for child in children(os.getpid()))
 
 
 @cache
 def _directory() -> str:
-    """A private directory for the server's socket; it goes with this process, or with the server
-    if this process is killed."""
+    """A private directory for sockets; it goes with this process, or with the server if this
+    process is killed, or with the next one that finds its lock free."""
+    _children_before()
     default = tempfile.gettempdir()
     short = [default] if len(os.fsencode(default)) <= LONGEST_DIRECTORY else []
     usable = [d for d in (*short, *SHORT_DIRECTORIES) if os.access(d, os.W_OK | os.X_OK)]
-    path = tempfile.mkdtemp(prefix="loco-", dir=(usable or [default])[0])
-    # Behind multiprocessing's own, which removes what it has made in there.
-    util.Finalize(None, shutil.rmtree, (path, True), exitpriority=-101)
-    return path
+    parent = Path((usable or [default])[0])
+    for left in parent.glob("loco-*/lock"):
+        with contextlib.suppress(OSError), left.open() as lock:  # OSError: another's, or in use
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left.parent, ignore_errors=True)
+    path = Path(tempfile.mkdtemp(prefix="loco-", dir=parent))
+    lock = (path / "locking").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    (path / "locking").rename(path / "lock")
+    # Behind multiprocessing's own, which removes what it has made in there. It holds the lock.
+    util.Finalize(None, _remove, (path, lock), exitpriority=-101)
+    return str(path)
+
+
+def _remove(path: Path, lock: TextIO) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+    lock.close()

@@ -2,7 +2,8 @@
 
 Owns what the fork server does beside forking. Its process group is its own, so that a signal to
 the keeper's group (Ctrl-C, a launcher's SIGTERM) reaches the keeper alone, which decides what
-becomes of the job; one that is sent to this process is passed on.
+becomes of the job; one that is sent to this process is passed on, but for SIGINT, which
+multiprocessing's server ignores.
 """
 
 import atexit
@@ -51,7 +52,7 @@ def _begin() -> None:
         signal.signal(number, note)
     os.setpgid(0, 0)
     adopt_orphans()
-    # The kernel's word that the keeper has died. multiprocessing's server wonders at orphans.
+    # The kernel tells it that the keeper has died. multiprocessing's server wonders at orphans.
     die_with_parent(signal.SIGTERM)
     warnings.filterwarnings("ignore", message="forkserver: waitpid returned unexpected pid")
     Path(told["directory"], "pid").write_text(str(server_pid))

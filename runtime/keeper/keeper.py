@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import psutil
 
@@ -20,7 +21,7 @@ from runtime.core.worker import State
 from runtime.keeper import fork_server
 from runtime.keeper.checkpoint_thread import Disk
 from runtime.keeper.child import END_S, STATES, Ward
-from runtime.lifetime import die_with_parent, resume, suspend
+from runtime.lifetime import adopt_orphans, die_with_parent, resume, suspend
 from runtime.program import COORDINATOR, FINAL, NOT_STARTED, REFUSED, WORKER, Meeting, Program
 from runtime.signals import END, STOPS, relayed
 from runtime.state.checkpoint import CheckpointWriter, last_complete
@@ -57,7 +58,8 @@ class Keeper:
 
     def run(self) -> int:
         """Run to the end of the job; return its exit code: 0, 1, 2 (refused) or 128 + signal."""
-        self._take_signals()
+        before = self._take_signals()
+        adopt_orphans()  # of a fork server that is killed
         if self._rank is not None:
             die_with_parent(signal.SIGTERM)  # a launcher's end is a stop: what was learned is kept
         self._disk = Disk(self._program.faults, say=self._say)
@@ -69,6 +71,9 @@ class Keeper:
             code = self._watch()
             self._disk.close(LAST_WRITE_S if code == 0 else END_S)
             return code
+        except OSError as error:
+            self._say(f"a process can't be started ({error}); the job is ended", always=True)
+            return 1
         finally:
             for ward in self._wards():
                 ward.kill()
@@ -77,6 +82,8 @@ class Keeper:
                 ward.close()
             if self._memory >= 0:
                 os.close(self._memory)
+            for number, action in before.items():
+                signal.signal(number, action)
 
     def _wards(self) -> list[Ward]:
         return [*([] if self._coordinator is None else [self._coordinator]), *self._workers]
@@ -86,16 +93,17 @@ class Keeper:
 
     # Signals ----------------------------------------------------------------------------------
 
-    def _take_signals(self) -> None:
-        ignores_hangup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # as under nohup
-        for number in STOPS:
-            signal.signal(relayed(number), self._note_relayed)
-            if number != signal.SIGHUP or not ignores_hangup:
-                signal.signal(number, self._note_signal)
-        if ignores_hangup:
-            signal.signal(relayed(signal.SIGHUP), signal.SIG_IGN)
-        signal.signal(signal.SIGTSTP, self._note_suspension)
+    def _take_signals(self) -> dict[int, Any]:
+        """Handle signals from now on; return the actions that they had before."""
+        taken: dict[int, Any] = dict.fromkeys(STOPS, self._note_signal)
+        taken |= {relayed(number): self._note_relayed for number in STOPS}
+        taken[signal.SIGTSTP] = self._note_suspension
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # as it is under nohup
+            del taken[signal.SIGHUP]
+            taken[relayed(signal.SIGHUP)] = signal.SIG_IGN
+        before = {number: signal.signal(number, action) for number, action in taken.items()}
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        return before
 
     def _note_signal(self, number: int, frame: FrameType | None) -> None:
         """A second one ends the job at once, unless it is the first one's copy: a scheduler
@@ -215,15 +223,16 @@ class Keeper:
         self._listen(ward)  # its last words
         if not why and (ward.has_ended_well or now_s < ward.rest_until_s):
             return None
-        fork_server.end_orphans()
-        return self._go_on_without(ward, f"was killed, for {why}" if why else ward.how_it_ended())
+        fork_server.end_orphans(of=ward.process.pid)
+        cause = f"was killed, for {why}" if why else ward.how_it_ended()
+        return self._go_on_without(ward, cause, hung=bool(why))
 
-    def _go_on_without(self, ward: Ward, cause: str) -> int | None:
+    def _go_on_without(self, ward: Ward, cause: str, *, hung: bool = False) -> int | None:
         """Restart a ward that has ended; the exit code if that ends the job."""
-        now_s = time.monotonic()
-        if ward.process.exitcode in (REFUSED, NOT_STARTED):
-            return self._end_unstarted(1 if ward.process.exitcode == NOT_STARTED else REFUSED)
-        if ward.process.exitcode == FINAL:
+        now_s, end = time.monotonic(), ward.said.get("end")
+        if end in (REFUSED, NOT_STARTED):
+            return self._end_unstarted(1 if end == NOT_STARTED else REFUSED)
+        if end == FINAL:
             return self._end_badly(ward, "can't go on", repeats=True)
         if ward.block is None and self._signals:
             return None  # the job is stopping, and needs none
@@ -238,7 +247,7 @@ class Keeper:
         ward.rest_until_s = 0.0
         if ward.block is None:
             self._say(f"the coordinator (pid {ward.process.pid}) {cause}; a new one takes over")
-        ward.restart(cause)
+        ward.restart(cause, hung=hung)
         return None
 
     @property

@@ -24,10 +24,13 @@ from runtime.records.run_dir import RunDir
 from runtime.records.summary import summarise
 from runtime.records.tables import render_closing
 from runtime.records.trace import join
-from runtime.state.checkpoint import is_full, make_room, write_durably
+from runtime.state.checkpoint import is_full, last_complete, make_room, write_durably
 
 log = logging.getLogger(__name__)
 
+EVALUATING = "evaluating"  # with which the phases of that begin
+ROOM_TIMEOUT_S = 600.0
+ROOM_POLL_S = 2.0
 SCALARS = ("loss", "probe_top1", "samples_per_s")
 
 
@@ -69,20 +72,31 @@ class Recorder:
                         walltime=record["t"],
                     )
 
-    def write_weights(self, weights: Mapping[str, Tensor]) -> None:
+    def write_weights(self, weights: Mapping[str, Tensor], *, console: Console, tell: Tell) -> None:
         """Write weights.safetensors as one: a reader sees the old file or the new.
 
         Tied weights are tensors of their own there, under each of their names. On a full disk
-        older checkpoints make room. Raises NotWritten.
+        older checkpoints make room; without any checkpoint that has them, room is waited for, at
+        most ROOM_TIMEOUT_S. Raises NotWritten.
         """
+        deadline_s = 0.0
         tensors = {name: t.detach().cpu().contiguous().clone() for name, t in weights.items()}
         content = safetensors.torch.save(tensors)
         while True:
             try:
                 return write_durably(self.run_dir.weights, content)
             except OSError as error:
-                if not (is_full(error) and make_room(self.run_dir.path)):
-                    raise _not_written(self.run_dir.weights, error) from error
+                if is_full(error) and make_room(self.run_dir.path):
+                    continue
+                has_checkpoint = last_complete(self.run_dir.path) is not None
+                if has_checkpoint or 0.0 < deadline_s < time.monotonic():
+                    raise _not_written(self.run_dir.weights, error, has_checkpoint) from error
+                if not deadline_s:
+                    deadline_s = time.monotonic() + ROOM_TIMEOUT_S
+                    what = f"{self.run_dir.weights} can't be written ({error.strerror or error})"
+                    console.print(f"{what}: waiting for room, {ROOM_TIMEOUT_S:.0f} s at most")
+                tell("waiting for room on the disk", takes_s=ROOM_TIMEOUT_S)
+                time.sleep(ROOM_POLL_S)
 
     def finish(
         self,
@@ -93,15 +107,16 @@ class Recorder:
         started_t: float,
         console: Console,
         tell: Tell,
+        not_evaluated: str = "",
         one_process: bool = False,
     ) -> None:
         """Evaluate the weights, write summary.json, and show the closing tables. `tell` is told
-        which phase begins.
+        which phase begins; `not_evaluated` is why the weights are not to be evaluated.
 
-        Where evaluation is impossible (nothing labelled, diverged features) its figures are
-        null, and the reason is shown. Raises NotWritten.
+        If they are not or can't be (nothing labelled, diverged features), these figures are null,
+        and the reason is shown. Raises NotWritten.
         """
-        units = self._evaluate(job, weights, console, tell)
+        units = self._evaluate(job, weights, console, tell, not_evaluated)
         summary = summarise(
             job,
             results,
@@ -116,7 +131,8 @@ class Recorder:
         try:
             self.run_dir.write_summary(summary)
         except OSError as error:
-            raise _not_written(self.run_dir.summary, error) from error
+            has_checkpoint = last_complete(self.run_dir.path) is not None
+            raise _not_written(self.run_dir.summary, error, has_checkpoint) from error
         render_closing(summary, console)
         console.print(f"\nrun directory: {self.run_dir.path}", soft_wrap=True)
         if job.trace:
@@ -132,18 +148,28 @@ class Recorder:
         console.print(f"timeline: {self.run_dir.trace} ({hint})", soft_wrap=True)
 
     def _evaluate(
-        self, job: Job, weights: Mapping[str, Tensor], console: Console, tell: Tell
+        self,
+        job: Job,
+        weights: Mapping[str, Tensor],
+        console: Console,
+        tell: Tell,
+        not_evaluated: str,
     ) -> Sequence[Mapping[str, Any]]:
         names = [name for k in range(job.num_workers) for name in job.unit_names(k)[0]]
         unknown = [{"name": name, "linear_top1": None, "knn_top1": None} for name in names]
         if job.quick_end:
             return unknown
+        if not_evaluated:
+            console.print(f"not evaluated: {not_evaluated}", soft_wrap=True)
+            return unknown
+        shown: list[str] = []
 
-        def show(phase: str) -> None:
-            tell(phase)
-            console.print(phase, soft_wrap=True)
+        def show(phase: str, *, takes_s: float = 0.0) -> None:
+            tell(f"{EVALUATING}: {phase}", takes_s=takes_s)
+            if phase not in shown[-1:]:  # it goes on
+                shown.append(phase)
+                console.print(phase, soft_wrap=True)
 
-        show("evaluating on the held-out split")
         try:
             return job.evaluate(weights, show)
         except ValueError as error:
@@ -160,9 +186,11 @@ class Recorder:
                 self._note_loss(error)
 
 
-def _not_written(path: Path, error: OSError) -> NotWritten:
-    return NotWritten(
-        f"{path} can't be written ({error.strerror or error}); what was learned is in the"
-        " checkpoints there: make room, and give the same command with the same --run-dir to write"
-        " it"
-    )
+def _not_written(path: Path, error: OSError, has_checkpoint: bool) -> NotWritten:
+    remedy = "there is no checkpoint either, and what was learned is lost"
+    if has_checkpoint:
+        remedy = (
+            "what was learned is in the checkpoints there: make room, and give the same command"
+            " with the same --run-dir to write it"
+        )
+    return NotWritten(f"{path} can't be written ({error.strerror or error}); {remedy}")

@@ -28,6 +28,7 @@ import xxhash
 KEPT = 2  # complete checkpoints that stay: where the newest is damaged, the one before serves
 CHUNK_BYTES = 1 << 22
 NAME = re.compile(r"(?P<step>\d{8,})-[0-9a-f]{8}")
+GIVEN_UP = ".given-up"
 
 
 class DamagedCheckpoint(Exception):
@@ -97,11 +98,15 @@ class CheckpointWriter:
     def write_part(self, block: int, step: int, image: bytes) -> None:
         """Make one part durable, and the manifest where it is the last part. Raises OSError."""
         path = self.directory(step)
+        if self._given_up(step).exists():
+            return
         path.mkdir(parents=True, exist_ok=True)
         record = {"bytes": len(image), "xxh3_64": f"{xxhash.xxh3_64_intdigest(image):016x}"}
         write_durably(_part(path, block), image)
         write_durably(_record(path, block), json.dumps(record).encode())
         records = {k: _read_json(_record(path, k)) for k in range(self.num_parts)}
+        if self._given_up(step).exists():  # meanwhile, by another keeper
+            shutil.rmtree(path, ignore_errors=True)
         if None in records.values() or (path / "manifest.json").exists():
             return
         manifest = {
@@ -115,9 +120,14 @@ class CheckpointWriter:
         _prune(self.run_dir)
 
     def give_up(self, step: int) -> None:
-        """Remove what there is of a checkpoint that can't be completed, and of those begun before
-        it: parts that no manifest names only take room."""
-        _remove_incomplete(self.run_dir, up_to=step)
+        """Remove what there is of a checkpoint that can't be completed, and say so to other keepers
+        by a file beside it: parts that no manifest names only take room. Raises OSError."""
+        if not self.is_complete(step):
+            shutil.rmtree(self.directory(step), ignore_errors=True)
+            self._given_up(step).touch()
+
+    def _given_up(self, step: int) -> Path:
+        return self.directory(step).with_suffix(GIVEN_UP)
 
     def is_complete(self, step: int) -> bool:
         """Whether the checkpoint of a step is complete."""
@@ -174,6 +184,11 @@ def is_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
+def has_complete(run_dir: Path) -> bool:
+    """Whether there is a complete checkpoint, be it damaged."""
+    return bool(_complete(run_dir))
+
+
 def make_room(run_dir: Path) -> bool:
     """Delete the oldest complete checkpoint but the newest one; whether there was one to delete."""
     complete = _by_age(run_dir)
@@ -213,8 +228,12 @@ def _prune(run_dir: Path) -> None:
 
 def _remove_incomplete(run_dir: Path, *, up_to: int) -> None:
     for path in (run_dir / "checkpoints").glob("*"):
-        named = NAME.fullmatch(path.name)
-        if named and int(named["step"]) <= up_to and not (path / "manifest.json").exists():
+        named = NAME.fullmatch(path.name.removesuffix(GIVEN_UP))
+        if not named or int(named["step"]) > up_to or (path / "manifest.json").exists():
+            continue
+        if path.suffix == GIVEN_UP:
+            path.unlink(missing_ok=True)
+        else:
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -29,9 +29,9 @@ from runtime.core.worker import WorkerCore
 from runtime.faults.injector import Injector
 from runtime.faults.log import FaultLog
 from runtime.job import Job
-from runtime.lifetime import adopt_orphans, die_with_parent
+from runtime.lifetime import die_with_parent
 from runtime.output import protect_output
-from runtime.program import FINAL, TRACEBACK_CHARACTERS, Life, Meeting, Program
+from runtime.program import DONE, FINAL, TRACEBACK_CHARACTERS, Life, Meeting, Program
 from runtime.records.reports import units_label
 from runtime.records.run_dir import trace_part, worker_log
 from runtime.records.trace import Trace
@@ -56,7 +56,6 @@ SWITCH_INTERVAL_S = 2e-4  # the compute thread waits no longer than that for the
 def run_worker(program: Program, meeting: Meeting, k: int, life: Life, keeper: Connection) -> None:
     """The body of worker process k in one of its lives. Tells the keeper why it fails, if so."""
     die_with_parent()
-    adopt_orphans()
     relay_to(meeting.keeper_pid)
     multiprocessing.set_start_method(None, force=True)  # a user's pool gets Python's default
     sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -65,10 +64,8 @@ def run_worker(program: Program, meeting: Meeting, k: int, life: Life, keeper: C
         _tell(keeper, phase="waiting for the coordinator", waits=True)
         rendezvous = open_rendezvous(meeting, timeout_s=program.patience_s)
         announcement = rendezvous.await_announcement()
-        if announcement.exit_code:
-            sys.exit(announcement.exit_code)
-        if announcement.exit_code == 0 or rendezvous.is_finished:
-            return _tell(keeper, done=True)
+        if announcement.no_job is not None or rendezvous.is_finished:
+            return _tell(keeper, end=announcement.no_job or DONE)
         _log_to(worker_log(Path(announcement.run_dir), k))
         protect_output(log.warning)
         _tell(keeper, run_dir=announcement.run_dir, run_id=announcement.run_id)
@@ -82,20 +79,25 @@ def run_worker(program: Program, meeting: Meeting, k: int, life: Life, keeper: C
         worker.link(rendezvous)
         _tell(keeper, phase="")
         worker.train(rendezvous)
-        _tell(keeper, done=True)
+        _tell(keeper, end=DONE)
     except Exception as error:
         text = traceback.format_exc()
         log.error("%s", text)
-        is_final = isinstance(error, final)
-        if is_final and not isinstance(error, ProtocolError):
-            text = str(error)  # it is meant for the user as it is
+        if isinstance(error, final):
+            if not isinstance(error, ProtocolError) and error.__cause__ is None:
+                text = str(error)  # it is meant for the user as it is
+            _tell(keeper, end=FINAL)
         _tell(keeper, traceback=text[-TRACEBACK_CHARACTERS:])
-        sys.exit(FINAL if is_final else 1)
+        sys.exit(1)
 
 
 def _tell(keeper: Connection, **facts: object) -> None:
     with TELLING:
         keeper.send_bytes(msgpack.packb(facts))
+
+
+def _tell_phase(keeper: Connection, phase: str, *, takes_s: float = 0.0) -> None:
+    _tell(keeper, phase=phase, takes_s=takes_s)
 
 
 def _log_to(path: Path) -> None:
@@ -131,7 +133,7 @@ class Worker:
         self._carried: list[str] = []
         self._life = life
         self._meeting = meeting
-        self._tell_phase = lambda phase: _tell(keeper, phase=phase)
+        self._tell_phase = partial(_tell_phase, keeper)
         self._announcement = announcement
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self._thread_failure: BaseException | None = None
@@ -237,6 +239,7 @@ class Worker:
             generation=self._life.generation,
             num_steps=self._job.num_steps,
             time_alone_s=self._job.time_alone_s,
+            patience_s=self._job.patience_s,
             is_over=lambda: rendezvous.is_finished,
         )
         thread = threading.Thread(

@@ -27,7 +27,7 @@ WARM_UP_STEPS = 2
 MEASURED_STEPS = 100  # at most
 MIN_MEASURED_STEPS = 3
 ASK_EVERY_S = 0.2
-COORDINATOR_PATIENCE_S = 3600.0  # others may take their time to finish
+COORDINATOR_PATIENCE_S = 3600.0  # beyond what phases take: others may be slow to finish
 STOP_LINGER_S = 0.5
 
 
@@ -45,6 +45,7 @@ class Reporter:
         generation: int,
         num_steps: int,
         time_alone_s: float,
+        patience_s: float,
         is_over: Callable[[], bool],
     ) -> None:
         self._driver = driver
@@ -52,6 +53,7 @@ class Reporter:
         self._k = k
         self._num_steps = num_steps
         self._time_alone_s = time_alone_s
+        self._patience_s = COORDINATOR_PATIENCE_S + patience_s
         self._is_over = is_over
         self._final: tuple[bytes, bytes] | None = None
         self._measuring: dict[str, Any] | None = None
@@ -101,8 +103,8 @@ class Reporter:
         if now_s - self._asked_s < ASK_EVERY_S:
             return False
         self._asked_s = now_s
-        if done and now_s - self._done_s > COORDINATOR_PATIENCE_S:
-            raise TimeoutError(f"no result is safe after {COORDINATOR_PATIENCE_S:.0f} s")
+        if done and now_s - self._done_s > self._patience_s:
+            raise TimeoutError(f"no result is safe after {self._patience_s:.0f} s")
         return self._is_over()
 
     def _count(self) -> None:
