@@ -50,8 +50,8 @@ def unit_features(
     """Yield (unit name, pooled features (N, F) float32) for every unit, lowest first.
 
     Runs where the images are. `state` is the plain network's state dict (a classifier `fc` is
-    left out); it is copied and stays as it is. `going_on` is called with every batch. Raises ValueError where it belongs to another
-    network, and UsersError where a unit raises in eval mode.
+    left out); it is copied and stays as it is. `going_on` is called with every batch. Raises
+    ValueError if it belongs to another network, and UsersError if a unit raises in eval mode.
     """
     plain = _restore(network, state).to(images.device)
     per_unit: list[list[Tensor]] = [[] for _ in network.units]

@@ -124,6 +124,8 @@ class CheckpointWriter:
         by a file beside it: parts that no manifest names only take room. Raises OSError."""
         if not self.is_complete(step):
             shutil.rmtree(self.directory(step), ignore_errors=True)
+            for earlier in self.directory(step).parent.glob(f"*{GIVEN_UP}"):
+                earlier.unlink(missing_ok=True)
             self._given_up(step).touch()
 
     def _given_up(self, step: int) -> Path:

@@ -186,7 +186,15 @@ def test_a_unit_that_works_in_place_spoils_neither_data_nor_features():
 def test_what_is_done_is_told_with_a_bound_before_it_is(state, digits):
     """100 classes and 5,000 images took 46 s without a word."""
     told: list[str] = []
-    evaluate(NETWORK, state, digits, tell=told.append)
+    limits: list[float] = []
+
+    def tell(phase: str, *, takes_s: float = 0.0) -> None:
+        told.extend([phase] if phase not in told else [])
+        limits.append(takes_s)
+
+    evaluate(NETWORK, state, digits, tell=tell)
+    assert limits.count(0.0) >= 4  # with every batch, so that only a standstill is one
+    assert min(limits[-5:]) > 0.0
     assert told[0] == "computing the features of 300 training and 150 test images"
     assert re.fullmatch(r"fitting 5 classifiers of 10 classes: \d+ s at most", told[1])
     assert told[2:] == [

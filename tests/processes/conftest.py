@@ -1,6 +1,7 @@
 """Real runs in real processes: started as a user starts them, and looked at from outside."""
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -88,6 +89,7 @@ def starting(directory: Path) -> Iterator[Start]:
         script: str = "pipeline.py",
         run_dir: Path | None = None,
         environment: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
     ) -> Run:
         run_dir = run_dir or directory / f"run{len(runs)}"
         command = [*launcher, str(ROOT / "launch" / script), *arguments, "--run-dir", str(run_dir)]
@@ -96,7 +98,7 @@ def starting(directory: Path) -> Iterator[Start]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            cwd=directory,
+            cwd=cwd or directory,
             env={**os.environ, **(environment or {})},
         )
         run = Run(process=process, dir=run_dir, descendants=[])
@@ -140,9 +142,10 @@ def no_directory_is_left() -> Iterator[None]:
 def left_directories() -> list[Path]:
     """Those whose fork server has ended; runs of other tests have living ones."""
     left = []
-    for path in Path("/tmp").glob("loco-*/pid"):
-        with contextlib.suppress(OSError):  # it goes just now
-            left += [] if psutil.pid_exists(int(path.read_text())) else [path.parent]
+    for path in Path("/tmp").glob("loco-*/lock"):
+        with contextlib.suppress(OSError), path.open() as lock:  # OSError: its keeper lives
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.append(path.parent)
     return left
 
 

@@ -158,6 +158,51 @@ def test_what_user_code_has_started_goes_with_its_worker(start, tmp_path):
     assert_nothing_is_left(run)
 
 
+@pytest.mark.parametrize("when", ["load", "evaluate"])
+def test_a_stop_is_no_error_of_the_users_and_finishes_nothing(start, tmp_path, when):
+    """Ctrl-C while a load() ran: forty lines of traceback that blamed it. While the run was
+    evaluated: a finished run without accuracy, which the same command never evaluated again."""
+    wait = "open('begun', 'w').close(); time.sleep(1000)"
+    (tmp_path / "mine.py").write_text(
+        f"{DATA}\ndef slow():\n    {wait}\n"
+        "class Slow(torch.nn.Module):\n"
+        "    def forward(self, x):\n"
+        f"        if not self.training: {wait}\n"
+        "        return x\n"
+        "def build():\n"
+        "    first = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(256, 8))\n"
+        "    second = torch.nn.Sequential(Slow(), torch.nn.Linear(8, 8))\n"
+        "    return torch.nn.Sequential(first, second)\n"
+    )
+    flags = {"load": ("--data", "mine:slow"), "evaluate": ("--model", "mine:build")}[when]
+    few = ("--workers", "2", "--steps", "3", "--batch-size", "16", "--decoder-depth", "0")
+    run = start(*few, *flags, "--time-alone-s", "0.1")
+    await_true((tmp_path / "begun").exists)
+    run.descendants = psutil.Process(run.process.pid).children(recursive=True)
+    run.process.send_signal(signal.SIGINT)
+    code, _, err = run.end(timeout_s=30)
+    assert code == 128 + signal.SIGINT
+    assert "stopped by SIGINT" in err
+    assert "Traceback" not in err
+    assert "pipeline: error" not in err
+    assert not (run.dir / "summary.json").exists()
+    assert run.survivors() == []
+
+
+def test_a_process_that_can_not_be_started_ends_the_job(start, tmp_path):
+    """The current directory was deleted, and the coordinator killed: its keeper could start no
+    other, left the workers behind, and heard no signal any more."""
+    place = tmp_path / "place"
+    place.mkdir()
+    run = start(*LONG, "--faults", "coordinator-kill@20", cwd=place)
+    run.await_step(1, 5)
+    place.rmdir()
+    code, _, err = run.end(timeout_s=40)
+    assert code == 1
+    assert "a process can't be started" in err
+    assert_nothing_is_left(run)
+
+
 @pytest.mark.slow
 def test_nothing_that_user_code_has_started_outlives_a_stop(start, tmp_path):
     (tmp_path / "mine.py").write_text(DATA)
@@ -254,7 +299,7 @@ def test_checkpoints_that_fail_leave_nothing(start):
     code, out, err = run.end()
     assert code == 0, out + err
     assert err.count("No space left on device") >= 10
-    checkpoints = list((run.dir / "checkpoints").iterdir())
+    checkpoints = [path for path in (run.dir / "checkpoints").iterdir() if path.is_dir()]
     assert len(checkpoints) <= 2
     assert all((path / "manifest.json").exists() for path in checkpoints)
     assert (run.dir / "weights.safetensors").exists()

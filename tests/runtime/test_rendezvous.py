@@ -31,7 +31,7 @@ def meet(tmp_path) -> Callable[..., Rendezvous]:
     return come
 
 
-@pytest.mark.parametrize("said", [JOB, Announcement(exit_code=0), Announcement(exit_code=2)])
+@pytest.mark.parametrize("said", [JOB, Announcement(no_job=0), Announcement(no_job=2)])
 def test_what_is_announced_is_what_every_worker_hears(meet, said):
     meet().announce(said)
     assert [meet().await_announcement() for _ in range(2)] == [said, said]
@@ -45,8 +45,8 @@ def test_a_coordinator_recalls_what_one_before_it_announced(meet):
 
 def test_what_is_announced_again_counts(meet):
     meet().announce(JOB)
-    meet().announce(Announcement(exit_code=2))
-    assert meet().await_announcement().exit_code == 2
+    meet().announce(Announcement(no_job=2))
+    assert meet().await_announcement().no_job == 2
 
 
 def test_nobody_waits_for_ever():
@@ -89,7 +89,7 @@ def test_attempts_of_the_launcher_are_kept_apart(meet):
     assert now.recall_announcement() is None
     assert now.find_edge(0) is None
     assert not now.is_finished
-    now.announce(Announcement(exit_code=0))
+    now.announce(Announcement(no_job=0))
     assert before.recall_announcement() == JOB
 
 

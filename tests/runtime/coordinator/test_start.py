@@ -75,9 +75,12 @@ class Place:
             **(settings | program),
         )
         announcement, self._run_dir, self.socket = announce(
-            self._program, self.rendezvous, self.phases.append
+            self._program, self.rendezvous, self._note_phase
         )
         return announcement
+
+    def _note_phase(self, phase: str, *, takes_s: float = 0.0) -> None:
+        self.phases.append(phase)
 
     def refusal(self, **begin: Any) -> str:
         """Why a job is refused, of which the workers have not heard, and which keeps nothing."""
@@ -149,7 +152,7 @@ def test_a_new_directory(place, capsys):
     assert (found.job_text, found.run_dir) == (JOB.to_text(), str(place.path))
     assert found.coordinator == f"ipc://@loco-{found.run_id}-coordinator"
     assert (found.resume, found.resume_step, found.recut) == ("", 0, False)
-    assert found.exit_code is None
+    assert found.no_job is None
     written = (place.path / "config.toml").read_text()
     assert written == load_slept_job(JOB.to_text()).config_toml
     assert said(capsys) == []
@@ -250,7 +253,7 @@ def test_of_a_finished_run_nothing_is_left_to_do(place, capsys):
     place.checkpoint(place.begin().run_id, 8, 12)
     place.finish()
     found = place.begin(job={"window": 3})
-    assert found == place.rendezvous.await_announcement() == Announcement(exit_code=0)
+    assert found == place.rendezvous.await_announcement() == Announcement(no_job=0)
     assert said(capsys)[-1] == (
         f"loco: {place.path} holds a finished run of 12 steps; give more --epochs or --steps to"
         " extend it, or --fresh to start over"
@@ -263,13 +266,13 @@ def test_a_run_is_finished_only_with_a_summary_of_all_its_steps(place):
     summary of the shorter one was there."""
     place.checkpoint(place.begin().run_id, 12)
     found = place.begin()
-    assert (found.exit_code, found.resume_step) == (None, 12)
+    assert (found.no_job, found.resume_step) == (None, 12)
     place.finish()
     extended = place.begin(job={"steps": 20})
     assert extended.resume_step == 12
     place.checkpoint(extended.run_id, 20)
     found = place.begin(job={"steps": 20})
-    assert (found.exit_code, found.resume_step) == (None, 20)
+    assert (found.no_job, found.resume_step) == (None, 20)
 
 
 # Refusals ---------------------------------------------------------------------------------------
@@ -333,7 +336,7 @@ def test_fresh_deletes_what_runs_write_and_nothing_else(place, capsys):
     (place.path / "tensorboard").mkdir()
     (place.path / "logs" / "worker-0.log").touch()
     found = place.begin(fresh=True)
-    assert (found.exit_code, found.resume) == (None, "")
+    assert (found.no_job, found.resume) == (None, "")
     assert said(capsys) == []
     assert in_directory(place.path) == [".lock", "config.toml", "notes.md", "plots"]
 

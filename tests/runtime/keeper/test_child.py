@@ -11,7 +11,7 @@ import msgpack
 import pytest
 
 from runtime.core.worker import State
-from runtime.keeper import child as ward_module
+from runtime.keeper import child as child_module
 from runtime.keeper.child import (
     FIRST_NOTICE_S,
     FIRST_STEP_PATIENCE,
@@ -21,7 +21,7 @@ from runtime.keeper.child import (
     WAIT_MARGIN,
     Ward,
 )
-from runtime.program import Meeting, Program
+from runtime.program import DONE, Meeting, Program
 from runtime.state.status_page import Word
 
 LIMIT_S = 10.0
@@ -98,7 +98,7 @@ class Case:
 
 @pytest.fixture
 def make(monkeypatch) -> Iterator[Callable[..., Case]]:
-    monkeypatch.setattr(ward_module, "time", SimpleNamespace(monotonic=float, time=float))
+    monkeypatch.setattr(child_module, "time", SimpleNamespace(monotonic=float, time=float))
     cases: list[Case] = []
 
     def make(**options: Any) -> Case:
@@ -223,7 +223,33 @@ def test_who_waits_for_others_has_time_for_all_their_lives(case):
     case.ward.listen()
     most_s = WAIT_MARGIN * 5 * PHASE_LIMIT_S  # a start, three restarts, and one to spare
     assert case.ward.hangs(most_s) == ""
-    assert "it has been waiting for the coordinator" in case.ward.hangs(most_s + 0.1)
+    late = case.ward.hangs(most_s + 0.1)
+    assert late == "it has been waiting for the coordinator for 1100.1 s"
+
+
+def test_a_phase_that_says_what_it_takes_has_that_time_twice(case):
+    """A healthy evaluation of a large set was killed four times, and its result lost."""
+    case.say(phase="evaluating", takes_s=PHASE_LIMIT_S)
+    case.ward.listen()
+    assert case.ward.hangs(2 * PHASE_LIMIT_S) == ""
+    assert case.ward.hangs(2 * PHASE_LIMIT_S + 0.1) == "it has been evaluating for 400.1 s"
+
+
+def test_the_next_generation_is_told_in_which_phase_the_one_before_hung(case):
+    case.say(phase="evaluating: unit a")
+    case.ward.listen()
+    case.lives[0].exitcode = -9
+    case.ward.restart("was killed", hung=True)
+    case.lives[1].exitcode = 1
+    case.ward.restart("failed")
+    assert [life.life.hung_in for life in case.lives] == ["", "evaluating: unit a", ""]
+
+
+def test_a_process_that_could_not_be_started_has_ended(case):
+    """Its keeper waited for it, deaf to signals, and left the others behind."""
+    case.lives[0].pid = None
+    assert case.ward.has_ended
+    case.ward.kill()
 
 
 def test_a_phase_that_lasts_is_told_less_and_less_often(case):
@@ -242,14 +268,15 @@ def test_the_steps_are_no_phase_to_tell_of(case):
     assert case.ward.notice(10**6) == ""
 
 
-def test_a_coordinator_hangs_in_a_phase_and_never_while_it_follows_the_steps(make):
+def test_a_coordinator_hangs_in_a_phase_that_it_does_not_say_again(make, monkeypatch):
+    """One that was stopped while it followed the steps was never replaced: the job did not end."""
     ward = (case := make(block=None)).ward
-    case.say(phase="loading the data")
-    ward.listen()
-    assert "loading the data for 200.1 s" in ward.hangs(PHASE_LIMIT_S + 0.1)
-    case.say(phase="")
-    ward.listen()
-    assert ward.hangs(10**6) == ""
+    for now_s in range(0, 1000, 100):
+        monkeypatch.setattr(child_module.time, "monotonic", lambda now_s=now_s: float(now_s))
+        case.say(phase="following the steps")
+        ward.listen()
+        assert ward.hangs(now_s + 100.0) == ""
+    assert "following the steps for 200.1 s" in ward.hangs(900 + PHASE_LIMIT_S + 0.1)
 
 
 def test_a_coordinator_that_comes_no_further_is_restarted_so_often_only(make):
@@ -340,7 +367,7 @@ def test_no_restart_where_none_is_allowed(make):
 def test_only_one_that_says_so_has_ended_well_and_another_life_has_to_say_it_again(case):
     case.lives[0].exitcode = 0
     assert not case.ward.has_ended_well
-    case.say(done=True)
+    case.say(end=DONE)
     case.ward.listen()
     assert case.ward.has_ended_well
     case.ward.restart("for the next attempt")

@@ -12,7 +12,7 @@ from runtime.core.worker import State
 from runtime.keeper import keeper as module
 from runtime.keeper.child import STATES
 from runtime.keeper.keeper import SAME_STOP_S, Keeper
-from runtime.program import FINAL, NOT_STARTED, REFUSED, Program
+from runtime.program import DONE, FINAL, NOT_STARTED, REFUSED, Program
 from runtime.signals import relayed
 from runtime.state.status_page import Word
 
@@ -28,16 +28,20 @@ class Clock:
 class Child:
     """A ward that has ended, or works on; notes that it is restarted."""
 
-    def __init__(self, block: int | None, *, code: int | None = None) -> None:
+    def __init__(
+        self, block: int | None, *, code: int | None = None, end: int | None = None
+    ) -> None:
         self.block = block
         self.name = "the coordinator" if block is None else f"worker {block}"
         self.process = SimpleNamespace(exitcode=code, pid=1, join=lambda timeout_s: None)
         self.memory = None if block is None else SimpleNamespace(page=dict.fromkeys(Word, 0))
-        self.said: dict[str, Any] = {}
+        self.said: dict[str, Any] = {} if end is None else {"end": end}
         self.rest_until_s = 0.0
         self.too_many = ""
         self.restarted: list[str] = []
-        self.restart = self.restarted.append
+
+    def restart(self, cause: str, *, hung: bool = False) -> None:
+        self.restarted.append(cause)
 
     @property
     def has_ended(self) -> bool:
@@ -45,7 +49,7 @@ class Child:
 
     @property
     def has_ended_well(self) -> bool:
-        return self.process.exitcode == 0 and "done" in self.said
+        return self.has_ended and self.said.get("end") == DONE
 
     def count_restart(self, now_s: float) -> str:
         return self.too_many
@@ -130,9 +134,9 @@ def test_a_signal_to_a_child_counts_as_one_to_the_keeper_but_never_as_a_second(m
 
 
 def test_what_could_not_begin_ends_quietly_for_the_coordinator_has_said_why(make, capsys):
-    for code, expected in ((REFUSED, 2), (NOT_STARTED, 1)):
+    for end, expected in ((REFUSED, 2), (NOT_STARTED, 1)):
         for block in (None, 0):
-            assert make()._go_on_without(Child(block, code=code), "ended") == expected
+            assert make()._go_on_without(Child(block, code=0, end=end), "ended") == expected
     assert capsys.readouterr().err == ""
 
 
@@ -163,8 +167,16 @@ def test_the_job_has_ended_well_when_all_have_said_so(make):
     keeper._coordinator, keeper._workers = Child(None, code=0), [Child(0, code=0)]
     assert not keeper._all_ended_well()
     for child in (keeper._coordinator, *keeper._workers):
-        child.said["done"] = True
+        child.said["end"] = DONE
     assert keeper._all_ended_well()
+
+
+@pytest.mark.parametrize("code", [REFUSED, FINAL, NOT_STARTED])
+def test_an_exit_code_of_the_users_means_nothing(make, code):
+    """A unit's os._exit(2) ended the job with exit code 2 and not a word."""
+    died = Child(1, code=code)
+    assert make()._go_on_without(died, "failed") is None
+    assert died.restarted == ["failed"]
 
 
 def test_a_coordinator_is_not_needed_to_stop(make):
@@ -176,7 +188,7 @@ def test_a_coordinator_is_not_needed_to_stop(make):
 
 def test_a_worker_comes_back_unless_that_would_only_repeat_itself(make, capsys):
     keeper = make()
-    died, final = Child(1, code=-9), Child(1, code=FINAL)
+    died, final = Child(1, code=-9), Child(1, code=1, end=FINAL)
     assert keeper._go_on_without(died, "was killed by SIGKILL") is None
     assert died.restarted == ["was killed by SIGKILL"]
     assert keeper._go_on_without(final, "failed") == 1

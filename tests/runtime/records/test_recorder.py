@@ -2,12 +2,14 @@
 
 import errno
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
 import torch
+from torch import Tensor
 
 from runtime.coordinator.live_view import make_console
 from runtime.program import unheard
@@ -25,6 +27,10 @@ def recorder(tmp_path):
     recorder = Recorder(run_dir)
     yield recorder
     recorder.close()
+
+
+def write(recorder: Recorder, weights: Mapping[str, Tensor] = WEIGHTS) -> None:
+    recorder.write_weights(weights, console=make_console(), tell=unheard)
 
 
 def checkpoints(recorder: Recorder) -> Path:
@@ -56,7 +62,7 @@ def test_tied_weights_are_written_under_each_name(recorder):
     """One weight under two names: the pipeline wrote it, the sequential program lost the run after
     training ("share memory")."""
     tied = WEIGHTS["in.weight"]
-    recorder.write_weights({"in.weight": tied, "out.weight": tied, "top.weight": tied.T})
+    write(recorder, {"in.weight": tied, "out.weight": tied, "top.weight": tied.T})
     found = safetensors.torch.load_file(recorder.run_dir.weights)
     assert torch.equal(found["in.weight"], found["out.weight"])
     assert torch.equal(found["top.weight"], tied.T)
@@ -65,7 +71,7 @@ def test_tied_weights_are_written_under_each_name(recorder):
 def test_older_checkpoints_make_room_for_the_weights(recorder, disk):
     write_checkpoints(recorder, 12, 24)
     disk.most_checkpoints = 1
-    recorder.write_weights(WEIGHTS)
+    write(recorder)
     assert [path.name[:8] for path in checkpoints(recorder).iterdir()] == ["00000024"]
     assert recorder.run_dir.weights.exists()
 
@@ -75,8 +81,29 @@ def test_without_room_beside_the_newest_checkpoint_that_stays_and_it_is_said(rec
     write_checkpoints(recorder, 12, 24)
     disk.most_checkpoints = 0
     with pytest.raises(NotWritten, match=r"No space left on device.*is in the checkpoints there"):
-        recorder.write_weights(WEIGHTS)
+        write(recorder)
     assert [path.name[:8] for path in checkpoints(recorder).iterdir()] == ["00000024"]
+
+
+def test_without_any_checkpoint_room_is_waited_for(recorder, disk, monkeypatch, capsys):
+    """ "What was learned is in the checkpoints there", it said, and there was none."""
+    checkpoints(recorder).mkdir()
+    (checkpoints(recorder) / "in-the-way").touch()
+    disk.most_checkpoints = 0
+    clock = SimpleNamespace(now_s=100.0)
+
+    def sleep(seconds: float) -> None:
+        clock.now_s += seconds
+        if clock.now_s > 150.0:
+            (checkpoints(recorder) / "in-the-way").unlink(missing_ok=True)
+
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now_s, sleep=sleep))
+    write(recorder)
+    assert recorder.run_dir.weights.exists()
+    assert "waiting for room, 600 s at most" in capsys.readouterr().out
+    disk.most_checkpoints = -1
+    with pytest.raises(NotWritten, match="no checkpoint either, and what was learned is lost"):
+        write(recorder)
 
 
 def test_what_can_not_be_recorded_is_said_once_and_ends_nothing(recorder, monkeypatch, capsys):
@@ -98,14 +125,35 @@ def test_a_user_sees_the_path_that_he_gave(recorder, capsys):
 
 def test_an_evaluation_is_told_phase_by_phase(recorder, capsys):
     def evaluate(weights: object, tell) -> list[dict[str, object]]:
-        tell("evaluating unit a (1 of 1)")
+        for _ in range(3):
+            tell("computing the features")
+        tell("unit a (1 of 1)", takes_s=7.0)
         return []
 
     job = SimpleNamespace(num_workers=0, quick_end=False, evaluate=evaluate)
-    phases: list[str] = []
-    assert recorder._evaluate(job, WEIGHTS, make_console(), phases.append) == []
-    assert phases == ["evaluating on the held-out split", "evaluating unit a (1 of 1)"]
-    assert capsys.readouterr().out.splitlines() == phases
+    told: list[tuple[str, float]] = []
+
+    def tell(phase: str, *, takes_s: float = 0.0) -> None:
+        told.append((phase, takes_s))
+
+    assert recorder._evaluate(job, WEIGHTS, make_console(), tell, "") == []
+    assert told == [("evaluating: computing the features", 0.0)] * 3 + [
+        ("evaluating: unit a (1 of 1)", 7.0)
+    ]
+    assert capsys.readouterr().out.splitlines() == ["computing the features", "unit a (1 of 1)"]
+
+
+def test_an_evaluation_that_hung_is_not_tried_again(recorder, capsys):
+    """A healthy run whose evaluation took long ended with exit code 1 and without a summary."""
+    job = SimpleNamespace(
+        num_workers=1,
+        quick_end=False,
+        evaluate=lambda *_: pytest.fail("again"),
+        unit_names=lambda k: (["a"], []),
+    )
+    found = recorder._evaluate(job, WEIGHTS, make_console(), unheard, "it hung while evaluating")
+    assert found == [{"name": "a", "linear_top1": None, "knn_top1": None}]
+    assert "not evaluated: it hung while evaluating" in capsys.readouterr().out
 
 
 def test_an_evaluation_that_can_not_be_costs_its_figures_alone(recorder, capsys):
@@ -115,6 +163,6 @@ def test_an_evaluation_that_can_not_be_costs_its_figures_alone(recorder, capsys)
     job = SimpleNamespace(
         num_workers=1, quick_end=False, evaluate=evaluate, unit_names=lambda k: (["a"], [])
     )
-    found = recorder._evaluate(job, WEIGHTS, make_console(), unheard)
+    found = recorder._evaluate(job, WEIGHTS, make_console(), unheard, "")
     assert found == [{"name": "a", "linear_top1": None, "knn_top1": None}]
     assert "not evaluated: no labels [here]" in capsys.readouterr().out

@@ -44,7 +44,8 @@ def write_all(writer: CheckpointWriter, *steps: int) -> None:
 
 
 def steps_on_disk(run_dir: Path) -> list[int]:
-    return sorted(int(path.name[:8]) for path in (run_dir / "checkpoints").iterdir())
+    directories = (run_dir / "checkpoints").glob("*-????????")
+    return sorted(int(path.name[:8]) for path in directories)
 
 
 def found(run_dir: Path) -> list[int | str]:
@@ -271,3 +272,20 @@ def test_bytes_and_name_are_on_the_disk_before_it_counts_as_written(tmp_path, mo
     monkeypatch.setattr(checkpoint.os, "fsync", noting)
     write_durably(tmp_path / "a", b"new")
     assert flushed == [f".a.{os.getpid()}.tmp", tmp_path.name]
+
+
+def test_a_checkpoint_that_one_keeper_gave_up_gets_no_parts_of_another_and_others_stay(tmp_path):
+    """Parts of a later checkpoint failed on one host: the earlier one, of which another host had
+    still a part to write, was removed with it."""
+    writer = make_writer(tmp_path)
+    writer.write_part(0, 80, image(0, 80))
+    writer.write_part(0, 100, image(0, 100))
+    writer.give_up(100)
+    assert steps_on_disk(tmp_path) == [80]
+    writer.write_part(1, 100, image(1, 100))
+    assert steps_on_disk(tmp_path) == [80]
+    for block in range(1, writer.num_parts):
+        writer.write_part(block, 80, image(block, 80))
+    assert found(tmp_path) == [80]
+    write_all(writer, 120, 140)
+    assert not list((tmp_path / "checkpoints").glob("*.given-up"))

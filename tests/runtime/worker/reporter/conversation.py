@@ -152,6 +152,7 @@ class Conversation:
             generation=generation,
             num_steps=NUM_STEPS,
             time_alone_s=TIME_ALONE_S,
+            patience_s=0.0,
             is_over=self._ask,
         )
         self.identity = f"{k}/{generation}".encode()
