@@ -71,17 +71,22 @@ def end_orphans(of: int | None = None) -> None:
     if server is not None:
         kill_below(server, spare=ours, only=of)
     else:
-        trackers = (
-            c.pid for c in children(os.getpid()) if "resource_tracker" in " ".join(c.cmdline())
-        )
-        kill_below(os.getpid(), spare={*ours, *trackers, *_children_before()})
+        kill_below(os.getpid(), spare={*ours, *_trackers(), *_children_before()})
+
+
+def _trackers() -> Iterator[int]:
+    """multiprocessing's resource tracker, which leaves by itself."""
+    for child in children(os.getpid()):
+        with contextlib.suppress(psutil.Error):
+            if "multiprocessing.resource_tracker" in " ".join(child.cmdline()):
+                yield child.pid
 
 
 def _server() -> int | None:
     """The fork server's process, if it has begun and lives."""
-    with contextlib.suppress(OSError, ValueError, psutil.NoSuchProcess):
+    with contextlib.suppress(OSError, ValueError):
         pid = int(Path(_directory(), "pid").read_text())
-        if psutil.Process(pid).ppid() == os.getpid():
+        if pid in {child.pid for child in children(os.getpid())}:
             return pid
     return None
 

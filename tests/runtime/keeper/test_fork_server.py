@@ -19,6 +19,7 @@ KEEPER = """
 import os, subprocess, sys, time
 sys.path.insert(0, ROOT)
 from runtime.keeper import fork_server
+from runtime.lifetime import adopt_orphans
 
 def child(pipe):
     import runtime
@@ -28,6 +29,7 @@ def child(pipe):
     pipe.send((runtime.__file__, found, os.getppid(), orphan.pid))
 
 if __name__ == "__main__":
+    adopt_orphans()
     context = fork_server.make_context(["runtime.program"])
     ours, theirs = context.Pipe()
     process = context.Process(target=child, args=(theirs,))
@@ -110,9 +112,15 @@ def test_a_long_tmpdir_is_no_place_for_a_socket_and_nothing_is_left(start, tmp_p
     assert not ours.exists()
 
 
+def is_alive(pid: int) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
 def await_end(*pids: int) -> None:
     deadline_s = time.monotonic() + 20
-    while any(psutil.pid_exists(pid) for pid in pids):
+    while any(map(is_alive, pids)):
         assert time.monotonic() < deadline_s
         time.sleep(0.01)
 
@@ -137,3 +145,15 @@ def test_a_keeper_that_is_killed_takes_the_server_and_all_below_along(start, aga
     process.wait()
     await_end(server, orphan)
     assert not directory.exists()
+
+
+def test_a_server_that_is_killed_leaves_what_was_below_it_to_its_keeper(start):
+    """After kill -9 of the fork server the job healed, and users' processes outlived it."""
+    process, (_, _, server, orphan) = start()
+    os.kill(server, signal.SIGKILL)
+    await_end(server)
+    assert psutil.pid_exists(orphan)
+    process.stdin.write("\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "ended\n"
+    await_end(orphan)
