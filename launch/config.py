@@ -188,6 +188,11 @@ class RunConfig:
     """TOML file of these same keys; flags win over it."""
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, str | Path) and not _is_utf8(str(value)):
+                raise ConfigError(
+                    f"{_kebab(name)} {str(value)!r} is not UTF-8; give a name that is"
+                )
         for name, holds, remedy in _RULES:
             value = getattr(self, name)
             if value is not None and not holds(value):
@@ -237,7 +242,6 @@ def _is_utf8(text: str) -> bool:
 # What each field must satisfy on its own, and what to do where it does not.
 _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("split", lambda v: v >= 0, "give 0 or more"),
-    ("run_dir", lambda v: _is_utf8(str(v)), "give a path in UTF-8"),
     ("workers", lambda v: v >= 1, "give at least 1"),
     ("cuts", _begins_with_0, "begin with 0, the first unit of the network"),
     ("cuts", _is_rising, "give the first unit of each home in rising order, such as 0,1,2,3"),
@@ -252,21 +256,21 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("alpha", lambda v: 0 <= v <= 1, "give a pull from 0 to 1, such as 0.02"),
     ("temperature", lambda v: 0 < v < math.inf, "give a figure above 0, such as 0.5"),
     ("decoder_depth", lambda v: len(v) > 0 and min(v) >= 0, "give 0 or more conv blocks, as in 1"),
-    ("lr", lambda v: 0 < v < math.inf, "give a rate above 0, such as 0.002"),
-    ("weight_decay", lambda v: 0 <= v < math.inf, "give 0 or more, such as 0.0001"),
+    ("lr", lambda v: 0 < v <= 1e6, "give a rate above 0, such as 0.002"),
+    ("weight_decay", lambda v: 0 <= v <= 1e6, "give 0 or more, such as 0.0001"),
     ("warmup_steps", lambda v: v >= 0, "give 0 or more steps"),
     ("epochs", lambda v: v >= 1, "give at least 1"),
     ("steps", lambda v: v >= 1, "give at least 1"),
     ("batch_size", lambda v: v >= 2, "give at least 2 images, for a loss contrasts them"),
     ("seed", lambda v: v >= 0, "give 0 or more"),
-    ("threads", lambda v: v >= 1, "give at least 1"),
+    ("threads", lambda v: 1 <= v <= 1024, "give 1 to 1024"),
     ("window", lambda v: v >= 2, "give at least 2, so that one moves while one is computed"),
     ("report_every_s", lambda v: 0 < v < math.inf, "give seconds above 0, such as 0.5"),
     ("snapshot_every", lambda v: v >= 1, "give at least 1 step"),
     ("retain_mb", lambda v: v >= 1, "give at least 1"),
     ("checkpoint_every", lambda v: v >= 1, "give at least 1 step"),
-    ("hang_timeout_s", lambda v: 0.5 <= v < math.inf, "give at least 0.5 s"),
-    ("phase_timeout_s", lambda v: 1 <= v < math.inf, "give at least 1 s"),
+    ("hang_timeout_s", lambda v: 0.5 <= v <= 1e6, "give 0.5 to 1,000,000 s"),
+    ("phase_timeout_s", lambda v: 1 <= v <= 1e6, "give 1 to 1,000,000 s"),
     ("max_worker_restarts", lambda v: v >= 0, "give 0 or more; 0 ends the job at once"),
     ("max_bad_steps", lambda v: v >= 1, "give at least 1"),
     ("time_alone_s", lambda v: 0 < v <= 60, "give seconds above 0, 60 at most"),
@@ -303,6 +307,10 @@ def parse(argv: Sequence[str], *, prog: str) -> RunConfig:
     `--help` prints the flags and exits with 0. Raises ConfigError for anything a user can get
     wrong here; its message is one sentence or two, meant to be printed as it is.
     """
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise ConfigError("the current directory was deleted; change to one that exists") from None
     app = App(
         name=prog,
         help="Train a network as overlapping local blocks (LoCo).",

@@ -41,12 +41,12 @@ def main(argv: list[str]) -> int:
         refuse_free_lag(config)
         job = LocalLearningJob(resolve(config, environment=Environment.from_process()))
         run_dir = RunDir.create(config.run_dir, name=f"{NAME}-{job.model_name}")
+        run_dir.write_config(job.config_toml)
     except ValueError as error:
         print(f"{NAME}: error: {error}", file=sys.stderr)
         return REFUSED
     recorder = Recorder(run_dir)
     try:
-        run_dir.write_config(job.config_toml)
         run(job, recorder, started_t)
     except (BadNumbers, NotWritten) as error:
         print(f"{NAME}: {error}", file=sys.stderr)

@@ -120,13 +120,14 @@ def check_users_objective(name: str, objective: Objective, shape: tuple[int, int
         loss: object = objective(projections_2BD, labels_B)
     found = type(loss).__name__
     if isinstance(loss, Tensor):
-        if loss.numel() == 1 and loss.requires_grad:
+        if loss.numel() == 1 and loss.requires_grad and loss.is_floating_point():
             return
-        found = f"tensor of shape {tuple(loss.shape)}"
+        dtype = str(loss.dtype).removeprefix("torch.")
+        found = f"tensor of shape {tuple(loss.shape)}, {dtype}"
         found += "" if loss.requires_grad else " without a gradient"
     raise ValueError(
         f"objective {name!r} returned a {found} for projections of shape {shape}; it must return"
-        " one number, a tensor that depends on the projections"
+        " one real number, a tensor that depends on the projections"
     )
 
 

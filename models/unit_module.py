@@ -111,6 +111,8 @@ def check_output(y: object, who: str, num_images: int) -> None:
             f"{who} returned shape {shape} for {num_images} images; {needed}. Flatten or reshape"
             " it, or make one unit of it and the next"
         )
+    if y.device.type not in ("cpu", torch.get_default_device().type):
+        raise ValueError(f"{who} returned a tensor on {y.device} for an input on the CPU; {needed}")
     if not y.is_floating_point():
         dtype = str(y.dtype).removeprefix("torch.")
         remedy = "torch.view_as_real(...).flatten(1) or .abs()" if y.is_complex() else ".float()"

@@ -221,7 +221,8 @@ class Coordinator:
                     self._tell_phase("following the steps")
                     told_s = time.monotonic()
                 self._listen()
-                if self._last_records:
+                # One that took over knows only of blocks that have spoken since.
+                if self._last_records.keys() >= self._reports.keys() or self._is_first:
                     view.update(self._statuses())
             view.update(self._statuses())
 
@@ -240,6 +241,8 @@ class Coordinator:
                     self._take_report(block, report)
                 case "result":
                     last = report["last"] or self._last_records.get(block)
+                    if last is not None:
+                        self._last_records[block] = last
                     more = {"weights": weights[0], "last": last, "restarts": report["generation"]}
                     self._results[block] = report | more
                 case "measured":

@@ -24,6 +24,7 @@ FIRST_NOTICE_OF_A_WAIT_S = 60.0
 LEAVING_TIMEOUT_S = 30.0  # from its loop's last turn: what was said may still be on its way
 FIRST_STEP_PATIENCE = 5  # times the hang timeout, for the first step of a life
 END_S = 3.0
+MOST_CHARACTERS = 200  # of what is told of an end; all of it follows when the job ends
 WAIT_MARGIN = 1.1  # it gives up by itself before
 TAKES_MARGIN = 2.0  # over what a process says that a phase takes
 COMPUTING = (State.FORWARD, State.UPDATE, State.APPLY, State.REPLAY)
@@ -74,7 +75,10 @@ class Ward:
             name=self.name,
         )
         with fork_server.surroundings():
-            self.process.start()
+            try:
+                self.process.start()
+            except (EOFError, ConnectionError):  # the server was killed; now another is started
+                self.process.start()
         theirs.close()
         for key in ("traceback", "end"):  # these are of one generation
             self.said.pop(key, None)
@@ -233,12 +237,16 @@ class Ward:
         if code == 0:
             return "left with exit code 0 before its end: did user code exit?"
         lines = self.said.get("traceback", "").rstrip().splitlines()
-        return f"failed with exit code {code}" + (f" ({lines[-1]})" if lines else "")
+        return f"failed with exit code {code}" + (f" ({_cut(lines[-1])})" if lines else "")
 
     def close(self) -> None:
         self.pipe.close()
         if self.memory is not None:
             self.memory.close()
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= MOST_CHARACTERS else f"{line[:MOST_CHARACTERS]} ..."
 
 
 def signal_name(number: int) -> str:

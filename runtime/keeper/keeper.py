@@ -5,6 +5,7 @@ once and stays small. A dead worker costs its own restart; what ends the job is 
 would only repeat itself, or too many of them. Nothing is left when it returns.
 """
 
+import contextlib
 import multiprocessing.connection
 import os
 import signal
@@ -22,7 +23,8 @@ from runtime.keeper import fork_server
 from runtime.keeper.checkpoint_thread import Disk
 from runtime.keeper.child import END_S, STATES, Ward
 from runtime.lifetime import adopt_orphans, die_with_parent, resume, suspend
-from runtime.program import COORDINATOR, FINAL, NOT_STARTED, REFUSED, WORKER, Meeting, Program
+from runtime.program import COORDINATOR, DONE, FINAL, NOT_STARTED, REFUSED, WORKER, Meeting, Program
+from runtime.records.run_dir import worker_log
 from runtime.signals import END, STOPS, relayed
 from runtime.state.checkpoint import CheckpointWriter, last_complete
 from runtime.state.status_page import Word
@@ -71,13 +73,14 @@ class Keeper:
             code = self._watch()
             self._disk.close(LAST_WRITE_S if code == 0 else END_S)
             return code
-        except OSError as error:
+        except (OSError, EOFError) as error:
             self._say(f"a process can't be started ({error}); the job is ended", always=True)
             return 1
         finally:
             for ward in self._wards():
                 ward.kill()
-            fork_server.end_orphans()
+            with contextlib.suppress(OSError):  # no file can be opened, not even to look for them
+                fork_server.end_orphans()
             for ward in self._wards():
                 ward.close()
             if self._memory >= 0:
@@ -263,6 +266,8 @@ class Keeper:
     def _stop(self) -> int | None:
         """The user or the launcher wants the job to stop: at a checkpoint if that can be had."""
         name = signal.Signals(self._signals[0]).name
+        if self._coordinator is not None and self._coordinator.said.get("end") == DONE:
+            return None  # all is written; the processes only leave
         if not self._stop_by_s:
             if not any(ward.memory and ward.memory.page[Word.REACHED] for ward in self._workers):
                 return self._end_stopped(f"stopped by {name} before the first step")
@@ -316,6 +321,8 @@ class Keeper:
         self._say(f"{ward.name} (pid {ward.process.pid}) {how}; the job is ended")
         if "traceback" in ward.said:
             print(ward.said["traceback"].rstrip(), file=sys.stderr, flush=True)
+        elif ward.block is not None and "run_dir" in ward.said:
+            self._say(f"its log: {worker_log(Path(ward.said['run_dir']), ward.block)}")
         going_on = self._how_to_go_on(repeats=repeats)
         if going_on:
             self._say(going_on.removeprefix("; "))

@@ -45,11 +45,7 @@ class RunDir:
             (path / "logs").mkdir(parents=True, exist_ok=True)
             lock = (path / ".lock").open("a+")
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise ValueError(
-                f"run directory {str(path or 'runs')!r} can't be written ({reason}); "
-                "give another by --run-dir"
-            ) from error
+            raise _unwritable(path or Path("runs"), error) from error
         _take(lock, path)
         run_dir = cls(path, lock)
         if not restart and run_dir.holds_run:
@@ -123,8 +119,11 @@ class RunDir:
         return self.path / "logs"
 
     def write_config(self, text: str) -> None:
-        """Write config.toml, durably and at once."""
-        _write(self.config_toml, text)
+        """Write config.toml, durably and at once. Raises ValueError where it can't be."""
+        try:
+            _write(self.config_toml, text)
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
 
     def append_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append one line a row and flush them, so that whoever follows the file sees them."""
@@ -177,6 +176,13 @@ def _new_directory(name: str) -> Path:
         else:
             return path
     raise AssertionError("unreachable: count() does not end")
+
+
+def _unwritable(path: Path, error: OSError) -> ValueError:
+    reason = (error.strerror or str(error)).lower()
+    return ValueError(
+        f"run directory {str(path)!r} can't be written ({reason}); give another by --run-dir"
+    )
 
 
 def _take(lock: TextIO, path: Path) -> None:

@@ -188,7 +188,7 @@ def test_a_flag_that_is_not_understood(argv, message):
         ("--epochs 0", "epochs 0 can't be; give at least 1"),
         ("--steps 0", "steps 0 can't be; give at least 1"),
         ("--workers 0", "workers 0 can't be; give at least 1"),
-        ("--threads 0", "threads 0 can't be; give at least 1"),
+        ("--threads 0", "threads 0 can't be; give 1 to 1024"),
         ("--seed -1", "seed -1 can't be; give 0 or more"),
         ("--split -1", "split -1 can't be; give 0 or more"),
         (
@@ -206,8 +206,8 @@ def test_a_flag_that_is_not_understood(argv, message):
         ("--snapshot-every 0", "snapshot-every 0 can't be; give at least 1 step"),
         ("--retain-mb 0", "retain-mb 0 can't be; give at least 1"),
         ("--checkpoint-every 0", "checkpoint-every 0 can't be; give at least 1 step"),
-        ("--hang-timeout-s .4", "hang-timeout-s 0.4 can't be; give at least 0.5 s"),
-        ("--hang-timeout-s nan", "hang-timeout-s nan can't be; give at least 0.5 s"),
+        ("--hang-timeout-s .4", "hang-timeout-s 0.4 can't be; give 0.5 to 1,000,000 s"),
+        ("--hang-timeout-s nan", "hang-timeout-s nan can't be; give 0.5 to 1,000,000 s"),
         (
             "--max-worker-restarts -1",
             "max-worker-restarts -1 can't be; give 0 or more; 0 ends the job at once",
@@ -306,4 +306,22 @@ def test_an_empty_path_is_no_directory():
 
 def test_a_path_that_can_not_be_told_is_refused():
     """A name of other bytes than UTF-8 was a TypeError of the store's."""
-    assert "give a path in UTF-8" in refusal(["--run-dir", "runs/\udcff"])
+    for flag in ("--run-dir", "--model", "--data"):
+        assert "is not UTF-8; give a name that is" in refusal([flag, "runs/\udcff.py:build"])
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("--lr", "1e300"), ("--threads", "100000"), ("--phase-timeout-s", "1e300")],
+)
+def test_figures_that_no_machine_can_take_are_refused(flag, value):
+    """They passed, and ended in a segmentation fault or in a traceback of torch's."""
+    assert " can't be; give " in refusal([flag, value])
+
+
+def test_a_current_directory_that_was_deleted_is_told(tmp_path, monkeypatch):
+    place = tmp_path / "place"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    place.rmdir()
+    assert "the current directory was deleted" in refusal([])

@@ -429,7 +429,10 @@ def test_a_users_model_of_one_unit_runs_in_one_worker(users_module):
         ({"model": "build_one_layer"}, "gives the same 'weight' each time that it is built"),
         ({"data": "one"}, "1 training image; at least 2 are needed"),
         ({"data": "hole"}, "data 'users_module:hole': 1 of 3 test images hold values that are not"),
-        ({"objective": "PerImage"}, "returned a tensor of shape (128,) for projections of shape"),
+        (
+            {"objective": "PerImage"},
+            "returned a tensor of shape (128,), float32 for projections",
+        ),
     ],
 )
 def test_what_users_code_gives_is_refused_in_a_line(users_module, settings, message):

@@ -239,17 +239,18 @@ class Own:
         (lambda z: None, "returned a NoneType"),
         (
             lambda z: z.sum(1),
-            r"returned a tensor of shape \(6,\) for projections of shape \(6, 4\)",
+            r"returned a tensor of shape \(6,\), float32 for projections of shape \(6, 4\)",
         ),
         (lambda z: z.detach().sum(), "without a gradient"),
         (lambda z: float(z.detach().sum()), "returned a float"),
+        (lambda z: z.sum() * 1j, r"returned a tensor of shape \(\), complex64"),
     ],
 )
 def test_a_users_loss_that_cannot_be_followed_is_refused(function, found):
     """It ended in a worker's backward(), after three restarts."""
     check_users_objective("mine:own", Own(lambda z: z.sum()), (6, 4))
     with pytest.raises(
-        ValueError, match=f"objective 'mine:own' .*{found}.* must return one number"
+        ValueError, match=f"objective 'mine:own' .*{found}.* must return one real number"
     ):
         check_users_objective("mine:own", Own(function), (6, 4))
 

@@ -17,7 +17,7 @@ from models.network import (
 )
 from models.plugins import UsersError
 from models.unit_costs import count_loads
-from models.unit_module import check_module, uncompiled
+from models.unit_module import check_module, check_output, uncompiled
 
 IMAGE = (1, 2, 2)
 
@@ -315,3 +315,9 @@ def test_what_a_file_of_weights_can_not_hold_is_refused_before_the_start():
     module.register_buffer("phase", torch.zeros(2, dtype=torch.complex128))
     with pytest.raises(ValueError, match=r"unit 'a' holds 'phase' of complex128.*complex64"):
         check_module(module, "unit 'a'")
+
+
+def test_an_output_on_another_device_is_refused_before_the_start():
+    """A tensor on the meta device passed, and ended the job after three restarts."""
+    with pytest.raises(ValueError, match="unit 'a' returned a tensor on meta for an input on the"):
+        check_output(torch.empty(2, 3, device="meta"), "unit 'a'", 2)

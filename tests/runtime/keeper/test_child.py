@@ -411,6 +411,27 @@ def test_an_end_is_put_into_words(case, code, words):
     assert case.ward.how_it_ended() == words
 
 
+def test_a_long_message_is_cut_until_the_job_ends(case):
+    case.say(traceback="Traceback ...\nValueError: " + "x" * 5000)
+    case.ward.listen()
+    case.lives[0].exitcode = 1
+    assert len(case.ward.how_it_ended()) < 300
+
+
+def test_a_fork_server_that_was_killed_is_started_again(make, monkeypatch):
+    """The keeper died of an EOFError."""
+    starts: list[FakeProcess] = []
+
+    def start(process: FakeProcess) -> None:
+        starts.append(process)
+        if len(starts) == 1:
+            raise EOFError
+
+    monkeypatch.setattr(FakeProcess, "start", start)
+    assert len(make().lives) == 1
+    assert len(starts) == 2
+
+
 def test_a_signal_to_one_that_has_just_ended_is_no_error(case):
     case.ward.kill()
     case.lives[0].exitcode = 0

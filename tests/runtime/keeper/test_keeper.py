@@ -179,6 +179,15 @@ def test_an_exit_code_of_the_users_means_nothing(make, code):
     assert died.restarted == ["failed"]
 
 
+def test_a_job_that_has_written_all_is_not_stopped(make, capsys):
+    """SIGTERM at the last moment: exit code 143 and "goes on from there", and all was written."""
+    keeper = make()
+    keeper._coordinator = Child(None, end=DONE)
+    hear(keeper, signal.SIGTERM)
+    assert keeper._stop() is None
+    assert capsys.readouterr().err == ""
+
+
 def test_a_coordinator_is_not_needed_to_stop(make):
     keeper, coordinator = make(), Child(None, code=143)
     hear(keeper, signal.SIGTERM)
