@@ -91,3 +91,38 @@ def test_all_are_stopped_and_go_on_but_for_who_was_stopped_before(family):
     resume(stopped)
     await_true(lambda: psutil.Process(process.pid).status() != psutil.STATUS_STOPPED)
     assert psutil.Process(pids[0]).status() == psutil.STATUS_STOPPED
+
+
+MARKED = """
+import subprocess, sys
+from runtime.lifetime import adopt_orphans, mark_descendants
+if sys.argv[1:] == ["below"]:
+    mark_descendants()
+    group = subprocess.Popen(["sleep", "1000"])
+    session = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    print(group.pid, session.pid, flush=True)
+else:
+    adopt_orphans()
+    for _ in range(2):
+        command = [sys.executable, "-c", sys.argv[1], "below"]
+        dead = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        print(dead.pid, dead.stdout.readline().strip(), flush=True)
+        dead.wait()
+    sys.stdin.readline()
+"""
+
+
+def test_of_the_orphans_only_those_of_one_that_died_are_killed():
+    """A worker's death must not cost a healthy one the daemons that its user code has started."""
+    adopter = subprocess.Popen(
+        [sys.executable, "-c", MARKED, MARKED],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    first, second = ([int(pid) for pid in adopter.stdout.readline().split()] for _ in range(2))
+    await_true(lambda: len(children(adopter.pid)) == 4)
+    assert kill_below(adopter.pid, only=first[0]) == 2
+    assert [is_alive(pid) for pid in (*first[1:], *second[1:])] == [False, False, True, True]
+    assert kill_below(adopter.pid) == 2
+    adopter.communicate("\n")
