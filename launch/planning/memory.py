@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from launch.planning.streams import (
     block_specs,
     num_states,
-    replay_bytes,
     retained_bytes,
     snapshot_bytes,
     trained_bytes,
@@ -48,9 +47,8 @@ def block_memory(setting: Setting, block: Block) -> BlockMemory:
 
     weights: parameters and buffers, gradients and optimizer state of home, guest and head.
     activations: a step's input, all that is kept of it until the backward, and what passes.
-    messages: the windows of what comes in, one of each kind that goes out, and the batches that
-    are kept to be trained on again. Where there is one worker there is nothing to send again, but
-    snapshots.
+    messages: the windows of what comes in, and one of each kind that goes out.
+    retained: what may be resent, and snapshots.
     """
     head = setting.head_of(block)
     units = (*block.home, *block.guest)
@@ -63,7 +61,7 @@ def block_memory(setting: Setting, block: Block) -> BlockMemory:
     return BlockMemory(
         weights=weights + trained_bytes(setting, block) * (1 + num_states(setting)),
         activations=setting.num_samples * (_input_bytes(setting, block) + kept + PASSING * largest),
-        messages=window_bytes(setting, incoming) + going_out + replay_bytes(setting, incoming),
+        messages=window_bytes(setting, incoming) + going_out,
         retained=round(snapshots + retained_bytes(setting, block)),
     )
 

@@ -25,8 +25,6 @@ OPTIMIZER_STATES = {"sgd": 1, "adamw": 2}  # tensors that an optimizer keeps for
 UNKNOWN_STATES = 2
 HEAD_ITEMSIZE = 4  # bytes: heads compute in float32
 MARGIN = 1.1  # over a block's parameters and their state: buffers, names, the probe
-NUM_KEPT = 4  # batches to train on again
-ROOM_TO_DROP = 64  # messages
 UPWARD = (Stream.ACTIVATION, Stream.TIE_UP)
 
 
@@ -99,8 +97,6 @@ def _free(config: RunConfig) -> Free | None:
     return Free(
         max_staleness=config.longest_lag,
         keeps_newest=config.tie == "elastic",
-        num_kept=NUM_KEPT if config.on_starved == "replay" else 0,
-        drops_oldest=config.on_full == "drop-oldest",
     )
 
 
@@ -156,13 +152,6 @@ def window_bytes(setting: Setting, specs: Specs) -> int:
     return _bytes(specs, {s: _size(setting, s) for s in specs})
 
 
-def replay_bytes(setting: Setting, incoming: Specs) -> int:
-    """What the batches take that a starved worker trains on again."""
-    if setting.config.on_starved != "replay":
-        return 0
-    return NUM_KEPT * message_bytes(incoming.get(Stream.ACTIVATION, ()))
-
-
 def retained_bytes(setting: Setting, block: Block) -> float:
     """What may be kept of a block's messages for other lives, as far as the bound allows."""
     _, outgoing = block_specs(setting, block)
@@ -194,15 +183,8 @@ def _room(resolved: Resolved, k: int, stream: Stream) -> int:
 
 
 def _full_rooms(setting: Setting, outgoing: Specs, every: int) -> dict[Stream, int]:
-    """Twice what is kept where all goes well, for at half a snapshot is asked for.
-
-    A worker that drops what is not taken may be that many steps ahead of the one above, and more
-    than that is of use.
-    """
-    rooms = {s: 2 * (every + _size(setting, s) + _late(setting, s)) for s in outgoing}
-    if setting.config.on_full == "drop-oldest":
-        rooms[Stream.ACTIVATION] = max(rooms.get(Stream.ACTIVATION, 0), ROOM_TO_DROP)
-    return {s: rooms[s] for s in outgoing}
+    """Twice what is kept where all goes well, for at half a snapshot is asked for."""
+    return {s: 2 * (every + _size(setting, s) + _late(setting, s)) for s in outgoing}
 
 
 def _least_rooms(setting: Setting, outgoing: Specs) -> dict[Stream, int]:

@@ -162,11 +162,6 @@ class Edges:
             account.note(tie, step - message)
         return used[-1] if used else None
 
-    def is_dropped(self, step: int) -> bool:
-        """Whether the step's activation is here as a mark only."""
-        activations = self.incoming.get(Stream.ACTIVATION)
-        return activations is not None and step in activations.absent
-
     def usable(self, stream: Stream, step: int) -> int | None:
         """The message of a stream that the step uses, unless there is none or it is absent."""
         due = self._plan.due(stream, step)
@@ -178,7 +173,7 @@ class Edges:
         `unmade`: of these one more will be made before it; this has to find its way, too.
         """
         return all(
-            not out.holds_up
+            not out.waits
             and out.has_room_behind(stream in unmade)
             and (stream not in unmade or self._lets_go(stream))
             for stream, out in self.outgoing.items()
@@ -282,5 +277,4 @@ def _outgoing(
     window, limit = plan.outgoing[stream], plan.num_messages(stream)
     if plan.is_free(stream):
         return FreeOutgoing(window, start_step, kept, limit=limit)
-    drops = plan.free is not None and plan.free.drops_oldest
-    return Outgoing(window, start_step, kept, limit=limit, drops=drops)
+    return Outgoing(window, start_step, kept, limit=limit)

@@ -25,8 +25,3 @@ class HandedOut:
         behind = PHASES.index(action.phase) + 1
         self._next = (action.step + behind // len(PHASES), PHASES[behind % len(PHASES)])
         return action
-
-    def pass_over(self, step: int) -> None:
-        """Nothing of this step is computed."""
-        assert self._next == (step, PHASES[0]), (step, self._next)
-        self._next = (step + 1, PHASES[0])

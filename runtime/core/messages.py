@@ -77,18 +77,11 @@ class Acknowledged:
 @dataclass(frozen=True, kw_only=True)
 class Computed:
     """A computation finished. `absent`, of an UPDATE: its ties have no finite value, and are
-    sent as markers; of a FORWARD: another life has dropped its activation."""
+    sent as absent markers."""
 
     phase: Phase
     step: int
     absent: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Replayed:
-    """A batch was trained on again."""
-
-    step: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +127,6 @@ Event = (
     | Rejected
     | Acknowledged
     | Computed
-    | Replayed
     | SnapshotSafe
     | SnapshotWanted
     | StopWanted
@@ -170,21 +162,6 @@ class Compute:
     step: int
     from_below: int | None = None
     from_above: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Replay:
-    """Train again on a batch that is kept, with no one's ties, and for no one to see."""
-
-    step: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drop:
-    """Note, where it outlives this life, that an activation is absent: it is given up."""
-
-    stream: Stream
-    step: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,8 +241,6 @@ class Finish:
 Action = (
     Hello
     | Compute
-    | Replay
-    | Drop
     | Send
     | Keep
     | Release

@@ -72,21 +72,15 @@ class Free:
 
     It waits only where the newest that was heard is over `max_staleness` steps old. With
     `keeps_newest` (weights) the newest message stays in use until a newer one comes; without it
-    (gradients) each is used once. `num_kept` activations are kept, to be trained on again while
-    the next one is late; 0: the worker waits. `drops_oldest`: where the window of activations is
-    full, the worker goes on and gives up what it has not sent.
+    (gradients) each is used once.
     """
 
     max_staleness: int
     keeps_newest: bool
-    num_kept: int = 0
-    drops_oldest: bool = False
 
     def __post_init__(self) -> None:
         if self.max_staleness < 0:
             raise ValueError(f"max staleness {self.max_staleness} is negative; give 0 or more")
-        if self.num_kept < 0:
-            raise ValueError(f"{self.num_kept} activations to train on again; give 0 or more")
 
     def allows(self, step: int, message: int) -> bool:
         """Whether a tie that was made at step `message` is fresh enough for a step."""

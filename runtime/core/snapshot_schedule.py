@@ -24,19 +24,15 @@ class SnapshotSchedule:
         """A neighbour wants one, at the next boundary."""
         self._is_asked = True
 
-    def is_due(self, step: int, *, end: int, can_wait: bool) -> bool:
-        """Whether a snapshot is due before `step`.
-
-        `can_wait`: nothing is learned at this step, so that one behind it serves as well, unless
-        it is for a checkpoint.
-        """
+    def is_due(self, step: int, *, end: int) -> bool:
+        """Whether a snapshot is due before `step`."""
         if not self._plan.snapshot_every:
             return False
         if self._is_checkpoint(step, end) and self._checkpoint_step != step:
             return True
         is_asked = self._is_asked and self._snapshot_step != step
         is_time = self._has_passed(self._plan.snapshot_every, self._snapshot_step, step)
-        return (is_asked or is_time) and not can_wait
+        return is_asked or is_time
 
     def take(self, step: int, *, end: int, account: Account) -> Snapshot:
         """Note that the one before `step` is taken now, and return it; `account` is what the steps

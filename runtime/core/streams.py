@@ -29,15 +29,11 @@ class Outgoing:
         kept: Mapping[int, bool] = MappingProxyType({}),
         *,
         limit: int | None = None,
-        drops: bool = False,
     ) -> None:
         """`kept`: messages below `start` that an earlier generation made and that can still be
-        sent, and whether each is absent. Messages from `limit` on are made and never sent. Where
-        it `drops`, a newer message takes the place of one that credit has not let go, of which
-        only a mark is sent; marks need no credit."""
+        sent, and whether each is absent. Messages from `limit` on are made and never
+        sent."""
         self.window = window
-        self._drops = drops
-        self._ever_sent = start  # everything below has been on its way once
         self._limit = limit
         self.made = start  # everything below is made
         self._sendable = start if limit is None else min(start, limit)  # of these, what is sent
@@ -55,23 +51,8 @@ class Outgoing:
         if absent:
             self._absent.add(step)
 
-    def drop_unsent(self) -> list[int]:
-        """Give up what the newest message takes the place of; return what that is."""
-        newest = self.made - 1
-        if not self._drops or newest in self._absent:
-            return []
-        unsent = range(max(self.sent, self._ever_sent), newest)
-        dropped = [step for step in unsent if step not in self._absent]
-        self._absent.update(dropped)
-        return dropped
-
     def is_absent(self, step: int) -> bool:
         return step in self._absent
-
-    @property
-    def holds_up(self) -> bool:
-        """Whether the next step must wait until what was made is sent."""
-        return self.waits and not self._drops
 
     @property
     def needed_from(self) -> int:
@@ -112,20 +93,14 @@ class Outgoing:
         while self.waits and self.has_credit:
             steps.append(self.sent)
             self.sent += 1
-        self._ever_sent = max(self._ever_sent, self.sent)
         return steps
 
     @property
     def has_credit(self) -> bool:
         """Whether credit lets the next message go."""
         used_bytes = sum(self._size(step) for step in self.in_flight)
-        num_messages = len(self.in_flight)
-        if self._drops:
-            if self.sent in self._absent:
-                return True
-            num_messages -= sum(step in self._absent for step in self.in_flight)
         return (
-            num_messages < self.window.max_messages
+            len(self.in_flight) < self.window.max_messages
             and used_bytes + self._size(self.sent) <= self.window.max_bytes
         )
 
@@ -153,7 +128,6 @@ class Outgoing:
                 f"message {wanted} is wanted, but all below {self.durable} are forgotten"
             )
         self.sent = min(wanted, self._sendable)
-        self._ever_sent = max(self._ever_sent, wanted)
         # What it wants next it may not have room for yet: only its word on releases is credit.
         self.released = min(self.released, wanted)
 
@@ -186,8 +160,7 @@ class Incoming:
                     f" ({known:016x}, then {checksum:016x}): its sender is not deterministic"
                 )
             return False
-        num_here = step - self.released - len(self.absent)
-        if num_here >= self.window.max_messages and not absent:
+        if step - self.released >= self.window.max_messages:
             raise ProtocolError(
                 f"message {step} exceeds the window of {self.window.max_messages}"
                 f" messages (released: {self.released})"

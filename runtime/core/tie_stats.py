@@ -1,4 +1,4 @@
-"""What a worker's steps came to where timing decides: batches lost, and the staleness of ties.
+"""What a worker's steps came to where timing decides: the staleness of free ties.
 
 Owns the counts. They belong to the state that a snapshot holds, so that they speak of the steps
 that made the result, and not of those that died with a life.
@@ -15,14 +15,12 @@ TIES = (Stream.TIE_UP, Stream.TIE_DOWN)
 
 @dataclass
 class Account:
-    """`lost` counts the batches that were dropped before they came here, and `stale` the ties that
-    were too old to be used when a step could have used them.
+    """`stale` counts the ties that were too old to be used when a step could have used them.
 
     `staleness` says for each tie how many messages were used that many steps after the step they
     were made at; it is negative where the neighbour is ahead. `latest` is the last one noted.
     """
 
-    lost: int = 0
     stale: int = 0
     staleness: dict[Stream, Counter[int]] = field(
         default_factory=lambda: {tie: Counter() for tie in TIES}
@@ -40,7 +38,7 @@ class Account:
 
     def as_rows(self) -> list[list[int]]:
         """All counts as rows of three numbers, the way they are kept."""
-        rows = [[-1, self.stale, self.lost]]
+        rows = [[-1, self.stale, 0]]
         for index, tie in enumerate(TIES):
             rows += [[index, steps, count] for steps, count in self.staleness[tie].items()]
         return rows
@@ -51,7 +49,7 @@ class Account:
         account = cls()
         for index, steps, count in rows:
             if index < 0:
-                account.stale, account.lost = steps, count
+                account.stale = steps
             else:
                 account.staleness[TIES[index]][steps] = count
         return account

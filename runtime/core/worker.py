@@ -4,7 +4,6 @@
                    ^   |                              ^                             |
                    +---|------------------------------|---------- handed out -------+
                        +-> after the last step, or where the job stops: DRAINING -> DONE
-    WAIT_INPUT <-> REPLAY, where a late batch is not waited for
 
 The state is that of the computation that is not known to be done. What will follow it without doubt
 is handed out ahead, so that nobody waits: a FORWARD with its UPDATE, and while these run, as soon
@@ -29,7 +28,7 @@ What must hold, by rule (the property tests check each):
 * a message counts only between the two lives that it was sent between.
 
 Where the plan says that ties are free, an APPLY takes those that have arrived, and waits only where
-they are staler than the bound. A batch that was dropped below is passed over.
+they are staler than the bound.
 """
 
 from collections import deque
@@ -44,15 +43,12 @@ from runtime.core.messages import (
     Arrived,
     Compute,
     Computed,
-    Drop,
     Event,
     Finish,
     Linked,
     Phase,
     Rejected,
     Release,
-    Replay,
-    Replayed,
     SnapshotSafe,
     SnapshotWanted,
     StopTold,
@@ -60,7 +56,6 @@ from runtime.core.messages import (
     Tick,
 )
 from runtime.core.plan import Side, Stream, WorkerPlan
-from runtime.core.replay_buffer import ReplayBuffer
 from runtime.core.snapshot_schedule import SnapshotSchedule
 from runtime.core.streams import ProtocolError
 from runtime.core.tie_stats import TIES, Account
@@ -78,7 +73,6 @@ class State(Enum):
     UPDATE = "update"
     WAIT_TIE = "wait_tie"
     APPLY = "apply"
-    REPLAY = "replay"
     DRAINING = "draining"
     DONE = "done"
 
@@ -113,8 +107,6 @@ class WorkerCore:
         self.stop_at = stop_at
         self.edges = Edges(plan, generation=generation, start_step=start_step, kept=kept)
         self.account = account or Account()
-        self.replays = ReplayBuffer(0 if plan.free is None else plan.free.num_kept)
-        self.num_replayed_steps = 0
         self.snapshots = SnapshotSchedule(plan, start_step=start_step)
         self._handed_out = HandedOut(start_step)
         self._actions: list[Action] = []
@@ -183,13 +175,13 @@ class WorkerCore:
         self._actions.extend(self.edges.tell_stop(step))
 
     def _forward_done(self, event: Computed) -> None:
-        self._make(Stream.ACTIVATION, absent=event.absent)
+        del event
+        self._make(Stream.ACTIVATION, absent=False)
         self._enter(State.UPDATE)
 
     def _update_done(self, event: Computed) -> None:
         for tie in TIES:
             self._make(tie, absent=event.absent)
-        self.replays.add(self.step)
         self._release(Stream.ACTIVATION)
         self._enter(State.WAIT_TIE)
 
@@ -209,9 +201,6 @@ class WorkerCore:
         for stream, incoming in self.edges.incoming.items():
             incoming.cover(self.plan.consumed_before(stream, event.step))
             self._acknowledge(stream)
-
-    def _replay_done(self, _: Replayed) -> None:
-        self._enter(State.WAIT_INPUT)
 
     # What follows without an event ------------------------------------------------------------
 
@@ -237,9 +226,7 @@ class WorkerCore:
         if self.step == self.end:
             return self._enter(State.DRAINING)
         if not self.edges.has_arrived(Stream.ACTIVATION, self.step):
-            return self._begin_replay()
-        if self.edges.is_dropped(self.step):
-            return self._pass_over()
+            return False
         self._hand_out_step(self.step)
         return self._enter(State.FORWARD)
 
@@ -258,34 +245,13 @@ class WorkerCore:
             self._hand_out_step(following)
         return False
 
-    def _begin_replay(self) -> bool:
-        step = self.replays.use()
-        if step is None:
-            return False
-        self.num_replayed_steps += 1
-        self._do(Replay(step=step))
-        return self._enter(State.REPLAY)
-
-    def _pass_over(self) -> bool:
-        """The step's batch was dropped below; so it is not trained here, nor above."""
-        self.reached = max(self.reached, self.step + 1)
-        self._handed_out.pass_over(self.step)
-        if Stream.ACTIVATION in self.edges.outgoing:
-            self._do(Drop(stream=Stream.ACTIVATION, step=self.step))
-        for stream in self.edges.outgoing:
-            self._make(stream, absent=True)
-        self._release(Stream.ACTIVATION)
-        self.account.lost += 1
-        self._end_step()
-        return True
-
     def _begin_apply(self) -> bool:
         return self._hand_out_apply() and self._enter(State.APPLY)
 
     def _take_due_snapshot(self, step: int) -> bool:
         """Take the snapshot due before `step`, unless one is under way; whether to go on."""
-        can_wait, pending = self.edges.is_dropped(step), self.snapshots.pending
-        is_due = self.snapshots.is_due(step, end=self.end, can_wait=can_wait)
+        pending = self.snapshots.pending
+        is_due = self.snapshots.is_due(step, end=self.end)
         if not is_due and not self.edges.outruns_room(step, pending=pending):
             return True
         if pending is None:
@@ -330,8 +296,6 @@ class WorkerCore:
         if (outgoing := self.edges.outgoing.get(stream)) is None:
             return
         outgoing.make(self.step, absent=absent)
-        for step in outgoing.drop_unsent():
-            self._do(Drop(stream=stream, step=step))
         self._actions.extend(self.edges.ask_for_room(stream))
 
     def _release(self, stream: Stream) -> None:
@@ -354,10 +318,8 @@ class WorkerCore:
     def _fits(self, event: Event) -> bool:
         """Whether what is finished was under way."""
         if isinstance(event, Computed):
-            drops = self.plan.free is not None and self.plan.free.drops_oldest
-            can_be_absent = event.phase is Phase.UPDATE or (event.phase is Phase.FORWARD and drops)
             is_this = event.phase.value == self.state.value and event.step == self.step
-            return is_this and (can_be_absent or not event.absent)
+            return is_this and (event.phase is Phase.UPDATE or not event.absent)
         if isinstance(event, SnapshotSafe):
             return event.step == self.snapshots.pending and event.step <= self.step
         return True
@@ -371,7 +333,6 @@ _HANDLERS: dict[tuple[State, type], Callable[..., None]] = {
     (State.FORWARD, Computed): WorkerCore._forward_done,
     (State.UPDATE, Computed): WorkerCore._update_done,
     (State.APPLY, Computed): WorkerCore._apply_done,
-    (State.REPLAY, Replayed): WorkerCore._replay_done,
 }
 
 _ANY_STATE: dict[type, Callable[..., None]] = {

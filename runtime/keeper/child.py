@@ -27,7 +27,7 @@ END_S = 3.0
 MOST_CHARACTERS = 200  # of what is told of an end; all of it follows when the job ends
 WAIT_MARGIN = 1.1  # it gives up by itself before
 TAKES_MARGIN = 2.0  # over what a process says that a phase takes
-COMPUTING = (State.FORWARD, State.UPDATE, State.APPLY, State.REPLAY)
+COMPUTING = (State.FORWARD, State.UPDATE, State.APPLY)
 STATES = tuple(State)
 OF_THIS_LIFE = (*(Word.TURNS, Word.STATE, Word.STEPS_DONE, Word.LEAVING, Word.SILENT, Word.SAVING),)
 REMEDY = " (--hang-timeout-s)"
@@ -85,7 +85,7 @@ class Ward:
         self._moved_s = self._computing_s = time.monotonic()
         self._enter("starting")
         self._turns = 0
-        self._computing: tuple[State, int, int] | None = None
+        self._computing: tuple[State, int] | None = None
         self._saving, self._saving_s = 0, self._moved_s
 
     @property
@@ -162,13 +162,13 @@ class Ward:
             limit_s = max(limit_s, LEAVING_TIMEOUT_S)
         if now_s - self._moved_s > limit_s:
             return f"its loop has not turned for {now_s - self._moved_s:.1f} s{REMEDY}"
-        computing = (STATES[page[Word.STATE]], page[Word.STEP], page[Word.REPLAYED_STEPS])
+        computing = (STATES[page[Word.STATE]], page[Word.STEP])
         if computing != self._computing or computing[0] not in COMPUTING:
             self._computing, self._computing_s = computing, now_s
         if page[Word.STEPS_DONE] == 0:
             limit_s *= FIRST_STEP_PATIENCE
         if now_s - self._computing_s > limit_s:
-            what, step, _ = computing
+            what, step = computing
             return f"the {what.value} of step {step} has not ended in {limit_s:.1f} s{REMEDY}"
         saving = page[Word.SAVING]
         waits = page[Word.CHECKPOINT] > page[Word.CHECKPOINT_DONE]  # it may wait for the disk

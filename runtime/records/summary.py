@@ -51,8 +51,8 @@ def summarise(
         "state_sha256": digest.combine(result["digests"] for result in results),
         "final": {key: units[-1][key] if units else None for key in ("linear_top1", "knn_top1")},
         "units": list(units),
-        "blocks": [_block(job, k, result) | _lost(results, k) for k, result in enumerate(results)],
-        "batches": _batches(job, results),
+        "blocks": [_block(job, k, result) for k, result in enumerate(results)],
+        "batches": _batches(results),
         "restarts": restarts_of(events),
         "benefit": {
             "samples_per_s": samples_per_s,
@@ -63,29 +63,20 @@ def summarise(
     }
 
 
-def _batches(job: Job, results: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def _batches(results: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     def total(counter: str) -> int:
         return sum(result["counters"][counter] for result in results)
 
     trained = [result["counters"]["trained"] for result in results]
-    # What was dropped was sent as a mark only, and so nothing above trained on it.
     sent = [result["counters"]["sent"] for result in results[:-1]]
     return {
         "sent": sum(map(min, sent, trained[1:])),
         "trained": total("trained"),
-        "lost": job.num_steps * job.num_workers - total("trained"),
         "replayed": total("replayed"),
         "duplicates_dropped": total("duplicates_dropped"),
         "retrained": total("retrained"),
         "bad": total("bad_steps"),
-        "replayed_steps": sum(result["counters"].get("replayed_steps", 0) for result in results),
     }
-
-
-def _lost(results: Sequence[Mapping[str, Any]], k: int) -> dict[str, int]:
-    """The batches that block k passed over, and those of them that its lower edge dropped."""
-    lost = [result["counters"].get("lost", 0) for result in results]
-    return {"lost": lost[k], "dropped_below": lost[k] - (lost[k - 1] if k else 0)}
 
 
 def _staleness(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -155,7 +146,6 @@ def _block(job: Job, k: int, result: Mapping[str, Any]) -> dict[str, Any]:
         "alone_step_s": measured.get("step_s"),
         "alone_cpu_s": measured.get("cpu_s"),
         **{key: result["counters"].get(key, 0) for key in COUNTERS},
-        "replayed_steps": result["counters"].get("replayed_steps", 0),
         "staleness": _staleness(result),
         "stale_ties": result["counters"].get("stale_ties", 0),
         "restarts": result.get("restarts", 0),

@@ -69,19 +69,17 @@ def _blocks(blocks: Sequence[Mapping[str, Any]], top1_by_unit: Mapping[str, Any]
 
 
 def _staleness(blocks: Sequence[Mapping[str, Any]]) -> Table:
-    """How old the ties were that each block used, and what it could not train on in time."""
+    """How old the ties were that each block used."""
     table = _table("staleness of ties in steps")
-    for heading in ("used", "median", "p95", "max", "batches lost", "steps replayed"):
+    for heading in ("used", "median", "p95", "max"):
         table.add_column(heading, justify="right", no_wrap=True)
     for block in blocks:
-        counted = (str(block["lost"]), str(block["replayed_steps"]))
         for tie, side in (("tie_up", "below"), ("tie_down", "above")):
             found = block["staleness"].get(tie)
             if found is None:
                 continue
             figures = (str(found[key]) for key in ("num", "median", "p95", "max"))
-            table.add_row(Text(f"block {block['index']}, from {side}"), *figures, *counted)
-            counted = ("", "")
+            table.add_row(Text(f"block {block['index']}, from {side}"), *figures)
     return table
 
 

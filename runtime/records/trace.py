@@ -26,7 +26,6 @@ NAMES = {
     State.UPDATE: "update",
     State.WAIT_TIE: "wait-tie",
     State.APPLY: "apply",
-    State.REPLAY: "replay",
     State.DRAINING: "draining",
 }
 SHORTEST_US = 1.0  # a state that is only passed through is no slice

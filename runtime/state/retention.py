@@ -89,16 +89,6 @@ class Retention:
         slot.header[0] = step
         slot.header[1] = _state(payload)
 
-    def drop(self, stream: Stream, step: int) -> None:
-        """Let a message be absent from now on; a neighbour that still reads it is not harmed."""
-        slot = self._slot(stream, step)
-        slot.header[1] = ABSENT  # first: else a death between would leave it as PRESENT
-        slot.header[0] = step
-
-    def is_absent(self, stream: Stream, step: int) -> bool:
-        """Whether an earlier life has left a message as absent."""
-        return self._slot(stream, step).header[:2].tolist() == [step, ABSENT]
-
     def _copy(self, slot: Slot, payload: Payload) -> int:
         """Copy a message into its slot; return its checksum, as a signed word (0: none)."""
         if not self._checksums:

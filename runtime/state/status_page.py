@@ -66,7 +66,6 @@ class Word(IntEnum):
     FIRST_STEP = auto()  # the job's first step here, and when it was done
     FIRST_STEP_T_NS = auto()
     RETRAINED = auto()
-    REPLAYED_STEPS = auto()
     REPLAYED = auto()
     DUPLICATES = auto()
     FENCED = auto()

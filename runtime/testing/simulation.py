@@ -20,7 +20,6 @@ from runtime.core.messages import (
     AskSnapshot,
     Compute,
     Computed,
-    Drop,
     Event,
     Finish,
     Hello,
@@ -28,8 +27,6 @@ from runtime.core.messages import (
     Linked,
     Phase,
     Release,
-    Replay,
-    Replayed,
     Send,
     Snapshot,
     SnapshotSafe,
@@ -82,12 +79,11 @@ class SimulatedWorker:
 
     core: WorkerCore
     block: SimulatedBlock | None
-    works: deque[Compute | Replay | Snapshot] = field(default_factory=deque)
+    works: deque[Compute | Snapshot] = field(default_factory=deque)
     is_busy: bool = False
     inbox: dict[tuple[Stream, int], Payload] = field(default_factory=dict)
     outbox: dict[tuple[Stream, int], Payload] = field(default_factory=dict)
     computed: list[tuple[float, Phase, int]] = field(default_factory=list)
-    replayed: list[tuple[float, int]] = field(default_factory=list)
     free_inbox: FreeInbox = field(init=False)
 
 
@@ -171,17 +167,13 @@ class Simulation:
                 self._say(k, worker, action)
                 continue
             match action:
-                case Compute() | Replay() | Snapshot():
+                case Compute() | Snapshot():
                     worker.works.append(action)
-                case Drop(stream=stream, step=step):
-                    worker.outbox[stream, step] = None
                 case Keep(stream=stream, step=step):
                     worker.inbox[stream, step] = self._own(arrived)
                     worker.free_inbox.arrived(stream, step, arrived)
                 case Release(stream=stream, step=step):
-                    payload = worker.inbox.pop((stream, step), None)
-                    if stream is Stream.ACTIVATION:
-                        worker.free_inbox.trained(step, payload, worker.core.replays)
+                    worker.inbox.pop((stream, step), None)
                 case Trim(stream=stream, step=step):
                     self._trim(worker, stream, step)
                 case Finish():
@@ -200,9 +192,6 @@ class Simulation:
                 case Compute() as action:
                     worker.is_busy = True
                     self._compute(k, action)
-                case Replay(step=step):
-                    worker.is_busy = True
-                    self._replay(k, step)
 
     def _say(self, k: int, worker: SimulatedWorker, action: Action) -> None:
         """Put on its way what one worker says to another: driver and link in one."""
@@ -223,23 +212,11 @@ class Simulation:
 
     def _compute(self, k: int, action: Compute) -> None:
         worker = self.workers[k]
-        absent = _was_dropped(worker, action)
-        if worker.block is not None:
-            absent |= _run_phase(worker, worker.block, action)
+        absent = worker.block is not None and _run_phase(worker, worker.block, action)
         worker.computed.append((self.now_s, action.phase, action.step))
         event = Computed(phase=action.phase, step=action.step, absent=absent)
         duration_s = self._duration_s(k, action.phase, action.step)
         self.after(duration_s, lambda: self._complete(worker, k, event))
-
-    def _replay(self, k: int, step: int) -> None:
-        worker = self.workers[k]
-        if worker.block is not None:
-            worker.block.forward(step, worker.free_inbox.batch(step))
-            worker.block.update(step)
-            worker.block.apply(step, None, None)
-        worker.replayed.append((self.now_s, step))
-        duration_s = sum(self._duration_s(k, phase, step) for phase in Phase)
-        self.after(duration_s, lambda: self._complete(worker, k, Replayed(step=step)))
 
     def _snapshot(self, k: int, action: Snapshot) -> None:
         worker, event = self.workers[k], SnapshotSafe(step=action.step)
@@ -305,14 +282,6 @@ def _heard(action: Action, generation: int, to: int | None) -> Event:
         case TellStop(step=step):
             return StopTold(generation=generation, to=to, step=step)
     raise AssertionError(action)
-
-
-def _was_dropped(worker: SimulatedWorker, action: Compute) -> bool:
-    """Whether an earlier life has dropped the activation that is made."""
-    free = worker.core.plan.free
-    if free is None or not free.drops_oldest or action.phase is not Phase.FORWARD:
-        return False
-    return worker.outbox.get((Stream.ACTIVATION, action.step), ()) is None
 
 
 def _run_phase(worker: SimulatedWorker, block: SimulatedBlock, action: Compute) -> bool:

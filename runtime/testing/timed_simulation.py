@@ -15,7 +15,6 @@ from runtime.core.messages import (
     Computed,
     Event,
     Phase,
-    Replayed,
     Snapshot,
     SnapshotSafe,
 )
@@ -32,7 +31,7 @@ MADE = {
     Phase.APPLY: (),
 }
 
-Ended = Computed | Replayed | Snapshot  # what a compute thread has done; of a snapshot, the copy
+Ended = Computed | Snapshot  # what a compute thread has done; of a snapshot, the copy
 
 
 class Keeper(Thread):
@@ -133,7 +132,7 @@ class TimedSimulation(Simulation):
 
     def _complete(self, worker: SimulatedWorker, k: int, event: Event) -> None:
         """The compute thread is done with something; nobody dies here."""
-        assert isinstance(event, Computed | Replayed), event
+        assert isinstance(event, Computed), event
         self._end(worker, k, event)
 
     def _end(self, worker: SimulatedWorker, k: int, done: Ended) -> None:

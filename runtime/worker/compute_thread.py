@@ -14,12 +14,12 @@ from typing import NamedTuple
 from torch import Tensor
 
 from runtime.block import BlockStep
-from runtime.core.messages import Compute, Computed, Phase, Replay, Replayed, Snapshot
+from runtime.core.messages import Compute, Computed, Phase, Snapshot
 from runtime.core.plan import Stream
 from runtime.faults.injector import Injector
 from runtime.state.saving import Saver, with_account
 from runtime.worker.inbox import Ready
-from runtime.worker.outbox import NOTHING_MADE, Made
+from runtime.worker.outbox import Made
 from runtime.worker.telemetry import Figures, Stopwatch, figures_of
 
 Task = Callable[[], None]
@@ -31,7 +31,7 @@ Work = Ready | Snapshot | Task
 class Done(NamedTuple):
     """What was done, what it made, and the block's figures and time.monotonic at its end."""
 
-    event: Computed | Replayed
+    event: Computed
     made: Made
     figures: Figures
     ended_s: float
@@ -111,10 +111,8 @@ class Computing:
 
     def _do(self, work: Work) -> None:
         match work:
-            case Ready(action=Replay()):
-                self._replay(work)
-            case Ready(action=Compute() as action):
-                self._compute(action, work)
+            case Ready():
+                self._compute(work.action, work)
             case Snapshot():
                 self._take_snapshot(work)
             case _:
@@ -138,15 +136,7 @@ class Computing:
         self._injector.end(step, time.monotonic() - began_s)
         self._note_done(Computed(phase=action.phase, step=step, absent=absent), began_s, made)
 
-    def _replay(self, ready: Ready) -> None:
-        """Train again on a batch that is kept; what that makes is for no one."""
-        began_s, step = time.monotonic(), ready.action.step
-        self.block.forward(step, ready.activation)
-        self.block.update(step)
-        self.block.apply(step, None, None)
-        self._note_done(Replayed(step=step), began_s, NOTHING_MADE)
-
-    def _note_done(self, event: Computed | Replayed, began_s: float, made: Made) -> None:
+    def _note_done(self, event: Computed, began_s: float, made: Made) -> None:
         ended_s = time.monotonic()
         self._stopwatch.computed_s += ended_s - began_s
         self._done.append(Done(event, made, figures_of(self.block), ended_s))

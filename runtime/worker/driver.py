@@ -25,8 +25,6 @@ from runtime.core.messages import (
     Action,
     AskSnapshot,
     Compute,
-    Computed,
-    Drop,
     Event,
     Finish,
     Hello,
@@ -34,7 +32,6 @@ from runtime.core.messages import (
     Phase,
     Rejected,
     Release,
-    Replay,
     Send,
     Snapshot,
     SnapshotSafe,
@@ -66,12 +63,11 @@ STATES = tuple(State)
 
 
 class StepDone(NamedTuple):
-    """A step is done, and the block's figures were these; `num_lost` before it were passed over,
-    and the latest tie that was used was `staleness` steps old."""
+    """A step is done, and the block's figures were these; the latest tie that was used was
+    `staleness` steps old."""
 
     step: int
     figures: Figures
-    num_lost: int
     staleness: int
 
 
@@ -159,12 +155,12 @@ class Driver:
             self._outbox.save(done.step, done.save)
             self.telemetry.stopwatch.took_snapshot(done.step, done.began_s, done.ended_s)
             return
-        event, num_lost = self._outbox.keep(done.event, done.made), self.core.account.lost
+        event = done.event
+        self._outbox.keep(event, done.made)
         self._tell_core(event, at_s=done.ended_s)
-        if isinstance(event, Computed) and event.phase is Phase.APPLY:
+        if event.phase is Phase.APPLY:
             self.telemetry.count_step(event.step)
-            staleness = self.core.account.latest
-            self._todo.append(StepDone(event.step, done.figures, num_lost, staleness))
+            self._todo.append(StepDone(event.step, done.figures, self.core.account.latest))
 
     def _tell_core(
         self, event: Event, *, arrived: Payload | None = None, at_s: float | None = None
@@ -185,21 +181,16 @@ class Driver:
     def _sort(self, actions: list[Action], arrived: Payload | None = None) -> None:
         for action in actions:
             match action:
-                case Compute() | Replay():
+                case Compute():
                     self._computing.hand_out(self._inbox.find(action))
                 case Snapshot():
                     self._computing.hand_out(action)
                 case Keep(stream=stream, step=step):
                     assert arrived is not None
                     self._inbox.keep(stream, step, arrived)
-                case Drop(stream=stream, step=step):
-                    self._outbox.drop(stream, step)
                 case Hello() | Send() | Acknowledge() | AskSnapshot() | TellStop():
                     self._todo.append(message_of(action, self.core))  # to the lives of now
-                case Release(stream=stream, step=step):
-                    self._inbox.used_up(stream, step, self.core.replays)
-                    self._todo.append(action)
-                case Finish():
+                case Release() | Finish():
                     self._todo.append(action)
                 case Trim():
                     pass  # its slots are free to be used again
@@ -292,7 +283,7 @@ class Driver:
                     self._send(side, message)
 
     def _note_step(self, done: StepDone) -> None:
-        self.telemetry.step_done(done.step, done.figures, num_lost=done.num_lost)
+        self.telemetry.step_done(done.step, done.figures)
         self.telemetry.trace.counters(queue_depth=self.queue_depth)
         if self.core.plan.free is not None:
             self.telemetry.trace.counters(staleness=done.staleness)

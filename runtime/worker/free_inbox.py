@@ -1,8 +1,7 @@
 """What a worker keeps of messages beyond their release, where ties are free.
 
 Owns the copies: a received tensor may be the sender's memory, and is valid only until it is
-released. Of weights it is the newest; of gradients all that were not used yet; of activations
-the last few, for a worker that trains again on them while it is starved: num_kept times a message.
+released. Of weights it is the newest, of gradients all that were not used yet.
 Which are used, and when, is the core's.
 """
 
@@ -11,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 from runtime.core.plan import Stream, WorkerPlan
-from runtime.core.replay_buffer import ReplayBuffer
 
 Payload = Any  # tensors, or what a simulation has in their place
 
@@ -38,7 +36,6 @@ class FreeInbox:
         self._copy = copy
         self._add = add
         self._ties: dict[Stream, dict[int, Payload]] = {}
-        self._batches: dict[int, Payload] = {}
 
     def arrived(self, stream: Stream, step: int, payload: Payload) -> None:
         """Copy a tie that has arrived, which is released at once; leave all else alone."""
@@ -55,14 +52,3 @@ class FreeInbox:
         here = self._ties[tie] if free.keeps_newest else self._ties.pop(tie)
         used = [payload for message, payload in here.items() if free.allows(step, message)]
         return functools.reduce(self._add, used)
-
-    def trained(self, step: int, payload: Payload, replays: ReplayBuffer) -> None:
-        """Copy a batch that may be trained on again, and forget those that will not be."""
-        if step in replays:
-            self._batches[step] = self._copy(payload)
-        for old in [old for old in self._batches if old not in replays]:
-            del self._batches[old]
-
-    def batch(self, step: int) -> Payload:
-        """A batch to train on again."""
-        return self._batches[step]

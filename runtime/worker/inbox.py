@@ -8,16 +8,15 @@ uses is found when it is decided: a gradient that arrives after that belongs to 
 from typing import NamedTuple
 
 from runtime.block import Payload
-from runtime.core.messages import Compute, Phase, Replay
+from runtime.core.messages import Compute, Phase
 from runtime.core.plan import Stream, WorkerPlan
-from runtime.core.replay_buffer import ReplayBuffer
 from runtime.worker.free_inbox import FreeInbox
 
 
 class Ready(NamedTuple):
     """A computation, and the payloads that it uses; None: there is none, or it is left out."""
 
-    action: Compute | Replay
+    action: Compute
     activation: Payload | None = None
     from_below: Payload | None = None
     from_above: Payload | None = None
@@ -41,10 +40,8 @@ class Inbox:
         self._here[stream, step] = payload
         self._free.arrived(stream, step, payload)
 
-    def find(self, action: Compute | Replay) -> Ready:
+    def find(self, action: Compute) -> Ready:
         """What a computation uses; gradients of free ties are gone then."""
-        if isinstance(action, Replay):
-            return Ready(action, activation=self._free.batch(action.step))
         match action.phase:
             case Phase.FORWARD:
                 return Ready(action, activation=self._here.get((Stream.ACTIVATION, action.step)))
@@ -56,12 +53,6 @@ class Inbox:
                     from_below=self._tie(Stream.TIE_UP, action.from_below, action.step),
                     from_above=self._tie(Stream.TIE_DOWN, action.from_above, action.step),
                 )
-
-    def used_up(self, stream: Stream, step: int, replays: ReplayBuffer) -> None:
-        """Copy what is to be released where it may be trained on again: a replay may be decided
-        before it is given back."""
-        if stream is Stream.ACTIVATION and (payload := self._here[stream, step]):
-            self._free.trained(step, payload, replays)
 
     def release(self, stream: Stream, step: int) -> Payload:
         """Forget a message that is used up, and return it."""

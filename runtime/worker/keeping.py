@@ -21,7 +21,7 @@ class Keeping:
     """Keeps messages in the order of each stream, and saves behind all that was given before: a
     snapshot must not outrun what it relies on, nor what is made after it overwrite that.
 
-    `wake` is called when one more thing is done. `keep`, `drop` and `save` are called by one thread
+    `wake` is called when one more thing is done. `keep` and `save` are called by one thread
     at a time, and `take_kept` and `take_saved` by the loop alone.
     """
 
@@ -29,12 +29,12 @@ class Keeping:
         self._retention = retention
         self._wake = wake
         self._is_large = {s: message_bytes(found) >= LARGE_BYTES for s, found in specs.items()}
-        self._pending: set[tuple[Stream, int, bool]] = set()  # and whether it is dropped
+        self._pending: set[tuple[Stream, int]] = set()
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._num_given = dict.fromkeys(specs, 0)  # jobs of each stream, and of these
         self._num_done = dict.fromkeys(specs, 0)
         self._num_saves_given = self._num_saves_done = 0
-        self._kept: deque[tuple[Stream, int, bool]] = deque()
+        self._kept: deque[tuple[Stream, int]] = deque()
         self._saved: deque[int] = deque()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="keeping", daemon=True)
@@ -43,20 +43,13 @@ class Keeping:
     def keep(self, stream: Stream, step: int, payload: Payload | None) -> None:
         """Keep a message (None: absent), at once or soon. Raises ProtocolError (see Retention)."""
         if self._must_queue(stream):
-            self._queue((stream, step, False), lambda: self._retention.put(stream, step, payload))
+            self._queue((stream, step), lambda: self._retention.put(stream, step, payload))
         else:
             self._retention.put(stream, step, payload)
 
-    def drop(self, stream: Stream, step: int) -> None:
-        """Let a message be absent, behind its copy where that is pending."""
-        if self._must_queue(stream):
-            self._queue((stream, step, True), lambda: self._retention.drop(stream, step))
-        else:
-            self._retention.drop(stream, step)
-
     def is_pending(self, stream: Stream, step: int) -> bool:
-        """Whether a message that was given to `keep` or `drop` can't be sent yet."""
-        return not self._pending.isdisjoint([(stream, step, False), (stream, step, True)])
+        """Whether a message that was given to `keep` can't be sent yet."""
+        return (stream, step) in self._pending
 
     def take_kept(self) -> list[tuple[Stream, int]]:
         """The messages that have been pending and are no more, in order. Raises what failed."""
@@ -66,7 +59,7 @@ class Keeping:
         while self._kept:
             found.append(self._kept.popleft())
         self._pending.difference_update(found)
-        return [(stream, step) for stream, step, _ in found]
+        return found
 
     def save(self, step: int, save: Callable[[], None]) -> None:
         """Let `save` make the state before `step` safe, behind all that was given so far."""
@@ -88,7 +81,7 @@ class Keeping:
         is_saving = self._num_saves_given != self._num_saves_done
         return self._is_large[stream] or is_behind or is_saving
 
-    def _queue(self, key: tuple[Stream, int, bool], job: Callable[[], None]) -> None:
+    def _queue(self, key: tuple[Stream, int], job: Callable[[], None]) -> None:
         self._pending.add(key)
         self._num_given[key[0]] += 1
         self._jobs.put(lambda: self._copy(key, job))
@@ -106,7 +99,7 @@ class Keeping:
             del job  # it holds a payload or a whole state, and the next may be long in coming
             self._wake()
 
-    def _copy(self, key: tuple[Stream, int, bool], job: Callable[[], None]) -> None:
+    def _copy(self, key: tuple[Stream, int], job: Callable[[], None]) -> None:
         job()
         self._num_done[key[0]] += 1
         self._kept.append(key)

@@ -1,26 +1,24 @@
 """What one worker has made for its neighbours, on its way to the links.
 
 Owns what is kept of it (see keeping.py and runtime.state.retention), and what waits until it is.
-What is made and sent, dropped or repeated is the core's choice.
+What is made and sent or repeated is the core's choice.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from types import MappingProxyType
 
 from runtime.block import Payload, TensorSpec
-from runtime.core.messages import Computed, Event, Phase
+from runtime.core.messages import Computed
 from runtime.core.plan import Side, Stream, WorkerPlan
 from runtime.links.message import DataMessage
 from runtime.state.retention import Retention
 from runtime.worker.keeping import Keeping
 
 Made = Mapping[Stream, Payload | None]
-NOTHING_MADE: Made = MappingProxyType({})
 
 
 class Outbox:
-    """`keep`, `drop` and `save` are called by whoever decides, and `fill`, `take_ready` and
+    """`keep` and `save` are called by whoever decides, and `fill`, `take_ready` and
     `take_saved` by the loop.
 
     `wake` is called when there may be something to take.
@@ -39,16 +37,8 @@ class Outbox:
         self._keeping = Keeping(retention, specs, wake)
         self._awaited: dict[tuple[Stream, int], tuple[Side, DataMessage]] = {}
 
-    def keep(self, event: Event, made: Made) -> Event:
-        """Keep what the block made, until its receiver will never ask for it again.
-
-        What an earlier life has dropped stays dropped: the event that is returned says so.
-        """
-        if not made:
-            return event
-        assert isinstance(event, Computed)
-        if self._was_dropped(event):
-            return replace(event, absent=True)
+    def keep(self, event: Computed, made: Made) -> None:
+        """Keep what the block made, until its receiver will never ask for it again."""
         for stream, payload in made.items():
             specs = self._specs.get(stream)
             if specs is None:
@@ -60,11 +50,6 @@ class Outbox:
             for spec, tensor in zip(specs, payload, strict=True):
                 spec.check(tensor)
             self._keeping.keep(stream, event.step, payload)
-        return event
-
-    def drop(self, stream: Stream, step: int) -> None:
-        """Note that a message is given up, in memory that outlives this life."""
-        self._keeping.drop(stream, step)
 
     def fill(self, side: Side, message: DataMessage) -> DataMessage | None:
         """A message as it is to be sent. None where that must wait: `take_ready` gives it then."""
@@ -102,9 +87,3 @@ class Outbox:
         return self._keeping.is_pending(stream, step) or any(
             other is stream and before < step for other, before in self._awaited
         )
-
-    def _was_dropped(self, event: Computed) -> bool:
-        free = self._plan.free
-        can_be = free is not None and free.drops_oldest and event.phase is Phase.FORWARD
-        sends = Stream.ACTIVATION in self._specs
-        return can_be and sends and self._retention.is_absent(Stream.ACTIVATION, event.step)

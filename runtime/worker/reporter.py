@@ -112,7 +112,6 @@ class Reporter:
         core = self._driver.core
         counts = {
             Word.REPLAYED: core.edges.num_replayed,
-            Word.REPLAYED_STEPS: core.num_replayed_steps,
             Word.DUPLICATES: core.edges.num_duplicates,
             Word.FENCED: core.edges.num_fenced,
             Word.DAMAGED: self._driver.damaged,
@@ -152,10 +151,8 @@ class Reporter:
         activations = driver.core.edges.outgoing.get(Stream.ACTIVATION)
         counters = {
             "sent": activations.sent if activations is not None else 0,
-            "trained": driver.core.step - driver.core.account.lost,
-            "lost": driver.core.account.lost,
+            "trained": driver.core.step,
             "stale_ties": driver.core.account.stale,
-            "replayed_steps": page[Word.REPLAYED_STEPS],
             "retrained": page[Word.RETRAINED],
             "bad_steps": driver.block.num_bad_steps,
             "duplicates_dropped": page[Word.DUPLICATES],
@@ -214,4 +211,4 @@ def staleness_of(account: Account) -> dict[str, dict[str, int]]:
     }
 
 
-_COUNTED = (Word.REPLAYED, Word.REPLAYED_STEPS, Word.DUPLICATES, Word.FENCED, Word.DAMAGED)
+_COUNTED = (Word.REPLAYED, Word.DUPLICATES, Word.FENCED, Word.DAMAGED)

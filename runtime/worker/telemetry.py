@@ -20,7 +20,7 @@ from runtime.state.status_page import Page, Word
 
 Report = dict[str, Any]
 
-COMPUTING = (State.FORWARD, State.UPDATE, State.APPLY, State.REPLAY)
+COMPUTING = (State.FORWARD, State.UPDATE, State.APPLY)
 
 
 class Figures(NamedTuple):
@@ -133,8 +133,8 @@ class Telemetry:
         page[Word.RETRAINED] += step < page[Word.COMPLETED]
         page[Word.COMPLETED] = max(page[Word.COMPLETED], step + 1)
 
-    def step_done(self, step: int, figures: Figures, *, num_lost: int = 0) -> None:
-        """Record a finished step; `num_lost` steps before it were passed over."""
+    def step_done(self, step: int, figures: Figures) -> None:
+        """Record a finished step."""
         t = time.time()
         page = self._page
         if not page[Word.FIRST_STEP_T_NS]:
@@ -147,7 +147,7 @@ class Telemetry:
             "step": step,
             "loss": figures.loss,
             "probe_top1": figures.probe_top1,
-            "samples_per_s": self._rate(t, step - num_lost),
+            "samples_per_s": self._rate(t, step),
             "bad_steps": figures.num_bad_steps,
         }
         self._last = record

@@ -166,11 +166,6 @@ def test_a_flag_that_is_not_understood(argv, message):
         ),
         ("--lag free --max-staleness 0", "max-staleness 0 can't be; give at least 1 step"),
         (
-            "--on-starved replay",
-            "on-starved replay can't be with lag 1, under which every step is given; give"
-            " --lag free, or leave --on-starved out",
-        ),
-        (
             "--lag 3 --max-staleness 5",
             "max-staleness 5 can't be with lag 3, under which every step is given; give"
             " --lag free, or leave --max-staleness out",
@@ -284,7 +279,7 @@ def test_reading_a_config_stays_light():
 
 
 def test_free_ties_come_back_from_the_file_they_are_written_to(tmp_path):
-    flags = "--lag free --max-staleness 3 --on-starved replay --on-full drop-oldest"
+    flags = "--lag free --max-staleness 3"
     argv = flags.split(" ")
     config = parse(argv, prog="pipeline")
     assert (config.lag, config.longest_lag) == ("free", 3)

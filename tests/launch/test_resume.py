@@ -109,11 +109,11 @@ def test_what_changes_the_rounding_is_said(change, said):
 
 def test_what_free_ties_may_do_can_change_with_a_word_and_the_lag_can_not():
     free = dataclasses.replace(BASE, lag="free", max_staleness=8)
-    new = dataclasses.replace(free, max_staleness=4, on_full="drop-oldest")
+    new = dataclasses.replace(free, max_staleness=4)
     text = json.dumps({"config": to_toml(new)})
     recut, notes = check_resume(to_toml(free), text)
     assert not recut
-    assert notes == ["max-staleness 8 -> 4, on-full wait -> drop-oldest"]
+    assert notes == ["max-staleness 8 -> 4"]
     assert "lag 1 -> free" in refusal(lag="free")
 
 

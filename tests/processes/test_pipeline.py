@@ -54,7 +54,6 @@ def test_real_workers_end_as_the_sequential_reference_does(name, start):
     assert code == 0, out + err
     expected = reference_digests(*arguments)
     assert {key: run.summary[key] for key in expected} == expected
-    assert run.summary["batches"]["lost"] == 0
     assert run.summary["batches"]["trained"] == 7 * run.summary["blocks"][-1]["index"] + 7
 
 

@@ -7,7 +7,7 @@ notes each batch that it trains on, and looks at every tie that it is given.
 import random
 from dataclasses import replace
 
-from runtime.core.plan import Free, Stream
+from runtime.core.plan import Free
 from runtime.faults.plan import Fault
 from runtime.testing.faulty_simulation import FaultySimulation
 from runtime.testing.hashed_blocks import Case, HashedBlock, HashedTies
@@ -28,7 +28,6 @@ class NotingBlock(HashedBlock):
         self.index = k
         self.num_workers = case.num_workers
         self.absent = frozenset(step for worker, step in case.absent if worker == k)
-        self.is_replay = False
         self.num_applied = 0
 
     @property
@@ -42,22 +41,19 @@ class NotingBlock(HashedBlock):
 
     def update(self, step: int) -> HashedTies:
         bit = 1 << (NAME_BITS + step)
-        if self.is_replay:
-            assert self.weights & bit, f"step {step} is trained again before it was trained"
-        else:
-            assert self.weights < bit, f"step {step} is trained twice, or late"
-            self.weights |= bit
+        assert self.weights < bit, f"step {step} is trained twice, or late"
+        self.weights |= bit
         if step in self.absent and not self.free.keeps_newest:
             return HashedTies(None, None, absent=True)
         return HashedTies(step, step, absent=False)
 
     def apply(self, step: int, from_below: int | None, from_above: int | None) -> None:
-        if self.free.keeps_newest and step >= self.free.max_staleness and not self.is_replay:
+        if self.free.keeps_newest and step >= self.free.max_staleness:
             assert (from_below is not None) == (self.index > 0)
             assert (from_above is not None) == (self.index + 1 < self.num_workers)
         for tie in (from_below, from_above):
             assert tie is None or step - tie <= self.free.max_staleness, (step, tie)
-        self.num_applied += not self.is_replay
+        self.num_applied += 1
 
 
 class FreeSimulation(FaultySimulation):
@@ -66,39 +62,26 @@ class FreeSimulation(FaultySimulation):
     def _block(self, k: int, weights: int) -> NotingBlock:
         return NotingBlock(self.case, k, weights)
 
-    def _replay(self, k: int, step: int) -> None:
-        block, core = self.workers[k].block, self.workers[k].core
-        assert not core.edges.has_arrived(Stream.ACTIVATION, core.step), "the next batch is here"
-        block.is_replay = True
-        super()._replay(k, step)
-        block.is_replay = False
-
     def _judge_weights(self, end: int) -> None:
-        free, lost_below = self.case.free, 0
+        free = self.case.free
         for worker in self.workers:
             account, core = worker.core.account, worker.core
-            assert worker.block.trained + account.lost == end
-            assert account.lost >= lost_below
-            assert free.drops_oldest or account.lost == 0
+            assert worker.block.trained == end
             for counts in account.staleness.values():
                 assert all(steps <= free.max_staleness for steps in counts)
             # A new life may be given a gradient again that is too old for it by now.
-            assert free.drops_oldest or self.fired or account.stale == 0
-            assert free.num_kept or core.num_replayed_steps == 0
+            assert self.fired or account.stale == 0
             for incoming in core.edges.incoming.values():
                 assert incoming.expected == incoming.released == end
-            lost_below = account.lost
 
 
-def free_plan(seed: int, *, drops: bool, max_faults: int = 6) -> tuple[Case, tuple[Fault, ...]]:
+def free_plan(seed: int, *, max_faults: int = 6) -> tuple[Case, tuple[Fault, ...]]:
     """The case and faults of a seed, with free ties in place of its lag."""
     case, faults = random_plan(seed)
     rng = random.Random(seed)
     free = Free(
         max_staleness=rng.choice([1, 2, 3, 8]),
         keeps_newest=rng.random() < 0.5,
-        num_kept=rng.choice([0, 0, 4]),
-        drops_oldest=drops,
     )
     num_workers = min(case.num_workers, 8)
     faults = tuple(
@@ -109,9 +92,9 @@ def free_plan(seed: int, *, drops: bool, max_faults: int = 6) -> tuple[Case, tup
     return replace(case, num_workers=num_workers, lag=0, tied=True, free=free), faults
 
 
-def run(seed: int, *, drops: bool = False, faults: bool = True) -> FreeSimulation:
+def run(seed: int, *, faults: bool = True) -> FreeSimulation:
     """Run the plan of a seed to its end and judge it."""
-    case, found = free_plan(seed, drops=drops)
+    case, found = free_plan(seed)
     rng = random.Random(-1 - seed)
     stop_s = rng.uniform(0.0, 0.5) if faults and rng.random() < 0.15 else None
     simulation = FreeSimulation(

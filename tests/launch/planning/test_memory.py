@@ -3,7 +3,7 @@
 import pytest
 
 from launch.planning.memory import PASSING, block_memory
-from launch.planning.streams import NUM_KEPT, worker_plan
+from launch.planning.streams import worker_plan
 from runtime.core.plan import Stream
 
 from ..runs import light, resolved
@@ -34,18 +34,6 @@ def test_messages_are_full_windows_and_one_of_what_goes_out():
     outgoing = sum(window.message_bytes for window in plan.outgoing.values())
     assert plan.incoming[Stream.TIE_DOWN].max_messages == 5
     assert block_memory(run.setting, run.partition.blocks[1]).messages == incoming + outgoing
-
-
-def test_batches_to_train_on_again_are_copies():
-    waits, replays = (
-        light(workers=3, lag="free", on_starved=starved) for starved in ("wait", "replay")
-    )
-    more = [
-        block_memory(replays.setting, block).messages - block_memory(waits.setting, block).messages
-        for block in waits.partition.blocks
-    ]
-    activation = worker_plan(waits, 1).incoming[Stream.ACTIVATION].message_bytes
-    assert more == [0, NUM_KEPT * activation, NUM_KEPT * activation]
 
 
 @pytest.mark.parametrize("retain_mb", [1024, 27])

@@ -11,8 +11,6 @@ from launch.job import build_block
 from launch.planning.resolved import Resolved
 from launch.planning.streams import (
     MOST_STEPS_BETWEEN_SNAPSHOTS,
-    NUM_KEPT,
-    ROOM_TO_DROP,
     UPWARD,
     check_retention,
     choose_snapshot_every,
@@ -149,17 +147,16 @@ def test_too_little_room_is_refused_with_what_is_needed():
 
 def test_free_ties_are_held_up_by_their_bound_alone():
     """The window of each holds one more than the bound, as a lag's does; none is late."""
-    run = light(workers=3, lag="free", max_staleness=4, tie="gradient", on_full="drop-oldest")
+    run = light(workers=3, lag="free", max_staleness=4, tie="gradient")
     assert (run.config.window, run.config.max_staleness) == (5, 4)
     plan = worker_plan(run, 1)
     assert (plan.lag, plan.free) == (
         0,
-        Free(max_staleness=4, keeps_newest=False, drops_oldest=True),
+        Free(max_staleness=4, keeps_newest=False),
     )
     for stream in (Stream.TIE_UP, Stream.TIE_DOWN):
         assert plan.outgoing[stream].max_messages == 5
-    assert plan.outgoing[Stream.ACTIVATION].max_retained == ROOM_TO_DROP
-    other = light(workers=3, lag="free", on_starved="replay")
+    other = light(workers=3, lag="free")
     assert other.config.max_staleness == DEFAULT_MAX_STALENESS
-    free = Free(max_staleness=DEFAULT_MAX_STALENESS, keeps_newest=True, num_kept=NUM_KEPT)
+    free = Free(max_staleness=DEFAULT_MAX_STALENESS, keeps_newest=True)
     assert worker_plan(other, 0).free == free

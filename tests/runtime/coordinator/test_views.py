@@ -149,7 +149,7 @@ def summary() -> dict[str, Any]:
             block | {"index": 0, "units": ["stem"], "guest_units": ["layer1.0"]},
             block | {"index": 1, "units": ["layer1.0", "layer2.0"], "guest_units": []},
         ],
-        "batches": {"sent": 330, "trained": 660, "lost": 0, "duplicates_dropped": 3},
+        "batches": {"sent": 330, "trained": 660, "duplicates_dropped": 3},
         "restarts": [],
         "benefit": {
             "samples_per_s": 500.0,
@@ -188,17 +188,17 @@ def test_closing_tables(summary):
     assert "lock-step, GPipe of 8 with a core a worker (predicted) 800.0 0.62 x" in lines
     assert "test top-1: linear 0.975, kNN 0.981" in lines
     assert "330 steps in 61.2 s, the first after 4.1 s" in lines
-    assert "batches: 330 sent, 660 trained, 0 lost, 3 duplicates dropped" in lines
+    assert "batches: 330 sent, 660 trained, 3 duplicates dropped" in lines
 
 
 def test_how_old_the_ties_were_is_shown_where_no_lag_is_fixed(summary):
     assert not any("staleness" in line for line in closing(summary))
     found = {"num": 330, "median": -1, "p95": 2, "max": 8, "counts": {}}
     for block in summary["blocks"]:
-        block.update(staleness={}, lost=0, replayed_steps=0)
-    summary["blocks"][1].update(staleness={"tie_up": found, "tie_down": found}, lost=7)
+        block.update(staleness={})
+    summary["blocks"][1].update(staleness={"tie_up": found, "tie_down": found})
     lines = closing(summary)
-    assert "block 1, from below 330 -1 2 8 7 0" in lines
+    assert "block 1, from below 330 -1 2 8" in lines
     assert "block 1, from above 330 -1 2 8" in lines
     assert not any(line.startswith("block 0, from") for line in lines)
 

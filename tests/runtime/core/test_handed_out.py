@@ -37,18 +37,3 @@ def test_only_the_one_that_follows_can_be_noted(num_noted):
         if number != num_noted:
             with pytest.raises(AssertionError):
                 after(num_noted).note(compute(phase, step))
-
-
-def test_a_step_that_is_passed_over_counts_as_handed_out():
-    handed_out = after(3)
-    handed_out.pass_over(5)
-    assert handed_out.has(APPLY, 5)
-    assert not handed_out.has(FORWARD, 6)
-    handed_out.note(compute(FORWARD, 6))
-    assert handed_out.has(FORWARD, 6)
-
-
-@pytest.mark.parametrize(("num_noted", "step"), [(1, 4), (2, 4), (3, 4), (3, 6), (0, 5)])
-def test_only_the_next_step_can_be_passed_over_and_only_as_a_whole(num_noted, step):
-    with pytest.raises(AssertionError):
-        after(num_noted).pass_over(step)

@@ -19,8 +19,8 @@ def schedule(
     return SnapshotSchedule(plan, start_step=start_step)
 
 
-def due(snapshots: SnapshotSchedule, step: int, *, end: int = END, can_wait: bool = False) -> bool:
-    return snapshots.is_due(step, end=end, can_wait=can_wait)
+def due(snapshots: SnapshotSchedule, step: int, *, end: int = END) -> bool:
+    return snapshots.is_due(step, end=end)
 
 
 def walk(snapshots: SnapshotSchedule, steps: range, *, end: int = END) -> list[Snapshot]:
@@ -133,24 +133,6 @@ def test_one_is_pending_from_when_it_is_taken_and_does_not_hide_the_next():
     assert snapshots.pending == 2
     snapshots.take(4, end=END, account=Account())
     assert snapshots.pending == 4
-
-
-def test_where_nothing_is_learned_a_snapshot_can_wait_and_a_checkpoint_cannot():
-    snapshots = schedule(2, 4)
-    assert due(snapshots, 2)
-    assert not due(snapshots, 2, can_wait=True)
-    assert not due(snapshots, 3, can_wait=True)
-    assert due(snapshots, 3)  # one that waited
-    assert due(snapshots, 4, can_wait=True)
-    assert due(snapshots, 5, can_wait=True)  # and stays so
-    assert due(snapshots, 3, end=3, can_wait=True)
-
-
-def test_where_nothing_is_learned_one_that_was_asked_for_can_wait_too():
-    snapshots = schedule(100)
-    snapshots.ask()
-    assert not due(snapshots, 3, can_wait=True)
-    assert due(snapshots, 4)
 
 
 def test_the_end_takes_a_checkpoint_where_it_has_a_snapshot_already():

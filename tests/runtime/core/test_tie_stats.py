@@ -8,16 +8,16 @@ def test_a_copy_does_not_change_with_the_first():
     account = Account()
     for staleness in (1, 1, -2):
         account.note(Stream.TIE_UP, staleness)
-    account.lost = 5
+    account.stale = 5
     copy = account.copy()
     account.note(Stream.TIE_UP, 1)
-    account.lost += 1
-    assert (copy.lost, copy.staleness[Stream.TIE_UP]) == (5, {1: 2, -2: 1})
+    account.stale += 1
+    assert (copy.stale, copy.staleness[Stream.TIE_UP]) == (5, {1: 2, -2: 1})
     assert account.latest == 1
 
 
 def test_rows_hold_all_but_what_was_latest():
-    account = Account(lost=1, stale=2)
+    account = Account(stale=2)
     account.note(Stream.TIE_DOWN, 3)
-    assert account.as_rows() == [[-1, 2, 1], [1, 3, 1]]
+    assert account.as_rows() == [[-1, 2, 0], [1, 3, 1]]
     assert Account.from_rows([]) == Account()

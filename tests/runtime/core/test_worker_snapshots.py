@@ -4,15 +4,13 @@ import pytest
 
 from runtime.core.messages import (
     Finish,
-    Replay,
     Snapshot,
     SnapshotSafe,
     StopTold,
     Tick,
     Trim,
 )
-from runtime.core.plan import Free, WorkerPlan
-from runtime.core.tie_stats import Account
+from runtime.core.plan import WorkerPlan
 from runtime.core.worker import IllegalEvent, State, WorkerCore
 
 from .words import (
@@ -117,16 +115,6 @@ def test_it_may_become_safe_in_any_state(num_events):
         ack(TIE_DOWN, ties.expected, ties.released, 1),
         *next_one,
     ]
-
-
-def test_it_may_become_safe_while_a_batch_is_trained_on_again():
-    free = Free(max_staleness=9, keeps_newest=True, num_kept=1)
-    incoming = {ACTIVATION: window()}
-    core = started(WorkerPlan(num_steps=9, incoming=incoming, snapshot_every=1, free=free))
-    actions = run_step(core, 0, needs=(ACTIVATION,))
-    assert actions[-2:] == [Snapshot(step=1, account=Account()), Replay(step=0)]
-    assert core.handle(SnapshotSafe(step=1)) == [ack(ACTIVATION, 1, 1, 1)]
-    assert core.state is State.REPLAY
 
 
 # What waits -------------------------------------------------------------------------------------
@@ -327,18 +315,3 @@ def test_no_step_begins_that_needs_what_its_sender_can_not_keep():
     assert core.handle(done(APPLY, 2)) == []
     assert core.handle(SnapshotSafe(step=3)) == [ack(ACTIVATION, 3, 3, 3)]
     assert core.handle(arrived(ACTIVATION, 3)) == [keep(ACTIVATION, 3), *begun(3)]
-
-
-def test_a_batch_that_is_lost_behind_a_snapshot_is_not_counted_in_it():
-    """The state went with the count of the step behind it: a new life counted that one twice."""
-    free = Free(max_staleness=9, keeps_newest=True, drops_oldest=True)
-    incoming = {ACTIVATION: window()}
-    every = {"snapshot_every": 1, "checkpoint_every": 1}
-    core = started(WorkerPlan(num_steps=9, incoming=incoming, free=free, **every))
-    core.handle(arrived(ACTIVATION, 0))
-    core.handle(arrived(ACTIVATION, 1, absent=True))
-    core.handle(done(FORWARD, 0))
-    core.handle(done(UPDATE, 0))
-    snapshot, *_ = core.handle(done(APPLY, 0))
-    assert snapshot == Snapshot(step=1, checkpoint=True, account=Account(lost=0))
-    assert (core.step, core.account.lost) == (2, 1)

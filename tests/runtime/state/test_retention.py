@@ -178,16 +178,6 @@ def test_what_is_made_again_otherwise_is_left_as_others_have_seen_it(free):
     assert_holds(free, Stream.TIE_UP, 3)
 
 
-def test_what_is_dropped_stays_absent_whether_it_was_there_or_not(free):
-    free.put(Stream.ACTIVATION, 3, payload(Stream.ACTIVATION, 3))
-    assert not free.is_absent(Stream.ACTIVATION, 3)
-    for step in (3, 4):
-        free.drop(Stream.ACTIVATION, step)
-        assert free.is_absent(Stream.ACTIVATION, step)
-        assert free.get(Stream.ACTIVATION, step) == ()
-    assert free.kept(5)[Stream.ACTIVATION] == {3: True, 4: True}
-
-
 def test_what_was_absent_and_is_made_after_all_has_a_checksum(memory):
     plan = replace(make_plan(), free=Free(max_staleness=8, keeps_newest=True))
     free = Retention(memory.paths.messages, plan, SPECS, checksums=True)

@@ -225,10 +225,10 @@ def test_the_lowest_worker_has_no_ties_to_keep(make):
 
 
 def test_an_account_goes_with_the_state_and_comes_back():
-    account = Account(lost=3, stale=2)
+    account = Account(stale=2)
     account.note(Stream.TIE_DOWN, -4)
     account.note(Stream.TIE_DOWN, 7)
     state, found = split_account(with_account(STATE, account))
     assert state.keys() == STATE.keys()
-    assert (found.lost, found.stale, found.staleness) == (3, 2, account.staleness)
+    assert (found.stale, found.staleness) == (2, account.staleness)
     assert split_account(STATE) == (STATE, Account())

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from runtime.core.messages import Compute, Computed, Phase, Replay, Replayed, Snapshot
+from runtime.core.messages import Compute, Computed, Phase, Snapshot
 from runtime.core.plan import Stream
 from runtime.core.tie_stats import Account
 from runtime.state.saving import ACCOUNT
@@ -171,20 +171,11 @@ def test_others_are_woken_by_a_copy_behind_which_more_is_handed_out(case):
 
 
 def test_with_free_ties_a_state_holds_what_its_steps_came_to(case):
-    case.computing.hand_out(Snapshot(step=5, account=Account(lost=3)))
+    case.computing.hand_out(Snapshot(step=5, account=Account(stale=3)))
     case.run()
     case.computing.take_done().save()
     ((_, state), _), *_ = case.saved
-    assert Account.from_rows(state[ACCOUNT].tolist()).lost == 3
-
-
-def test_a_replay_trains_again_without_ties_and_makes_nothing(case):
-    case.computing.hand_out(Ready(Replay(step=2), activation=ACTIVATION))
-    case.run()
-    calls = [("forward", 2, ACTIVATION), ("update", 2), ("apply", 2, None, None)]
-    assert case.block.calls == calls
-    done = case.computing.take_done()
-    assert (done.event, done.made) == (Replayed(step=2), {})
+    assert Account.from_rows(state[ACCOUNT].tolist()).stale == 3
 
 
 def test_what_is_handed_out_is_left_where_the_end_is_wanted(case):

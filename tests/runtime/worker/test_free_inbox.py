@@ -3,7 +3,6 @@
 import torch
 
 from runtime.core.plan import Free, Stream, Window, WorkerPlan
-from runtime.core.replay_buffer import ReplayBuffer
 from runtime.worker.free_inbox import FreeInbox
 
 WINDOW = Window(max_messages=2, max_bytes=32, message_bytes=16)
@@ -36,17 +35,3 @@ def test_gradients_are_summed_once_without_those_that_are_too_stale():
     assert torch.equal(*here.take(Stream.TIE_UP, 3), *vector(6.0))
     here.arrived(Stream.TIE_UP, 3, vector(8.0))
     assert torch.equal(*here.take(Stream.TIE_UP, 4), *vector(8.0))
-
-
-def test_the_last_batches_are_copied_for_replays_and_others_forgotten():
-    here, replays = inbox(keeps_newest=True), ReplayBuffer(2)
-    for step in range(4):
-        received = vector(float(step))
-        replays.add(step)
-        here.trained(step, received, replays)
-        received[0].zero_()
-    assert torch.equal(*here.batch(2), *vector(2.0))
-    assert torch.equal(*here.batch(3), *vector(3.0))
-    assert len(here._batches) == 2
-    here.arrived(Stream.ACTIVATION, 4, vector(4.0))
-    assert here._ties == {}, "activations are no ties"

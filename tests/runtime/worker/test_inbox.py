@@ -2,9 +2,8 @@
 
 import torch
 
-from runtime.core.messages import Compute, Phase, Replay
+from runtime.core.messages import Compute, Phase
 from runtime.core.plan import Free, Stream, Window, WorkerPlan
-from runtime.core.replay_buffer import ReplayBuffer
 from runtime.worker.inbox import Inbox, Ready
 
 WINDOW = Window(max_messages=2, max_bytes=32, message_bytes=16)
@@ -47,7 +46,6 @@ def test_activations_wait_here_until_they_are_released():
         here.keep(Stream.ACTIVATION, step, vector(step))
         here.keep(Stream.TIE_UP, step, vector(step))
     assert here.num_activations == 2
-    here.used_up(Stream.ACTIVATION, 0, ReplayBuffer(0))
     assert torch.equal(*here.release(Stream.ACTIVATION, 0), *vector(0.0))
     assert here.num_activations == 1
 
@@ -60,25 +58,3 @@ def test_a_gradient_that_comes_after_the_decision_is_the_next_steps():
     here.keep(Stream.TIE_UP, 1, vector(2.0))
     assert torch.equal(*ready.from_below, *vector(1.0))
     assert torch.equal(*here.find(apply(1, from_below=1)).from_below, *vector(2.0))
-
-
-def test_a_batch_can_be_trained_on_again_before_it_is_given_back_and_after():
-    here, replays = inbox(Free(max_staleness=8, keeps_newest=True, num_kept=2)), ReplayBuffer(2)
-    here.keep(Stream.ACTIVATION, 3, vector(5.0))
-    replays.add(3)
-    here.used_up(Stream.ACTIVATION, 3, replays)
-    early = here.find(Replay(step=3))
-    here.release(Stream.ACTIVATION, 3)[0].zero_()  # its slot is used again
-    for ready in (early, here.find(Replay(step=3))):
-        assert torch.equal(*ready.activation, *vector(5.0))
-
-
-def test_of_a_batch_that_was_dropped_nothing_is_copied():
-    here, replays = inbox(Free(max_staleness=8, keeps_newest=True, num_kept=2)), ReplayBuffer(2)
-    here.keep(Stream.ACTIVATION, 0, vector(5.0))
-    replays.add(0)
-    here.used_up(Stream.ACTIVATION, 0, replays)
-    here.keep(Stream.ACTIVATION, 1, ())
-    here.used_up(Stream.ACTIVATION, 1, replays)
-    assert here.release(Stream.ACTIVATION, 1) == ()
-    assert torch.equal(*here.find(Replay(step=0)).activation, *vector(5.0))

@@ -23,7 +23,6 @@ class HeldRetention:
 
     def __init__(self) -> None:
         self.kept: list[tuple[Stream, int]] = []
-        self.dropped: list[tuple[Stream, int]] = []
         self.gate = threading.Semaphore(0)
         self.error: Exception | None = None
 
@@ -33,9 +32,6 @@ class HeldRetention:
         if self.error is not None:
             raise self.error
         self.kept.append((stream, step))
-
-    def drop(self, stream, step) -> None:
-        self.dropped.append((stream, step))
 
 
 class Case:
@@ -149,24 +145,6 @@ def test_what_can_not_be_kept_ends_the_worker(case):
     assert saves == [], "it would rely on what is not kept"
     with pytest.raises(ValueError, match="different contents"):
         case.keeping.take_kept()
-
-
-def test_a_large_message_is_dropped_behind_its_copy(case):
-    case.keep(Stream.ACTIVATION, 0)
-    case.keeping.drop(Stream.ACTIVATION, 0)
-    assert case.retention.dropped == []
-    case.let()
-    assert case.woken.acquire(timeout=TIMEOUT_S)
-    assert case.retention.dropped == [(Stream.ACTIVATION, 0)]
-    assert case.keeping.is_pending(Stream.ACTIVATION, 0)
-    assert case.keeping.take_kept() == [(Stream.ACTIVATION, 0)] * 2
-    assert not case.keeping.is_pending(Stream.ACTIVATION, 0)
-
-
-def test_a_small_message_is_dropped_at_once(case):
-    case.keeping.drop(Stream.TIE_UP, 3)
-    assert case.retention.dropped == [(Stream.TIE_UP, 3)]
-    assert not case.keeping.is_pending(Stream.TIE_UP, 3)
 
 
 def test_nothing_of_what_was_saved_stays_in_memory(case):

@@ -1,11 +1,11 @@
-"""What is made is sent when it is kept, in order; what was dropped stays so."""
+"""What is made is sent when it is kept, in order."""
 
 import threading
 
 import pytest
 
 from runtime.block import TensorSpec
-from runtime.core.messages import Computed, Phase, SnapshotSafe
+from runtime.core.messages import Computed, Phase
 from runtime.core.plan import Free, Side, Stream, Window, WorkerPlan
 from runtime.links.message import DataMessage
 from runtime.worker.keeping import LARGE_BYTES
@@ -17,7 +17,7 @@ SPECS = {
     Stream.TIE_UP: (TensorSpec(shape=(4,), dtype="uint8"),),
 }
 MADE = {s: tuple(spec.empty().zero_() for spec in specs) for s, specs in SPECS.items()}
-FREE = Free(max_staleness=8, keeps_newest=True, drops_oldest=True)
+FREE = Free(max_staleness=8, keeps_newest=True)
 
 
 class HeldRetention:
@@ -31,12 +31,6 @@ class HeldRetention:
         if stream is Stream.ACTIVATION:
             assert self.gate.acquire(timeout=TIMEOUT_S)
         self.kept[stream, step] = "absent" if payload is None else "present"
-
-    def drop(self, stream, step) -> None:
-        self.kept[stream, step] = "dropped"
-
-    def is_absent(self, stream, step) -> bool:
-        return self.kept.get((stream, step)) == "dropped"
 
     def get(self, stream, step):
         return MADE[stream]
@@ -110,29 +104,7 @@ def test_what_waits_goes_to_the_life_that_asked_last(case):
     assert [message.to for message in case.sent()] == [1]
 
 
-def test_what_is_dropped_is_dropped_behind_its_copy_and_told_after_that(case):
-    case.forward(0)
-    case.outbox.drop(Stream.ACTIVATION, 0)
-    assert case.send(0, absent=True) is None
-    assert case.retention.kept == {}
-    case.let(num_wakes=2)
-    assert [message.absent for message in case.sent()] == [True]
-    assert case.retention.kept == {(Stream.ACTIVATION, 0): "dropped"}
-
-
-def test_what_an_earlier_life_has_dropped_stays_dropped(case):
-    case.retention.kept[Stream.ACTIVATION, 3] = "dropped"
-    assert case.forward(3) == Computed(phase=Phase.FORWARD, step=3, absent=True)
-    assert case.send(3, absent=True) is not None
-    assert case.retention.kept == {(Stream.ACTIVATION, 3): "dropped"}
-
-
 def test_ties_without_a_value_are_kept_as_absent(case):
     event = Computed(phase=Phase.UPDATE, step=0, absent=True)
-    assert case.outbox.keep(event, {Stream.TIE_UP: None, Stream.TIE_DOWN: None}) is event
+    case.outbox.keep(event, {Stream.TIE_UP: None, Stream.TIE_DOWN: None})
     assert case.retention.kept == {(Stream.TIE_UP, 0): "absent"}
-
-
-def test_where_nothing_is_made_the_event_is_as_it_was(case):
-    event = SnapshotSafe(step=3)
-    assert case.outbox.keep(event, {}) is event

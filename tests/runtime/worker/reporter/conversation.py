@@ -96,7 +96,6 @@ class Driver:
             step=0,
             end=NUM_STEPS,
             edges=edges,
-            num_replayed_steps=0,
             account=Account(),
         )
         self._tasks: list[Any] = []
