@@ -20,12 +20,13 @@ from torch import Tensor
 from torch.distributed import FileStore, PrefixStore, ProcessGroupGloo
 
 from runtime.block import Payload, Specs, TensorSpec
+from runtime.core.messages import Ack, Data, Hello
 from runtime.core.plan import Side, Stream, Window, WorkerPlan
-from runtime.links.gloo import GlooLink, opener
-from runtime.links.link import Damaged, End, Link
-from runtime.links.message import AckMessage, DataMessage, HelloMessage
-from runtime.links.shared_memory import ShmLink
-from runtime.links.zeromq import ZmqLink
+from runtime.links.edge import EdgeLink
+from runtime.links.gloo import gloo_link, opener
+from runtime.links.link import Arrival, Damaged, End, Link
+from runtime.links.shared_memory import shm_link
+from runtime.links.zeromq import zmq_link
 from runtime.state.retention import NeighboursRetention, Retention
 
 TIMEOUT_S = 60.0
@@ -91,7 +92,9 @@ def stream(sender: Sender, case: Case, first: int) -> float:
 # Ours -----------------------------------------------------------------------------------------
 
 
-def make_link(context: "zmq.Context[zmq.Socket[bytes]]", case: Case, side: Side, at: str) -> Link:
+def make_link(
+    context: "zmq.Context[zmq.Socket[bytes]]", case: Case, side: Side, at: str
+) -> EdgeLink:
     """This end of the edge; `at` is the address that the upper end dials."""
     end = End(
         side=side,
@@ -103,24 +106,24 @@ def make_link(context: "zmq.Context[zmq.Socket[bytes]]", case: Case, side: Side,
     if case.system.startswith("shm"):
         plan = case.plan if side is Side.BELOW else WorkerPlan(num_steps=1)
         path = f"{case.where}-memory" if side is Side.BELOW else "/dev/null"
-        return ShmLink(context, end, NeighboursRetention(path, plan, case.specs), **where)
+        return shm_link(context, end, NeighboursRetention(path, plan, case.specs), **where)
     if case.system == "gloo":
         group = opener(lambda: FileStore(f"{case.where}-store", -1), HOST, timeout_s=TIMEOUT_S)
-        return GlooLink(context, end, group, **where)
-    return ZmqLink(context, end, **where)
+        return gloo_link(context, end, group, **where)
+    return zmq_link(context, end, **where)
 
 
-def receive(link: Link) -> Any:
-    """The next message; raises where it is damaged or does not come."""
-    while (message := link.receive()) is None:
+def receive(link: Link) -> Arrival:
+    """The next message; raises if it is damaged or does not come."""
+    while (found := link.receive()) is None:
         poller = zmq.Poller()
         for pollable in link.pollables:
             poller.register(pollable, zmq.POLLIN)
         if not poller.poll(TIMEOUT_MS):
             raise TimeoutError(f"nothing came in {TIMEOUT_S:.0f} s")
-    if isinstance(message, Damaged):
-        raise RuntimeError(message.reason)
-    return message
+    if isinstance(found, Damaged):
+        raise RuntimeError(found.reason)
+    return found
 
 
 class OurSender:
@@ -137,12 +140,12 @@ class OurSender:
         self._link = make_link(self._context, case, Side.ABOVE, "")
         self._copies = case.system.startswith("shm")
         self._acknowledged = 0
-        self.address = self._link.address  # type: ignore[attr-defined]
+        self.address = self._link.address
 
     def meet(self) -> None:
         hello = receive(self._link)
-        assert isinstance(hello, HelloMessage)
-        self._link.send(hello)
+        assert isinstance(hello.message, Hello)
+        self._link.send(hello.message)
 
     def send(self, step: int) -> None:
         payload: Payload = self._payload
@@ -151,24 +154,16 @@ class OurSender:
             self._retention.put(Stream.ACTIVATION, step, payload)
             payload = self._retention.get(Stream.ACTIVATION, step)
             found = self._retention.checksum(Stream.ACTIVATION, step)
-        self._link.send(
-            DataMessage(
-                stream=Stream.ACTIVATION,
-                step=step,
-                generation=0,
-                to=0,
-                absent=False,
-                checksum=found,
-                payload=payload,
-            )
-        )
+        data = Data(stream=Stream.ACTIVATION, step=step, generation=0, to=0, checksum=found)
+        self._link.send(data, payload)
 
     def acknowledged(self, *, wait: bool) -> int:
-        message = receive(self._link) if wait else self._link.receive()
-        while message is not None:
-            assert isinstance(message, AckMessage)
-            self._acknowledged = message.released
-            message = self._link.receive()
+        found = receive(self._link) if wait else self._link.receive()
+        while found is not None:
+            assert isinstance(found, Arrival)
+            assert isinstance(found.message, Ack)
+            self._acknowledged = found.message.released
+            found = self._link.receive()
         return self._acknowledged
 
     def close(self) -> None:
@@ -182,7 +177,7 @@ def serve_ours(case: Case, address: str, rounds: int) -> None:
     """The receiving end of a case."""
     context = zmq.Context()
     link = make_link(context, case, Side.BELOW, address)
-    hello = HelloMessage(generation=0, heard=None, asks=True, wants={}, fingerprint=0)
+    hello = Hello(generation=0, to=None, asks=True, wants={})
     deadline_s = time.monotonic() + TIMEOUT_S
     while not link.send(hello):
         if time.monotonic() > deadline_s:
@@ -190,20 +185,20 @@ def serve_ours(case: Case, address: str, rounds: int) -> None:
         time.sleep(0.001)
     receive(link)
     for step in range(rounds * case.num_messages):
-        message = receive(link)
-        assert message.step == step, (message.step, step)
+        data, payload = receive(link)
+        assert isinstance(data, Data)
+        assert data.step == step, (data.step, step)
         link.send(
-            AckMessage(
+            Ack(
                 stream=Stream.ACTIVATION,
                 generation=0,
                 to=0,
                 expected=step + 1,
                 released=step + 1,
                 durable=step + 1,
-                resend=False,
             )
         )
-        link.recycle(message.stream, message.payload)
+        link.recycle(data.stream, payload)
     link.close()
     context.term()
 

@@ -31,7 +31,7 @@ from benchmarks.harness import run_once
 from benchmarks.link_cases import Case, copy, serve
 from benchmarks.links import run as run_link
 from runtime.core.messages import Phase
-from runtime.links.message import checksum
+from runtime.links.codec import checksum
 from runtime.testing.network import Machine, Wire
 from runtime.testing.slept import SleptConfig
 from runtime.testing.slept_simulation import (

@@ -50,7 +50,7 @@ class Tally:
                 continue
             fired = outcome.fired
             row["fired"] += fired.total() if kind == "all" else fired[kind]
-            row["replayed"] += outcome.num_replayed
+            row["replayed"] += outcome.num_resent
             row["duplicates"] += outcome.num_duplicates
             row["fenced"] += outcome.num_fenced
 

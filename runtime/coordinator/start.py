@@ -10,7 +10,7 @@ from pathlib import Path
 import zmq
 
 from runtime.job import Job
-from runtime.links.zeromq import (
+from runtime.links.channel import (
     bind_for_this_user,
     endpoint,
     tcp_address,

@@ -1,7 +1,7 @@
 """A worker's edges: its streams, the neighbours at their other ends, and what is said to them.
 
-Owns which message counts (the lives of both ends), and the wording of all that repeats itself.
-Knows nothing of the order of a step.
+Owns which message counts (the generations of both ends), and the wording of all that repeats
+itself. Knows nothing of the order of a step.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -9,131 +9,132 @@ from types import MappingProxyType
 
 from runtime.core.free_ties import FreeIncoming, FreeOutgoing
 from runtime.core.messages import (
-    Acknowledge,
-    Acknowledged,
+    Ack,
     Action,
-    Arrived,
-    AskSnapshot,
+    Data,
     Hello,
-    Keep,
-    Linked,
-    Rejected,
+    Message,
     Release,
     Send,
-    SnapshotWanted,
-    StopTold,
-    TellStop,
+    SnapshotRequest,
+    Stop,
+    Store,
     Trim,
 )
 from runtime.core.peers import Peer
 from runtime.core.plan import Side, Stream, WorkerPlan
 from runtime.core.streams import Incoming, Outgoing
-from runtime.core.tie_stats import Account
+from runtime.core.tie_stats import TieStats
 
-Kept = Mapping[Stream, Mapping[int, bool]]
-NOTHING_KEPT: Kept = MappingProxyType({})
+Retained = Mapping[Stream, Mapping[int, bool]]
+NOTHING_RETAINED: Retained = MappingProxyType({})
 
 
 class Edges:
     """Both edges of one worker in one generation."""
 
-    def __init__(self, plan: WorkerPlan, *, generation: int, start_step: int, kept: Kept) -> None:
+    def __init__(
+        self, plan: WorkerPlan, *, generation: int, start_step: int, retained: Retained
+    ) -> None:
         self._plan = plan
         self._generation = generation
         self.incoming = {stream: _incoming(plan, stream, start_step) for stream in plan.incoming}
         self.outgoing = {
-            stream: _outgoing(plan, stream, start_step, kept.get(stream, {}))
+            stream: _outgoing(plan, stream, start_step, retained.get(stream, {}))
             for stream in plan.outgoing
         }
         self.peers = {side: Peer() for side in Side if side in plan.sides()}
-        self._said: set[Stream] = set()  # what was acknowledged since the last tick
+        self._acked: set[Stream] = set()  # since the last tick
         self.num_fenced = 0
-        self.num_replayed = 0
+        self.num_resent = 0
         self.num_duplicates = 0
 
     # What is heard ----------------------------------------------------------------------------
 
-    def is_current(self, message: Arrived | Acknowledged | SnapshotWanted | StopTold) -> bool:
-        """Whether a message is between the two lives that are here now; counts it if not."""
+    def flows(self, side: Side, message: Message) -> bool:
+        """Whether the neighbour on a side can have said that."""
         match message:
-            case Acknowledged(stream=stream):
-                side = stream.target
-            case Arrived(stream=stream) | SnapshotWanted(stream=stream):
-                side = stream.source
-            case StopTold():
-                side = Side.BELOW
-        here = (self.peers[side].generation, self._generation)
-        current = here == (message.generation, message.to)
+            case Hello():
+                return side in self.peers
+            case Stop():
+                return side is Side.BELOW and side in self.peers
+            case Data(stream=stream) | SnapshotRequest(stream=stream):
+                return stream in self.incoming and stream.source is side
+            case Ack(stream=stream):
+                return stream in self.outgoing and stream.target is side
+
+    def is_current(self, side: Side, message: Data | Ack | SnapshotRequest | Stop) -> bool:
+        """Whether a message is between the two generations of now; counts it if not."""
+        current = (message.generation, message.to) == (
+            self.peers[side].generation,
+            self._generation,
+        )
         self.num_fenced += not current
         return current
 
-    def hear(self, hello: Linked) -> None:
-        """Take a hello; one that completes the handshake says from where to send."""
-        peer = self.peers[hello.side]
+    def take_hello(self, side: Side, hello: Hello) -> Iterator[Action]:
+        """Take a hello, and answer one that asks. If it completes the handshake, it says from where
+        on to send."""
+        peer = self.peers[side]
         if peer.fences(hello.generation):
             self.num_fenced += 1
-        elif peer.hear(hello, ours=self._generation):
+            return
+        if peer.hear(hello, ours=self._generation):
             for stream, outgoing in self.outgoing.items():
-                if stream.target is hello.side:
+                if stream.target is side:
                     before = outgoing.sent
                     outgoing.rewind(hello.wants.get(stream, 0))
-                    self.num_replayed += max(0, before - outgoing.sent)
+                    self.num_resent += max(0, before - outgoing.sent)
+        if hello.asks:
+            yield self.hello(side)
 
     @property
     def are_linked(self) -> bool:
         return all(peer.is_linked for peer in self.peers.values())
 
-    def take(self, event: Arrived | Rejected | Acknowledged) -> Iterator[Action]:
-        """Take what a neighbour sent, if it is between the lives of now; say what follows."""
-        if isinstance(event, Rejected):
-            if self.peers[event.stream.source].generation is not None:
-                yield self.acknowledge(event.stream, resend=True)
-        elif not self.is_current(event):
-            return
-        elif isinstance(event, Arrived):
-            yield from self._take_message(event)
-        else:
-            yield from self._take_word(event)
-
-    def _take_message(self, message: Arrived) -> Iterator[Action]:
-        """Take the next message; what is free is released and covered at once."""
+    def take_data(self, message: Data) -> Iterator[Action]:
+        """Take the next message; a free tie is released and covered at once."""
         stream, incoming = message.stream, self.incoming[message.stream]
         if incoming.is_gap(message.step):
-            yield self.acknowledge(stream, resend=True)
+            yield self.ack(stream, resend=True)
         elif incoming.accept(message.step, checksum=message.checksum, absent=message.absent):
             is_free = self._plan.is_free(stream)
             if not (is_free and message.absent):
-                yield Keep(stream=stream, step=message.step)
+                yield Store(stream=stream, step=message.step)
                 if is_free:
                     yield Release(stream=stream, step=message.step)
             if is_free:
-                yield self.acknowledge(stream)
+                yield self.ack(stream)
         else:
             self.num_duplicates += 1
 
-    def _take_word(self, word: Acknowledged) -> Iterator[Trim]:
-        """Take a receiver's word, and say what need not be kept any more."""
-        outgoing = self.outgoing[word.stream]
+    def take_ack(self, ack: Ack) -> Iterator[Action]:
+        """Take a receiver's acknowledgement, and say what need not be retained any more."""
+        outgoing = self.outgoing[ack.stream]
         before = outgoing.sent
         forgettable = outgoing.acknowledge(
-            expected=word.expected,
-            released=word.released,
-            durable=word.durable,
-            resend=word.resend,
+            expected=ack.expected,
+            released=ack.released,
+            durable=ack.durable,
+            resend=ack.resend,
         )
-        self.num_replayed += max(0, before - outgoing.sent)
+        self.num_resent += max(0, before - outgoing.sent)
         if forgettable:
-            yield Trim(stream=word.stream, step=outgoing.needed_from)
+            yield Trim(stream=ack.stream, step=outgoing.needed_from)
 
-    def needs(self, asked: SnapshotWanted, *, pending: int | None) -> bool:
-        """Whether a snapshot that was asked for helps: what it is to cover is used up, and neither
+    def ask_again(self, stream: Stream) -> Iterator[Action]:
+        """A message of the stream was thrown away: ask for it, if there is someone to ask."""
+        if self.peers[stream.source].generation is not None:
+            yield self.ack(stream, resend=True)
+
+    def helps(self, request: SnapshotRequest, *, pending: int | None) -> bool:
+        """Whether a requested snapshot would help: what it is to cover is used up, and neither
         covered nor going to be by the one before step `pending`."""
-        released = self.incoming[asked.stream].released
-        helps = self._covered(asked.stream, pending) < asked.durable <= released
-        return self.is_current(asked) and helps
+        released = self.incoming[request.stream].released
+        return self._covered(request.stream, pending) < request.durable <= released
 
     def _covered(self, stream: Stream, pending: int | None) -> int:
-        """Below which messages all are covered, by what is safe and the snapshot before step
+        """Below which messages all are covered, by durable snapshots and the one before step
         `pending`."""
         soon = 0 if pending is None else self._plan.consumed_before(stream, pending)
         return max(self.incoming[stream].durable, soon)
@@ -148,44 +149,40 @@ class Edges:
         due = self._plan.due(stream, step)
         return due is None or due < self.incoming[stream].expected
 
-    def use(self, tie: Stream, step: int, account: Account) -> int | None:
+    def use(self, tie: Stream, step: int, tie_stats: TieStats) -> int | None:
         """The message of a tie that the step uses, unless there is none or it is absent.
 
         Of a free tie, the newest of those that it uses, whose staleness is noted.
         """
         incoming = self.incoming.get(tie)
         if not isinstance(incoming, FreeIncoming):
-            return self.usable(tie, step)
+            due = self._plan.due(tie, step)
+            return None if due is None or due in self.incoming[tie].absent else due
         used, num_stale = incoming.take(step)
-        account.stale += num_stale
+        tie_stats.stale += num_stale
         for message in used:
-            account.note(tie, step - message)
+            tie_stats.note(tie, step - message)
         return used[-1] if used else None
 
-    def usable(self, stream: Stream, step: int) -> int | None:
-        """The message of a stream that the step uses, unless there is none or it is absent."""
-        due = self._plan.due(stream, step)
-        return None if due is None or due in self.incoming[stream].absent else due
-
     def may_begin_step(self, unmade: Collection[Stream] = ()) -> bool:
-        """Whether all that was made is sent, and there is room to keep what the step will make.
+        """Whether all that was made is sent, and there is room to retain what the step will make.
 
-        `unmade`: of these one more will be made before it; this has to find its way, too.
+        `unmade`: of these one more will be made before it; that has to be sent, too.
         """
         return all(
             not out.waits
             and out.has_room_behind(stream in unmade)
-            and (stream not in unmade or self._lets_go(stream))
+            and (stream not in unmade or self._may_send(stream))
             for stream, out in self.outgoing.items()
         )
 
-    def _lets_go(self, stream: Stream) -> bool:
+    def _may_send(self, stream: Stream) -> bool:
         """Whether the next message of a stream could be sent now."""
         return self.peers[stream.target].is_linked and self.outgoing[stream].has_credit
 
     def outruns_room(self, step: int, *, pending: int | None) -> bool:
         """Whether a sender has no room for what the step needs, before a snapshot covers more than
-        those do that are safe, and the one before step `pending`. Then one must be taken first: a
+        the durable ones and the one before step `pending` do. Then one must be taken first: a
         worker that waits within a step takes none."""
         if not self._plan.snapshot_every:
             return False
@@ -199,68 +196,93 @@ class Edges:
 
     def are_covered(self, end: int) -> bool:
         """Whether the receivers' snapshots cover all that they need before step `end`, and all
-        that comes here for free has come: its sender waits for that word."""
-        heard = [i for i in self.incoming.values() if isinstance(i, FreeIncoming)]
-        return all(incoming.expected >= end for incoming in heard) and all(
+        free ties have come: their sender waits for that acknowledgement."""
+        free = [i for i in self.incoming.values() if isinstance(i, FreeIncoming)]
+        return all(incoming.expected >= end for incoming in free) and all(
             outgoing.durable >= self._plan.consumed_before(stream, end)
             for stream, outgoing in self.outgoing.items()
         )
 
     # What is said -----------------------------------------------------------------------------
 
-    def hello(self, side: Side) -> Hello:
+    def hello(self, side: Side) -> Send:
         peer = self.peers[side]
-        return Hello(
-            side=side,
+        hello = Hello(
             generation=self._generation,
-            heard=peer.generation,
+            to=peer.generation,
             asks=not peer.is_linked,
             wants={s: i.expected for s, i in self.incoming.items() if s.source is side},
         )
+        return Send(side=side, message=hello)
 
-    def acknowledge(self, stream: Stream, *, resend: bool = False) -> Acknowledge:
-        incoming = self.incoming[stream]
-        self._said.add(stream)
-        return Acknowledge(
+    def ack(self, stream: Stream, *, resend: bool = False) -> Send:
+        incoming, side = self.incoming[stream], stream.source
+        self._acked.add(stream)
+        ack = Ack(
             stream=stream,
+            generation=self._generation,
+            to=self._generation_on(side),
             expected=incoming.expected,
             released=incoming.released,
             durable=incoming.durable,
             resend=resend,
         )
+        return Send(side=side, message=ack)
 
     def ask_for_room(self, stream: Stream) -> Iterator[Action]:
-        """Ask for a snapshot where room to keep a stream's messages runs short."""
-        wanted = self.outgoing[stream].wanted_durable
-        if wanted is not None and self.peers[stream.target].is_linked:
-            yield AskSnapshot(stream=stream, durable=wanted)
+        """Request a snapshot if room to retain a stream's messages runs short."""
+        wanted, side = self.outgoing[stream].wanted_durable, stream.target
+        if wanted is not None and self.peers[side].is_linked:
+            request = SnapshotRequest(
+                stream=stream,
+                generation=self._generation,
+                to=self._generation_on(side),
+                durable=wanted,
+            )
+            yield Send(side=side, message=request)
 
     def tell_stop(self, stop_at: int | None) -> Iterator[Action]:
         above = self.peers.get(Side.ABOVE)
         if stop_at is not None and above is not None and above.is_linked:
-            yield TellStop(step=stop_at)
+            to = self._generation_on(Side.ABOVE)
+            stop = Stop(generation=self._generation, to=to, step=stop_at)
+            yield Send(side=Side.ABOVE, message=stop)
 
     def repeat(self) -> Iterator[Action]:
         """On a tick: all that a lost message would have said, unless it has been said since the
-        last one; where that is lost, the next tick tells."""
+        last one; if that is lost, the next tick tells."""
         for side, peer in self.peers.items():
             acknowledges = any(stream.source is side for stream in self.incoming)
             if not peer.is_linked or not acknowledges:
-                yield self.hello(side)  # also as a sign of life, where there is no other
+                yield self.hello(side)  # also as a sign of life, if there is no other
         for stream, incoming in self.incoming.items():
             if self.peers[stream.source].generation is not None:
                 asks = incoming.has_been_quiet_for_long()
-                if asks or stream not in self._said:
-                    yield self.acknowledge(stream, resend=asks)
-        self._said.clear()
+                if asks or stream not in self._acked:
+                    yield self.ack(stream, resend=asks)
+        self._acked.clear()
         for stream in self.outgoing:
             yield from self.ask_for_room(stream)
 
-    def send_what_credit_allows(self) -> Iterator[Send]:
+    def send_what_credit_allows(self) -> Iterator[Action]:
         for stream, outgoing in self.outgoing.items():
-            if outgoing.waits and self.peers[stream.target].is_linked:
+            side = stream.target
+            if outgoing.waits and self.peers[side].is_linked:
                 for step in outgoing.take_sendable():
-                    yield Send(stream=stream, step=step, absent=outgoing.is_absent(step))
+                    data = Data(
+                        stream=stream,
+                        step=step,
+                        generation=self._generation,
+                        to=self._generation_on(side),
+                        absent=outgoing.is_absent(step),
+                    )
+                    yield Send(side=side, message=data)
+
+    def _generation_on(self, side: Side) -> int:
+        """The neighbour's generation, which has said hello."""
+        generation = self.peers[side].generation
+        assert generation is not None, f"the worker {side.value} has not said hello"
+        return generation
 
 
 def _incoming(plan: WorkerPlan, stream: Stream, start_step: int) -> Incoming:
@@ -272,9 +294,9 @@ def _incoming(plan: WorkerPlan, stream: Stream, start_step: int) -> Incoming:
 
 
 def _outgoing(
-    plan: WorkerPlan, stream: Stream, start_step: int, kept: Mapping[int, bool]
+    plan: WorkerPlan, stream: Stream, start_step: int, retained: Mapping[int, bool]
 ) -> Outgoing:
     window, limit = plan.outgoing[stream], plan.num_messages(stream)
     if plan.is_free(stream):
-        return FreeOutgoing(window, start_step, kept, limit=limit)
-    return Outgoing(window, start_step, kept, limit=limit)
+        return FreeOutgoing(window, start_step, retained, limit=limit)
+    return Outgoing(window, start_step, retained, limit=limit)

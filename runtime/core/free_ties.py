@@ -64,14 +64,14 @@ class FreeOutgoing(Outgoing):
     dies may wait for it, while this worker waits for that receiver's next activation."""
 
     def __init__(
-        self, window: Window, start: int, kept: Mapping[int, bool], *, limit: int | None = None
+        self, window: Window, start: int, retained: Mapping[int, bool], *, limit: int | None = None
     ) -> None:
-        """`kept`: the newest message below `start`. If none outlived the generation before, the
-        receiver is told that there is none: it waits for a word of every step."""
-        present = [step for step, absent in kept.items() if not absent]
+        """`retained`: the newest message below `start`. If none outlived the generation before, the
+        receiver is told that there is none: it waits for a message of every step."""
+        present = [step for step, absent in retained.items() if not absent]
         self._newest = max(present, default=max(0, start - 1))
-        kept = {step: step not in present for step in range(self._newest, start)}
-        super().__init__(window, start, kept, limit=limit)
+        retained = {step: step not in present for step in range(self._newest, start)}
+        super().__init__(window, start, retained, limit=limit)
 
     def make(self, step: int, *, absent: bool) -> None:
         super().make(step, absent=absent)
@@ -83,7 +83,8 @@ class FreeOutgoing(Outgoing):
         return min(self.durable, self._newest)
 
     def acknowledge(self, *, expected: int, released: int, durable: int, resend: bool) -> bool:
-        """Take the receiver's word; a new life of it may not know yet what it can have."""
+        """Take the receiver's acknowledgement; a new generation of it may not know yet what it can
+        have."""
         expected = max(expected, self.durable)
         return super().acknowledge(
             expected=expected, released=released, durable=durable, resend=resend

@@ -1,9 +1,12 @@
-"""The vocabulary of a worker's core: events in, actions out.
+"""The vocabulary of a worker's core: what neighbours say, events in, actions out.
 
 Owns the words only. Payloads never appear: a message is named by its stream and step, and the
-driver keeps the tensors. Step n of a stream is its n-th message; `expected`, `released` and
+driver has the tensors. Step n of a stream is its n-th message; `expected`, `released` and
 `durable` are cumulative: everything below them has arrived, been used up, or is covered by the
 receiver's snapshot.
+
+What one worker sends is what the other receives, so both directions have the same words, in one
+action, `Send(side, message)`, and one event, `Received(side, message)`.
 """
 
 from collections.abc import Mapping
@@ -11,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from runtime.core.plan import Side, Stream
-from runtime.core.tie_stats import Account
+from runtime.core.tie_stats import TieStats
 
 
 class Phase(Enum):
@@ -22,48 +25,41 @@ class Phase(Enum):
     APPLY = "apply"  # the partners' ties
 
 
-# Events ---------------------------------------------------------------------------------------
+# What neighbours say to each other. `generation` is the sender's, and `to` the receiver's that it
+# is meant for: a message counts only if both are those of now.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Linked:
-    """A neighbour said hello: its generation, and the next message it wants of each stream.
+class Hello:
+    """Who the sender is, and the next message that it wants of each stream.
 
-    `heard` is the generation of ours that it knows, if it knows one; `asks` wants a hello back.
+    `to` is None if the sender knows no generation of the receiver; `asks` wants a hello back.
     """
 
-    side: Side
     generation: int
-    heard: int | None
+    to: int | None
     asks: bool
     wants: Mapping[Stream, int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arrived:
-    """A message arrived whole; `absent` marks a left-out term.
+class Data:
+    """One message of a stream; `absent` marks a term that is left out, and has no tensors.
 
-    Here and below, `generation` is the sender's and `to` the one it was meant for.
+    `checksum` is over the tensors' bytes; 0 if it is not known yet, or not wanted.
     """
 
     stream: Stream
     step: int
     generation: int
     to: int
-    checksum: int
     absent: bool = False
+    checksum: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rejected:
-    """A message of the stream arrived damaged and was thrown away."""
-
-    stream: Stream
-
-
-@dataclass(frozen=True, kw_only=True)
-class Acknowledged:
-    """The receiver of an outgoing stream told how far it is; `resend` asks again from expected."""
+class Ack:
+    """How far the receiver of a stream is; `resend` asks for everything from `expected` on."""
 
     stream: Stream
     generation: int
@@ -72,6 +68,46 @@ class Acknowledged:
     released: int
     durable: int
     resend: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnapshotRequest:
+    """The sender of a stream has little room left for what may be resent: it wants a snapshot of
+    the receiver that covers everything below `durable`."""
+
+    stream: Stream
+    generation: int
+    to: int
+    durable: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stop:
+    """The job stops before `step`; said by each worker to the one above."""
+
+    generation: int
+    to: int
+    step: int
+
+
+Message = Hello | Data | Ack | SnapshotRequest | Stop
+
+# Events ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Received:
+    """A message arrived whole from the neighbour on a side."""
+
+    side: Side
+    message: Message
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejected:
+    """A message of the stream arrived damaged and was thrown away."""
+
+    stream: Stream
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,35 +121,15 @@ class Computed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SnapshotSafe:
-    """The state before `step` is safe outside this process."""
+class SnapshotDurable:
+    """The snapshot before `step` is stored outside this process."""
 
     step: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class SnapshotWanted:
-    """The sender of an incoming stream has little room left to keep what it sent: it wants a
-    snapshot that covers everything below `durable`."""
-
-    stream: Stream
-    generation: int
-    to: int
-    durable: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class StopWanted:
-    """The user wants the job to stop. The lowest worker decides where; the others are told."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StopTold:
-    """The worker below says that the job stops before `step`."""
-
-    generation: int
-    to: int
-    step: int
+    """The user wants the job to stop. The lowest worker decides before which step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,41 +137,24 @@ class Tick:
     """Some time has passed; repeat what a lost message would have said."""
 
 
-Event = (
-    Linked
-    | Arrived
-    | Rejected
-    | Acknowledged
-    | Computed
-    | SnapshotSafe
-    | SnapshotWanted
-    | StopWanted
-    | StopTold
-    | Tick
-)
+Event = Received | Rejected | Computed | SnapshotDurable | StopWanted | Tick
 
 # Actions --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hello:
-    """Tell a neighbour who we are and which message of each of its streams we want next.
-
-    `heard` is the generation of it that we know; `asks`: we don't know that it has heard us.
-    """
+class Send:
+    """Send a message to the neighbour on a side. The tensors of `Data` are the driver's to add."""
 
     side: Side
-    generation: int
-    heard: int | None
-    asks: bool
-    wants: Mapping[Stream, int]
+    message: Message
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compute:
     """Run one phase of a step. For APPLY, the tie messages to use; None: that term is absent.
 
-    Where ties are free, these are the newest of those that have come since they were last used.
+    If ties are free, these are the newest of those that have come since they were last used.
     """
 
     phase: Phase
@@ -165,17 +164,8 @@ class Compute:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Send:
-    """Send one message of an outgoing stream."""
-
-    stream: Stream
-    step: int
-    absent: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Keep:
-    """Keep the payload that has just arrived; a payload without this word is to be dropped."""
+class Store:
+    """Store the payload that has just arrived; one without this action is to be dropped."""
 
     stream: Stream
     step: int
@@ -190,17 +180,6 @@ class Release:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Acknowledge:
-    """Tell the sender of an incoming stream how far we are."""
-
-    stream: Stream
-    expected: int
-    released: int
-    durable: int
-    resend: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
 class Trim:
     """Forget the outgoing messages below `step`: their receiver will never ask for them."""
 
@@ -209,28 +188,13 @@ class Trim:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AskSnapshot:
-    """Ask the receiver of an outgoing stream for a snapshot that covers all below `durable`."""
-
-    stream: Stream
-    durable: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class TellStop:
-    """Tell the worker above that the job stops before `step`."""
-
-    step: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """Save the state before `step`; as this worker's part of a checkpoint too, where it says so.
-    `account` belongs to the state where timing decides what the steps came to."""
+    """Save the state before `step`; with `checkpoint`, as this worker's part of one too. If ties
+    are free, `tie_stats` belong to the state."""
 
     step: int
     checkpoint: bool = False
-    account: Account | None = None
+    tie_stats: TieStats | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,16 +202,4 @@ class Finish:
     """All steps are done and no neighbour needs this worker any more."""
 
 
-Action = (
-    Hello
-    | Compute
-    | Send
-    | Keep
-    | Release
-    | Acknowledge
-    | Trim
-    | AskSnapshot
-    | TellStop
-    | Snapshot
-    | Finish
-)
+Action = Send | Compute | Store | Release | Trim | Snapshot | Finish

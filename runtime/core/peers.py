@@ -1,12 +1,12 @@
-"""What a worker knows of a neighbour: which life of it is there, and whether it knows us.
+"""What a worker knows of a neighbour: which generation is there, and whether it knows ours.
 
 Owns the handshake. Each end says hello until it has heard its own generation back; only then is
-anything sent, so that nothing can reach a life that it was not meant for.
+anything sent, so that nothing can reach a generation that it was not meant for.
 """
 
 from dataclasses import dataclass
 
-from runtime.core.messages import Linked
+from runtime.core.messages import Hello
 
 
 @dataclass
@@ -16,18 +16,18 @@ class Peer:
     generation: int | None = None
     is_linked: bool = False
 
-    def hear(self, hello: Linked, *, ours: int) -> bool:
-        """Take a hello that is not fenced off; True where it completes the handshake.
+    def hear(self, hello: Hello, *, ours: int) -> bool:
+        """Take a hello that is not fenced off; True if it completes the handshake.
 
         A new generation of the neighbour begins the handshake anew.
         """
         assert not self.fences(hello.generation)
         if hello.generation != self.generation:
             self.generation, self.is_linked = hello.generation, False
-        completes = hello.heard == ours and not self.is_linked
+        completes = hello.to == ours and not self.is_linked
         self.is_linked |= completes
         return completes
 
     def fences(self, generation: int) -> bool:
-        """Whether a hello comes from a life of the neighbour that is over."""
+        """Whether a hello comes from a generation of the neighbour that is over."""
         return self.generation is not None and generation < self.generation

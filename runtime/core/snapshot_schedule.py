@@ -1,16 +1,16 @@
-"""At which step boundaries a worker saves its state, and where that is its part of a checkpoint.
+"""At which step boundaries a worker saves its state, and which are its part of a checkpoint.
 
 Owns what is asked for and what has been taken in this generation. Knows nothing of what is saved.
 """
 
 from runtime.core.messages import Snapshot
 from runtime.core.plan import WorkerPlan
-from runtime.core.tie_stats import Account
+from runtime.core.tie_stats import TieStats
 
 
 class SnapshotSchedule:
     """The snapshots of one worker in one generation, which begins before `start_step`. `pending` is
-    the step of the one that is taken and not yet safe."""
+    the step of the one that is taken and not yet durable."""
 
     def __init__(self, plan: WorkerPlan, *, start_step: int) -> None:
         self.pending: int | None = None
@@ -34,16 +34,16 @@ class SnapshotSchedule:
         is_time = self._has_passed(self._plan.snapshot_every, self._snapshot_step, step)
         return is_asked or is_time
 
-    def take(self, step: int, *, end: int, account: Account) -> Snapshot:
-        """Note that the one before `step` is taken now, and return it; `account` is what the steps
-        before came to, of which a copy is kept where timing decides it."""
+    def take(self, step: int, *, end: int, tie_stats: TieStats) -> Snapshot:
+        """Note that the one before `step` is taken now, and return it; `tie_stats`
+        are those of the steps before; if ties are free, the snapshot has a copy."""
         checkpoint = self._is_checkpoint(step, end)
         self._is_asked = False
         self.pending = self._snapshot_step = step
         if checkpoint:
             self._checkpoint_step = step
-        counts = None if self._plan.free is None else account.copy()
-        return Snapshot(step=step, checkpoint=checkpoint, account=counts)
+        counts = None if self._plan.free is None else tie_stats.copy()
+        return Snapshot(step=step, checkpoint=checkpoint, tie_stats=counts)
 
     def _is_checkpoint(self, step: int, end: int) -> bool:
         is_time = self._has_passed(self._plan.checkpoint_every, self._checkpoint_step, step)

@@ -20,17 +20,17 @@ class ProtocolError(Exception):
 
 
 class Outgoing:
-    """The sending end: what is made, sent, released by the receiver, and still kept."""
+    """The sending end: what is made, sent, released by the receiver, and still retained."""
 
     def __init__(
         self,
         window: Window,
         start: int,
-        kept: Mapping[int, bool] = MappingProxyType({}),
+        retained: Mapping[int, bool] = MappingProxyType({}),
         *,
         limit: int | None = None,
     ) -> None:
-        """`kept`: messages below `start` that an earlier generation made and that can still be
+        """`retained`: messages below `start` that an earlier generation made and that can still be
         sent, and whether each is absent. Messages from `limit` on are made and never
         sent."""
         self.window = window
@@ -38,9 +38,9 @@ class Outgoing:
         self.made = start  # everything below is made
         self._sendable = start if limit is None else min(start, limit)  # of these, what is sent
         self.sent = start
-        self.durable = min(kept, default=self._sendable)
+        self.durable = min(retained, default=self._sendable)
         self.released = self.durable  # the least it can be, until the receiver tells
-        self._absent = {step for step, absent in kept.items() if absent}
+        self._absent = {step for step, absent in retained.items() if absent}
 
     def make(self, step: int, *, absent: bool) -> None:
         """Note that message `step` exists and waits to be sent."""
@@ -65,14 +65,14 @@ class Outgoing:
         return self.sent < self._sendable
 
     def has_room_behind(self, unmade: int) -> bool:
-        """Whether one more message can be kept until the receiver's snapshot covers it, behind
+        """Whether one more message can be retained until the receiver's snapshot covers it, behind
         `unmade` ones that are yet to be made."""
         room = self.window.max_retained
         return room is None or self.made + unmade - self.durable < room
 
     @property
     def wanted_durable(self) -> int | None:
-        """What the receiver's next snapshot should cover, where room to keep runs short."""
+        """What the receiver's next snapshot should cover, if room to retain runs short."""
         room = self.window.max_retained
         if room is None or 2 * (self.made - self.durable) < room:
             return None
@@ -108,9 +108,9 @@ class Outgoing:
         return 0 if step in self._absent else self.window.message_bytes
 
     def acknowledge(self, *, expected: int, released: int, durable: int, resend: bool) -> bool:
-        """Take the receiver's word; return whether messages became forgettable.
+        """Take the receiver's acknowledgement; return whether messages became forgettable.
 
-        The word is cumulative and may be old: only what is news counts.
+        It is cumulative and may be old: only what is news counts.
         """
         self.released = max(self.released, released)
         if resend and self.released <= expected < self.sent:
@@ -128,7 +128,7 @@ class Outgoing:
                 f"message {wanted} is wanted, but all below {self.durable} are forgotten"
             )
         self.sent = min(wanted, self._sendable)
-        # What it wants next it may not have room for yet: only its word on releases is credit.
+        # What it wants next it may not have room for yet: only its releases are credit.
         self.released = min(self.released, wanted)
 
 

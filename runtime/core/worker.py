@@ -2,11 +2,11 @@
 
     LINKING -> WAIT_CREDIT -> WAIT_INPUT -> FORWARD -> UPDATE -> WAIT_TIE -> APPLY -+
                    ^   |                              ^                             |
-                   +---|------------------------------|---------- handed out -------+
+                   +---|------------------------------|---------- issued ahead -----+
                        +-> after the last step, or where the job stops: DRAINING -> DONE
 
 The state is that of the computation that is not known to be done. What will follow it without doubt
-is handed out ahead, so that nobody waits: a FORWARD with its UPDATE, and while these run, as soon
+is issued ahead, so that nobody waits: a FORWARD with its UPDATE, and while these run, as soon
 as all is here, the APPLY, a due snapshot, and the next FORWARD and UPDATE; done in that order.
 
 Owns the order of a worker's work and nothing else: it has no clock, thread, socket or tensor.
@@ -15,66 +15,54 @@ What must hold, by rule (the property tests check each):
 * every step runs FORWARD, UPDATE, APPLY once, in order, on message `step` of each stream
   (a downward tie on `step - lag`);
 * an activation is released when its UPDATE is done, ties when their APPLY is done;
-* a step starts only when everything made before it has been sent (ahead of time: when there is
+* a step starts only when everything made before it has been sent (issued ahead: when there is
   credit to send it), so that at most one message a stream waits for credit, and when there is room
-  to keep what it will make;
-* what is sent is kept until the receiver's snapshot covers it; where room runs short, a snapshot
-  is asked for, which can be taken at every step boundary, also while waiting; and no step begins
+  to retain what it will make;
+* what is sent is retained until the receiver's snapshot covers it; if room runs short, a snapshot
+  is requested, which can be taken at every step boundary, also while waiting; and no step begins
   that needs what its sender has no room for before a snapshot is taken;
-* a snapshot is taken at its boundary and counts when it is safe, some time later; the next one
+* a snapshot is taken at its boundary and counts when it is durable, some time later; the next one
   waits for that, and so does the end;
 * the next expected message, all credit, and the step to stop at are cumulative, and repeated on
   every tick on which they were not just said;
-* a message counts only between the two lives that it was sent between.
+* a message counts only between the two generations that it was sent between.
 
-Where the plan says that ties are free, an APPLY takes those that have arrived, and waits only where
-they are staler than the bound.
+If the plan says that ties are free, an APPLY takes those that have arrived, and waits only if they
+are staler than the bound.
 """
 
 from collections import deque
 from collections.abc import Callable
-from enum import Enum
 
-from runtime.core.edges import NOTHING_KEPT, Edges, Kept
-from runtime.core.handed_out import HandedOut
+from runtime.core.edges import NOTHING_RETAINED, Edges, Retained
+from runtime.core.issued import Issued
 from runtime.core.messages import (
-    Acknowledged,
+    Ack,
     Action,
-    Arrived,
     Compute,
     Computed,
+    Data,
     Event,
     Finish,
-    Linked,
+    Hello,
+    Message,
     Phase,
+    Received,
     Rejected,
     Release,
-    SnapshotSafe,
-    SnapshotWanted,
-    StopTold,
+    SnapshotDurable,
+    SnapshotRequest,
+    Stop,
     StopWanted,
     Tick,
 )
 from runtime.core.plan import Side, Stream, WorkerPlan
 from runtime.core.snapshot_schedule import SnapshotSchedule
-from runtime.core.streams import ProtocolError
-from runtime.core.tie_stats import TIES, Account
+from runtime.core.state import State
+from runtime.core.stats import CoreStats
+from runtime.core.tie_stats import TIES, TieStats
 
 HISTORY_LENGTH = 50
-
-
-class State(Enum):
-    """What a worker is doing; `value` is the word shown to people."""
-
-    LINKING = "linking"
-    WAIT_CREDIT = "wait_credit"
-    WAIT_INPUT = "wait_input"
-    FORWARD = "forward"
-    UPDATE = "update"
-    WAIT_TIE = "wait_tie"
-    APPLY = "apply"
-    DRAINING = "draining"
-    DONE = "done"
 
 
 class IllegalEvent(Exception):
@@ -90,25 +78,25 @@ class WorkerCore:
         *,
         generation: int = 0,
         start_step: int = 0,
-        kept: Kept = NOTHING_KEPT,
+        retained: Retained = NOTHING_RETAINED,
         reached: int = 0,
         stop_at: int | None = None,
-        account: Account | None = None,
+        tie_stats: TieStats | None = None,
     ) -> None:
-        """`kept`: for each outgoing stream, the messages below `start_step` that outlived the
+        """`retained`: for each outgoing stream, the messages below `start_step` that outlived the
         generation before, and whether each is absent. `reached` is the first step that no
         generation has begun, and `stop_at` where an earlier one knew that the job stops.
-        `account` is that of the state which this one begins with."""
+        `tie_stats` are those of the state which this one begins with."""
         self.plan = plan
         self.generation = generation
         self.state = State.LINKING
         self.step = start_step
         self.reached = max(reached, start_step)
         self.stop_at = stop_at
-        self.edges = Edges(plan, generation=generation, start_step=start_step, kept=kept)
-        self.account = account or Account()
+        self.edges = Edges(plan, generation=generation, start_step=start_step, retained=retained)
+        self.tie_stats = tie_stats or TieStats()
         self.snapshots = SnapshotSchedule(plan, start_step=start_step)
-        self._handed_out = HandedOut(start_step)
+        self._issued = Issued(start_step)
         self._actions: list[Action] = []
         self._history: deque[tuple[int, State, Event]] = deque(maxlen=HISTORY_LENGTH)
 
@@ -140,34 +128,63 @@ class WorkerCore:
         lines = [f"step {step} {state.name}: {event}" for step, state, event in self._history]
         return "\n".join(["latest events, newest last:", *lines])
 
-    # Handlers of events -----------------------------------------------------------------------
+    def stats(self) -> CoreStats:
+        """Where this worker is, and what it has counted."""
+        activations = self.edges.outgoing.get(Stream.ACTIVATION)
+        return CoreStats(
+            state=self.state,
+            step=self.step,
+            reached=self.reached,
+            stop_at=self.stop_at,
+            end=self.end,
+            is_stopping=self.end < self.plan.num_steps,
+            pending_snapshot=self.snapshots.pending,
+            linked=frozenset(side for side, peer in self.edges.peers.items() if peer.is_linked),
+            num_activations_sent=0 if activations is None else activations.sent,
+            num_resent=self.edges.num_resent,
+            num_duplicates=self.edges.num_duplicates,
+            num_fenced=self.edges.num_fenced,
+            tie_stats=self.tie_stats,
+        )
 
-    def _linked(self, event: Linked) -> None:
-        self.edges.hear(event)
-        if event.asks and not self.edges.peers[event.side].fences(event.generation):
-            self._do(self.edges.hello(event.side))
+    # Handlers of messages ---------------------------------------------------------------------
 
-    def _heard(self, event: Arrived | Rejected | Acknowledged) -> None:
-        self._actions.extend(self.edges.take(event))
+    def _received(self, event: Received) -> None:
+        side, message = event.side, event.message
+        if isinstance(message, Hello):
+            self._actions.extend(self.edges.take_hello(side, message))
+        elif self.edges.is_current(side, message):
+            _MESSAGES[type(message)](self, message)
+
+    def _data_received(self, message: Data) -> None:
+        self._actions.extend(self.edges.take_data(message))
+
+    def _ack_received(self, message: Ack) -> None:
+        self._actions.extend(self.edges.take_ack(message))
+
+    def _snapshot_requested(self, message: SnapshotRequest) -> None:
+        if self.edges.helps(message, pending=self.snapshots.pending):
+            self.snapshots.ask()
+
+    def _stop_received(self, message: Stop) -> None:
+        if self.stop_at is None:
+            self._stop(message.step)
+
+    # Handlers of other events -----------------------------------------------------------------
+
+    def _rejected(self, event: Rejected) -> None:
+        self._actions.extend(self.edges.ask_again(event.stream))
 
     def _ticked(self, event: Tick) -> None:
         del event
         self._actions.extend(self.edges.repeat())
         self._actions.extend(self.edges.tell_stop(self.stop_at))
 
-    def _snapshot_asked(self, event: SnapshotWanted) -> None:
-        if self.edges.needs(event, pending=self.snapshots.pending):
-            self.snapshots.ask()
-
     def _stop_wanted(self, event: StopWanted) -> None:
         """The lowest worker leads, so the job stops behind the highest step that it has begun."""
         del event
         if Side.BELOW not in self.edges.peers and self.stop_at is None:
             self._stop(self.reached)
-
-    def _stop_told(self, event: StopTold) -> None:
-        if self.edges.is_current(event) and self.stop_at is None:
-            self._stop(event.step)
 
     def _stop(self, step: int) -> None:
         assert step >= self.reached, (step, self.reached)
@@ -189,18 +206,15 @@ class WorkerCore:
         del event
         for tie in TIES:
             self._release(tie)
-        self._end_step()
-
-    def _end_step(self) -> None:
         self.step += 1
-        is_handed_out = self._handed_out.has(Phase.FORWARD, self.step)
-        self._enter(State.FORWARD if is_handed_out else State.WAIT_CREDIT)
+        is_issued = self._issued.has(Phase.FORWARD, self.step)
+        self._enter(State.FORWARD if is_issued else State.WAIT_CREDIT)
 
-    def _snapshot_safe(self, event: SnapshotSafe) -> None:
+    def _snapshot_durable(self, event: SnapshotDurable) -> None:
         self.snapshots.pending = None
         for stream, incoming in self.edges.incoming.items():
             incoming.cover(self.plan.consumed_before(stream, event.step))
-            self._acknowledge(stream)
+            self._do(self.edges.ack(stream))
 
     # What follows without an event ------------------------------------------------------------
 
@@ -227,26 +241,26 @@ class WorkerCore:
             return self._enter(State.DRAINING)
         if not self.edges.has_arrived(Stream.ACTIVATION, self.step):
             return False
-        self._hand_out_step(self.step)
+        self._issue_step(self.step)
         return self._enter(State.FORWARD)
 
     def _look_ahead(self) -> bool:
-        """Hand out what will follow, in its order; the state stays. Free ties are taken late."""
+        """Issue what will follow, in its order; the state stays. Free ties are taken late."""
         following = self.step + 1
         if (
             self.plan.free is None
-            and self._hand_out_apply()
+            and self._issue_apply()
             and following < self.end
-            and not self._handed_out.has(Phase.FORWARD, following)
+            and not self._issued.has(Phase.FORWARD, following)
             and self._take_due_snapshot(following)
             and self.edges.has_arrived(Stream.ACTIVATION, following)
             and self.edges.may_begin_step(unmade=TIES if self.state is State.UPDATE else ())
         ):
-            self._hand_out_step(following)
+            self._issue_step(following)
         return False
 
     def _begin_apply(self) -> bool:
-        return self._hand_out_apply() and self._enter(State.APPLY)
+        return self._issue_apply() and self._enter(State.APPLY)
 
     def _take_due_snapshot(self, step: int) -> bool:
         """Take the snapshot due before `step`, unless one is under way; whether to go on."""
@@ -255,34 +269,34 @@ class WorkerCore:
         if not is_due and not self.edges.outruns_room(step, pending=pending):
             return True
         if pending is None:
-            self._do(self.snapshots.take(step, end=self.end, account=self.account))
+            self._do(self.snapshots.take(step, end=self.end, tie_stats=self.tie_stats))
         return pending is None
 
     def _drain(self) -> bool:
-        is_safe = self._take_due_snapshot(self.step) and self.snapshots.pending is None
-        if not is_safe or not self.edges.are_covered(self.end):
+        is_durable = self._take_due_snapshot(self.step) and self.snapshots.pending is None
+        if not is_durable or not self.edges.are_covered(self.end):
             return False
         self._do(Finish())
         return self._enter(State.DONE)
 
-    # What is handed out -----------------------------------------------------------------------
+    # What is issued ---------------------------------------------------------------------------
 
-    def _hand_out_step(self, step: int) -> None:
-        """Hand out a step up to where it needs its ties."""
+    def _issue_step(self, step: int) -> None:
+        """Issue a step up to where it needs its ties."""
         self.reached = max(self.reached, step + 1)
-        self._do(self._handed_out.note(Compute(phase=Phase.FORWARD, step=step)))
-        self._do(self._handed_out.note(Compute(phase=Phase.UPDATE, step=step)))
+        self._do(self._issued.note(Compute(phase=Phase.FORWARD, step=step)))
+        self._do(self._issued.note(Compute(phase=Phase.UPDATE, step=step)))
 
-    def _hand_out_apply(self) -> bool:
-        """Hand out this step's APPLY where its ties are here; whether it is handed out."""
-        if self._handed_out.has(Phase.APPLY, self.step):
+    def _issue_apply(self) -> bool:
+        """Issue this step's APPLY if its ties are here; whether it is issued."""
+        if self._issued.has(Phase.APPLY, self.step):
             return True
         if not all(self.edges.has_arrived(tie, self.step) for tie in TIES):
             return False
-        below = self.edges.use(Stream.TIE_UP, self.step, self.account)
-        above = self.edges.use(Stream.TIE_DOWN, self.step, self.account)
+        below = self.edges.use(Stream.TIE_UP, self.step, self.tie_stats)
+        above = self.edges.use(Stream.TIE_DOWN, self.step, self.tie_stats)
         action = Compute(phase=Phase.APPLY, step=self.step, from_below=below, from_above=above)
-        self._do(self._handed_out.note(action))
+        self._do(self._issued.note(action))
         return True
 
     # Small steps ------------------------------------------------------------------------------
@@ -307,21 +321,21 @@ class WorkerCore:
         if not self.plan.snapshot_every:
             incoming.durable = incoming.released
         self._do(Release(stream=stream, step=due))
-        self._acknowledge(stream)
-
-    def _acknowledge(self, stream: Stream, *, resend: bool = False) -> None:
-        self._do(self.edges.acknowledge(stream, resend=resend))
+        self._do(self.edges.ack(stream))
 
     def _do(self, action: Action) -> None:
         self._actions.append(action)
 
     def _fits(self, event: Event) -> bool:
-        """Whether what is finished was under way."""
-        if isinstance(event, Computed):
-            is_this = event.phase.value == self.state.value and event.step == self.step
-            return is_this and (event.phase is Phase.UPDATE or not event.absent)
-        if isinstance(event, SnapshotSafe):
-            return event.step == self.snapshots.pending and event.step <= self.step
+        """Whether a message can come from its side, and what is finished was under way."""
+        match event:
+            case Received():
+                return self.edges.flows(event.side, event.message)
+            case Computed():
+                is_this = (event.phase.value, event.step) == (self.state.value, self.step)
+                return is_this and (event.phase is Phase.UPDATE or not event.absent)
+            case SnapshotDurable():
+                return event.step == self.snapshots.pending and event.step <= self.step
         return True
 
     def _take_actions(self) -> list[Action]:
@@ -336,15 +350,18 @@ _HANDLERS: dict[tuple[State, type], Callable[..., None]] = {
 }
 
 _ANY_STATE: dict[type, Callable[..., None]] = {
-    Linked: WorkerCore._linked,
-    Arrived: WorkerCore._heard,
-    Rejected: WorkerCore._heard,
-    Acknowledged: WorkerCore._heard,
-    SnapshotSafe: WorkerCore._snapshot_safe,
-    SnapshotWanted: WorkerCore._snapshot_asked,
+    Received: WorkerCore._received,
+    Rejected: WorkerCore._rejected,
+    SnapshotDurable: WorkerCore._snapshot_durable,
     StopWanted: WorkerCore._stop_wanted,
-    StopTold: WorkerCore._stop_told,
     Tick: WorkerCore._ticked,
+}
+
+_MESSAGES: dict[type[Message], Callable[..., None]] = {
+    Data: WorkerCore._data_received,
+    Ack: WorkerCore._ack_received,
+    SnapshotRequest: WorkerCore._snapshot_requested,
+    Stop: WorkerCore._stop_received,
 }
 
 _ADVANCE: dict[State, Callable[[WorkerCore], bool]] = {
@@ -356,5 +373,3 @@ _ADVANCE: dict[State, Callable[[WorkerCore], bool]] = {
     State.APPLY: WorkerCore._look_ahead,
     State.DRAINING: WorkerCore._drain,
 }
-
-__all__ = ["IllegalEvent", "ProtocolError", "State", "WorkerCore"]

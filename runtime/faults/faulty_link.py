@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from runtime.block import Payload
+from runtime.core.messages import Data, Hello, Message
 from runtime.core.plan import Stream
 from runtime.faults.plan import Fault
-from runtime.links.link import Damaged, Frame, Link, Pollable
-from runtime.links.message import DataMessage, HelloMessage, Message
+from runtime.links.link import Arrival, Damaged, Frame, Link, Pollable
 
 OVERTAKEN_S = 0.5  # a message waits at most that long for one that overtakes it
 
@@ -50,8 +50,8 @@ class FaultyLink:
     def recycle(self, stream: Stream, payload: Payload) -> None:
         self._link.recycle(stream, payload)
 
-    def frames(self, message: Message) -> list[Frame]:
-        return self._link.frames(message)
+    def frames(self, message: Message, payload: Payload = ()) -> list[Frame]:
+        return self._link.frames(message, payload)
 
     def send_frames(self, frames: list[Frame]) -> bool:
         return self._link.send_frames(frames)
@@ -62,38 +62,38 @@ class FaultyLink:
     def close(self) -> None:
         self._link.close()
 
-    def send(self, message: Message) -> bool:
-        self._speak_as_zombie(message)
+    def send(self, message: Message, payload: Payload = ()) -> bool:
+        self._speak_as_zombie(message, payload)
         self._cut_if_due(message)
-        if isinstance(message, DataMessage) and (fault := self._due(message)) is not None:
-            return self._send_faultily(message, fault)
+        if isinstance(message, Data) and (fault := self._due(message)) is not None:
+            return self._send_faultily(message, payload, fault)
         if time.monotonic() < self._parted_until_s:
             return True
         if self._late and self._overtaken is None:
-            self._late.append((self._late[-1][0], self._link.frames(message)))
+            self._late.append((self._late[-1][0], self._link.frames(message, payload)))
             return True
-        sent = self._link.send(message)
-        if isinstance(message, DataMessage) and message.stream is self._overtaken:
+        sent = self._link.send(message, payload)
+        if isinstance(message, Data) and message.stream is self._overtaken:
             self._send_late(at_once=True)
         return sent
 
-    def receive(self) -> Message | Damaged | None:
+    def receive(self) -> Arrival | Damaged | None:
         self._send_late()
-        message = self._link.receive()
-        while message is not None and time.monotonic() < self._parted_until_s:
-            message = self._link.receive()
-        if message is not None and not isinstance(message, Damaged):
-            self._cut_if_due(message)
-        return message
+        found = self._link.receive()
+        while found is not None and time.monotonic() < self._parted_until_s:
+            found = self._link.receive()
+        if isinstance(found, Arrival):
+            self._cut_if_due(found.message)
+        return found
 
-    def _due(self, message: DataMessage) -> Fault | None:
+    def _due(self, message: Data) -> Fault | None:
         for fault in self._faults:
             if fault.step == message.step and self._claim(str(fault)):
                 return fault
         return None
 
-    def _send_faultily(self, message: DataMessage, fault: Fault) -> bool:
-        frames = self._link.frames(message)
+    def _send_faultily(self, message: Data, payload: Payload, fault: Fault) -> bool:
+        frames = self._link.frames(message, payload)
         header, *tensors = frames
         match fault.kind:
             case "drop":
@@ -128,23 +128,20 @@ class FaultyLink:
 
     def _cut_if_due(self, message: Message) -> None:
         for fault in self._cuts:
-            due = isinstance(message, DataMessage) and message.step == fault.step
+            due = isinstance(message, Data) and message.step == fault.step
             if due and self._claim(str(fault)):
                 self._link.redial()
 
-    def _speak_as_zombie(self, message: Message) -> None:
-        """Say what a dead life of this worker might still say: a hello, and wrong tensors."""
-        if not isinstance(message, DataMessage):
+    def _speak_as_zombie(self, message: Message, payload: Payload) -> None:
+        """Say what a dead generation of this worker might still say: a hello, and wrong tensors."""
+        if not isinstance(message, Data):
             return
         for name in self._zombies:
             if self._claim(name):
                 dead = message.generation - 1
-                hello = HelloMessage(
-                    generation=dead, heard=message.to, asks=True, wants={}, fingerprint=0
-                )
-                wrong = tuple(tensor + 1 for tensor in message.payload)
-                self._link.send(hello)
-                self._link.send(replace(message, generation=dead, payload=wrong, checksum=0))
+                wrong = tuple(tensor + 1 for tensor in payload)
+                self._link.send(Hello(generation=dead, to=message.to, asks=True, wants={}))
+                self._link.send(replace(message, generation=dead, checksum=0), wrong)
 
 
 def _flip(frame: Frame) -> bytes:

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgpack
 
-from runtime.core.worker import State
+from runtime.core.state import COMPUTING, State
 from runtime.keeper import entry, fork_server
 from runtime.program import DONE, Life, Meeting, Program
 from runtime.state.status_page import OwnedMemory, Word
@@ -27,7 +27,6 @@ END_S = 3.0
 MOST_CHARACTERS = 200  # of what is told of an end; all of it follows when the job ends
 WAIT_MARGIN = 1.1  # it gives up by itself before
 TAKES_MARGIN = 2.0  # over what a process says that a phase takes
-COMPUTING = (State.FORWARD, State.UPDATE, State.APPLY)
 STATES = tuple(State)
 OF_THIS_LIFE = (*(Word.TURNS, Word.STATE, Word.STEPS_DONE, Word.LEAVING, Word.SILENT, Word.SAVING),)
 REMEDY = " (--hang-timeout-s)"

@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from runtime.core.worker import State
+from runtime.core.state import State
 from runtime.keeper import fork_server
 from runtime.keeper.checkpoint_thread import Disk
 from runtime.keeper.child import END_S, STATES, Ward

@@ -1,9 +1,9 @@
 """An edge whose tensors go through torch.distributed: gloo, a group of two for each direction.
 
-Owns the groups and the threads that wait for them. Headers, credits and wake-ups go over ZeroMQ; a
-header names the group that its tensors come by. The sender makes a new group after any error and
-for a new life of the receiver, who joins what it is told of: so each direction is made anew by its
-sender alone, and no one else has to be asked (torch's new_group is collective).
+Owns the groups and the threads that wait for them. Headers, credits and wake-ups go over the
+channel; a header names the group that its tensors come by. The sender makes a new group after any
+error and for a new generation of the receiver, who joins what it is told of: so each direction is
+made anew by its sender alone, and no one else has to be asked (torch's new_group is collective).
 """
 
 import contextlib
@@ -24,9 +24,12 @@ import zmq
 from torch.distributed import PrefixStore, ProcessGroup, ProcessGroupGloo, Store
 
 from runtime.block import Payload
-from runtime.links.link import Damaged, End, Frame, Pollable
-from runtime.links.message import AckMessage, DataMessage, HelloMessage, Message
-from runtime.links.zeromq import ZmqLink, reachable_host
+from runtime.core.messages import Ack, Data, Hello, Message
+from runtime.links.channel import Channel, reachable_host
+from runtime.links.codec import tensor_bytes
+from runtime.links.edge import EdgeLink
+from runtime.links.link import Arrival, Damaged, End, Frame, Pollable
+from runtime.links.zeromq import HEADER_LIMIT_BYTES, SpareTensors
 
 log = logging.getLogger(__name__)
 
@@ -122,45 +125,62 @@ class Direction(Generic[T]):
             self._fail(job, reason)
 
 
-class GlooLink(ZmqLink):
+def gloo_link(
+    context: zmq.Context[zmq.Socket[bytes]],
+    end: End,
+    open_group: OpenGroup,
+    *,
+    bind: str | None = None,
+    connect: str | None = None,
+) -> EdgeLink:
     """One end of an edge. `open_group` opens a group by its name and this end's rank in it."""
+    channel = Channel(
+        context,
+        most_bytes=HEADER_LIMIT_BYTES,
+        limit_bytes=HEADER_LIMIT_BYTES,
+        bind=bind,
+        connect=connect,
+    )
+    return EdgeLink(end, channel, lambda end, channel: GroupTensors(end, channel, open_group))
 
-    def __init__(
-        self,
-        context: zmq.Context[zmq.Socket[bytes]],
-        end: End,
-        open_group: OpenGroup,
-        *,
-        bind: str | None = None,
-        connect: str | None = None,
-    ) -> None:
-        super().__init__(context, end, bind=bind, connect=connect)
+
+class GroupTensors:
+    """A TensorPath: the group that a header names."""
+
+    def __init__(self, end: End, channel: Channel, open_group: OpenGroup) -> None:
+        self._end = end
+        self._channel = channel
         self._open_group = open_group
+        self._spare = SpareTensors(end.incoming)
+        self.recycle = self._spare.recycle
         self._sends: Direction[list[Frame]] | None = None
-        self._receives: Direction[DataMessage] | None = None
+        self._receives: Direction[Data] | None = None
         self._made: list[Direction[Any]] = []
         self._left: str | None = None  # the last group that this end has broken off
         self._peer_generation: int | None = None
-        self._arrived: deque[Message | Damaged] = deque()
+        self._arrived: deque[Arrival | Damaged] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     @property
     def pollables(self) -> Sequence[Pollable]:
-        return [*super().pollables, self._wake]
+        return [self._wake]
 
     # Sending ----------------------------------------------------------------------------------
 
-    def send_frames(self, frames: list[Frame]) -> bool:
+    def frames(self, payload: Payload) -> list[Frame]:
+        return [tensor_bytes(tensor) for tensor in payload]
+
+    def send(self, frames: list[Frame]) -> bool:
         header, *tensors = frames
         if not tensors:
-            return super().send_frames(frames)
+            return self._channel.send(frames)
         if self._sends is None or self._sends.is_broken:
             name = f"{self._end.run_id}-{secrets.token_hex(8)}"
             open_group = partial(self._open_group, name, SENDER)
             self._sends = self._begin(Direction(name, open_group, _send, _forget))
         sizes = [len(tensor) for tensor in tensors]
         where = [self._sends.name, self._sends.num_taken, sizes]
-        sent = super().send_frames([header, msgpack.packb(where)])
+        sent = self._channel.send([header, msgpack.packb(where)])
         if sent:
             self._sends.take(tensors)
         return sent
@@ -169,19 +189,19 @@ class GlooLink(ZmqLink):
         self._made = [*(d for d in self._made if d.is_alive), direction]
         return direction
 
-    # Receiving --------------------------------------------------------------------------------
-
-    def receive(self) -> Message | Damaged | None:
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._wake)
-        message = self._arrived.popleft() if self._arrived else super().receive()
-        match message:
-            case HelloMessage(generation=generation) if generation != self._peer_generation:
+    def note(self, received: Message | Damaged) -> None:
+        match received:
+            case Hello(generation=generation) if generation != self._peer_generation:
                 self._peer_generation = generation
-                self._leave_group()  # a new life of the other end is in none
-            case AckMessage(resend=True):
+                self._leave_group()  # a new generation of the other end is in none
+            case Ack(resend=True):
                 self._leave_group()  # what is asked for again may have been lost with it
-        return message
+            case Damaged() if self._receives is not None:
+                # It may have been of tensors that come by the group, where nothing tells them
+                # apart.
+                self._left = self._receives.name
+                self._receives.end()
+                self._receives = None
 
     def _leave_group(self) -> None:
         """Let what is sent next make a new group."""
@@ -189,23 +209,22 @@ class GlooLink(ZmqLink):
             self._sends.end()
             self._sends = None
 
-    def _read(self, header: bytes) -> Message | Damaged | None:
-        message = super()._read(header)
-        if isinstance(message, Damaged) and self._receives is not None:
-            # It may have been of tensors that come by the group, where nothing tells them apart.
-            self._left = self._receives.name
-            self._receives.end()
-            self._receives = None
-        return message
+    # Receiving --------------------------------------------------------------------------------
 
-    def _receive_tensors(self, message: DataMessage) -> Payload | str | None:
+    def receive(self, message: Data) -> Damaged | None:
         """Hand a message over to the group that its header names; its tensors come by that."""
+        reason = self._await_tensors(message)
+        return None if reason is None else Damaged(stream=message.stream, reason=reason)
+
+    def _await_tensors(self, message: Data) -> str | None:
+        """The same; what is wrong, if something is."""
         try:
-            name, index, sizes = msgpack.unpackb(self._socket.recv() if self._has_more else b"")
+            frame = self._channel.receive_more() if self._channel.has_more else b""
+            name, index, sizes = msgpack.unpackb(frame)
             name.encode()
         except (ValueError, TypeError, AttributeError, msgpack.UnpackException) as error:
             return f"it names no group: {error}"
-        if self._has_more:
+        if self._channel.has_more:
             return "it has too many frames"
         if name == self._left:
             return "its group is broken"  # the sender will notice, and make another
@@ -215,7 +234,7 @@ class GlooLink(ZmqLink):
             open_group = partial(self._open_group, name, RECEIVER)
             direction = Direction(name, open_group, self._take_tensors, self._give_up)
             self._receives = self._begin(direction)
-        due = [spec.size_bytes for spec in self._incoming[message.stream]]
+        due = [spec.size_bytes for spec in self._end.incoming[message.stream]]
         if sizes != due:
             return f"frames of {sizes} bytes for {due}"
         if index != self._receives.num_taken:
@@ -223,17 +242,22 @@ class GlooLink(ZmqLink):
         self._receives.take(message)
         return None
 
-    def _take_tensors(self, group: ProcessGroup, message: DataMessage) -> None:
-        payload = self._room(message.stream)
+    def take_late(self) -> Arrival | Damaged | None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
+        return self._arrived.popleft() if self._arrived else None
+
+    def _take_tensors(self, group: ProcessGroup, message: Data) -> None:
+        payload = self._spare.take(message.stream)
         for tensor in payload:
             if tensor.nbytes:
                 group.recv([tensor.reshape(-1).view(torch.uint8)], SENDER, 0).wait(TIMEOUT)
-        self._arrive(self._checked(message, payload))
+        self._arrive(self._end.checked(message, payload))
 
-    def _give_up(self, message: DataMessage, reason: str) -> None:
+    def _give_up(self, message: Data, reason: str) -> None:
         self._arrive(Damaged(stream=message.stream, reason=reason))
 
-    def _arrive(self, message: Message | Damaged) -> None:
+    def _arrive(self, message: Arrival | Damaged) -> None:
         self._arrived.append(message)
         os.eventfd_write(self._wake, 1)
 
@@ -244,7 +268,6 @@ class GlooLink(ZmqLink):
             direction.join()  # a thread of torch's that outlives the interpreter aborts it
         if not any(direction.is_alive for direction in self._made):
             os.close(self._wake)  # no one is left who would write to it
-        super().close()
 
 
 def _send(group: ProcessGroup, frames: list[Frame]) -> None:

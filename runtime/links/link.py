@@ -1,17 +1,19 @@
 """The seam between the driver and a transport: one end of one edge.
 
-Owns the Protocol only. A link carries messages in order, never blocks, and never decides.
+Owns two protocols: what a link is to its driver, and how tensors travel within one (a new link is
+a new TensorPath). A link carries messages in order, never blocks, and never decides.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import zmq
 
 from runtime.block import Payload, Specs
+from runtime.core.messages import Data, Message
 from runtime.core.plan import Side, Stream
-from runtime.links.message import Message
+from runtime.links.codec import checksum
 
 Frame = bytes | memoryview
 Pollable = zmq.Socket[bytes] | int  # a socket or a file descriptor
@@ -19,6 +21,13 @@ Pollable = zmq.Socket[bytes] | int  # a socket or a file descriptor
 
 class LinkError(Exception):
     """An edge can't be made, or its other end does not answer."""
+
+
+class Arrival(NamedTuple):
+    """A message that has arrived whole, and its tensors; none but present data has any."""
+
+    message: Message
+    payload: Payload = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +42,7 @@ class Damaged:
 class End:
     """One end of an edge: the worker's `side` on which it is, and what the edge carries.
 
-    Where it does not guard payloads, checksums cover headers only; both ends must agree.
+    If it does not guard payloads, checksums cover headers only; both ends must agree.
     """
 
     side: Side
@@ -51,6 +60,12 @@ class End:
         """What this end sends."""
         return {stream: found for stream, found in self.specs.items() if stream.target is self.side}
 
+    def checked(self, message: Data, payload: Payload) -> Arrival | Damaged:
+        """A message with its tensors, if they are those that were sent."""
+        if self.guards_payload and checksum(payload) != message.checksum:
+            return Damaged(stream=message.stream, reason="its tensors fail their checksum")
+        return Arrival(message, payload)
+
 
 class Link(Protocol):
     """One end of an edge. All methods are called by one thread, and none but `close` waits."""
@@ -63,21 +78,21 @@ class Link(Protocol):
     def limit_bytes(self) -> int:
         """The largest frame that the other end takes."""
 
-    def send(self, message: Message) -> bool:
-        """Hand a message over; False where no peer is connected (it is then not sent).
+    def send(self, message: Message, payload: Payload = ()) -> bool:
+        """Hand a message over; False if no peer is connected (it is then not sent).
 
         The link holds a reference to the payload until the transport is done with it; the caller
         must not write to it any more.
         """
 
-    def receive(self) -> Message | Damaged | None:
+    def receive(self) -> Arrival | Damaged | None:
         """The next message that has arrived, or None. Its payload is the caller's until `recycle`,
         to be read only."""
 
     def recycle(self, stream: Stream, payload: Payload) -> None:
         """Take back the tensors of a message that is used up; the caller has let go of them."""
 
-    def frames(self, message: Message) -> list[Frame]:
+    def frames(self, message: Message, payload: Payload = ()) -> list[Frame]:
         """The bytes that `send` would send: a header, then one frame a tensor."""
 
     def send_frames(self, frames: list[Frame]) -> bool:
@@ -91,3 +106,34 @@ class Link(Protocol):
 
     def close(self) -> None:
         """Close at once; what has not left yet is dropped."""
+
+
+class TensorPath(Protocol):
+    """How the tensors of one end of an edge travel, beside or behind the headers on its channel."""
+
+    @property
+    def pollables(self) -> Sequence[Pollable]:
+        """What is to be polled for tensors, beside the channel."""
+
+    def frames(self, payload: Payload) -> list[Frame]:
+        """The tensors' bytes, as `send` takes them."""
+
+    def send(self, frames: list[Frame]) -> bool:
+        """Send a header and its tensors; False if no peer is connected."""
+
+    def receive(self, message: Data) -> Arrival | Damaged | None:
+        """Read what follows a header on the channel, and nothing behind it. None: the tensors
+        come later, by `take_late`."""
+
+    def take_late(self) -> Arrival | Damaged | None:
+        """A message whose tensors have come since, or None."""
+
+    def note(self, received: Message | Damaged) -> None:
+        """Take note of what was read from the channel: a new generation may be there, or something
+        be asked for again, or damaged."""
+
+    def recycle(self, stream: Stream, payload: Payload) -> None:
+        """As a link does."""
+
+    def close(self) -> None:
+        """Close what is this path's own, before the channel is closed."""

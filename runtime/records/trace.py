@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.core.plan import Stream
-from runtime.core.worker import State
+from runtime.core.state import State
 
 FLUSH_AT = 2000  # events
 WORK, SENDING = 0, 1  # the two threads of a worker's track: what it does, and what it sends

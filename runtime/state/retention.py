@@ -44,7 +44,7 @@ Rings = Mapping[Stream, list[Slot]]
 class Retention:
     """The rings of one worker. `path` is a file of the keeper's; a first generation's is empty.
 
-    With `checksums`, what is kept gets one over its tensors' bytes (see links.message.checksum).
+    With `checksums`, what is kept gets one over its tensors' bytes (see links.codec.checksum).
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Retention:
         assert state != EMPTY, (stream, step)
         return slot.tensors if state == PRESENT else ()
 
-    def kept(self, before: int) -> dict[Stream, dict[int, bool]]:
+    def retained(self, before: int) -> dict[Stream, dict[int, bool]]:
         """For each stream the messages just below step `before`, and whether each is absent; of a
         free tie the newest one."""
         return {

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from runtime.core.plan import Stream, WorkerPlan
-from runtime.core.tie_stats import Account
+from runtime.core.tie_stats import TieStats
 from runtime.state.image import write_image
 from runtime.state.retention import Retention
 from runtime.state.snapshots import Snapshots, image_of, joined
 from runtime.state.status_page import MemoryPaths, Page, Word
 
 MESSAGE = "message/"  # what follows: stream, step, index of the tensor
-ACCOUNT = "account"
+TIE_STATS = "account"
 KEEPER_TIMEOUT_S = 600.0  # for the checkpoint before this one to reach the disk
 POLL_S = 0.01
 PLACES = 3  # two for snapshots, one for a part of a checkpoint
@@ -126,16 +126,16 @@ def split_part(part: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[int,
     return state, {step: [tensors[i] for i in sorted(tensors)] for step, tensors in ties.items()}
 
 
-def with_account(state: Mapping[str, Tensor], account: Account) -> dict[str, Tensor]:
+def with_tie_stats(state: Mapping[str, Tensor], tie_stats: TieStats) -> dict[str, Tensor]:
     """A block's state, and beside it what its steps came to."""
-    return {**state, ACCOUNT: torch.tensor(account.as_rows())}
+    return {**state, TIE_STATS: torch.tensor(tie_stats.as_rows())}
 
 
-def split_account(saved: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Account]:
-    """Take apart what `with_account` joined; where there is none, it is an empty one."""
+def split_tie_stats(saved: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], TieStats]:
+    """Take apart what `with_tie_stats` joined; where there is none, it is an empty one."""
     state = dict(saved)
-    rows = state.pop(ACCOUNT, torch.empty(0, 3))
-    return state, Account.from_rows(rows.tolist())
+    rows = state.pop(TIE_STATS, torch.empty(0, 3))
+    return state, TieStats.from_rows(rows.tolist())
 
 
 def put_back(ties: Mapping[int, list[Tensor]], retention: Retention) -> None:

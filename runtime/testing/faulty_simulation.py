@@ -11,29 +11,31 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from runtime.core.messages import (
-    Arrived,
     Compute,
+    Data,
     Event,
+    Message,
     Phase,
+    Received,
     Snapshot,
-    SnapshotSafe,
+    SnapshotDurable,
     StopWanted,
 )
 from runtime.core.plan import Side, Stream
-from runtime.core.tie_stats import Account
-from runtime.core.worker import State, WorkerCore
+from runtime.core.state import COMPUTING, State
+from runtime.core.tie_stats import TieStats
+from runtime.core.worker import WorkerCore
 from runtime.faults.plan import Fault
 from runtime.testing.faulty_edges import (
     LATE,
-    OTHER,
     OVERTAKEN_S,
     FaultyEdges,
     edge_of,
-    words_of_the_dead,
+    messages_of_the_dead,
 )
 from runtime.testing.hashed_blocks import Case, HashedBlock, mix, reference
-from runtime.testing.simulated_memory import Memory, Outbox, Part, is_complete, kept_below
-from runtime.testing.simulation import SimulatedWorker, Simulation
+from runtime.testing.simulated_memory import Memory, Outbox, Part, is_complete, retained_below
+from runtime.testing.simulation import OTHER, SimulatedWorker, Simulation
 
 TICK_S = 0.1
 LONGEST_STILL_S = 60.0  # without a computation anywhere: a deadlock
@@ -42,7 +44,7 @@ MAX_EVENTS = 300_000
 DEATHS = {"kill", "segfault", "exit", "oom", "zombie", "kill-restarting"}
 FREEZES = {"stop", "gil", "spin"}
 BAD_PARTS = {"disk-full", "torn", "flip"}
-WAITING = set(State) - {State.FORWARD, State.UPDATE, State.APPLY}
+WAITING = set(State) - set(COMPUTING)
 
 
 class FaultySimulation(Simulation):
@@ -76,7 +78,7 @@ class FaultySimulation(Simulation):
         self._dead: set[int] = set()
         self._frozen: set[int] = set()
         self._slowed: dict[int, tuple[range, float]] = {}
-        self._lurking: list[list[tuple[Arrived, Any]]] = [[] for _ in self.memory]
+        self._lurking: list[list[tuple[Received, Any]]] = [[] for _ in self.memory]
         self._is_ticking = self._is_over = False
         self._moved_s = 0.0
         self._place(faults)
@@ -196,16 +198,16 @@ class FaultySimulation(Simulation):
     def _complete(self, worker: SimulatedWorker, k: int, event: Event) -> None:
         if k in self._dead or k in self._frozen:
             return
-        if isinstance(event, SnapshotSafe) and self.workers[k] is worker:
+        if isinstance(event, SnapshotDurable) and self.workers[k] is worker:
             self.memory[k].saved = (event.step, self._taken[k].weights)
-            self.memory[k].account = self._taken[k].account
+            self.memory[k].tie_stats = self._taken[k].tie_stats
         super()._complete(worker, k, event)
 
     def _snapshot(self, k: int, action: Snapshot) -> None:
         self._moved_s, is_whole = self.now_s, True
-        block, account = self.workers[k].block, action.account or Account()
+        block, tie_stats = self.workers[k].block, action.tie_stats or TieStats()
         assert isinstance(block, HashedBlock)
-        self._taken[k] = Part(block.weights, {}, account=account)
+        self._taken[k] = Part(block.weights, {}, tie_stats=tie_stats)
         if action.checkpoint:
             for fault in [f for f in self._at_parts[k] if f.step <= action.step]:
                 self._at_parts[k].remove(fault)
@@ -214,17 +216,17 @@ class FaultySimulation(Simulation):
                     self._kill(k, fault)
                     return
                 is_whole = False
-            self._write_part(k, action.step, is_whole, account)
+            self._write_part(k, action.step, is_whole, tie_stats)
         super()._snapshot(k, action)
 
-    def _write_part(self, k: int, step: int, is_whole: bool, account: Account) -> None:
+    def _write_part(self, k: int, step: int, is_whole: bool, tie_stats: TieStats) -> None:
         worker, plan = self.workers[k], self.workers[k].core.plan
         assert isinstance(worker.block, HashedBlock)
         ties: Outbox = {}
         if Stream.TIE_DOWN in plan.outgoing:
             late = range(max(0, step - plan.lag), min(step, plan.num_messages(Stream.TIE_DOWN)))
             ties = {(Stream.TIE_DOWN, s): worker.outbox[Stream.TIE_DOWN, s] for s in late}
-        self.memory[k].parts[step] = Part(worker.block.weights, ties, is_whole, account)
+        self.memory[k].parts[step] = Part(worker.block.weights, ties, is_whole, tie_stats)
 
     def _trim(self, worker: SimulatedWorker, stream: Stream, step: int) -> None:
         """What lies in a ring is overwritten, not removed; a checkpoint may still want it."""
@@ -254,10 +256,10 @@ class FaultySimulation(Simulation):
                 dead.core.plan,
                 generation=dead.core.generation + 1,
                 start_step=step,
-                kept=kept_below(dead.core, dead.outbox, step),
+                retained=retained_below(dead.core, dead.outbox, step),
                 reached=dead.core.reached,
                 stop_at=memory.stop_at,
-                account=memory.account.copy(),
+                tie_stats=memory.tie_stats.copy(),
             ),
             weights,
             dead.outbox,
@@ -289,24 +291,27 @@ class FaultySimulation(Simulation):
         )
         for k, old in enumerate(self.workers):
             part = self.memory[k].parts.get(step, Part(k, {}))
-            kept = kept_below(old.core, part.ties, step)
-            account = part.account.copy()
-            core = WorkerCore(old.core.plan, start_step=step, kept=kept, account=account)
+            retained = retained_below(old.core, part.ties, step)
+            tie_stats = part.tie_stats.copy()
+            core = WorkerCore(
+                old.core.plan, start_step=step, retained=retained, tie_stats=tie_stats
+            )
             weights = part.weights if step else k
             self.memory[k].saved, self.memory[k].stop_at = (step, weights), None
-            self.memory[k].account = account.copy()
+            self.memory[k].tie_stats = tie_stats.copy()
             self._begin_life(k, core, weights, dict(part.ties))
 
     # Messages ----------------------------------------------------------------------------------
 
-    def _transmit(self, k: int, side: Side, event: Event, payload: Any = None) -> None:
+    def _transmit(self, k: int, side: Side, message: Message, payload: Any = None) -> None:
         to, low = edge_of(k, side)
         if k in self._dead:
             return
-        fault = self._edges.strike((k, to), event, step=self.workers[k].core.step)
+        fault = self._edges.strike((k, to), message, step=self.workers[k].core.step)
         if fault is not None:
             self._fire(fault)
-        left = self._edges.pass_on(fault, low, event, self.now_s)
+        received = Received(side=OTHER[side], message=message)
+        left = self._edges.pass_on(fault, low, received, self.now_s)
         if left is None:
             return
         delay_s = self._latency_s(k, to)
@@ -333,8 +338,9 @@ class FaultySimulation(Simulation):
                 return
             if ends != (self.workers[k], self.workers[to]) or not self._hears(to):
                 fate = self.rng.choice(["lost", "now", "now" if is_late else "late"])
-                if fate == "late" and isinstance(event, Arrived):
-                    self._lurking[to].append((event, payload))
+                received = event if isinstance(event, Received) else None
+                if fate == "late" and received and isinstance(received.message, Data):
+                    self._lurking[to].append((received, payload))
                 elif fate == "late":
                     is_late = True
                     self.after(self.rng.random(), land)
@@ -348,9 +354,11 @@ class FaultySimulation(Simulation):
         """Deliver what was meant for a dead life of worker k where it would do the most harm."""
         for late in list(self._lurking[k]):
             event, payload = late
-            incoming = self.workers[k].core.edges.incoming[event.stream]
+            data = event.message
+            assert isinstance(data, Data)
+            incoming = self.workers[k].core.edges.incoming[data.stream]
             is_full = incoming.expected - incoming.released >= incoming.window.max_messages
-            if is_full and event.step == incoming.expected:
+            if is_full and data.step == incoming.expected:
                 self._lurking[k].remove(late)
                 super()._deliver(k, event, payload)
 
@@ -362,8 +370,8 @@ class FaultySimulation(Simulation):
         if not self._hears(to) or known is None or known <= dead.core.generation:
             self._later(TICK_S, lambda: self._haunt(k, side, dead))
             return
-        for word in words_of_the_dead(dead.core.generation, hearer, OTHER[side]):
-            self._deliver(to, word, mix(-1))
+        for event in messages_of_the_dead(dead.core.generation, hearer, OTHER[side]):
+            self._deliver(to, event, mix(-1))
 
     def _haunt_later(self, k: int, side: Side, dead: SimulatedWorker) -> None:
         self._later(self.rng.random(), lambda: self._haunt(k, side, dead))
@@ -376,7 +384,7 @@ class FaultySimulation(Simulation):
 
     def _count(self, worker: SimulatedWorker) -> None:
         core = worker.core
-        self.counted["replayed"] += core.edges.num_replayed
+        self.counted["replayed"] += core.edges.num_resent
         self.counted["duplicates"] += core.edges.num_duplicates
         self.counted["fenced"] += core.edges.num_fenced
 

@@ -19,7 +19,7 @@ class Outcome:
 
     faults: tuple[Fault, ...]
     fired: Counter[str]
-    num_replayed: int
+    num_resent: int
     num_duplicates: int
     num_fenced: int
 
@@ -70,7 +70,7 @@ def run_plan(seed: int) -> Outcome:
     return Outcome(
         faults=faults,
         fired=simulation.fired,
-        num_replayed=counted["replayed"],
+        num_resent=counted["replayed"],
         num_duplicates=counted["duplicates"],
         num_fenced=counted["fenced"],
     )

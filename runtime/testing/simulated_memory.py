@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.core.plan import Stream
-from runtime.core.tie_stats import Account
+from runtime.core.tie_stats import TieStats
 from runtime.core.worker import WorkerCore
 
 Outbox = dict[tuple[Stream, int], Any]
@@ -18,7 +18,7 @@ class Part:
     weights: int
     ties: Outbox
     is_whole: bool = True
-    account: Account = field(default_factory=Account)
+    tie_stats: TieStats = field(default_factory=TieStats)
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Memory:
     saved: tuple[int, int]  # step, weights
     stop_at: int | None = None
     parts: dict[int, Part] = field(default_factory=dict)
-    account: Account = field(default_factory=Account)  # of the state that is saved
+    tie_stats: TieStats = field(default_factory=TieStats)  # of the state that is saved
 
 
 def is_complete(step: int, memories: Sequence[Memory]) -> bool:
@@ -37,7 +37,7 @@ def is_complete(step: int, memories: Sequence[Memory]) -> bool:
     return all(part is not None and part.is_whole for part in parts)
 
 
-def kept_below(core: WorkerCore, outbox: Outbox, step: int) -> dict[Stream, dict[int, bool]]:
+def retained_below(core: WorkerCore, outbox: Outbox, step: int) -> dict[Stream, dict[int, bool]]:
     """For each stream the messages just below `step`, and whether each is absent; of a free tie
     the newest one."""
     found: dict[Stream, dict[int, bool]] = {}

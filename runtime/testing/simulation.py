@@ -8,37 +8,32 @@ matters. One seed gives one history. Nothing goes wrong here (see runtime.testin
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from runtime.core.messages import (
-    Acknowledge,
-    Acknowledged,
     Action,
-    Arrived,
-    AskSnapshot,
     Compute,
     Computed,
+    Data,
     Event,
     Finish,
-    Hello,
-    Keep,
-    Linked,
+    Message,
     Phase,
+    Received,
     Release,
     Send,
     Snapshot,
-    SnapshotSafe,
-    SnapshotWanted,
-    StopTold,
-    TellStop,
+    SnapshotDurable,
+    Store,
     Tick,
     Trim,
 )
 from runtime.core.plan import Side, Stream, WorkerPlan
-from runtime.core.worker import State, WorkerCore
-from runtime.worker.free_inbox import FreeInbox
+from runtime.core.state import State
+from runtime.core.worker import WorkerCore
+from runtime.worker.inbox import FreeTies
 
 Duration = Callable[[int, Phase, int], float]  # (worker, phase, step) -> seconds
 Latency = Callable[[int, int], float]  # (from worker, to worker) -> seconds
@@ -66,13 +61,16 @@ def _summed(one: Payload, other: Payload) -> Payload:
     return None if one is None else tuple(a + b for a, b in zip(one, other, strict=True))
 
 
+OTHER = {Side.BELOW: Side.ABOVE, Side.ABOVE: Side.BELOW}
+
+
 class Stuck(Exception):
     """Nothing is left to happen and a worker has not finished: a deadlock."""
 
 
 @dataclass(eq=False)
 class SimulatedWorker:
-    """One life of a worker: core, block if it has one, and the payloads its driver would keep.
+    """One generation of a worker: core, block if it has one, and what its driver would store.
 
     `works` is what its compute thread was handed; the first of it is under way where it is busy.
     """
@@ -84,7 +82,7 @@ class SimulatedWorker:
     inbox: dict[tuple[Stream, int], Payload] = field(default_factory=dict)
     outbox: dict[tuple[Stream, int], Payload] = field(default_factory=dict)
     computed: list[tuple[float, Phase, int]] = field(default_factory=list)
-    free_inbox: FreeInbox = field(init=False)
+    free_ties: FreeTies = field(init=False)
 
 
 class Simulation:
@@ -120,7 +118,7 @@ class Simulation:
 
     def _life(self, core: WorkerCore, block: SimulatedBlock | None) -> SimulatedWorker:
         worker = SimulatedWorker(core=core, block=block)
-        worker.free_inbox = FreeInbox(core.plan, copy=self._own, add=self._add)
+        worker.free_ties = FreeTies(core.plan, copy=self._own, add=self._add)
         return worker
 
     def run(self) -> float:
@@ -163,23 +161,20 @@ class Simulation:
     def _perform(self, k: int, actions: list[Action], arrived: Payload = None) -> None:
         worker = self.workers[k]
         for action in actions:
-            if type(action) in _SIDES:
-                self._say(k, worker, action)
-                continue
             match action:
+                case Send():
+                    self._send(k, action)
                 case Compute() | Snapshot():
                     worker.works.append(action)
-                case Keep(stream=stream, step=step):
+                case Store(stream=stream, step=step):
                     worker.inbox[stream, step] = self._own(arrived)
-                    worker.free_inbox.arrived(stream, step, arrived)
+                    worker.free_ties.arrived(stream, step, arrived)
                 case Release(stream=stream, step=step):
                     worker.inbox.pop((stream, step), None)
                 case Trim(stream=stream, step=step):
                     self._trim(worker, stream, step)
                 case Finish():
                     pass
-                case _:
-                    raise AssertionError(f"this simulation has no place for {action}")
         self._work(k)
 
     def _work(self, k: int) -> None:
@@ -193,19 +188,17 @@ class Simulation:
                     worker.is_busy = True
                     self._compute(k, action)
 
-    def _say(self, k: int, worker: SimulatedWorker, action: Action) -> None:
-        """Put on its way what one worker says to another: driver and link in one."""
-        payload = None
-        side = _SIDES[type(action)](action)
-        if isinstance(action, Send):
-            payload = worker.outbox.get((action.stream, action.step))
-        peer = worker.core.edges.peers[side]
-        event = _heard(action, worker.core.generation, peer.generation)
-        self._transmit(k, side, event, payload)
+    def _send(self, k: int, send: Send) -> None:
+        """Put a message on its way: driver and link in one. A step stands for its checksum."""
+        message, payload = send.message, None
+        if isinstance(message, Data):
+            payload = self.workers[k].outbox.get((message.stream, message.step))
+            message = replace(message, checksum=message.step)
+        self._transmit(k, send.side, message, payload)
 
-    def _transmit(self, k: int, side: Side, event: Event, payload: Payload = None) -> None:
+    def _transmit(self, k: int, side: Side, message: Message, payload: Payload = None) -> None:
         """Deliver after the latency; what one worker sends to another stays in order."""
-        to = k + 1 if side is Side.ABOVE else k - 1
+        to, event = neighbour(k, side), Received(side=OTHER[side], message=message)
         arrival_s = max(self.now_s + self._latency_s(k, to), self._last_arrival_s.get((k, to), 0.0))
         self._last_arrival_s[k, to] = arrival_s
         self.after(arrival_s - self.now_s, lambda: self._deliver(to, event, payload))
@@ -219,14 +212,14 @@ class Simulation:
         self.after(duration_s, lambda: self._complete(worker, k, event))
 
     def _snapshot(self, k: int, action: Snapshot) -> None:
-        worker, event = self.workers[k], SnapshotSafe(step=action.step)
+        worker, event = self.workers[k], SnapshotDurable(step=action.step)
         self.after(self._snapshot_s(k), lambda: self._complete(worker, k, event))
 
     def _complete(self, worker: SimulatedWorker, k: int, event: Event) -> None:
         """End what a worker was at, if it still lives; it begins what comes next at once."""
         if self.workers[k] is not worker:
             return
-        if not isinstance(event, SnapshotSafe):
+        if not isinstance(event, SnapshotDurable):
             worker.is_busy = False
             self._work(k)
         self._deliver(k, event)
@@ -236,52 +229,9 @@ class Simulation:
             del worker.outbox[key]
 
 
-_SIDES: Mapping[type, Callable[[Any], Side]] = {
-    Hello: lambda action: action.side,
-    Send: lambda action: action.stream.target,
-    Acknowledge: lambda action: action.stream.source,
-    AskSnapshot: lambda action: action.stream.target,
-    TellStop: lambda _: Side.ABOVE,
-}
-
-
-def _heard(action: Action, generation: int, to: int | None) -> Event:
-    """What the neighbour hears; `generation` is the sender's and `to` the one it knows there."""
-    if isinstance(action, Hello):
-        back = Side.BELOW if action.side is Side.ABOVE else Side.ABOVE
-        return Linked(
-            side=back,
-            generation=generation,
-            heard=action.heard,
-            asks=action.asks,
-            wants=action.wants,
-        )
-    assert to is not None, action
-    match action:
-        case Acknowledge():
-            return Acknowledged(
-                stream=action.stream,
-                generation=generation,
-                to=to,
-                expected=action.expected,
-                released=action.released,
-                durable=action.durable,
-                resend=action.resend,
-            )
-        case Send(stream=stream, step=step, absent=absent):
-            return Arrived(
-                stream=stream,
-                step=step,
-                generation=generation,
-                to=to,
-                checksum=step,
-                absent=absent,
-            )
-        case AskSnapshot(stream=stream, durable=durable):
-            return SnapshotWanted(stream=stream, generation=generation, to=to, durable=durable)
-        case TellStop(step=step):
-            return StopTold(generation=generation, to=to, step=step)
-    raise AssertionError(action)
+def neighbour(k: int, side: Side) -> int:
+    """The worker on one side of worker k."""
+    return k + 1 if side is Side.ABOVE else k - 1
 
 
 def _run_phase(worker: SimulatedWorker, block: SimulatedBlock, action: Compute) -> bool:
@@ -317,4 +267,4 @@ def _run_phase(worker: SimulatedWorker, block: SimulatedBlock, action: Compute) 
 def _tie(worker: SimulatedWorker, tie: Stream, message: int, step: int) -> Payload:
     """What a step uses of a tie."""
     is_free = worker.core.plan.is_free(tie)
-    return worker.free_inbox.take(tie, step) if is_free else worker.inbox[tie, message]
+    return worker.free_ties.take(tie, step) if is_free else worker.inbox[tie, message]

@@ -11,18 +11,27 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 from runtime.core.messages import (
-    Arrived,
     Computed,
+    Data,
     Event,
+    Message,
     Phase,
+    Received,
     Snapshot,
-    SnapshotSafe,
+    SnapshotDurable,
 )
 from runtime.core.plan import Side, Stream, WorkerPlan
 from runtime.testing.host import Happen, Host, Thread
 from runtime.testing.network import Machine, Network, Wire, make_host
-from runtime.testing.simulation import Duration, Payload, SimulatedWorker, Simulation
-from runtime.worker.keeping import LARGE_BYTES
+from runtime.testing.simulation import (
+    OTHER,
+    Duration,
+    Payload,
+    SimulatedWorker,
+    Simulation,
+    neighbour,
+)
+from runtime.worker.outbox import LARGE_BYTES
 
 FAR_APART = 37  # steps between two neighbours' overheads
 MADE = {
@@ -110,10 +119,9 @@ class TimedSimulation(Simulation):
     def _reach(self, k: int, event: Event, payload: Payload = None) -> None:
         """An event is there for worker k's loop; its own cost comes before the core hears of it."""
         cost_s = self._machine.message_s
-        if isinstance(event, Arrived) and not event.absent:
-            source = k + 1 if event.stream.source is Side.ABOVE else k - 1
-            size = self.workers[k].core.plan.incoming[event.stream].message_bytes
-            cost_s += size / self._network.wire(source, k).receive_bytes_per_s
+        if isinstance(event, Received) and isinstance(event.message, Data):
+            size = self._size(k, event.message)
+            cost_s += size / self._network.wire(neighbour(k, event.side), k).receive_bytes_per_s
         self._loops[k].add(cost_s, lambda: self._deliver(k, event, payload))
 
     def _reach_done(self, k: int) -> None:
@@ -198,25 +206,34 @@ class TimedSimulation(Simulation):
 
     # What a core wants --------------------------------------------------------------------------
 
-    def _transmit(self, k: int, side: Side, event: Event, payload: Payload = None) -> None:
-        if not isinstance(event, Arrived):
-            self._send(k, side, event, payload, size=0)
+    def _transmit(self, k: int, side: Side, message: Message, payload: Payload = None) -> None:
+        if not isinstance(message, Data):
+            self._let_send(k, side, message, payload, size=0)
             return
-        stream = event.stream
-        size = 0 if event.absent else self.workers[k].core.plan.outgoing[stream].message_bytes
+        size = self._size(k, message)
         self._keepers[k].send(
-            stream, event.step, lambda: self._send(k, side, event, payload, size=size)
+            message.stream,
+            message.step,
+            lambda: self._let_send(k, side, message, payload, size=size),
         )
 
-    def _send(self, k: int, side: Side, event: Event, payload: Payload, *, size: int) -> None:
+    def _let_send(
+        self, k: int, side: Side, message: Message, payload: Payload, *, size: int
+    ) -> None:
         """Let the loop send, before it takes up what waits."""
-        to = k + 1 if side is Side.ABOVE else k - 1
+        to, event = neighbour(k, side), Received(side=OTHER[side], message=message)
         cost_s = self._machine.message_s + size / self._network.wire(k, to).send_bytes_per_s
 
         def carry() -> None:
             self._network.carry(k, to, size, lambda: self._reach(to, event, payload))
 
         self._loops[k].add(cost_s, carry, first=True)
+
+    def _size(self, k: int, message: Data) -> int:
+        """The bytes of tensors of a message that worker k sends or receives."""
+        plan = self.workers[k].core.plan
+        window = plan.outgoing.get(message.stream) or plan.incoming[message.stream]
+        return 0 if message.absent else window.message_bytes
 
     def _snapshot(self, k: int, action: Snapshot) -> None:
         """The compute thread copies the state."""
@@ -226,7 +243,7 @@ class TimedSimulation(Simulation):
 
     def _save(self, k: int, action: Snapshot) -> None:
         """It is safe when all before it is kept."""
-        self._keepers[k].add(0.0, lambda: self._reach(k, SnapshotSafe(step=action.step)))
+        self._keepers[k].add(0.0, lambda: self._reach(k, SnapshotDurable(step=action.step)))
 
     def _note_memory(self, k: int) -> None:
         retained = in_flight = 0

@@ -17,7 +17,7 @@ from runtime.block import BlockStep
 from runtime.core.messages import Compute, Computed, Phase, Snapshot
 from runtime.core.plan import Stream
 from runtime.faults.injector import Injector
-from runtime.state.saving import Saver, with_account
+from runtime.state.saving import Saver, with_tie_stats
 from runtime.worker.inbox import Ready
 from runtime.worker.outbox import Made
 from runtime.worker.telemetry import Figures, Stopwatch, figures_of
@@ -145,8 +145,8 @@ class Computing:
         """Copy the block's state; it is to be saved when all that was made before is kept."""
         began_s, step = time.monotonic(), action.step
         state: Mapping[str, Tensor] = self.block.state()
-        if action.account is not None:
-            state = with_account(state, action.account)
+        if action.tie_stats is not None:
+            state = with_tie_stats(state, action.tie_stats)
         image = self._saver.image(state)
         save = partial(self._saver.save, step, image, checkpoint=action.checkpoint)
         self._done.append(Copied(step, save, began_s, time.monotonic()))

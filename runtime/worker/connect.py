@@ -16,10 +16,12 @@ from torch.distributed import Store
 from runtime.block import Specs
 from runtime.core.plan import Side
 from runtime.job import Job
-from runtime.links.gloo import GlooLink, opener
+from runtime.links.channel import tcp_address, where_to_listen_again
+from runtime.links.edge import EdgeLink
+from runtime.links.gloo import gloo_link, opener
 from runtime.links.link import End, Link, LinkError
-from runtime.links.shared_memory import ShmLink
-from runtime.links.zeromq import ZmqLink, tcp_address, where_to_listen_again
+from runtime.links.shared_memory import shm_link
+from runtime.links.zeromq import zmq_link
 from runtime.rendezvous import Place, Rendezvous
 from runtime.state.retention import NeighboursRetention, Retention
 
@@ -80,7 +82,7 @@ class Linking:
             links[Side.BELOW] = self._make(Side.BELOW, place, connect=address)
         return links
 
-    def _link_above(self, place: Place) -> ZmqLink:
+    def _link_above(self, place: Place) -> EdgeLink:
         """Listen where an earlier life did, if that address is free; elsewhere if not."""
         known = self._rendezvous.find_edge(self._k)
         link = None
@@ -107,7 +109,7 @@ class Linking:
 
     def _make(
         self, side: Side, place: Place, *, bind: str | None = None, connect: str | None = None
-    ) -> ZmqLink:
+    ) -> EdgeLink:
         """This end of the edge on a side."""
         k = self._k + (1 if side is Side.ABOVE else -1)
         specs, other = self._job.specs(min(k, self._k)), self._other(side)
@@ -125,9 +127,9 @@ class Linking:
         )
         if self._job.link == "gloo":
             open_group = opener(self._open_store, self._job.bind)
-            return GlooLink(self._context, end, open_group, bind=bind, connect=connect)
+            return gloo_link(self._context, end, open_group, bind=bind, connect=connect)
         if not shares:
-            return ZmqLink(self._context, end, bind=bind, connect=connect)
+            return zmq_link(self._context, end, bind=bind, connect=connect)
         try:
             sent = outgoing_specs(self._job, k)
             memory = NeighboursRetention(other.memory, self._job.plan(k), sent)
@@ -135,7 +137,7 @@ class Linking:
             raise LinkError(
                 f"the memory of worker {k} can't be shared ({error}); use --link zmq"
             ) from error
-        return ShmLink(self._context, end, memory, bind=bind, connect=connect)
+        return shm_link(self._context, end, memory, bind=bind, connect=connect)
 
 
 def guards_payload(job: Job, *, shares_memory: bool) -> bool:

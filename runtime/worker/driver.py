@@ -21,30 +21,28 @@ import zmq
 
 from runtime.block import BlockStep, Payload, TensorSpec
 from runtime.core.messages import (
-    Acknowledge,
     Action,
-    AskSnapshot,
     Compute,
+    Data,
     Event,
     Finish,
-    Hello,
-    Keep,
     Phase,
+    Received,
     Rejected,
     Release,
     Send,
     Snapshot,
-    SnapshotSafe,
+    SnapshotDurable,
     StopWanted,
-    TellStop,
+    Store,
     Tick,
     Trim,
 )
 from runtime.core.plan import Side, Stream
-from runtime.core.worker import State, WorkerCore
+from runtime.core.state import State
+from runtime.core.worker import WorkerCore
 from runtime.faults.injector import Injector
 from runtime.links.link import Damaged, Link, Pollable
-from runtime.links.message import DataMessage, Message
 from runtime.state.retention import Retention
 from runtime.state.saving import Saver
 from runtime.state.status_page import Page, Word
@@ -53,7 +51,6 @@ from runtime.worker.inbox import Inbox
 from runtime.worker.liveness import Neighbours
 from runtime.worker.outbox import Outbox
 from runtime.worker.telemetry import Figures, Telemetry
-from runtime.worker.wire import event_of, message_of
 
 log = logging.getLogger(__name__)
 
@@ -105,10 +102,10 @@ class Driver:
         self._inbox = Inbox(core.plan)
         self._lock = threading.Lock()
         self._has_failed = False  # what was done could not be settled
-        self._todo: deque[StepDone | Release | Finish | tuple[Side, Message]] = deque()
+        self._todo: deque[StepDone | Send | Release | Finish] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         wake = partial(os.eventfd_write, self._wake, 1)
-        self._outbox = Outbox(core.plan, retention, outgoing_specs, wake)
+        self._outbox = Outbox(retention, outgoing_specs, wake)
         self._computing = Computing(
             block,
             saver=saver,
@@ -156,11 +153,11 @@ class Driver:
             self.telemetry.stopwatch.took_snapshot(done.step, done.began_s, done.ended_s)
             return
         event = done.event
-        self._outbox.keep(event, done.made)
+        self._outbox.retain(event, done.made)
         self._tell_core(event, at_s=done.ended_s)
         if event.phase is Phase.APPLY:
             self.telemetry.count_step(event.step)
-            self._todo.append(StepDone(event.step, done.figures, self.core.account.latest))
+            self._todo.append(StepDone(event.step, done.figures, self.core.tie_stats.latest))
 
     def _tell_core(
         self, event: Event, *, arrived: Payload | None = None, at_s: float | None = None
@@ -185,12 +182,10 @@ class Driver:
                     self._computing.hand_out(self._inbox.find(action))
                 case Snapshot():
                     self._computing.hand_out(action)
-                case Keep(stream=stream, step=step):
+                case Store(stream=stream, step=step):
                     assert arrived is not None
-                    self._inbox.keep(stream, step, arrived)
-                case Hello() | Send() | Acknowledge() | AskSnapshot() | TellStop():
-                    self._todo.append(message_of(action, self.core))  # to the lives of now
-                case Release() | Finish():
+                    self._inbox.store(stream, step, arrived)
+                case Send() | Release() | Finish():
                     self._todo.append(action)
                 case Trim():
                     pass  # its slots are free to be used again
@@ -258,10 +253,10 @@ class Driver:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake)
         self._settle()
-        for side, message in self._outbox.take_ready():
-            self._send(side, message)
-        for step in self._outbox.take_saved():
-            self._handle(SnapshotSafe(step=step))
+        for send in self._outbox.take_ready():
+            self._send(send)
+        for step in self._outbox.take_durable():
+            self._handle(SnapshotDurable(step=step))
         self._do_todo()
 
     def _handle(self, event: Event, arrived: Payload | None = None) -> None:
@@ -279,8 +274,8 @@ class Driver:
                     self._release(stream, step)
                 case Finish():
                     log.info("done before step %d", self.core.step)
-                case (side, message):
-                    self._send(side, message)
+                case Send() as send:
+                    self._send(send)
 
     def _note_step(self, done: StepDone) -> None:
         self.telemetry.step_done(done.step, done.figures)
@@ -289,20 +284,19 @@ class Driver:
             self.telemetry.trace.counters(staleness=done.staleness)
 
     def _take_messages(self, side: Side, link: Link) -> None:
-        while (message := link.receive()) is not None:
+        while (found := link.receive()) is not None:
             self._neighbours.heard(side)
-            if isinstance(message, Damaged):
-                self._note_damage(side, message)
-                if message.stream is not None:
-                    self._handle(Rejected(stream=message.stream))
-                continue
-            payload = message.payload if isinstance(message, DataMessage) else None
-            self._handle(event_of(side, message), payload)
+            if isinstance(found, Damaged):
+                self._note_damage(side, found)
+                if found.stream is not None:
+                    self._handle(Rejected(stream=found.stream))
+            else:
+                self._handle(Received(side=side, message=found.message), found.payload)
 
-    def _note_damage(self, side: Side, message: Damaged) -> None:
+    def _note_damage(self, side: Side, damaged: Damaged) -> None:
         self.damaged += 1
         if self.damaged <= LOGGED_DAMAGES:
-            log.warning("a damaged message from the worker %s: %s", side.value, message.reason)
+            log.warning("a damaged message from the worker %s: %s", side.value, damaged.reason)
 
     def _release(self, stream: Stream, step: int) -> None:
         """Give back the message before this one: the last is kept, for timing the block alone."""
@@ -313,18 +307,19 @@ class Driver:
         if before:
             self._links[stream.source].recycle(stream, before)
 
-    def _send(self, side: Side, message: Message) -> None:
-        if not isinstance(message, DataMessage):
-            self._links[side].send(message)
+    def _send(self, send: Send) -> None:
+        link = self._links[send.side]
+        if not isinstance(send.message, Data):
+            link.send(send.message)
             return
         began_s = time.monotonic()
-        filled = self._outbox.fill(side, message)
+        filled = self._outbox.fill(send)
         if filled is None:
             return
-        stream, step = filled.stream, filled.step
-        if not self._links[side].send(filled):
-            log.warning("%s %d found no peer", stream.value, step)
-        self.telemetry.trace.sent(stream, step, began_s, time.monotonic())
+        data, payload = filled
+        if not link.send(data, payload):
+            log.warning("%s %d found no peer", data.stream.value, data.step)
+        self.telemetry.trace.sent(data.stream, data.step, began_s, time.monotonic())
 
     @property
     def is_done(self) -> bool:

@@ -1,16 +1,19 @@
 """What has arrived for one worker and is not used up, and what each computation uses of it.
 
-Owns the payloads from their arrival to their release; where ties are free, what is copied stays
-longer (see free_inbox.py). Which messages are used is the core's choice. What a computation
-uses is found when it is decided: a gradient that arrives after that belongs to the next step.
+Owns the payloads from their arrival to their release; of free ties, copies that stay longer.
+Which messages are used is the core's choice. What a computation uses is found when it is issued:
+a gradient that arrives after that belongs to the next step.
 """
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from runtime.block import Payload
 from runtime.core.messages import Compute, Phase
 from runtime.core.plan import Stream, WorkerPlan
-from runtime.worker.free_inbox import FreeInbox
+
+Tensors = Any  # a Payload, or what a simulation has in its place
 
 
 class Ready(NamedTuple):
@@ -23,22 +26,23 @@ class Ready(NamedTuple):
 
 
 class Inbox:
-    """The payloads of one life of a worker. Whoever calls decides, or is the driver's loop."""
+    """The payloads of one generation of a worker. It is called under the driver's lock, but for
+    `release`, which is the loop's."""
 
     def __init__(self, plan: WorkerPlan) -> None:
         self._plan = plan
         self._here: dict[tuple[Stream, int], Payload] = {}
-        self._free = FreeInbox(plan)
+        self._free_ties = FreeTies(plan)
 
     @property
     def num_activations(self) -> int:
         """Activations that are here and not yet used."""
         return sum(1 for stream, _ in self._here if stream is Stream.ACTIVATION)
 
-    def keep(self, stream: Stream, step: int, payload: Payload) -> None:
-        """Keep what has arrived; () where it is absent."""
+    def store(self, stream: Stream, step: int, payload: Payload) -> None:
+        """Store what has arrived; () if it is absent."""
         self._here[stream, step] = payload
-        self._free.arrived(stream, step, payload)
+        self._free_ties.arrived(stream, step, payload)
 
     def find(self, action: Compute) -> Ready:
         """What a computation uses; gradients of free ties are gone then."""
@@ -64,5 +68,47 @@ class Inbox:
             return None
         if not self._plan.is_free(stream):
             return self._here[stream, message]
-        payload: Payload = self._free.take(stream, step)
+        payload: Payload = self._free_ties.take(stream, step)
         return payload
+
+
+def _copy(payload: Tensors) -> Tensors:
+    return tuple(tensor.clone() for tensor in payload)
+
+
+def _add(one: Tensors, other: Tensors) -> Tensors:
+    return tuple(a + b for a, b in zip(one, other, strict=True))
+
+
+class FreeTies:
+    """Copies of ties beyond their release, if ties are free: a received tensor may be the sender's
+    memory, and is valid only until then. Of weights the newest, of gradients all that were not
+    used yet. With fixed ties it has none."""
+
+    def __init__(
+        self,
+        plan: WorkerPlan,
+        *,
+        copy: Callable[[Tensors], Tensors] = _copy,
+        add: Callable[[Tensors, Tensors], Tensors] = _add,
+    ) -> None:
+        self._plan = plan
+        self._copy = copy
+        self._add = add
+        self._ties: dict[Stream, dict[int, Tensors]] = {}
+
+    def arrived(self, stream: Stream, step: int, payload: Tensors) -> None:
+        """Copy a tie that has arrived, which is released at once; leave all else alone."""
+        if not self._plan.is_free(stream):
+            return
+        assert self._plan.free is not None
+        here = {} if self._plan.free.keeps_newest else self._ties.get(stream, {})
+        self._ties[stream] = {**here, step: self._copy(payload)}
+
+    def take(self, tie: Stream, step: int) -> Tensors:
+        """What a step uses of a tie, gradients summed in their order; these are gone then."""
+        free = self._plan.free
+        assert free is not None
+        here = self._ties[tie] if free.keeps_newest else self._ties.pop(tie)
+        used = [payload for message, payload in here.items() if free.allows(step, message)]
+        return functools.reduce(self._add, used)

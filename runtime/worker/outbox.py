@@ -1,89 +1,180 @@
 """What one worker has made for its neighbours, on its way to the links.
 
-Owns what is kept of it (see keeping.py and runtime.state.retention), and what waits until it is.
-What is made and sent or repeated is the core's choice.
+Owns its copies into retention, which are made before it is sent, and what waits for them. What is
+made, sent or resent is the core's choice. Large messages are copied, and states saved, on a thread
+of their own; what is small is copied at once, unless something before it waits.
 """
 
+import queue
+import threading
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from runtime.block import Payload, TensorSpec
-from runtime.core.messages import Computed
-from runtime.core.plan import Side, Stream, WorkerPlan
-from runtime.links.message import DataMessage
+from runtime.block import Payload, Specs, message_bytes
+from runtime.core.messages import Computed, Data, Send
+from runtime.core.plan import Stream
 from runtime.state.retention import Retention
-from runtime.worker.keeping import Keeping
+
+LARGE_BYTES = 1 << 18  # below, handing a copy over takes longer than making it
+WAIT_TIMEOUT_S = 60.0
 
 Made = Mapping[Stream, Payload | None]
+Copy = tuple[Stream, int]
+Job = Callable[[], None]
 
 
 class Outbox:
-    """`keep` and `save` are called by whoever decides, and `fill`, `take_ready` and
-    `take_saved` by the loop.
+    """`retain` and `save` are called under the driver's lock, and `fill`, `take_ready` and
+    `take_durable` by the loop. `wake` is called when there may be something to take."""
 
-    `wake` is called when there may be something to take.
-    """
-
-    def __init__(
-        self,
-        plan: WorkerPlan,
-        retention: Retention,
-        specs: Mapping[Stream, tuple[TensorSpec, ...]],
-        wake: Callable[[], None],
-    ) -> None:
-        self._plan = plan
+    def __init__(self, retention: Retention, specs: Specs, wake: Callable[[], None]) -> None:
         self._retention = retention
         self._specs = specs
-        self._keeping = Keeping(retention, specs, wake)
-        self._awaited: dict[tuple[Stream, int], tuple[Side, DataMessage]] = {}
+        self._thread = CopyThread(retention, specs, wake)
+        self._awaited: dict[Copy, Send] = {}
 
-    def keep(self, event: Computed, made: Made) -> None:
-        """Keep what the block made, until its receiver will never ask for it again."""
+    def retain(self, event: Computed, made: Made) -> None:
+        """Copy what the block made; it stays until its receiver will never ask for it again."""
         for stream, payload in made.items():
             specs = self._specs.get(stream)
             if specs is None:
                 continue
             if event.absent:
-                self._keeping.keep(stream, event.step, None)
+                self._thread.copy(stream, event.step, None)
                 continue
             assert payload is not None, f"no {stream.value} was made at step {event.step}"
             for spec, tensor in zip(specs, payload, strict=True):
                 spec.check(tensor)
-            self._keeping.keep(stream, event.step, payload)
+            self._thread.copy(stream, event.step, payload)
 
-    def fill(self, side: Side, message: DataMessage) -> DataMessage | None:
-        """A message as it is to be sent. None where that must wait: `take_ready` gives it then."""
-        key = stream, step = message.stream, message.step
-        self._awaited.pop(key, None)  # it may be for a life that is no more
+    def fill(self, send: Send) -> tuple[Data, Payload] | None:
+        """Data as it is to be sent. None if that must wait: `take_ready` gives it then."""
+        data = send.message
+        assert isinstance(data, Data)
+        key = stream, step = data.stream, data.step
+        self._awaited.pop(key, None)  # it may be for a generation that is no more
         if self._must_wait(stream, step):
-            self._awaited[key] = side, message
+            self._awaited[key] = send
             return None
-        if message.absent:
-            return message
-        payload = self._retention.get(stream, step)
-        return replace(message, payload=payload, checksum=self._retention.checksum(stream, step))
+        if data.absent:
+            return data, ()
+        checksum = self._retention.checksum(stream, step)
+        return replace(data, checksum=checksum), self._retention.get(stream, step)
 
-    def take_ready(self) -> list[tuple[Side, DataMessage]]:
+    def take_ready(self) -> list[Send]:
         """What has waited and is to be filled now, in the order of each stream."""
-        if not self._keeping.take_kept():
+        if not self._thread.take_copied():
             return []
         ordered = sorted(self._awaited, key=lambda key: key[1])
         return [self._awaited.pop(key) for key in ordered if not self._must_wait(*key)]
 
-    def save(self, step: int, save: Callable[[], None]) -> None:
-        """Let `save` make the state before `step` safe when all that was made is kept."""
-        self._keeping.save(step, save)
+    def save(self, step: int, save: Job) -> None:
+        """Let `save` make the state before `step` durable when all that was made is retained."""
+        self._thread.save(step, save)
 
-    def take_saved(self) -> list[int]:
-        """The steps before which a state has become safe, in order."""
-        return self._keeping.take_saved()
+    def take_durable(self) -> list[int]:
+        """The steps before which a state has become durable, in order."""
+        return self._thread.take_saved()
 
     def close(self) -> None:
         """End what copies."""
-        self._keeping.close()
+        self._thread.close()
 
     def _must_wait(self, stream: Stream, step: int) -> bool:
-        """Whether it is not kept, or one before it waits, which a mark must not overtake."""
-        return self._keeping.is_pending(stream, step) or any(
+        """Whether it is not retained yet, or one before it waits, which an absent marker must not
+        overtake."""
+        return self._thread.is_pending(stream, step) or any(
             other is stream and before < step for other, before in self._awaited
         )
+
+
+class CopyThread:
+    """Copies messages in the order of each stream, and saves behind all that was given before: a
+    snapshot must not outrun what it relies on, nor what is made after it overwrite that.
+
+    `wake` is called when one more thing is done. `copy` and `save` are called by one thread at a
+    time, and `take_copied` and `take_saved` by the loop alone.
+    """
+
+    def __init__(self, retention: Retention, specs: Specs, wake: Callable[[], None]) -> None:
+        self._retention = retention
+        self._wake = wake
+        self._is_large = {s: message_bytes(found) >= LARGE_BYTES for s, found in specs.items()}
+        self._pending: set[Copy] = set()
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._num_given = dict.fromkeys(specs, 0)  # jobs of each stream, and of these
+        self._num_done = dict.fromkeys(specs, 0)
+        self._num_saves_given = self._num_saves_done = 0
+        self._copied: deque[Copy] = deque()
+        self._saved: deque[int] = deque()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="copying", daemon=True)
+        self._thread.start()
+
+    def copy(self, stream: Stream, step: int, payload: Payload | None) -> None:
+        """Retain a message (None: absent), at once or soon. Raises ProtocolError (see
+        Retention)."""
+        if not self._must_queue(stream):
+            self._retention.put(stream, step, payload)
+            return
+        self._pending.add((stream, step))
+        self._num_given[stream] += 1
+        self._jobs.put(lambda: self._copy(stream, step, payload))
+
+    def is_pending(self, stream: Stream, step: int) -> bool:
+        """Whether a message that was given to `copy` can't be sent yet."""
+        return (stream, step) in self._pending
+
+    def take_copied(self) -> list[Copy]:
+        """The messages that have been pending and are no more, in order. Raises what failed."""
+        if self._failure is not None:
+            raise self._failure
+        found = []
+        while self._copied:
+            found.append(self._copied.popleft())
+        self._pending.difference_update(found)
+        return found
+
+    def save(self, step: int, save: Job) -> None:
+        """Let `save` make the state before `step` durable, behind all that was given so far."""
+        self._num_saves_given += 1
+        self._jobs.put(lambda: self._save(step, save))
+
+    def take_saved(self) -> list[int]:
+        """The steps before which a state has become durable, in order."""
+        return [self._saved.popleft() for _ in range(len(self._saved))]
+
+    def close(self) -> None:
+        """End the thread, when what it has is done."""
+        self._jobs.put(None)
+        self._thread.join(WAIT_TIMEOUT_S)
+
+    def _must_queue(self, stream: Stream) -> bool:
+        """Whether a message is copied later: it is large, or something before it waits."""
+        is_behind = self._num_given[stream] != self._num_done[stream]
+        is_saving = self._num_saves_given != self._num_saves_done
+        return self._is_large[stream] or is_behind or is_saving
+
+    # The thread -------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        """Do what is given; behind a failure nothing more, so that no snapshot relies on it."""
+        while (job := self._jobs.get()) is not None:
+            if self._failure is None:
+                try:
+                    job()
+                except BaseException as error:
+                    self._failure = error
+            del job  # it holds a payload or a whole state, and the next may be long in coming
+            self._wake()
+
+    def _copy(self, stream: Stream, step: int, payload: Payload | None) -> None:
+        self._retention.put(stream, step, payload)
+        self._num_done[stream] += 1
+        self._copied.append((stream, step))
+
+    def _save(self, step: int, save: Job) -> None:
+        save()
+        self._num_saves_done += 1
+        self._saved.append(step)

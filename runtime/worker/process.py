@@ -24,7 +24,7 @@ from torch import Tensor
 from runtime.block import BlockStep
 from runtime.core.plan import Stream
 from runtime.core.streams import ProtocolError
-from runtime.core.tie_stats import Account
+from runtime.core.tie_stats import TieStats
 from runtime.core.worker import WorkerCore
 from runtime.faults.injector import Injector
 from runtime.faults.log import FaultLog
@@ -39,7 +39,14 @@ from runtime.rendezvous import Announcement, Rendezvous, open_rendezvous, open_s
 from runtime.signals import relay_to
 from runtime.state.checkpoint import Checkpoint
 from runtime.state.retention import Retention
-from runtime.state.saving import OutOfRoom, Saver, put_back, split_account, split_part, with_account
+from runtime.state.saving import (
+    OutOfRoom,
+    Saver,
+    put_back,
+    split_part,
+    split_tie_stats,
+    with_tie_stats,
+)
 from runtime.state.status_page import Page, Word
 from runtime.worker.connect import Linking, guards_payload, outgoing_specs
 from runtime.worker.driver import Driver
@@ -161,11 +168,11 @@ class Worker:
     def take_up(self) -> None:
         """Build the block and give it the state that is to be gone on from."""
         torch.set_num_threads(self._job.threads)
-        self._start_step, self._account = 0, Account()
+        self._start_step, self._tie_stats = 0, TieStats()
         snapshot = self._saver.latest()
         if snapshot is not None:
             self._start_step, saved = snapshot
-            state, self._account = split_account(saved)
+            state, self._tie_stats = split_tie_stats(saved)
             self._block = self._build_block()
             self._block.load(state)
         elif self._announcement.resume:
@@ -191,13 +198,13 @@ class Worker:
             put_back(self._absent_ties(checkpoint.step), self._retention)
         else:
             saved, ties = split_part(safetensors.torch.load_file(checkpoint.part(self._k)))
-            state, self._account = split_account(saved)
+            state, self._tie_stats = split_tie_stats(saved)
             self._block = self._build_block()
             self._block.load(state)
             put_back(ties, self._retention)
         held = self._block.state()
         if self._plan.free is not None:
-            held = with_account(held, self._account)
+            held = with_tie_stats(held, self._tie_stats)
         self._saver.save(self._start_step, self._saver.image(held), checkpoint=False)
 
     def _absent_ties(self, step: int) -> dict[int, list[Tensor]]:
@@ -260,10 +267,10 @@ class Worker:
             self._plan,
             generation=self._life.generation,
             start_step=self._start_step,
-            kept=self._retention.kept(self._start_step),
+            retained=self._retention.retained(self._start_step),
             reached=self._page[Word.REACHED],
             stop_at=stop_at - 1 if stop_at else None,
-            account=self._account,
+            tie_stats=self._tie_stats,
         )
         telemetry = Telemetry(
             block=self._k,

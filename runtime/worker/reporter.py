@@ -17,9 +17,9 @@ import zmq
 
 from runtime import digest
 from runtime.core.plan import Stream
-from runtime.core.tie_stats import Account
-from runtime.core.worker import State
-from runtime.links.zeromq import connect_to
+from runtime.core.state import State
+from runtime.core.tie_stats import TieStats
+from runtime.links.channel import connect_to
 from runtime.state.status_page import Page, Word
 from runtime.worker.driver import Driver
 
@@ -111,7 +111,7 @@ class Reporter:
         """Add what this life counts to what earlier ones did, where it outlives them all."""
         core = self._driver.core
         counts = {
-            Word.REPLAYED: core.edges.num_replayed,
+            Word.REPLAYED: core.edges.num_resent,
             Word.DUPLICATES: core.edges.num_duplicates,
             Word.FENCED: core.edges.num_fenced,
             Word.DAMAGED: self._driver.damaged,
@@ -152,7 +152,7 @@ class Reporter:
         counters = {
             "sent": activations.sent if activations is not None else 0,
             "trained": driver.core.step,
-            "stale_ties": driver.core.account.stale,
+            "stale_ties": driver.core.tie_stats.stale,
             "retrained": page[Word.RETRAINED],
             "bad_steps": driver.block.num_bad_steps,
             "duplicates_dropped": page[Word.DUPLICATES],
@@ -167,7 +167,7 @@ class Reporter:
         }
         result = driver.telemetry.closing(counters) | {
             "kind": "result",
-            "staleness": staleness_of(driver.core.account),
+            "staleness": staleness_of(driver.core.tie_stats),
             "digests": digest.block_records(self._k, driver.block.state()),
         }
         return msgpack.packb(result), safetensors.torch.save(home)
@@ -202,11 +202,11 @@ class Reporter:
         }
 
 
-def staleness_of(account: Account) -> dict[str, dict[str, int]]:
+def staleness_of(tie_stats: TieStats) -> dict[str, dict[str, int]]:
     """By tie, how many messages were used at each staleness, in steps; texts are keys in JSON."""
     return {
         tie.value: {str(steps): count for steps, count in sorted(counts.items())}
-        for tie, counts in account.staleness.items()
+        for tie, counts in tie_stats.staleness.items()
         if counts
     }
 

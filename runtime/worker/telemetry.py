@@ -13,14 +13,12 @@ from typing import Any, NamedTuple
 import psutil
 
 from runtime.block import BlockStep
-from runtime.core.worker import State
+from runtime.core.state import COMPUTING, State
 from runtime.program import Life
 from runtime.records.trace import Trace
 from runtime.state.status_page import Page, Word
 
 Report = dict[str, Any]
-
-COMPUTING = (State.FORWARD, State.UPDATE, State.APPLY)
 
 
 class Figures(NamedTuple):

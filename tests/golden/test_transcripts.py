@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime.core.messages import Acknowledged, Arrived, Compute, Event, Linked, Phase
+from runtime.core.messages import Ack, Compute, Data, Hello, Message, Phase
 from runtime.core.plan import Side, Stream, Window, WorkerPlan
-from runtime.testing.simulation import Simulation
+from runtime.testing.simulation import Simulation, neighbour
 
 WINDOW = Window(max_messages=2, max_bytes=20, message_bytes=10)
 UP, DOWN = (Stream.ACTIVATION, Stream.TIE_UP), (Stream.TIE_DOWN,)
@@ -25,10 +25,9 @@ class Transcript(Simulation):
         super().__init__(*args, **kwargs)
         self.lines: list[str] = []
 
-    def _transmit(self, k: int, side: Side, event: Event, payload=None) -> None:
-        to = k + 1 if side is Side.ABOVE else k - 1
-        self._note(f"{k} -> {to}  {_said(event)}")
-        super()._transmit(k, side, event, payload)
+    def _transmit(self, k: int, side: Side, message: Message, payload=None) -> None:
+        self._note(f"{k} -> {neighbour(k, side)}  {_said(message)}")
+        super()._transmit(k, side, message, payload)
 
     def _compute(self, k: int, action: Compute) -> None:
         used = [
@@ -47,20 +46,20 @@ class Transcript(Simulation):
         self.lines.append(f"{self.now_s:.3f}  {text}")
 
 
-def _said(event: Event) -> str:
-    match event:
-        case Linked(generation=generation, heard=heard, asks=asks, wants=wants):
+def _said(message: Message) -> str:
+    match message:
+        case Hello(generation=generation, to=to, asks=asks, wants=wants):
             wanted = (
                 ", ".join(f"{stream.value} {step}" for stream, step in wants.items()) or "nothing"
             )
-            known = "knows no one" if heard is None else f"knows generation {heard}"
+            known = "knows no one" if to is None else f"knows generation {to}"
             asked = ", asks" if asks else ""
             return f"hello, generation {generation}, {known}, wants {wanted}{asked}"
-        case Arrived(stream=stream, step=step, absent=absent):
+        case Data(stream=stream, step=step, absent=absent):
             return f"{stream.value} {step}" + (" absent" if absent else "")
-        case Acknowledged(stream=stream, expected=expected, released=released):
+        case Ack(stream=stream, expected=expected, released=released):
             return f"{stream.value}: expects {expected}, released below {released}"
-    raise AssertionError(event)
+    raise AssertionError(message)
 
 
 def plan(k: int, num_workers: int, *, num_steps: int, lag: int, tied: bool) -> WorkerPlan:

@@ -6,35 +6,31 @@ its driver and keeper would hold.
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from runtime.core.messages import (
-    Acknowledge,
-    Acknowledged,
+    Ack,
     Action,
-    Arrived,
-    AskSnapshot,
     Compute,
     Computed,
+    Data,
     Event,
     Finish,
     Hello,
-    Keep,
-    Linked,
     Phase,
+    Received,
     Release,
     Send,
     Snapshot,
-    SnapshotSafe,
-    SnapshotWanted,
-    StopTold,
+    SnapshotDurable,
     StopWanted,
-    TellStop,
+    Store,
     Tick,
     Trim,
 )
 from runtime.core.plan import Side, Stream
-from runtime.core.worker import State, WorkerCore
+from runtime.core.state import State
+from runtime.core.worker import WorkerCore
 from runtime.testing.hashed_blocks import MESSAGE_BYTES, Case, mix, reference
 
 ACTIVATION, TIE_UP, TIE_DOWN = Stream
@@ -74,11 +70,11 @@ class Network:
             Node(core=WorkerCore(case.plan(k)), memory=Memory(saved=(0, k)), weights=k)
             for k in range(case.num_workers)
         ]
-        self.queues: dict[tuple[int, int], deque[tuple[Event, int | None]]] = {}
+        self.queues: dict[tuple[int, int], deque[tuple[Received, int | None]]] = {}
         for k in range(case.num_workers - 1):
             self.queues[k, k + 1] = deque()
             self.queues[k + 1, k] = deque()
-        self.delivered: dict[tuple[int, int], list[tuple[Event, int | None]]] = {
+        self.delivered: dict[tuple[int, int], list[tuple[Received, int | None]]] = {
             edge: [] for edge in self.queues
         }
         for k, node in enumerate(self.nodes):
@@ -111,7 +107,7 @@ class Network:
         node.memory.saved = (snapshot.step, weights)
         if snapshot.checkpoint:
             node.memory.checkpoints.add(snapshot.step)
-        self.handle(k, SnapshotSafe(step=snapshot.step))
+        self.handle(k, SnapshotDurable(step=snapshot.step))
 
     def _take_snapshot(self, node: Node) -> None:
         while node.works and isinstance(node.works[0], Snapshot):
@@ -151,7 +147,7 @@ class Network:
             self.case.plan(k),
             generation=node.core.generation + 1,
             start_step=step,
-            kept={
+            retained={
                 stream: {s: payload is None for s, payload in messages.items()}
                 for stream, messages in memory.outbox.items()
             },
@@ -195,7 +191,7 @@ class Network:
                 case Compute() | Snapshot():
                     node.works.append(action)
                     self._take_snapshot(node)
-                case Keep(stream=stream, step=step):
+                case Store(stream=stream, step=step):
                     assert (stream, step) not in node.inbox
                     node.inbox[stream, step] = payload
                 case Release(stream=stream, step=step):
@@ -206,37 +202,22 @@ class Network:
                         del kept[s]
                 case Finish():
                     assert node.core.step == node.core.end
-                case _:
-                    self._put(k, action)
+                case Send():
+                    self._send(k, action)
 
-    def _put(self, k: int, action: Action) -> None:
-        """Put on its way what one worker says to another."""
-        core, content = self.nodes[k].core, None
-        lives = {"generation": core.generation}
-        words = vars(action)
-        match action:
-            case Hello(side=side):
-                event = Linked(**words | {"side": OTHER[side]})
-                self._queue(k, side).append((event, None))
-                return
-            case Acknowledge(stream=stream):
-                side, kind = stream.source, Acknowledged
-            case AskSnapshot(stream=stream):
-                side, kind = stream.target, SnapshotWanted
-            case TellStop():
-                side, kind = Side.ABOVE, StopTold
-            case Send(stream=stream, step=step, absent=absent):
-                side, kind = stream.target, Arrived
-                content = self.nodes[k].memory.outbox[stream][step]
-                assert absent == (content is None)
-                lives["checksum"] = content or 0
-            case _:
-                raise AssertionError(action)
-        assert core.edges.peers[side].is_linked or kind is Acknowledged
-        lives["to"] = core.edges.peers[side].generation
-        self._queue(k, side).append((kind(**words, **lives), content))
+    def _send(self, k: int, send: Send) -> None:
+        """Put on its way what one worker says to another; its number is a message's checksum."""
+        message, content, side = send.message, None, send.side
+        is_linked = self.nodes[k].core.edges.peers[side].is_linked
+        if isinstance(message, Data):
+            content = self.nodes[k].memory.outbox[message.stream][message.step]
+            assert message.absent == (content is None)
+            message = replace(message, checksum=content or 0)
+        assert is_linked or isinstance(message, Hello | Ack)
+        event = Received(side=OTHER[side], message=message)
+        self._queue(k, side).append((event, content))
 
-    def _queue(self, k: int, side: Side) -> deque[tuple[Event, int | None]]:
+    def _queue(self, k: int, side: Side) -> deque[tuple[Received, int | None]]:
         return self.queues[k, k + 1 if side is Side.ABOVE else k - 1]
 
     def _calculate(self, k: int, node: Node, action: Compute) -> None:
@@ -280,12 +261,12 @@ class Network:
                     continue
                 held = {step: content for (s, step), content in node.inbox.items() if s is stream}
                 held |= {
-                    event.step: content
-                    for event, content in queue
-                    if isinstance(event, Arrived)
-                    and event.stream is stream
-                    and (event.generation, event.to) == lives
-                    and event.step >= incoming.released
+                    data.step: content
+                    for data, content in ((event.message, content) for event, content in queue)
+                    if isinstance(data, Data)
+                    and data.stream is stream
+                    and (data.generation, data.to) == lives
+                    and data.step >= incoming.released
                 }
                 num_bytes = MESSAGE_BYTES * sum(content is not None for content in held.values())
                 assert len(held) <= incoming.window.max_messages, (a, b, stream, sorted(held))

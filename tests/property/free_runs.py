@@ -65,12 +65,12 @@ class FreeSimulation(FaultySimulation):
     def _judge_weights(self, end: int) -> None:
         free = self.case.free
         for worker in self.workers:
-            account, core = worker.core.account, worker.core
+            tie_stats, core = worker.core.tie_stats, worker.core
             assert worker.block.trained == end
-            for counts in account.staleness.values():
+            for counts in tie_stats.staleness.values():
                 assert all(steps <= free.max_staleness for steps in counts)
             # A new life may be given a gradient again that is too old for it by now.
-            assert self.fired or account.stale == 0
+            assert self.fired or tie_stats.stale == 0
             for incoming in core.edges.incoming.values():
                 assert incoming.expected == incoming.released == end
 

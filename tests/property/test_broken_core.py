@@ -9,10 +9,11 @@ import pytest
 
 from runtime.core import worker
 from runtime.core.edges import Edges
-from runtime.core.messages import Acknowledge, Phase, SnapshotSafe, SnapshotWanted
+from runtime.core.messages import Ack, Phase, SnapshotDurable, SnapshotRequest
 from runtime.core.plan import Stream, WorkerPlan
+from runtime.core.state import State
 from runtime.core.streams import Incoming, Outgoing, ProtocolError
-from runtime.core.worker import State, WorkerCore
+from runtime.core.worker import WorkerCore
 from runtime.testing import simulated_faults
 from runtime.testing.hashed_blocks import Case
 from runtime.testing.simulated_faults import PlanFailed, random_plan, run_plan
@@ -25,7 +26,7 @@ SEEDS = (4, 6, 7, 8, 12, 14, 16, 17, 18, 20, 21, 24, 28, 30, 32, 38, 50, 52, 59,
 
 
 def all_streams_of_an_edge_share_one_credit(monkeypatch):
-    """A replay then fills it with activations, and the tie that is waited for never goes."""
+    """What is resent then fills it with activations, and the tie that is waited for never goes."""
     make, has_credit = Edges.__init__, Outgoing.has_credit
 
     def make_and_join(self, *args, **kwargs):
@@ -44,15 +45,15 @@ def all_streams_of_an_edge_share_one_credit(monkeypatch):
 
 
 def credit_for_one_stream_counts_for_all(monkeypatch):
-    original = Edges._take_word
+    original = Edges.take_ack
 
-    def take_word(self, word):
-        yield from original(self, word)
+    def take_ack(self, ack):
+        yield from original(self, ack)
         for stream, outgoing in self.outgoing.items():
-            if stream.target is word.stream.target:
-                outgoing.released = max(outgoing.released, word.released)
+            if stream.target is ack.stream.target:
+                outgoing.released = max(outgoing.released, ack.released)
 
-    monkeypatch.setattr(Edges, "_take_word", take_word)
+    monkeypatch.setattr(Edges, "take_ack", take_ack)
 
 
 def credit_is_not_returned_after_a_rewind(monkeypatch):
@@ -64,20 +65,20 @@ def credit_is_not_returned_after_a_rewind(monkeypatch):
             rewound.add(self)
         rewind(self, wanted)
 
-    def acknowledge_less(self, *, released, **word):
+    def acknowledge_less(self, *, released, **ack):
         released = self.released if self in rewound else released
-        return acknowledge(self, released=released, **word)
+        return acknowledge(self, released=released, **ack)
 
     monkeypatch.setattr(Outgoing, "rewind", rewind_and_note)
     monkeypatch.setattr(Outgoing, "acknowledge", acknowledge_less)
 
 
-def a_tick_repeats_no_word_but_hello(monkeypatch):
+def a_tick_repeats_nothing_but_hello(monkeypatch):
     original = Edges.repeat
     monkeypatch.setattr(
         Edges,
         "repeat",
-        lambda self: [word for word in original(self) if not isinstance(word, Acknowledge)],
+        lambda self: [said for said in original(self) if not isinstance(said.message, Ack)],
     )
 
 
@@ -93,38 +94,38 @@ def no_snapshot_is_taken_for_room(monkeypatch):
 
 def no_snapshot_while_waiting(monkeypatch):
     monkeypatch.setattr(Edges, "outruns_room", lambda *_, **__: False)
-    original = WorkerCore._snapshot_asked
+    original = WorkerCore._snapshot_requested
     waiting = State.WAIT_CREDIT, State.WAIT_INPUT, State.DRAINING
     monkeypatch.setitem(
-        worker._ANY_STATE,
-        SnapshotWanted,
-        lambda self, event: None if self.state in waiting else original(self, event),
+        worker._MESSAGES,
+        SnapshotRequest,
+        lambda self, request: None if self.state in waiting else original(self, request),
     )
 
 
 def messages_are_forgotten_when_they_are_released(monkeypatch):
-    original = Edges.acknowledge
+    original = Edges.ack
 
-    def acknowledge(self, stream, *, resend=False):
-        word = original(self, stream, resend=resend)
-        return replace(word, durable=word.released)
+    def ack(self, stream, *, resend=False):
+        said = original(self, stream, resend=resend)
+        return replace(said, message=replace(said.message, durable=said.message.released))
 
-    monkeypatch.setattr(Edges, "acknowledge", acknowledge)
+    monkeypatch.setattr(Edges, "ack", ack)
 
 
 def downward_ties_are_forgotten_without_the_lag(monkeypatch):
-    original = WorkerCore._snapshot_safe
+    original = WorkerCore._snapshot_durable
 
-    def snapshot_safe(self, event):
+    def snapshot_durable(self, event):
         down = self.edges.incoming.get(TIE_DOWN)
         original(self, event)
         if down is not None:
             down.durable = min(event.step, down.expected)
 
-    monkeypatch.setitem(worker._ANY_STATE, SnapshotSafe, snapshot_safe)
+    monkeypatch.setitem(worker._ANY_STATE, SnapshotDurable, snapshot_durable)
 
 
-def a_snapshot_counts_before_it_is_safe(monkeypatch):
+def a_snapshot_counts_before_it_is_durable(monkeypatch):
     original = WorkerCore._take_due_snapshot
 
     def take_due_snapshot(self, step):
@@ -133,7 +134,7 @@ def a_snapshot_counts_before_it_is_safe(monkeypatch):
         if (taken := self.snapshots.pending) != before:
             for stream, incoming in self.edges.incoming.items():
                 incoming.cover(self.plan.consumed_before(stream, taken))
-                self._acknowledge(stream)
+                self._do(self.edges.ack(stream))
         return may_go_on
 
     monkeypatch.setattr(WorkerCore, "_take_due_snapshot", take_due_snapshot)
@@ -145,7 +146,7 @@ def a_snapshot_is_taken_ahead_behind_the_next_step(monkeypatch):
 
     def look_ahead(self):
         following = self.step + 1
-        is_behind = self._handed_out.has(Phase.FORWARD, following)
+        is_behind = self._issued.has(Phase.FORWARD, following)
         if self.plan.free is None and is_behind and following < self.end:
             self._take_due_snapshot(following)
         return original(self)
@@ -155,17 +156,19 @@ def a_snapshot_is_taken_ahead_behind_the_next_step(monkeypatch):
 
 
 def a_duplicate_is_taken_for_the_next_message(monkeypatch):
-    original = Edges._take_message
+    original = Edges.take_data
 
-    def take_message(self, message):
+    def take_data(self, message):
         expected = self.incoming[message.stream].expected
         return original(self, replace(message, step=max(message.step, expected)))
 
-    monkeypatch.setattr(Edges, "_take_message", take_message)
+    monkeypatch.setattr(Edges, "take_data", take_data)
 
 
 def a_dead_generation_is_not_fenced_off(monkeypatch):
-    monkeypatch.setattr(Edges, "is_current", lambda self, message: message.to == self._generation)
+    monkeypatch.setattr(
+        Edges, "is_current", lambda self, side, message: message.to == self._generation
+    )
 
 
 def the_addressee_is_not_checked(monkeypatch):
@@ -173,7 +176,7 @@ def the_addressee_is_not_checked(monkeypatch):
     monkeypatch.setattr(
         Edges,
         "is_current",
-        lambda self, message: original(self, replace(message, to=self._generation)),
+        lambda self, side, message: original(self, side, replace(message, to=self._generation)),
     )
 
 
@@ -188,7 +191,7 @@ def a_worker_ends_while_it_is_needed(monkeypatch):
     )
 
 
-def a_new_life_gets_no_replay(monkeypatch):
+def a_new_generation_gets_nothing_resent(monkeypatch):
     monkeypatch.setattr(Outgoing, "rewind", lambda self, wanted: None)
 
 
@@ -196,19 +199,19 @@ BROKEN = [
     all_streams_of_an_edge_share_one_credit,
     credit_for_one_stream_counts_for_all,
     credit_is_not_returned_after_a_rewind,
-    a_tick_repeats_no_word_but_hello,
+    a_tick_repeats_nothing_but_hello,
     silence_asks_for_nothing,
     no_snapshot_is_taken_for_room,
     no_snapshot_while_waiting,
     messages_are_forgotten_when_they_are_released,
     downward_ties_are_forgotten_without_the_lag,
-    a_snapshot_counts_before_it_is_safe,
+    a_snapshot_counts_before_it_is_durable,
     a_snapshot_is_taken_ahead_behind_the_next_step,
     a_duplicate_is_taken_for_the_next_message,
     a_dead_generation_is_not_fenced_off,
     the_addressee_is_not_checked,
     a_worker_ends_while_it_is_needed,
-    a_new_life_gets_no_replay,
+    a_new_generation_gets_nothing_resent,
 ]
 
 

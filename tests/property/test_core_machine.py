@@ -8,10 +8,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from runtime.core.messages import Arrived, Rejected, SnapshotWanted, Tick
+from runtime.core.messages import Data, Received, Rejected, SnapshotRequest, Tick
 from runtime.core.plan import Stream
+from runtime.core.state import State
 from runtime.core.streams import LONGEST_PATIENCE_TICKS, RESEND_AFTER_TICKS
-from runtime.core.worker import State
 
 from .core_network import MESSAGE_BYTES, Case, Network
 
@@ -125,7 +125,7 @@ class SlowAndReordered(RuleBasedStateMachine):
             return  # who waits for long asks again, although nothing is lost
         self.network.check_waiting()
         assert sum(node.core.edges.num_duplicates for node in self.network.nodes) == 0
-        assert sum(node.core.edges.num_replayed for node in self.network.nodes) == 0
+        assert sum(node.core.edges.num_resent for node in self.network.nodes) == 0
 
     def teardown(self) -> None:
         if hasattr(self, "network"):
@@ -159,8 +159,8 @@ class Faulty(SlowAndReordered):
         queue = self.network.queues[edge]
         event, _ = queue[which % len(queue)]
         del queue[which % len(queue)]
-        if damage and isinstance(event, Arrived):
-            self.network.handle(edge[1], Rejected(stream=event.stream))
+        if damage and isinstance(event.message, Data):
+            self.network.handle(edge[1], Rejected(stream=event.message.stream))
 
     @rule(pick=PICK)
     def lose_an_edge(self, pick: int) -> None:
@@ -179,13 +179,13 @@ class Faulty(SlowAndReordered):
         k = pick % self.network.case.num_workers
         core = self.network.nodes[k].core
         for stream, incoming in core.edges.incoming.items():
-            wanted = SnapshotWanted(
+            request = SnapshotRequest(
                 stream=stream,
                 generation=core.edges.peers[stream.source].generation or 0,
                 to=core.generation,
                 durable=incoming.released + late,
             )
-            self.network.handle(k, wanted)
+            self.network.handle(k, Received(side=stream.source, message=request))
 
     @rule(pick=PICK, lose_in=st.booleans(), lose_out=st.booleans())
     def kill_one(self, pick: int, lose_in: bool, lose_out: bool) -> None:

@@ -26,7 +26,7 @@ def test_every_random_plan_ends_as_it_should(faults):
         for worker in simulation.workers:
             seen["ahead"] += sum(
                 count
-                for counts in worker.core.account.staleness.values()
+                for counts in worker.core.tie_stats.staleness.values()
                 for steps, count in counts.items()
                 if steps < 0
             )
@@ -55,9 +55,9 @@ def test_equal_blocks_use_ties_that_are_young(keeps_newest, latency_s, most):
     seconds = simulation.run()
     assert seconds < (100 + 4) * (0.06 + 0.01) + 10 * latency_s  # no one waits
     for worker in simulation.workers:
-        for counts in worker.core.account.staleness.values():
+        for counts in worker.core.tie_stats.staleness.values():
             assert all(steps <= most for steps in counts)
-    down = [worker.core.account.staleness[Stream.TIE_DOWN] for worker in simulation.workers[:-1]]
+    down = [worker.core.tie_stats.staleness[Stream.TIE_DOWN] for worker in simulation.workers[:-1]]
     assert all(sum(counts.values()) >= 95 for counts in down)
 
 
@@ -71,7 +71,7 @@ def test_a_slow_block_is_waited_for_at_the_bound_alone():
         latency_s=lambda a, b: 0.001,
     )
     simulation.run()
-    counts = simulation.workers[0].core.account.staleness[Stream.TIE_DOWN]
+    counts = simulation.workers[0].core.tie_stats.staleness[Stream.TIE_DOWN]
     assert max(counts) == 5
     assert counts[5] > 30
 

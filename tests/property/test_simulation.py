@@ -9,8 +9,9 @@ from runtime.core import worker
 from runtime.core.edges import Edges
 from runtime.core.messages import Computed, Phase, Tick
 from runtime.core.plan import Side, Stream, Window, WorkerPlan
+from runtime.core.state import State
 from runtime.core.streams import Outgoing, ProtocolError
-from runtime.core.worker import State, WorkerCore
+from runtime.core.worker import WorkerCore
 from runtime.testing.simulation import Simulation, Stuck
 
 ACTIVATION, TIE_UP, TIE_DOWN = Stream
@@ -220,14 +221,13 @@ def credit_is_ignored(monkeypatch):
 
 
 def credit_never_returns(monkeypatch):
-    original = Edges.acknowledge
-    monkeypatch.setattr(
-        Edges,
-        "acknowledge",
-        lambda self, stream, *, resend=False: replace(
-            original(self, stream, resend=resend), released=0
-        ),
-    )
+    original = Edges.ack
+
+    def ack(self, stream, *, resend=False):
+        said = original(self, stream, resend=resend)
+        return replace(said, message=replace(said.message, released=0))
+
+    monkeypatch.setattr(Edges, "ack", ack)
 
 
 def credit_of_activations_returns_two_steps_late(monkeypatch):

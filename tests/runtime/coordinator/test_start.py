@@ -11,7 +11,7 @@ import zmq
 from torch.distributed import FileStore
 
 from runtime.coordinator.start import announce, recall
-from runtime.links.zeromq import endpoint
+from runtime.links.channel import endpoint
 from runtime.program import Program, Tell
 from runtime.records.run_dir import RunDir
 from runtime.rendezvous import Announcement, Rendezvous

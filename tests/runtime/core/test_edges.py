@@ -1,28 +1,55 @@
 """A worker's edges: which message counts, what is here, and what is said to whom."""
 
+from dataclasses import replace
+
 import pytest
 
-from runtime.core.edges import NOTHING_KEPT, Edges
-from runtime.core.messages import Rejected, StopTold, TellStop, Trim
+from runtime.core.edges import NOTHING_RETAINED, Edges
+from runtime.core.messages import Ack, Data, Hello, Received, Trim
 from runtime.core.plan import Side, Stream, WorkerPlan
 from runtime.core.streams import RESEND_AFTER_TICKS
-from runtime.core.tie_stats import TIES
+from runtime.core.tie_stats import TIES, TieStats
 
-from .words import ack, acked, arrived, ask, hello, keep, linked, middle, send, wanted, window
+from .words import (
+    ack,
+    acked,
+    arrived,
+    ask,
+    hello,
+    linked,
+    middle,
+    send,
+    stop_told,
+    store,
+    tell_stop,
+    wanted,
+    window,
+)
 
 ACTIVATION, TIE_UP, TIE_DOWN = Stream
 BELOW, ABOVE = Side
 
 
-def edges(plan=None, *, generation=0, start_step=0, kept=NOTHING_KEPT, heard=None) -> Edges:
+def take(here: Edges, received: Received) -> list:
+    """What follows from a message that is known to be current."""
+    match received.message:
+        case Hello():
+            return list(here.take_hello(received.side, received.message))
+        case Data():
+            return list(here.take_data(received.message))
+        case Ack():
+            return list(here.take_ack(received.message))
+
+
+def edges(plan=None, *, generation=0, start_step=0, retained=NOTHING_RETAINED, to=None) -> Edges:
     made = Edges(
         plan or middle(num_steps=9),
         generation=generation,
         start_step=start_step,
-        kept=kept,
+        retained=retained,
     )
-    for side in made.peers if heard is None else heard:
-        made.hear(linked(side, heard=generation))
+    for side in made.peers if to is None else to:
+        take(made, linked(side, to=generation))
     return made
 
 
@@ -35,25 +62,24 @@ def edges(plan=None, *, generation=0, start_step=0, kept=NOTHING_KEPT, heard=Non
         acked(TIE_DOWN, 0, 0, generation=5, to=3),
         wanted(ACTIVATION, 1, generation=5, to=3),
         wanted(TIE_DOWN, 1, generation=6, to=3),
-        StopTold(generation=5, to=3, step=4),
+        stop_told(4, generation=5, to=3),
     ],
 )
 def test_a_message_counts_only_between_the_two_lives_that_are_here(message):
     """Here is our third life, between a fifth below and a sixth above."""
-    here = edges(generation=3, heard=())
-    assert not here.is_current(message)  # no one has said hello
-    here.hear(linked(BELOW, 5, heard=3))
-    here.hear(linked(ABOVE, 6, heard=3))
-    assert here.is_current(message)
-    words = vars(message)
+    here = edges(generation=3, to=())
+    assert not here.is_current(message.side, message.message)  # no one has said hello
+    take(here, linked(BELOW, 5, to=3))
+    take(here, linked(ABOVE, 6, to=3))
+    assert here.is_current(message.side, message.message)
     for other in ({"generation": 4}, {"generation": 7}, {"to": 2}, {"to": 4}):
-        assert not here.is_current(type(message)(**words | other))
+        assert not here.is_current(message.side, replace(message.message, **other))
     assert here.num_fenced == 5
 
 
 def test_a_restart_begins_where_the_snapshot_stands():
     kept = {TIE_DOWN: {2: False, 3: True}}
-    here = edges(middle(num_steps=9), start_step=4, kept=kept, heard=())
+    here = edges(middle(num_steps=9), start_step=4, retained=kept, to=())
     assert {s: i.expected for s, i in here.incoming.items()} == {
         ACTIVATION: 4,
         TIE_UP: 4,
@@ -65,7 +91,7 @@ def test_a_restart_begins_where_the_snapshot_stands():
         TIE_DOWN: (2, 4),
     }
     assert list(here.send_what_credit_allows()) == []
-    here.hear(linked(BELOW, tie_down=2))
+    take(here, linked(BELOW, tie_down=2))
     assert list(here.send_what_credit_allows()) == [
         send(TIE_DOWN, 2),
         send(TIE_DOWN, 3, absent=True),
@@ -77,28 +103,29 @@ def test_only_the_hello_that_completes_says_from_where_to_send():
     for step in range(2):
         here.outgoing[ACTIVATION].make(step, absent=False)
     assert list(here.send_what_credit_allows()) == [send(ACTIVATION, 0), send(ACTIVATION, 1)]
-    here.hear(linked(ABOVE, 1, heard=None))
+    take(here, linked(ABOVE, 1, to=None))
     assert (here.outgoing[ACTIVATION].sent, here.are_linked) == (2, False)
-    here.hear(linked(ABOVE, 1, activation=1))
+    take(here, linked(ABOVE, 1, activation=1))
     assert (here.outgoing[ACTIVATION].sent, here.are_linked) == (1, True)
-    assert here.num_replayed == 1
+    assert here.num_resent == 1
 
 
-def test_what_is_here_and_what_is_usable():
+def test_what_is_here_and_what_a_step_uses():
     here = edges(middle(num_steps=9, lag=1))
     assert [here.has_arrived(stream, 0) for stream in Stream] == [False, False, True]
-    assert here.usable(TIE_DOWN, 0) is None  # not due yet
+    stats = TieStats()
+    assert here.use(TIE_DOWN, 0, stats) is None  # not due yet
     here.incoming[TIE_DOWN].accept(0, checksum=0, absent=False)
     here.incoming[TIE_UP].accept(0, checksum=0, absent=True)
     assert here.has_arrived(TIE_DOWN, 1)
-    assert here.usable(TIE_DOWN, 1) == 0
+    assert here.use(TIE_DOWN, 1, stats) == 0
     assert here.has_arrived(TIE_UP, 0)
-    assert here.usable(TIE_UP, 0) is None  # a marker
+    assert here.use(TIE_UP, 0, stats) is None  # a marker
 
 
 def test_a_step_begins_when_all_is_sent_and_there_is_room():
     plan = WorkerPlan(num_steps=9, outgoing={ACTIVATION: window(2, retained=3)}, snapshot_every=9)
-    here = edges(plan, heard=[ABOVE])
+    here = edges(plan, to=[ABOVE])
     for step in range(3):
         assert here.may_begin_step()
         here.outgoing[ACTIVATION].make(step, absent=False)
@@ -124,17 +151,17 @@ def test_before_a_tie_is_made_a_step_begins_where_there_is_credit_for_it():
     assert here.may_begin_step()
     assert here.may_begin_step(unmade=[TIE_DOWN])
     assert not here.may_begin_step(unmade=TIES)
-    list(here.take(acked(TIE_UP, 2, 1)))
+    take(here, acked(TIE_UP, 2, 1))
     assert here.may_begin_step(unmade=TIES)
 
 
 def test_before_a_tie_is_made_a_step_begins_where_there_is_room_behind_it():
     plan = WorkerPlan(num_steps=9, outgoing={TIE_UP: window(2, retained=3)}, snapshot_every=9)
-    here = making(edges(plan, heard=[ABOVE]), TIE_UP, 2)
-    list(here.take(acked(TIE_UP, 2, 2)))
+    here = making(edges(plan, to=[ABOVE]), TIE_UP, 2)
+    take(here, acked(TIE_UP, 2, 2))
     assert here.may_begin_step()
     assert not here.may_begin_step(unmade=TIES)
-    list(here.take(acked(TIE_UP, 2, 2, 1)))
+    take(here, acked(TIE_UP, 2, 2, 1))
     assert here.may_begin_step(unmade=TIES)
 
 
@@ -142,17 +169,17 @@ def test_before_a_tie_is_made_a_step_begins_where_there_is_room_behind_it():
 def test_before_a_tie_is_made_a_step_begins_where_its_receiver_is_linked(side, tie):
     here = edges()
     assert here.may_begin_step(unmade=TIES)
-    here.hear(linked(side, 1, heard=None))
+    take(here, linked(side, 1, to=None))
     assert here.may_begin_step()
     assert not here.may_begin_step(unmade=[tie])
     (other,) = set(TIES) - {tie}
     assert here.may_begin_step(unmade=[other])
-    here.hear(linked(side, 1))
+    take(here, linked(side, 1))
     assert here.may_begin_step(unmade=TIES)
 
 
 def test_ties_that_are_not_sent_ask_for_nothing():
-    here = edges(WorkerPlan(num_steps=9, outgoing={ACTIVATION: window()}), heard=[])
+    here = edges(WorkerPlan(num_steps=9, outgoing={ACTIVATION: window()}), to=[])
     assert here.may_begin_step(unmade=TIES)
 
 
@@ -171,15 +198,12 @@ def test_a_snapshot_helps_that_covers_what_is_used_up_and_not_covered_yet():
             here.incoming[ACTIVATION].release(step)
 
     def needed(pending: int | None) -> list[int]:
-        asked = [wanted(ACTIVATION, durable) for durable in range(6)]
-        return [word.durable for word in asked if here.needs(word, pending=pending)]
+        asked = [wanted(ACTIVATION, durable).message for durable in range(6)]
+        return [request.durable for request in asked if here.helps(request, pending=pending)]
 
     assert needed(None) == [2, 3]
     assert needed(2) == [3]
     assert needed(3) == []
-    assert here.num_fenced == 0
-    assert not here.needs(wanted(ACTIVATION, 3, generation=1), pending=None)
-    assert here.num_fenced == 1
 
 
 def test_a_pending_snapshot_covers_downward_ties_but_for_the_lag():
@@ -187,8 +211,8 @@ def test_a_pending_snapshot_covers_downward_ties_but_for_the_lag():
     for step in range(2):
         here.incoming[TIE_DOWN].accept(step, checksum=0, absent=False)
         here.incoming[TIE_DOWN].release(step)
-    assert here.needs(wanted(TIE_DOWN, 2), pending=2)
-    assert not here.needs(wanted(TIE_DOWN, 2), pending=3)
+    assert here.helps(wanted(TIE_DOWN, 2).message, pending=2)
+    assert not here.helps(wanted(TIE_DOWN, 2).message, pending=3)
 
 
 @pytest.mark.parametrize(("stream", "late"), [(ACTIVATION, 0), (TIE_UP, 0), (TIE_DOWN, 2)])
@@ -214,26 +238,36 @@ def test_without_snapshots_or_a_bound_no_step_does():
 
 def test_what_is_taken_of_what_a_neighbour_sent():
     here = making(edges(middle(num_steps=9, snapshot_every=100)), ACTIVATION, 2)
-    assert list(here.take(arrived(TIE_UP, 0))) == [keep(TIE_UP, 0)]
-    assert list(here.take(arrived(TIE_UP, 0))) == []
+    assert take(here, arrived(TIE_UP, 0)) == [store(TIE_UP, 0)]
+    assert take(here, arrived(TIE_UP, 0)) == []
     assert here.num_duplicates == 1
-    assert list(here.take(arrived(TIE_UP, 2))) == [ack(TIE_UP, 1, 0, resend=True)]
-    assert list(here.take(Rejected(stream=TIE_UP))) == [ack(TIE_UP, 1, 0, resend=True)]
-    assert list(here.take(acked(ACTIVATION, 1, 0, resend=True))) == []
-    assert here.num_replayed == 1
-    assert list(here.take(acked(ACTIVATION, 2, 2, 1))) == [Trim(stream=ACTIVATION, step=1)]
+    assert take(here, arrived(TIE_UP, 2)) == [ack(TIE_UP, 1, 0, resend=True)]
+    assert list(here.ask_again(TIE_UP)) == [ack(TIE_UP, 1, 0, resend=True)]
+    assert take(here, acked(ACTIVATION, 1, 0, resend=True)) == []
+    assert here.num_resent == 1
+    assert take(here, acked(ACTIVATION, 2, 2, 1)) == [Trim(stream=ACTIVATION, step=1)]
 
 
-def test_nothing_is_taken_of_what_is_between_other_lives():
-    here = edges(middle(num_steps=9, snapshot_every=100))
-    assert list(here.take(arrived(TIE_UP, 0, generation=1))) == []
-    assert list(here.take(acked(ACTIVATION, 1, 1, 1, to=1))) == []
-    assert (here.incoming[TIE_UP].expected, here.outgoing[ACTIVATION].durable) == (0, 0)
-    assert here.num_fenced == 2
+@pytest.mark.parametrize(
+    "message",
+    [arrived(TIE_DOWN, 0), acked(TIE_DOWN, 1, 1), wanted(TIE_DOWN, 1), linked(BELOW), stop_told(3)],
+)
+def test_a_message_flows_from_one_side_only(message):
+    plan = WorkerPlan(num_steps=9, incoming={TIE_DOWN: window()}, outgoing={ACTIVATION: window()})
+    top = edges(WorkerPlan(num_steps=9, incoming={ACTIVATION: window()}), to=[])
+    for side in Side:
+        expected = message.message if side is ABOVE else None
+        fits = expected is not None and message.side is ABOVE
+        is_acked = isinstance(message.message, Ack)  # no tie goes down from here
+        assert edges(plan, to=[]).flows(side, message.message) == (
+            (fits and not is_acked) or (isinstance(message.message, Hello) and side is ABOVE)
+        )
+    assert top.flows(BELOW, stop_told(3).message)
+    assert not top.flows(ABOVE, stop_told(3).message)
 
 
 def test_the_receivers_cover_what_they_need_before_a_step():
-    """Of the downward ties, the last `lag` before the end are for the run that goes on."""
+    """Of the downward ties, the last `lag` before the end are for the run that is resumed."""
     here = edges(middle(num_steps=9, lag=1))
     for stream in Stream:
         for step in range(3):
@@ -247,11 +281,11 @@ def test_the_receivers_cover_what_they_need_before_a_step():
 
 
 def test_what_a_tick_repeats_to_a_neighbour_that_is_known_and_not_linked():
-    here = edges(middle(num_steps=9), heard=[])
-    here.hear(linked(BELOW, heard=None))
+    here = edges(middle(num_steps=9), to=[])
+    take(here, linked(BELOW, to=None))
     assert list(here.repeat()) == [
-        hello(BELOW, heard=0, asks=True, activation=0, tie_up=0),
-        hello(ABOVE, heard=None, asks=True, tie_down=0),
+        hello(BELOW, to=0, asks=True, activation=0, tie_up=0),
+        hello(ABOVE, to=None, asks=True, tie_down=0),
         ack(ACTIVATION, 0, 0),
         ack(TIE_UP, 0, 0),
     ]
@@ -259,26 +293,26 @@ def test_what_a_tick_repeats_to_a_neighbour_that_is_known_and_not_linked():
 
 def test_room_and_the_stop_are_spoken_of_to_linked_neighbours_only():
     plan = WorkerPlan(num_steps=9, outgoing={ACTIVATION: window(2, retained=4)}, snapshot_every=9)
-    here = edges(plan, heard=[])
+    here = edges(plan, to=[])
     for step in range(2):
         here.outgoing[ACTIVATION].make(step, absent=False)
     assert list(here.ask_for_room(ACTIVATION)) == []
     assert list(here.tell_stop(7)) == []
-    here.hear(linked(ABOVE))
+    take(here, linked(ABOVE))
     assert list(here.ask_for_room(ACTIVATION)) == [ask(ACTIVATION, 1)]
-    assert list(here.tell_stop(7)) == [TellStop(step=7)]
+    assert list(here.tell_stop(7)) == [tell_stop(7)]
     assert list(here.tell_stop(None)) == []
 
 
 def test_the_highest_worker_has_no_one_to_tell():
-    here = edges(WorkerPlan(num_steps=2, incoming={ACTIVATION: window()}), heard=[BELOW])
+    here = edges(WorkerPlan(num_steps=2, incoming={ACTIVATION: window()}), to=[BELOW])
     assert list(here.tell_stop(1)) == []
 
 
 def test_a_tick_repeats_what_has_not_been_said_since_the_last_one():
     here = edges(middle(num_steps=9))
-    list(here.take(arrived(TIE_UP, 0)))
-    here.acknowledge(TIE_UP)
+    take(here, arrived(TIE_UP, 0))
+    here.ack(TIE_UP)
     assert list(here.repeat()) == [ack(ACTIVATION, 0, 0), ack(TIE_DOWN, 0, 0)]
     assert list(here.repeat()) == [
         ack(ACTIVATION, 0, 0),
@@ -291,5 +325,5 @@ def test_what_is_awaited_for_long_is_asked_for_though_it_has_just_been_said():
     here = edges(middle(num_steps=9))
     for _ in range(RESEND_AFTER_TICKS - 1):
         list(here.repeat())
-    here.acknowledge(TIE_UP)
+    here.ack(TIE_UP)
     assert ack(TIE_UP, 0, 0, resend=True) in list(here.repeat())

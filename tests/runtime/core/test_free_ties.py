@@ -3,7 +3,7 @@
 import pytest
 
 from runtime.core.free_ties import FreeIncoming, FreeOutgoing
-from runtime.core.messages import Compute, Keep, Phase, Release
+from runtime.core.messages import Compute, Phase, Release, Store
 from runtime.core.plan import Free, Stream, WorkerPlan
 
 from .words import TIE_DOWN, UPDATE, ack, arrived, compute, done, started, window
@@ -87,14 +87,14 @@ def test_a_core_copies_releases_and_acknowledges_a_tie_in_one():
     plan = WorkerPlan(num_steps=9, incoming={TIE_DOWN: window()}, free=GRADIENTS)
     core = started(plan)
     assert core.handle(arrived(TIE_DOWN, 0)) == [
-        Keep(stream=TIE_DOWN, step=0),
+        Store(stream=TIE_DOWN, step=0),
         Release(stream=TIE_DOWN, step=0),
         ack(TIE_DOWN, 1, 1),
     ]
     assert core.handle(arrived(TIE_DOWN, 1, absent=True)) == [ack(TIE_DOWN, 2, 2)]
     core.handle(done(Phase.FORWARD, 0))
     assert core.handle(done(UPDATE, 0)) == [compute(Phase.APPLY, 0, above=0)]
-    assert core.account.staleness[Stream.TIE_DOWN] == {0: 1}
+    assert core.tie_stats.staleness[Stream.TIE_DOWN] == {0: 1}
     core.handle(done(Phase.APPLY, 0))
     core.handle(done(Phase.FORWARD, 1))
     assert core.handle(done(UPDATE, 1)) == [Compute(phase=Phase.APPLY, step=1)]

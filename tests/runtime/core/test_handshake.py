@@ -4,9 +4,10 @@ import itertools
 
 import pytest
 
-from runtime.core.messages import Hello, Linked, Phase, Rejected, Tick
+from runtime.core.messages import Hello, Phase, Received, Rejected, Send, Tick
 from runtime.core.plan import Side, Stream, WorkerPlan
-from runtime.core.worker import State, WorkerCore
+from runtime.core.state import State
+from runtime.core.worker import WorkerCore
 
 from .words import (
     ack,
@@ -17,12 +18,12 @@ from .words import (
     compute,
     done,
     hello,
-    keep,
     linked,
     middle,
     run_step,
     send,
     started,
+    store,
     top,
     wanted,
     window,
@@ -38,11 +39,11 @@ BELOW, ABOVE = Side
 
 def test_a_first_hello_is_answered_with_what_is_known_now():
     core = WorkerCore(top(), generation=2)
-    assert core.start() == [hello(BELOW, 2, heard=None, asks=True, activation=0)]
-    asked = linked(BELOW, 5, heard=None, asks=True)
-    assert core.handle(asked) == [hello(BELOW, 2, heard=5, asks=True, activation=0)]
+    assert core.start() == [hello(BELOW, 2, to=None, asks=True, activation=0)]
+    asked = linked(BELOW, 5, to=None, asks=True)
+    assert core.handle(asked) == [hello(BELOW, 2, to=5, asks=True, activation=0)]
     assert core.state is State.LINKING
-    assert core.handle(linked(BELOW, 5, heard=2)) == []
+    assert core.handle(linked(BELOW, 5, to=2)) == []
     assert core.state is State.WAIT_INPUT
 
 
@@ -50,7 +51,7 @@ def test_a_hello_that_asks_and_knows_us_is_answered_without_a_question():
     core = WorkerCore(bottom())
     core.start()
     assert core.handle(linked(ABOVE, asks=True)) == [
-        hello(ABOVE, heard=0, asks=False),
+        hello(ABOVE, to=0, asks=False),
         *begun(0),
     ]
 
@@ -58,13 +59,11 @@ def test_a_hello_that_asks_and_knows_us_is_answered_without_a_question():
 def test_nothing_is_sent_to_a_neighbour_that_may_not_know_us():
     core = started(bottom(size=3))
     run_step(core, 0)
-    assert core.handle(linked(ABOVE, 1, heard=None, asks=True)) == [
-        hello(ABOVE, heard=1, asks=True)
-    ]
+    assert core.handle(linked(ABOVE, 1, to=None, asks=True)) == [hello(ABOVE, to=1, asks=True)]
     assert core.handle(done(FORWARD, 1)) == [compute(APPLY, 1)]  # made, and kept back
     assert core.handle(linked(ABOVE, 1, activation=0)) == [
-        send(ACTIVATION, 0),
-        send(ACTIVATION, 1),
+        send(ACTIVATION, 0, to=1),
+        send(ACTIVATION, 1, to=1),
         *begun(2),
     ]
 
@@ -72,7 +71,7 @@ def test_nothing_is_sent_to_a_neighbour_that_may_not_know_us():
 def test_a_worker_that_has_begun_goes_on_computing_while_it_links_again():
     core = started(middle(num_steps=9, size=4, lag=3))
     core.handle(arrived(ACTIVATION, 0))
-    core.handle(linked(BELOW, 1, heard=None))
+    core.handle(linked(BELOW, 1, to=None))
     assert core.handle(done(FORWARD, 0)) == [send(ACTIVATION, 0)]
     assert core.state is State.UPDATE
 
@@ -81,13 +80,13 @@ def test_a_second_hello_of_one_life_changes_nothing():
     core = started(bottom())
     run_step(core, 0)
     assert core.handle(linked(ABOVE, activation=0)) == []
-    assert core.edges.num_replayed == 0
+    assert core.edges.num_resent == 0
 
 
 def test_a_zombies_hello_is_fenced_off_and_not_answered():
     core = started(bottom())
     core.handle(linked(ABOVE, 2))
-    assert core.handle(linked(ABOVE, 1, heard=None, asks=True)) == []
+    assert core.handle(linked(ABOVE, 1, to=None, asks=True)) == []
     assert core.edges.num_fenced == 1
     assert (core.edges.peers[ABOVE].generation, core.edges.peers[ABOVE].is_linked) == (2, True)
 
@@ -95,8 +94,8 @@ def test_a_zombies_hello_is_fenced_off_and_not_answered():
 def test_a_restarted_worker_wants_what_its_snapshot_has_not_used_up():
     core = WorkerCore(middle(num_steps=9, lag=1), generation=4, start_step=5)
     assert core.start() == [
-        hello(BELOW, 4, heard=None, asks=True, activation=5, tie_up=5),
-        hello(ABOVE, 4, heard=None, asks=True, tie_down=4),
+        hello(BELOW, 4, to=None, asks=True, activation=5, tie_up=5),
+        hello(ABOVE, 4, to=None, asks=True, tie_down=4),
     ]
 
 
@@ -107,28 +106,28 @@ def test_a_tick_says_hello_until_linked_and_repeats_every_word_to_whom_is_known(
         core.handle(Tick())
         == core.handle(Tick())
         == [
-            hello(BELOW, heard=None, asks=True, activation=0, tie_up=0),
-            hello(ABOVE, heard=None, asks=True, tie_down=0),
+            hello(BELOW, to=None, asks=True, activation=0, tie_up=0),
+            hello(ABOVE, to=None, asks=True, tie_down=0),
         ]
     )
     core.handle(linked(BELOW))
     core.handle(arrived(ACTIVATION, 0))
-    core.handle(linked(ABOVE, heard=None))
+    core.handle(linked(ABOVE, to=None))
     assert core.handle(Tick()) == [
-        hello(ABOVE, heard=0, asks=True, tie_down=0),
+        hello(ABOVE, to=0, asks=True, tie_down=0),
         ack(ACTIVATION, 1, 0),
         ack(TIE_UP, 0, 0),
         ack(TIE_DOWN, 0, 0),
     ]
     core.handle(linked(ABOVE))
-    assert not any(isinstance(action, Hello) for action in core.handle(Tick()))
+    assert not any(isinstance(action.message, Hello) for action in core.handle(Tick()))
 
 
 def test_a_tick_is_a_sign_of_life_where_nothing_is_received():
     """Untied, a worker receives nothing from above: the upper one once heard it only at steps."""
     plan = WorkerPlan(num_steps=2, outgoing={ACTIVATION: window()})
     core = started(plan)
-    assert core.handle(Tick()) == [hello(ABOVE, heard=0, asks=False)]
+    assert core.handle(Tick()) == [hello(ABOVE, to=0, asks=False)]
 
 
 # What is between two other lives ----------------------------------------------------------------
@@ -167,7 +166,7 @@ def test_credit_and_messages_for_a_dead_life_of_ours_are_fenced_off():
         acked(ACTIVATION, 9, 9, 9, to=2),
         wanted(ACTIVATION, 0, to=2),
     )
-    assert core.handle(arrived(ACTIVATION, 0, to=3)) == [keep(ACTIVATION, 0), *begun(0)]
+    assert core.handle(arrived(ACTIVATION, 0, to=3)) == [store(ACTIVATION, 0), *begun(0)]
 
 
 def test_before_a_hello_everything_is_fenced_off():
@@ -181,7 +180,7 @@ def test_before_a_hello_everything_is_fenced_off():
 
 
 class Pair:
-    """A lower and an upper core and the hellos between them; other words are thrown away."""
+    """A lower and an upper core and the hellos between them; other messages are thrown away."""
 
     def __init__(self) -> None:
         windows = dict.fromkeys((ACTIVATION, TIE_UP), window())
@@ -190,12 +189,12 @@ class Pair:
         self.upper = WorkerCore(WorkerPlan(num_steps=3, incoming=windows, outgoing=down))
         self.flying = [*self._said(self.lower.start()), *self._said(self.upper.start())]
 
-    def _said(self, actions) -> list[tuple[WorkerCore, Linked]]:
+    def _said(self, actions) -> list[tuple[WorkerCore, Received]]:
         said = []
         for action in actions:
-            if isinstance(action, Hello):
+            if isinstance(action, Send) and isinstance(action.message, Hello):
                 to, side = (self.upper, BELOW) if action.side is ABOVE else (self.lower, ABOVE)
-                said.append((to, Linked(**vars(action) | {"side": side})))
+                said.append((to, Received(side=side, message=action.message)))
         return said
 
     def deliver(self, index: int = 0) -> None:

@@ -5,7 +5,7 @@ import pytest
 from runtime.core.messages import Snapshot
 from runtime.core.plan import WorkerPlan
 from runtime.core.snapshot_schedule import SnapshotSchedule
-from runtime.core.tie_stats import Account
+from runtime.core.tie_stats import TieStats
 
 END = 99
 
@@ -28,7 +28,7 @@ def walk(snapshots: SnapshotSchedule, steps: range, *, end: int = END) -> list[S
     taken = []
     for step in steps:
         if due(snapshots, step, end=end):
-            taken.append(snapshots.take(step, end=end, account=Account()))
+            taken.append(snapshots.take(step, end=end, tie_stats=TieStats()))
     return taken
 
 
@@ -59,13 +59,13 @@ def test_one_that_is_due_stays_so_until_it_is_taken():
     """The one that is under way may take many steps to be safe, where all are passed over."""
     snapshots = schedule(2, 4)
     assert [step for step in range(6) if due(snapshots, step)] == [2, 3, 4, 5]
-    assert snapshots.take(5, end=END, account=Account()) == Snapshot(step=5, checkpoint=True)
+    assert snapshots.take(5, end=END, tie_stats=TieStats()) == Snapshot(step=5, checkpoint=True)
     assert not due(snapshots, 5)
 
 
 def test_one_that_was_taken_late_or_early_does_not_shift_the_rhythm():
     snapshots = schedule(4, 8)
-    taken = [snapshots.take(step, end=END, account=Account()) for step in (3, 6, 9)]
+    taken = [snapshots.take(step, end=END, tie_stats=TieStats()) for step in (3, 6, 9)]
     assert [snapshot.checkpoint for snapshot in taken] == [False, False, True]
     assert not due(snapshots, 11)
     assert walk(snapshots, range(10, 18)) == [
@@ -131,7 +131,7 @@ def test_one_is_pending_from_when_it_is_taken_and_does_not_hide_the_next():
     assert not due(snapshots, 3)
     assert due(snapshots, 4)
     assert snapshots.pending == 2
-    snapshots.take(4, end=END, account=Account())
+    snapshots.take(4, end=END, tie_stats=TieStats())
     assert snapshots.pending == 4
 
 
@@ -140,7 +140,7 @@ def test_the_end_takes_a_checkpoint_where_it_has_a_snapshot_already():
     walk(snapshots, range(1, 3))
     assert not due(snapshots, 2)
     assert due(snapshots, 2, end=2)
-    assert snapshots.take(2, end=2, account=Account()) == Snapshot(step=2, checkpoint=True)
+    assert snapshots.take(2, end=2, tie_stats=TieStats()) == Snapshot(step=2, checkpoint=True)
     assert not due(snapshots, 2, end=2)
 
 
@@ -155,5 +155,5 @@ def test_one_that_was_asked_for_is_due_wherever_the_next_boundary_is_and_shifts_
     snapshots.ask()
     assert due(snapshots, 1)
     assert due(snapshots, 3)
-    snapshots.take(3, end=END, account=Account())
+    snapshots.take(3, end=END, tie_stats=TieStats())
     assert walk(snapshots, range(3, 9)) == [Snapshot(step=4), Snapshot(step=8)]

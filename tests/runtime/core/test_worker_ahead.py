@@ -2,9 +2,10 @@
 
 import pytest
 
-from runtime.core.messages import Snapshot, StopTold, StopWanted, TellStop, Trim
+from runtime.core.messages import Snapshot, StopWanted, Trim
 from runtime.core.plan import Free, WorkerPlan
-from runtime.core.worker import IllegalEvent, State, WorkerCore
+from runtime.core.state import State
+from runtime.core.worker import IllegalEvent, WorkerCore
 
 from .words import (
     ABOVE,
@@ -24,7 +25,6 @@ from .words import (
     compute,
     done,
     hello,
-    keep,
     linked,
     middle,
     release,
@@ -32,6 +32,9 @@ from .words import (
     run_step,
     send,
     started,
+    stop_told,
+    store,
+    tell_stop,
     top,
     window,
 )
@@ -49,7 +52,7 @@ def in_forward(plan: WorkerPlan, *here) -> WorkerCore:
     if ACTIVATION in plan.incoming:
         core.handle(arrived(ACTIVATION, 0))
     for stream, step in here:
-        assert core.handle(arrived(stream, step)) == [keep(stream, step)]
+        assert core.handle(arrived(stream, step)) == [store(stream, step)]
     assert core.state is State.FORWARD
     return core
 
@@ -57,7 +60,7 @@ def in_forward(plan: WorkerPlan, *here) -> WorkerCore:
 # What is handed out -----------------------------------------------------------------------------
 
 
-def test_while_an_update_runs_the_apply_and_the_next_step_are_handed_out():
+def test_while_an_update_runs_the_apply_and_the_next_step_are_issued():
     core = in_forward(middle(num_steps=9), (ACTIVATION, 1), (TIE_UP, 0))
     assert core.handle(done(FORWARD, 0)) == [
         send(ACTIVATION, 0),
@@ -76,13 +79,13 @@ def test_while_an_update_runs_the_apply_and_the_next_step_are_handed_out():
     assert (core.state, core.step, core.reached) == (State.FORWARD, 1, 2)
 
 
-def test_the_apply_is_handed_out_when_its_last_tie_arrives_and_then_the_next_step():
+def test_the_apply_is_issued_when_its_last_tie_arrives_and_then_the_next_step():
     core = in_forward(middle(num_steps=9, lag=0))
     core.handle(done(FORWARD, 0))
-    assert core.handle(arrived(TIE_UP, 0)) == [keep(TIE_UP, 0)]
+    assert core.handle(arrived(TIE_UP, 0)) == [store(TIE_UP, 0)]
     last = core.handle(arrived(TIE_DOWN, 0))
-    assert last == [keep(TIE_DOWN, 0), compute(APPLY, 0, below=0, above=0)]
-    assert core.handle(arrived(ACTIVATION, 1)) == [keep(ACTIVATION, 1), *begun(1)]
+    assert last == [store(TIE_DOWN, 0), compute(APPLY, 0, below=0, above=0)]
+    assert core.handle(arrived(ACTIVATION, 1)) == [store(ACTIVATION, 1), *begun(1)]
     assert core.state is State.UPDATE
 
 
@@ -93,12 +96,12 @@ def test_an_absent_tie_is_left_out_ahead_too():
     assert core.handle(done(FORWARD, 0)) == [send(ACTIVATION, 0), compute(APPLY, 0)]
 
 
-def test_while_an_apply_runs_the_next_step_is_handed_out():
+def test_while_an_apply_runs_the_next_step_is_issued():
     core = in_forward(top(num_steps=9))
     core.handle(done(FORWARD, 0))
     core.handle(done(UPDATE, 0))
     assert core.state is State.APPLY
-    assert core.handle(arrived(ACTIVATION, 1)) == [keep(ACTIVATION, 1), *begun(1)]
+    assert core.handle(arrived(ACTIVATION, 1)) == [store(ACTIVATION, 1), *begun(1)]
     assert core.handle(done(APPLY, 0)) == []
 
 
@@ -108,27 +111,27 @@ def test_an_apply_that_was_waited_for_comes_with_the_next_step():
     core.handle(done(UPDATE, 0))
     assert core.state is State.WAIT_TIE
     last = core.handle(arrived(TIE_UP, 0))
-    assert last == [keep(TIE_UP, 0), compute(APPLY, 0, below=0), *begun(1)]
+    assert last == [store(TIE_UP, 0), compute(APPLY, 0, below=0), *begun(1)]
 
 
-def test_nothing_is_handed_out_twice_nor_more_than_one_step_ahead():
+def test_nothing_is_issued_twice_nor_more_than_one_step_ahead():
     """All that step 1 needs is here, and the activation of step 2."""
     here = [(ACTIVATION, 1), (ACTIVATION, 2), (TIE_UP, 0), (TIE_UP, 1), (TIE_DOWN, 0)]
     core = in_forward(middle(num_steps=9, size=4), *here)
-    handed_out = core.handle(done(FORWARD, 0))
-    assert handed_out == [send(ACTIVATION, 0), compute(APPLY, 0, below=0), *begun(1)]
+    issued = core.handle(done(FORWARD, 0))
+    assert issued == [send(ACTIVATION, 0), compute(APPLY, 0, below=0), *begun(1)]
     words = [ack(ACTIVATION, 3, 0), ack(TIE_UP, 2, 0), ack(TIE_DOWN, 1, 0)]
     assert repeated(core) == words
     core.handle(done(UPDATE, 0))
     assert repeated(core) == [ack(ACTIVATION, 3, 1), *words[1:]]
     assert core.handle(done(APPLY, 0)) == [release(TIE_UP, 0), ack(TIE_UP, 2, 1)]
-    assert core.handle(arrived(TIE_UP, 2)) == [keep(TIE_UP, 2)]
+    assert core.handle(arrived(TIE_UP, 2)) == [store(TIE_UP, 2)]
     next_ones = core.handle(done(FORWARD, 1))
     assert next_ones == [send(ACTIVATION, 1), compute(APPLY, 1, below=1, above=0), *begun(2)]
 
 
 @pytest.mark.parametrize("event", [done(FORWARD, 1), done(APPLY, 0), done(UPDATE, 1)])
-def test_what_is_handed_out_still_ends_in_its_order(event):
+def test_what_is_issued_still_ends_in_its_order(event):
     core = in_forward(bottom())
     assert core.handle(done(FORWARD, 0)) == [send(ACTIVATION, 0), compute(APPLY, 0), *begun(1)]
     with pytest.raises(IllegalEvent):
@@ -139,26 +142,26 @@ def test_what_is_handed_out_still_ends_in_its_order(event):
 # What holds it back: what is not here -----------------------------------------------------------
 
 
-def test_without_its_activation_the_next_step_is_not_handed_out():
+def test_without_its_activation_the_next_step_is_not_issued():
     core = in_forward(middle(num_steps=9), (TIE_UP, 0))
     assert core.handle(done(FORWARD, 0)) == [send(ACTIVATION, 0), compute(APPLY, 0, below=0)]
     assert core.reached == 1
-    assert core.handle(arrived(ACTIVATION, 1)) == [keep(ACTIVATION, 1), *begun(1)]
+    assert core.handle(arrived(ACTIVATION, 1)) == [store(ACTIVATION, 1), *begun(1)]
     assert core.reached == 2
 
 
-def test_without_a_tie_neither_the_apply_nor_what_is_behind_it_is_handed_out():
+def test_without_a_tie_neither_the_apply_nor_what_is_behind_it_is_issued():
     core = in_forward(middle(num_steps=9), (ACTIVATION, 1))
     assert core.handle(done(FORWARD, 0)) == [send(ACTIVATION, 0)]
     last = core.handle(arrived(TIE_UP, 0))
-    assert last == [keep(TIE_UP, 0), compute(APPLY, 0, below=0), *begun(1)]
+    assert last == [store(TIE_UP, 0), compute(APPLY, 0, below=0), *begun(1)]
 
 
 def test_free_ties_are_not_taken_before_the_update_is_done_nor_the_next_step_before_the_apply():
     free = Free(max_staleness=9, keeps_newest=True)
     plan = WorkerPlan(num_steps=9, incoming=dict.fromkeys((ACTIVATION, TIE_DOWN), window()))
     core = started(WorkerPlan(**vars(plan) | {"free": free}))
-    assert core.handle(arrived(ACTIVATION, 0)) == [keep(ACTIVATION, 0), *begun(0)]
+    assert core.handle(arrived(ACTIVATION, 0)) == [store(ACTIVATION, 0), *begun(0)]
     core.handle(arrived(ACTIVATION, 1))
     core.handle(arrived(TIE_DOWN, 0))
     assert core.handle(done(FORWARD, 0)) == []
@@ -175,7 +178,7 @@ def test_free_ties_are_not_taken_before_the_update_is_done_nor_the_next_step_bef
 # What holds it back: the boundary ---------------------------------------------------------------
 
 
-def test_nothing_is_handed_out_behind_the_last_step():
+def test_nothing_is_issued_behind_the_last_step():
     core = in_forward(bottom(num_steps=1))
     assert core.handle(done(FORWARD, 0)) == [send(ACTIVATION, 0), compute(APPLY, 0)]
     core.handle(done(UPDATE, 0))
@@ -183,15 +186,15 @@ def test_nothing_is_handed_out_behind_the_last_step():
     assert core.state is State.DRAINING
 
 
-def test_nothing_is_handed_out_behind_a_stop():
+def test_nothing_is_issued_behind_a_stop():
     core = in_forward(bottom(num_steps=9))
-    assert core.handle(StopWanted()) == [TellStop(step=1)]
+    assert core.handle(StopWanted()) == [tell_stop(1)]
     assert core.handle(done(FORWARD, 0)) == [send(ACTIVATION, 0), compute(APPLY, 0)]
 
 
-def test_nothing_is_handed_out_behind_a_stop_that_was_told():
+def test_nothing_is_issued_behind_a_stop_that_was_told():
     core = in_forward(top(num_steps=9), (ACTIVATION, 1))
-    core.handle(StopTold(generation=0, to=0, step=1))
+    core.handle(stop_told(1))
     assert core.handle(done(FORWARD, 0)) == [compute(APPLY, 0)]
     core.handle(done(UPDATE, 0))
     assert core.state is State.APPLY
@@ -252,16 +255,16 @@ def test_room_is_for_one_more_where_the_tie_of_the_step_is_made():
     for step in range(2):
         run_step(core, step)
     core.handle(acked(TIE_UP, 2, 2))
-    core.handle(linked(ABOVE, 1, heard=None))  # so that step 3 is not handed out in the UPDATE
+    core.handle(linked(ABOVE, 1, to=None))  # so that step 3 is not handed out in the UPDATE
     assert core.handle(done(FORWARD, 2)) == [compute(APPLY, 2)]
     assert core.handle(done(UPDATE, 2)) == []
     # Three are kept, and four may be.
-    assert core.handle(linked(ABOVE, 1, tie_up=2)) == [send(TIE_UP, 2), *begun(3)]
+    assert core.handle(linked(ABOVE, 1, tie_up=2)) == [send(TIE_UP, 2, to=1), *begun(3)]
 
 
 def test_a_tie_that_is_yet_to_be_made_must_find_its_neighbour_linked():
     core = in_forward(tied())
-    core.handle(linked(ABOVE, 1, heard=None))
+    core.handle(linked(ABOVE, 1, to=None))
     assert core.handle(done(FORWARD, 0)) == [compute(APPLY, 0)]
     assert core.handle(linked(ABOVE, 1)) == begun(1)
 
@@ -271,16 +274,16 @@ def test_what_the_next_step_makes_need_not_find_its_neighbour_linked():
     windows = {"incoming": {ACTIVATION: window()}, "outgoing": {ACTIVATION: window()}}
     core = in_forward(WorkerPlan(num_steps=9, **windows))
     assert core.handle(done(FORWARD, 0)) == [send(ACTIVATION, 0), compute(APPLY, 0)]
-    asked = core.handle(linked(ABOVE, 1, heard=None, asks=True))
-    assert asked == [hello(ABOVE, heard=1, asks=True)]
-    assert core.handle(arrived(ACTIVATION, 1)) == [keep(ACTIVATION, 1), *begun(1)]
+    asked = core.handle(linked(ABOVE, 1, to=None, asks=True))
+    assert asked == [hello(ABOVE, to=1, asks=True)]
+    assert core.handle(arrived(ACTIVATION, 1)) == [store(ACTIVATION, 1), *begun(1)]
 
 
-def test_a_new_life_below_does_not_take_back_what_is_handed_out():
+def test_a_new_life_below_does_not_take_back_what_is_issued():
     core = in_forward(middle(num_steps=9), (ACTIVATION, 1), (TIE_UP, 0))
     core.handle(done(FORWARD, 0))
-    asked = core.handle(linked(BELOW, 1, heard=None, asks=True))
-    assert asked == [hello(BELOW, heard=1, asks=True, activation=2, tie_up=1)]
+    asked = core.handle(linked(BELOW, 1, to=None, asks=True))
+    assert asked == [hello(BELOW, to=1, asks=True, activation=2, tie_up=1)]
     core.handle(done(UPDATE, 0))
     core.handle(done(APPLY, 0))
     assert core.handle(done(FORWARD, 1)) == [send(ACTIVATION, 1)]
@@ -290,7 +293,7 @@ def test_a_new_life_below_does_not_take_back_what_is_handed_out():
 
 
 @pytest.mark.parametrize("num_events", range(10))
-def test_a_stop_is_never_below_what_is_handed_out(num_events):
+def test_a_stop_is_never_below_what_is_issued(num_events):
     """Whenever it is wanted: the job stops behind the last FORWARD that was handed out."""
     core = WorkerCore(bottom(num_steps=9, size=9))
     actions = core.start() + core.handle(linked(ABOVE))
@@ -299,14 +302,14 @@ def test_a_stop_is_never_below_what_is_handed_out(num_events):
         actions += core.handle(event)
     last = max(step for step in range(9) if compute(FORWARD, step) in actions)
     assert last == (num_events + 2) // 3
-    assert core.handle(StopWanted()) == [TellStop(step=last + 1)]
+    assert core.handle(StopWanted()) == [tell_stop(last + 1)]
     assert core.end == core.reached == last + 1
 
 
-def test_what_was_handed_out_is_done_before_the_stop():
+def test_what_was_issued_is_done_before_the_stop():
     core = in_forward(bottom(num_steps=9, snapshot_every=100))
     assert core.handle(done(FORWARD, 0)) == [send(ACTIVATION, 0), compute(APPLY, 0), *begun(1)]
-    assert core.handle(StopWanted()) == [TellStop(step=2)]
+    assert core.handle(StopWanted()) == [tell_stop(2)]
     assert core.handle(done(UPDATE, 0)) == []
     assert core.handle(done(APPLY, 0)) == []
     assert core.handle(done(FORWARD, 1)) == [send(ACTIVATION, 1), compute(APPLY, 1)]
@@ -314,10 +317,10 @@ def test_what_was_handed_out_is_done_before_the_stop():
     assert core.handle(done(APPLY, 1)) == [Snapshot(step=2, checkpoint=True)]
 
 
-def test_a_stop_told_right_behind_what_is_handed_out_ends_there():
+def test_a_stop_told_right_behind_what_is_issued_ends_there():
     core = in_forward(top(num_steps=9, snapshot_every=100), (ACTIVATION, 1))
     assert core.handle(done(FORWARD, 0)) == [compute(APPLY, 0), *begun(1)]
-    assert core.handle(StopTold(generation=0, to=0, step=2)) == []
+    assert core.handle(stop_told(2)) == []
     core.handle(done(UPDATE, 0))
     core.handle(done(APPLY, 0))
     assert core.handle(done(FORWARD, 1)) == [compute(APPLY, 1)]

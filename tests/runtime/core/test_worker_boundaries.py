@@ -1,4 +1,4 @@
-"""What a worker's core does between steps: snapshots, checkpoints, room to keep, the stop."""
+"""What a worker's core does between steps: snapshots, checkpoints, room to store, the stop."""
 
 import pytest
 
@@ -6,15 +6,14 @@ from runtime.core.messages import (
     Finish,
     Phase,
     Snapshot,
-    SnapshotSafe,
-    StopTold,
+    SnapshotDurable,
     StopWanted,
-    TellStop,
     Tick,
     Trim,
 )
 from runtime.core.plan import Side, Stream, WorkerPlan
-from runtime.core.worker import State, WorkerCore
+from runtime.core.state import State
+from runtime.core.worker import WorkerCore
 
 from .words import (
     ack,
@@ -26,13 +25,15 @@ from .words import (
     compute,
     done,
     hello,
-    keep,
     linked,
     middle,
     release,
     run_step,
     send,
     started,
+    stop_told,
+    store,
+    tell_stop,
     top,
     wanted,
     window,
@@ -55,8 +56,8 @@ def test_durable_follows_the_snapshot_and_the_snapshot_follows_the_plan():
     assert ack(ACTIVATION, 2, 2, 0) in actions
     assert actions[-4:-1] == [compute(APPLY, 1), Snapshot(step=2), release(ACTIVATION, 1)]
     # Work goes on meanwhile; what is taken counts when it is safe.
-    assert core.handle(arrived(ACTIVATION, 2)) == [keep(ACTIVATION, 2), *begun(2)]
-    assert core.handle(SnapshotSafe(step=2)) == [ack(ACTIVATION, 3, 2, 2)]
+    assert core.handle(arrived(ACTIVATION, 2)) == [store(ACTIVATION, 2), *begun(2)]
+    assert core.handle(SnapshotDurable(step=2)) == [ack(ACTIVATION, 3, 2, 2)]
 
 
 def test_the_durable_figure_of_a_downward_tie_is_late_by_the_lag():
@@ -64,7 +65,7 @@ def test_the_durable_figure_of_a_downward_tie_is_late_by_the_lag():
     core = started(plan)
     for step in range(3):
         run_step(core, step, needs=(TIE_DOWN,))
-    assert core.handle(SnapshotSafe(step=3))[0] == ack(TIE_DOWN, 3, 2, 2)
+    assert core.handle(SnapshotDurable(step=3))[0] == ack(TIE_DOWN, 3, 2, 2)
 
 
 def test_messages_are_forgotten_when_they_are_durable_and_not_before():
@@ -78,7 +79,10 @@ def test_messages_are_forgotten_when_they_are_durable_and_not_before():
 def test_the_last_step_ends_in_a_checkpoint():
     core = started(top(num_steps=1, snapshot_every=100))
     assert run_step(core, 0, needs=(ACTIVATION,))[-1] == Snapshot(step=1, checkpoint=True)
-    assert core.handle(SnapshotSafe(step=1)) == [ack(ACTIVATION, 1, 1, 1), Finish()]
+    assert core.handle(SnapshotDurable(step=1)) == [
+        ack(ACTIVATION, 1, 1, 1),
+        Finish(),
+    ]
 
 
 def test_a_checkpoint_is_a_snapshot_at_a_step_of_its_own_rhythm():
@@ -88,7 +92,7 @@ def test_a_checkpoint_is_a_snapshot_at_a_step_of_its_own_rhythm():
         for action in run_step(core, step):
             if isinstance(action, Snapshot):
                 taken.append((action.step, action.checkpoint))
-                core.handle(SnapshotSafe(step=action.step))
+                core.handle(SnapshotDurable(step=action.step))
     assert taken == [(2, False), (3, True), (4, False), (6, True), (7, True)]
 
 
@@ -100,7 +104,7 @@ def test_a_snapshot_and_a_checkpoint_at_one_step_are_one():
         Snapshot(step=2, checkpoint=True),
         *begun(2),
     ]
-    assert core.handle(SnapshotSafe(step=2)) == []
+    assert core.handle(SnapshotDurable(step=2)) == []
     assert run_step(core, 2) == [compute(APPLY, 2), *begun(3)]
 
 
@@ -113,8 +117,11 @@ def test_a_worker_restarted_at_the_end_takes_its_checkpoint_again():
     """The dead one's may have been lost with it."""
     core = WorkerCore(top(num_steps=1, snapshot_every=1), generation=1, start_step=1)
     core.start()
-    assert core.handle(linked(BELOW, heard=1, activation=1)) == [Snapshot(step=1, checkpoint=True)]
-    assert core.handle(SnapshotSafe(step=1)) == [ack(ACTIVATION, 1, 1, 1), Finish()]
+    assert core.handle(linked(BELOW, to=1, activation=1)) == [Snapshot(step=1, checkpoint=True)]
+    assert core.handle(SnapshotDurable(step=1)) == [
+        ack(ACTIVATION, 1, 1, 1, generation=1),
+        Finish(),
+    ]
 
 
 # Snapshots that are asked for ------------------------------------------------------------------
@@ -132,7 +139,7 @@ def waiting_for_input() -> WorkerCore:
 def test_a_snapshot_asked_for_while_waiting_for_input_is_taken_at_once():
     core = waiting_for_input()
     assert core.handle(wanted(ACTIVATION, 1)) == [Snapshot(step=2)]
-    assert core.handle(SnapshotSafe(step=2)) == [ack(ACTIVATION, 2, 2, 2)]
+    assert core.handle(SnapshotDurable(step=2)) == [ack(ACTIVATION, 2, 2, 2)]
     assert core.state is State.WAIT_INPUT
 
 
@@ -143,13 +150,13 @@ def test_a_snapshot_asked_for_while_waiting_for_credit_is_taken_at_once():
         run_step(core, step, needs=(ACTIVATION,))
     assert core.state is State.WAIT_CREDIT
     assert core.handle(wanted(ACTIVATION, 3)) == [Snapshot(step=3)]
-    assert core.handle(SnapshotSafe(step=3)) == [ack(ACTIVATION, 3, 3, 3)]
+    assert core.handle(SnapshotDurable(step=3)) == [ack(ACTIVATION, 3, 3, 3)]
     assert core.state is State.WAIT_CREDIT
 
 
 def test_a_snapshot_asked_for_within_a_step_is_taken_behind_its_apply():
     core = waiting_for_input()
-    assert core.handle(arrived(ACTIVATION, 2)) == [keep(ACTIVATION, 2), *begun(2)]
+    assert core.handle(arrived(ACTIVATION, 2)) == [store(ACTIVATION, 2), *begun(2)]
     core.handle(arrived(ACTIVATION, 3))
     assert core.handle(wanted(ACTIVATION, 1)) == []
     assert core.handle(done(FORWARD, 2)) == [compute(APPLY, 2), Snapshot(step=3), *begun(3)]
@@ -166,7 +173,7 @@ def test_a_snapshot_that_would_not_help_is_not_taken(durable):
 def test_a_question_that_was_answered_is_not_answered_again():
     core = waiting_for_input()
     core.handle(wanted(ACTIVATION, 1))
-    core.handle(SnapshotSafe(step=2))
+    core.handle(SnapshotDurable(step=2))
     assert core.handle(wanted(ACTIVATION, 1)) == []
 
 
@@ -188,7 +195,7 @@ def test_from_half_full_on_a_snapshot_is_asked_for_and_when_full_the_step_waits(
     finish(core, 3)
     assert core.state is State.WAIT_CREDIT
     assert core.handle(acked(ACTIVATION, 4, 4)) == []  # released: credit, and no room
-    assert core.handle(Tick()) == [hello(ABOVE, heard=0, asks=False), ask_1]
+    assert core.handle(Tick()) == [hello(ABOVE, to=0, asks=False), ask_1]
     assert core.handle(acked(ACTIVATION, 4, 4, 1)) == [
         Trim(stream=ACTIVATION, step=1),
         *begun(4),
@@ -239,11 +246,11 @@ def test_the_least_room_is_enough_for_a_window_and_one_more(size, lag):
 def test_the_lowest_worker_stops_behind_the_highest_step_it_has_begun():
     core = started(bottom(num_steps=9, snapshot_every=100))
     run_step(core, 0)
-    assert core.handle(StopWanted()) == [TellStop(step=2)]
+    assert core.handle(StopWanted()) == [tell_stop(2)]
     assert core.handle(StopWanted()) == []  # decided is decided
-    assert core.handle(Tick()) == [hello(ABOVE, heard=0, asks=False), TellStop(step=2)]
+    assert core.handle(Tick()) == [hello(ABOVE, to=0, asks=False), tell_stop(2)]
     assert run_step(core, 1)[-1] == Snapshot(step=2, checkpoint=True)
-    core.handle(SnapshotSafe(step=2))
+    core.handle(SnapshotDurable(step=2))
     assert core.state is State.DRAINING
     assert core.handle(acked(ACTIVATION, 2, 2, 2)) == [
         Trim(stream=ACTIVATION, step=2),
@@ -255,36 +262,36 @@ def test_a_restarted_lowest_worker_stops_behind_what_the_dead_one_had_begun():
     core = WorkerCore(bottom(num_steps=9, snapshot_every=3), start_step=3, reached=5)
     core.start()
     core.handle(linked(ABOVE, activation=3))
-    assert core.handle(StopWanted()) == [TellStop(step=5)]
+    assert core.handle(StopWanted()) == [tell_stop(5)]
 
 
 def test_the_others_wait_to_be_told():
     core = started(middle(num_steps=9, snapshot_every=100))
     assert core.handle(StopWanted()) == []
-    assert core.handle(StopTold(generation=0, to=0, step=3)) == [TellStop(step=3)]
-    assert core.handle(StopTold(generation=0, to=0, step=3)) == []
+    assert core.handle(stop_told(3)) == [tell_stop(3)]
+    assert core.handle(stop_told(3)) == []
     assert core.end == 3
 
 
 def test_a_stop_told_by_a_dead_life_is_fenced_off():
     core = started(middle(num_steps=9, snapshot_every=100))
     core.handle(linked(BELOW, 1))
-    assert core.handle(StopTold(generation=0, to=0, step=3)) == []
-    assert core.handle(StopTold(generation=1, to=1, step=3)) == []
+    assert core.handle(stop_told(3)) == []
+    assert core.handle(stop_told(3, generation=1, to=1)) == []
     assert core.end == 9
 
 
 def test_a_worker_that_waits_for_input_at_the_stop_ends_there():
     core = waiting_for_input()
-    assert core.handle(StopTold(generation=0, to=0, step=2)) == [Snapshot(step=2, checkpoint=True)]
-    assert core.handle(SnapshotSafe(step=2)) == [ack(ACTIVATION, 2, 2, 2), Finish()]
+    assert core.handle(stop_told(2)) == [Snapshot(step=2, checkpoint=True)]
+    assert core.handle(SnapshotDurable(step=2)) == [ack(ACTIVATION, 2, 2, 2), Finish()]
 
 
 def test_a_worker_that_has_its_snapshot_there_still_takes_the_checkpoint():
     core = waiting_for_input()
     core.handle(wanted(ACTIVATION, 2))
-    core.handle(SnapshotSafe(step=2))
-    assert core.handle(StopTold(generation=0, to=0, step=2)) == [Snapshot(step=2, checkpoint=True)]
+    core.handle(SnapshotDurable(step=2))
+    assert core.handle(stop_told(2)) == [Snapshot(step=2, checkpoint=True)]
 
 
 def test_the_checkpoint_at_the_stop_is_not_taken_twice():
@@ -295,7 +302,7 @@ def test_the_checkpoint_at_the_stop_is_not_taken_twice():
     assert core.handle(done(FORWARD, 1)) == [compute(APPLY, 1)]
     core.handle(done(UPDATE, 1))
     assert core.handle(done(APPLY, 1)) == [Snapshot(step=2, checkpoint=True)]
-    assert core.handle(SnapshotSafe(step=2)) == [Finish()]
+    assert core.handle(SnapshotDurable(step=2)) == [Finish()]
 
 
 def test_a_stop_after_the_last_step_has_begun_changes_nothing():
@@ -310,8 +317,8 @@ def test_a_stop_before_the_first_step_trains_nothing():
     core.start()
     assert core.handle(StopWanted()) == []
     assert core.handle(linked(ABOVE)) == [Snapshot(step=0, checkpoint=True)]
-    assert core.handle(SnapshotSafe(step=0)) == [Finish()]
-    assert core.handle(Tick()) == [hello(ABOVE, heard=0, asks=False), TellStop(step=0)]
+    assert core.handle(SnapshotDurable(step=0)) == [Finish()]
+    assert core.handle(Tick()) == [hello(ABOVE, to=0, asks=False), tell_stop(0)]
 
 
 def test_the_downward_ties_behind_a_stop_stay_with_their_receiver():
@@ -321,8 +328,8 @@ def test_the_downward_ties_behind_a_stop_stay_with_their_receiver():
     core.handle(StopWanted())  # before step 1 is handed out
     assert core.handle(done(FORWARD, 0)) == [compute(APPLY, 0)]
     core.handle(done(UPDATE, 0))
-    assert core.handle(arrived(TIE_DOWN, 0)) == [keep(TIE_DOWN, 0)]
+    assert core.handle(arrived(TIE_DOWN, 0)) == [store(TIE_DOWN, 0)]
     assert core.handle(done(APPLY, 0)) == [Snapshot(step=1, checkpoint=True)]
-    last = core.handle(SnapshotSafe(step=1))
+    last = core.handle(SnapshotDurable(step=1))
     assert last == [ack(TIE_DOWN, 1, 0, 0), Finish()]
     assert release(TIE_DOWN, 0) not in last

@@ -3,16 +3,18 @@
 import pytest
 
 from runtime.core.messages import (
-    Acknowledge,
+    Ack,
     Finish,
     Phase,
-    SnapshotSafe,
+    Received,
+    SnapshotDurable,
     Tick,
     Trim,
 )
 from runtime.core.plan import Side, Stream, WorkerPlan
+from runtime.core.state import State
 from runtime.core.streams import RESEND_AFTER_TICKS, ProtocolError
-from runtime.core.worker import State, WorkerCore
+from runtime.core.worker import WorkerCore
 
 from .words import (
     ack,
@@ -44,11 +46,11 @@ def test_a_new_generation_gets_a_hello_and_a_replay_from_what_it_wants():
     for step in range(3):
         run_step(core, step)
         core.handle(acked(ACTIVATION, step + 1, step + 1, 1 if step else 0))
-    asked = core.handle(linked(ABOVE, 1, heard=None, asks=True, activation=1))
-    assert asked == [hello(ABOVE, heard=1, asks=True)]
+    asked = core.handle(linked(ABOVE, 1, to=None, asks=True, activation=1))
+    assert asked == [hello(ABOVE, to=1, asks=True)]
     actions = core.handle(linked(ABOVE, 1, activation=1))
-    assert actions == [send(ACTIVATION, 1), send(ACTIVATION, 2)]
-    assert core.edges.num_replayed == 2
+    assert actions == [send(ACTIVATION, 1, to=1), send(ACTIVATION, 2, to=1)]
+    assert core.edges.num_resent == 2
 
 
 def test_the_replay_stays_within_the_window():
@@ -57,9 +59,9 @@ def test_the_replay_stays_within_the_window():
         run_step(core, step)
         core.handle(acked(ACTIVATION, step + 1, step + 1, 0))
     actions = core.handle(linked(ABOVE, generation=1))
-    assert actions == [send(ACTIVATION, 0), send(ACTIVATION, 1)]
+    assert actions == [send(ACTIVATION, 0, to=1), send(ACTIVATION, 1, to=1)]
     actions = core.handle(acked(ACTIVATION, 2, 1, generation=1))
-    assert actions == [send(ACTIVATION, 2)]
+    assert actions == [send(ACTIVATION, 2, to=1)]
 
 
 def test_wanting_what_is_forgotten_is_an_error():
@@ -72,21 +74,26 @@ def test_wanting_what_is_forgotten_is_an_error():
 
 def test_a_restarted_worker_sends_what_was_kept_for_it():
     kept = {ACTIVATION: {3: False, 4: False}}
-    core = WorkerCore(bottom(num_steps=9, snapshot_every=5), generation=1, start_step=5, kept=kept)
+    core = WorkerCore(
+        bottom(num_steps=9, snapshot_every=5), generation=1, start_step=5, retained=kept
+    )
     core.start()
-    assert core.handle(linked(ABOVE, heard=1, activation=4)) == [
-        send(ACTIVATION, 4),
+    assert core.handle(linked(ABOVE, to=1, activation=4)) == [
+        send(ACTIVATION, 4, generation=1),
         *begun(5),
     ]
     # Message 3 may still fill the window: what is made next waits for the receiver's word.
     assert core.handle(done(FORWARD, 5)) == [compute(APPLY, 5)]
-    assert core.handle(acked(ACTIVATION, 5, 4, to=1)) == [send(ACTIVATION, 5), *begun(6)]
+    assert core.handle(acked(ACTIVATION, 5, 4, to=1)) == [
+        send(ACTIVATION, 5, generation=1),
+        *begun(6),
+    ]
 
 
 def test_a_worker_restarted_after_its_last_step_only_drains():
     core = WorkerCore(bottom(num_steps=2), generation=1, start_step=2)
     core.start()
-    assert core.handle(linked(ABOVE, heard=1, activation=2)) == [Finish()]
+    assert core.handle(linked(ABOVE, to=1, activation=2)) == [Finish()]
 
 
 # The end and the tick --------------------------------------------------------------------------
@@ -95,10 +102,10 @@ def test_a_worker_restarted_after_its_last_step_only_drains():
 def test_a_worker_drains_until_its_neighbour_does_not_need_it():
     core = started(bottom(num_steps=1, snapshot_every=1))
     run_step(core, 0)
-    core.handle(SnapshotSafe(step=1))
+    core.handle(SnapshotDurable(step=1))
     assert core.state is State.DRAINING
     assert core.handle(acked(ACTIVATION, 1, 1, 0)) == []  # a restart would want it again
-    assert core.handle(linked(ABOVE, generation=1)) == [send(ACTIVATION, 0)]
+    assert core.handle(linked(ABOVE, generation=1)) == [send(ACTIVATION, 0, to=1)]
     last = core.handle(acked(ACTIVATION, 1, 1, 1, generation=1))
     assert last == [Trim(stream=ACTIVATION, step=1), Finish()]
 
@@ -121,6 +128,6 @@ def test_what_was_lost_in_silence_is_sent_again():
     upper = started(WorkerPlan(num_steps=2, incoming={ACTIVATION: window()}))
     lower.handle(done(FORWARD, 0))  # its message is lost
     words = [action for _ in range(RESEND_AFTER_TICKS) for action in upper.handle(Tick())]
-    (again,) = [word for word in words if isinstance(word, Acknowledge) and word.resend]
-    answer = lower.handle(acked(ACTIVATION, again.expected, again.released, resend=True))
+    (again,) = [s for s in words if isinstance(s.message, Ack) and s.message.resend]
+    answer = lower.handle(Received(side=ABOVE, message=again.message))
     assert send(ACTIVATION, 0) in answer

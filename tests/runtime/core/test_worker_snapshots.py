@@ -5,13 +5,13 @@ import pytest
 from runtime.core.messages import (
     Finish,
     Snapshot,
-    SnapshotSafe,
-    StopTold,
+    SnapshotDurable,
     Tick,
     Trim,
 )
 from runtime.core.plan import WorkerPlan
-from runtime.core.worker import IllegalEvent, State, WorkerCore
+from runtime.core.state import State
+from runtime.core.worker import IllegalEvent, WorkerCore
 
 from .words import (
     ABOVE,
@@ -28,11 +28,12 @@ from .words import (
     compute,
     done,
     hello,
-    keep,
     release,
     repeated,
     run_step,
     started,
+    stop_told,
+    store,
     top,
     wanted,
     window,
@@ -71,21 +72,21 @@ def finish(core: WorkerCore, step: int, *, expected: int, durable: int) -> None:
 def test_messages_and_steps_go_on_and_only_what_is_safe_is_covered():
     core = pending()
     assert repeated(core) == [ack(ACTIVATION, 2, 2, 0)]
-    assert core.handle(arrived(ACTIVATION, 2)) == [keep(ACTIVATION, 2), *begun(2)]
+    assert core.handle(arrived(ACTIVATION, 2)) == [store(ACTIVATION, 2), *begun(2)]
     finish(core, 2, expected=3, durable=0)
-    assert core.handle(arrived(ACTIVATION, 3)) == [keep(ACTIVATION, 3), *begun(3)]
+    assert core.handle(arrived(ACTIVATION, 3)) == [store(ACTIVATION, 3), *begun(3)]
     assert repeated(core) == [ack(ACTIVATION, 4, 3, 0)]
     # It is of step 2, whatever has been used up since.
-    assert core.handle(SnapshotSafe(step=2)) == [ack(ACTIVATION, 4, 3, 2)]
+    assert core.handle(SnapshotDurable(step=2)) == [ack(ACTIVATION, 4, 3, 2)]
     assert repeated(core) == [ack(ACTIVATION, 4, 3, 2)]
 
 
-def test_the_next_step_is_handed_out_ahead_while_one_is_under_way():
+def test_the_next_step_is_issued_ahead_while_one_is_under_way():
     core = pending(snapshot_every=100)
     core.handle(arrived(ACTIVATION, 2))
     core.handle(arrived(ACTIVATION, 3))
     assert core.handle(done(FORWARD, 2)) == [compute(APPLY, 2), *begun(3)]
-    assert core.handle(SnapshotSafe(step=2)) == [ack(ACTIVATION, 4, 2, 2)]
+    assert core.handle(SnapshotDurable(step=2)) == [ack(ACTIVATION, 4, 2, 2)]
 
 
 SECOND_STEP = [
@@ -110,7 +111,7 @@ def test_it_may_become_safe_in_any_state(num_events):
     activations, ties = core.edges.incoming[ACTIVATION], core.edges.incoming[TIE_DOWN]
     # The next one is due behind an APPLY that is handed out.
     next_one = [Snapshot(step=2)] if core.state in (State.APPLY, State.WAIT_CREDIT) else []
-    assert core.handle(SnapshotSafe(step=1)) == [
+    assert core.handle(SnapshotDurable(step=1)) == [
         ack(ACTIVATION, activations.expected, activations.released, 1),
         ack(TIE_DOWN, ties.expected, ties.released, 1),
         *next_one,
@@ -128,14 +129,14 @@ def test_the_next_one_that_is_due_waits_and_its_step_with_it():
     finish(core, 3, expected=4, durable=0)
     assert core.state is State.WAIT_CREDIT
     # Messages are taken meanwhile.
-    assert core.handle(arrived(ACTIVATION, 4)) == [keep(ACTIVATION, 4)]
+    assert core.handle(arrived(ACTIVATION, 4)) == [store(ACTIVATION, 4)]
     assert repeated(core) == [ack(ACTIVATION, 5, 4, 0)]
-    assert core.handle(SnapshotSafe(step=2)) == [
+    assert core.handle(SnapshotDurable(step=2)) == [
         ack(ACTIVATION, 5, 4, 2),
         Snapshot(step=4),
         *begun(4),
     ]
-    assert core.handle(SnapshotSafe(step=4)) == [ack(ACTIVATION, 5, 4, 4)]
+    assert core.handle(SnapshotDurable(step=4)) == [ack(ACTIVATION, 5, 4, 4)]
 
 
 @pytest.mark.parametrize("ends", [[], [done(UPDATE, 3)]], ids=["in_update", "in_apply"])
@@ -150,7 +151,7 @@ def test_the_next_one_is_taken_ahead_when_the_one_under_way_is_safe(ends):
     for event in ends:
         assert core.handle(event) == [release(ACTIVATION, 3), ack(ACTIVATION, 5, 4, 0)]
     word = ack(ACTIVATION, 5, 3 + len(ends), 2)
-    assert core.handle(SnapshotSafe(step=2)) == [word, Snapshot(step=4), *begun(4)]
+    assert core.handle(SnapshotDurable(step=2)) == [word, Snapshot(step=4), *begun(4)]
 
 
 def test_one_that_is_asked_for_while_waiting_for_input_waits_for_the_one_under_way():
@@ -159,8 +160,8 @@ def test_one_that_is_asked_for_while_waiting_for_input_waits_for_the_one_under_w
     finish(core, 2, expected=3, durable=0)
     assert core.state is State.WAIT_INPUT
     assert core.handle(wanted(ACTIVATION, 3)) == []
-    assert core.handle(arrived(ACTIVATION, 3)) == [keep(ACTIVATION, 3)]
-    assert core.handle(SnapshotSafe(step=2)) == [
+    assert core.handle(arrived(ACTIVATION, 3)) == [store(ACTIVATION, 3)]
+    assert core.handle(SnapshotDurable(step=2)) == [
         ack(ACTIVATION, 4, 3, 2),
         Snapshot(step=3),
         *begun(3),
@@ -171,13 +172,13 @@ def test_the_checkpoint_at_the_end_waits_and_the_end_waits_for_it():
     core = pending(num_steps=3)
     core.handle(arrived(ACTIVATION, 2))
     finish(core, 2, expected=3, durable=0)
-    assert core.handle(SnapshotSafe(step=2)) == [
+    assert core.handle(SnapshotDurable(step=2)) == [
         ack(ACTIVATION, 3, 3, 2),
         Snapshot(step=3, checkpoint=True),
     ]
     assert core.state is State.DRAINING
     assert repeated(core) == [ack(ACTIVATION, 3, 3, 2)]
-    assert core.handle(SnapshotSafe(step=3)) == [ack(ACTIVATION, 3, 3, 3), Finish()]
+    assert core.handle(SnapshotDurable(step=3)) == [ack(ACTIVATION, 3, 3, 3), Finish()]
     assert core.state is State.DONE
 
 
@@ -185,21 +186,21 @@ def test_the_end_waits_though_no_neighbour_needs_this_worker_any_more():
     core = started(bottom(num_steps=1, snapshot_every=100))
     assert run_step(core, 0)[-1] == Snapshot(step=1, checkpoint=True)
     assert core.handle(acked(ACTIVATION, 1, 1, 1)) == [Trim(stream=ACTIVATION, step=1)]
-    assert core.handle(Tick()) == [hello(ABOVE, heard=0, asks=False)]
+    assert core.handle(Tick()) == [hello(ABOVE, to=0, asks=False)]
     assert core.state is State.DRAINING
-    assert core.handle(SnapshotSafe(step=1)) == [Finish()]
+    assert core.handle(SnapshotDurable(step=1)) == [Finish()]
 
 
 def test_a_stop_where_the_snapshot_is_under_way_waits_for_it_before_the_checkpoint():
     """Both are of one step: the first was no part of a checkpoint."""
     core = pending()
-    assert core.handle(StopTold(generation=0, to=0, step=2)) == []
+    assert core.handle(stop_told(2)) == []
     assert core.state is State.WAIT_INPUT
-    assert core.handle(SnapshotSafe(step=2)) == [
+    assert core.handle(SnapshotDurable(step=2)) == [
         ack(ACTIVATION, 2, 2, 2),
         Snapshot(step=2, checkpoint=True),
     ]
-    assert core.handle(SnapshotSafe(step=2)) == [ack(ACTIVATION, 2, 2, 2), Finish()]
+    assert core.handle(SnapshotDurable(step=2)) == [ack(ACTIVATION, 2, 2, 2), Finish()]
 
 
 # What is asked for meanwhile --------------------------------------------------------------------
@@ -214,7 +215,7 @@ def test_an_ask_that_the_one_under_way_will_cover_changes_nothing(durable):
     assert core.handle(wanted(ACTIVATION, durable)) == []
     # It neither holds back the next step nor waits for the one under way.
     assert core.handle(done(FORWARD, 2)) == [compute(APPLY, 2), *begun(3)]
-    assert core.handle(SnapshotSafe(step=2)) == [ack(ACTIVATION, 4, 2, 2)]
+    assert core.handle(SnapshotDurable(step=2)) == [ack(ACTIVATION, 4, 2, 2)]
     assert core.handle(wanted(ACTIVATION, durable)) == []
     core.handle(done(UPDATE, 2))
     assert core.handle(done(APPLY, 2)) == []
@@ -229,7 +230,7 @@ def test_an_ask_beyond_the_one_under_way_is_for_the_next():
     core.handle(done(UPDATE, 2))
     assert core.handle(wanted(ACTIVATION, 3)) == []
     core.handle(done(APPLY, 2))
-    core.handle(SnapshotSafe(step=2))
+    core.handle(SnapshotDurable(step=2))
     core.handle(arrived(ACTIVATION, 4))
     assert core.handle(done(FORWARD, 3)) == [compute(APPLY, 3), Snapshot(step=4), *begun(4)]
     core.handle(done(UPDATE, 3))
@@ -242,7 +243,7 @@ def test_the_one_under_way_covers_downward_ties_but_for_the_lag():
     for step in range(3):
         actions = run_step(core, step, needs=(TIE_DOWN,))
     assert actions == [
-        keep(TIE_DOWN, 2),
+        store(TIE_DOWN, 2),
         compute(APPLY, 2, above=1),
         Snapshot(step=3),
         *begun(3),
@@ -254,7 +255,7 @@ def test_the_one_under_way_covers_downward_ties_but_for_the_lag():
     assert core.handle(done(UPDATE, 3)) == []
     assert core.handle(done(APPLY, 3)) == [release(TIE_DOWN, 2), ack(TIE_DOWN, 3, 3, 0)]
     assert core.handle(wanted(TIE_DOWN, 3)) == []  # will not
-    assert core.handle(SnapshotSafe(step=3)) == [ack(TIE_DOWN, 3, 3, 2)]
+    assert core.handle(SnapshotDurable(step=3)) == [ack(TIE_DOWN, 3, 3, 2)]
     core.handle(arrived(TIE_DOWN, 3))
     assert core.handle(done(FORWARD, 4)) == [
         compute(APPLY, 4, above=3),
@@ -273,16 +274,16 @@ def test_that_another_one_is_safe_is_illegal_and_changes_nothing(step):
     core = pending()
     core.handle(arrived(ACTIVATION, 2))
     with pytest.raises(IllegalEvent):
-        core.handle(SnapshotSafe(step=step))
+        core.handle(SnapshotDurable(step=step))
     assert repeated(core) == [ack(ACTIVATION, 3, 2, 0)]
-    assert core.handle(SnapshotSafe(step=2)) == [ack(ACTIVATION, 3, 2, 2)]
+    assert core.handle(SnapshotDurable(step=2)) == [ack(ACTIVATION, 3, 2, 2)]
 
 
 def test_that_one_is_safe_is_said_once():
     core = pending()
-    core.handle(SnapshotSafe(step=2))
+    core.handle(SnapshotDurable(step=2))
     with pytest.raises(IllegalEvent):
-        core.handle(SnapshotSafe(step=2))
+        core.handle(SnapshotDurable(step=2))
 
 
 def test_that_one_is_safe_which_is_due_and_not_taken_is_illegal():
@@ -291,9 +292,9 @@ def test_that_one_is_safe_which_is_due_and_not_taken_is_illegal():
     run_step(core, 1, needs=(ACTIVATION,))
     assert core.state is State.WAIT_CREDIT
     with pytest.raises(IllegalEvent):
-        core.handle(SnapshotSafe(step=2))
-    core.handle(SnapshotSafe(step=1))
-    core.handle(SnapshotSafe(step=2))
+        core.handle(SnapshotDurable(step=2))
+    core.handle(SnapshotDurable(step=1))
+    core.handle(SnapshotDurable(step=2))
 
 
 # Room at the sender -----------------------------------------------------------------------------
@@ -313,5 +314,5 @@ def test_no_step_begins_that_needs_what_its_sender_can_not_keep():
     assert core.handle(done(FORWARD, 2)) == [compute(APPLY, 2), Snapshot(step=3)]
     assert core.handle(done(UPDATE, 2)) == [release(ACTIVATION, 2), ack(ACTIVATION, 3, 3, 0)]
     assert core.handle(done(APPLY, 2)) == []
-    assert core.handle(SnapshotSafe(step=3)) == [ack(ACTIVATION, 3, 3, 3)]
-    assert core.handle(arrived(ACTIVATION, 3)) == [keep(ACTIVATION, 3), *begun(3)]
+    assert core.handle(SnapshotDurable(step=3)) == [ack(ACTIVATION, 3, 3, 3)]
+    assert core.handle(arrived(ACTIVATION, 3)) == [store(ACTIVATION, 3), *begun(3)]

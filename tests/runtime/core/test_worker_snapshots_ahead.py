@@ -8,13 +8,13 @@ import pytest
 from runtime.core.messages import (
     Finish,
     Snapshot,
-    SnapshotSafe,
-    StopTold,
+    SnapshotDurable,
     StopWanted,
 )
 from runtime.core.plan import Free, WorkerPlan
-from runtime.core.tie_stats import Account
-from runtime.core.worker import IllegalEvent, State, WorkerCore
+from runtime.core.state import State
+from runtime.core.tie_stats import TieStats
+from runtime.core.worker import IllegalEvent, WorkerCore
 
 from .words import (
     ACTIVATION,
@@ -30,7 +30,6 @@ from .words import (
     begun,
     compute,
     done,
-    keep,
     linked,
     middle,
     release,
@@ -38,6 +37,8 @@ from .words import (
     run_step,
     send,
     started,
+    stop_told,
+    store,
     top,
     wanted,
     window,
@@ -49,7 +50,7 @@ def second_step(*, snapshot_every: int = 100, checkpoint_every: int = 0) -> Work
     every = {"snapshot_every": snapshot_every, "checkpoint_every": checkpoint_every}
     core = started(top(num_steps=9, size=4, **every))
     run_step(core, 0, needs=(ACTIVATION,))
-    assert core.handle(arrived(ACTIVATION, 1)) == [keep(ACTIVATION, 1), *begun(1)]
+    assert core.handle(arrived(ACTIVATION, 1)) == [store(ACTIVATION, 1), *begun(1)]
     return core
 
 
@@ -84,7 +85,7 @@ def test_in_an_update_one_that_is_due_does_not_wait_for_the_next_activation():
     core = second_step(snapshot_every=2)
     assert core.handle(done(FORWARD, 1)) == [compute(APPLY, 1), Snapshot(step=2)]
     assert core.reached == 2
-    assert core.handle(arrived(ACTIVATION, 2)) == [keep(ACTIVATION, 2), *begun(2)]
+    assert core.handle(arrived(ACTIVATION, 2)) == [store(ACTIVATION, 2), *begun(2)]
     assert core.state is State.UPDATE
     assert core.reached == 3
 
@@ -101,10 +102,10 @@ def test_in_an_apply_that_was_waited_for_one_that_is_due_goes_behind_it(is_here)
     assert core.state is State.WAIT_TIE
     next_step = begun(1) if is_here else []
     last = core.handle(arrived(TIE_UP, 0))
-    assert last == [keep(TIE_UP, 0), compute(APPLY, 0, below=0), Snapshot(step=1), *next_step]
+    assert last == [store(TIE_UP, 0), compute(APPLY, 0, below=0), Snapshot(step=1), *next_step]
     assert core.state is State.APPLY
     if not is_here:
-        assert core.handle(arrived(ACTIVATION, 1)) == [keep(ACTIVATION, 1), *begun(1)]
+        assert core.handle(arrived(ACTIVATION, 1)) == [store(ACTIVATION, 1), *begun(1)]
     assert core.handle(done(APPLY, 0)) == [release(TIE_UP, 0), ack(TIE_UP, 1, 1, 0)]
 
 
@@ -115,7 +116,7 @@ def test_one_that_is_due_waits_for_the_tie_with_which_its_boundary_comes():
     assert core.handle(done(FORWARD, 0)) == [send(ACTIVATION, 0)]
     assert core.state is State.UPDATE
     last = core.handle(arrived(TIE_UP, 0))
-    assert last == [keep(TIE_UP, 0), compute(APPLY, 0, below=0), Snapshot(step=1), *begun(1)]
+    assert last == [store(TIE_UP, 0), compute(APPLY, 0, below=0), Snapshot(step=1), *begun(1)]
 
 
 def test_one_that_is_due_does_not_wait_for_credit():
@@ -136,9 +137,9 @@ def test_with_free_ties_it_is_taken_at_its_boundary():
         core.handle(event)
     assert core.handle(done(FORWARD, 0)) == []
     assert core.handle(done(UPDATE, 0))[-1] == compute(APPLY, 0, above=0)
-    account = Account()
-    account.note(TIE_DOWN, 0)
-    assert core.handle(done(APPLY, 0)) == [Snapshot(step=1, account=account), *begun(1)]
+    tie_stats = TieStats()
+    tie_stats.note(TIE_DOWN, 0)
+    assert core.handle(done(APPLY, 0)) == [Snapshot(step=1, tie_stats=tie_stats), *begun(1)]
 
 
 def test_each_that_is_due_is_taken_once_before_its_step_and_behind_the_one_before():
@@ -148,7 +149,7 @@ def test_each_that_is_due_is_taken_once_before_its_step_and_behind_the_one_befor
         for phase in (FORWARD, UPDATE, APPLY):
             order += core.handle(done(phase, step))
         if core.snapshots.pending is not None:
-            order += core.handle(SnapshotSafe(step=core.snapshots.pending))
+            order += core.handle(SnapshotDurable(step=core.snapshots.pending))
     assert order.pop() == Finish()
     taken = {2: False, 3: True, 4: False, 6: True, 7: True}
     expected = []
@@ -165,12 +166,12 @@ def test_each_that_is_due_is_taken_once_before_its_step_and_behind_the_one_befor
 )
 def test_a_life_takes_every_fourth_wherever_it_begins_and_none_there(start_step, steps):
     core = WorkerCore(top(num_steps=99, snapshot_every=4), start_step=start_step, generation=1)
-    actions = core.start() + core.handle(linked(BELOW, heard=1, activation=start_step))
+    actions = core.start() + core.handle(linked(BELOW, to=1, activation=start_step))
     for step in range(start_step, 10):
         actions += core.handle(arrived(ACTIVATION, step, to=1))
         actions += run_step(core, step)
         if core.snapshots.pending is not None:
-            core.handle(SnapshotSafe(step=core.snapshots.pending))
+            core.handle(SnapshotDurable(step=core.snapshots.pending))
     taken = [action for action in actions if isinstance(action, Snapshot)]
     assert taken == [Snapshot(step=step) for step in steps]
     for snapshot in taken:  # behind the last APPLY before it
@@ -187,21 +188,21 @@ def test_one_that_was_asked_for_in_a_forward_goes_behind_the_apply():
     assert core.handle(done(FORWARD, 1)) == [compute(APPLY, 1), Snapshot(step=2), *begun(2)]
 
 
-def test_one_that_is_asked_for_in_an_update_is_handed_out_at_once():
+def test_one_that_is_asked_for_in_an_update_is_issued_at_once():
     core = second_step()
     assert core.handle(done(FORWARD, 1)) == [compute(APPLY, 1)]
     assert core.handle(wanted(ACTIVATION, 1)) == [Snapshot(step=2)]
     assert core.handle(wanted(ACTIVATION, 1)) == []
-    assert core.handle(arrived(ACTIVATION, 2)) == [keep(ACTIVATION, 2), *begun(2)]
+    assert core.handle(arrived(ACTIVATION, 2)) == [store(ACTIVATION, 2), *begun(2)]
 
 
-def test_one_that_is_asked_for_in_an_apply_is_handed_out_at_once():
+def test_one_that_is_asked_for_in_an_apply_is_issued_at_once():
     core = second_step()
     core.handle(done(FORWARD, 1))
     in_apply(core)
     assert core.handle(wanted(ACTIVATION, 2)) == [Snapshot(step=2)]
     assert core.handle(wanted(ACTIVATION, 2)) == []
-    assert core.handle(arrived(ACTIVATION, 2)) == [keep(ACTIVATION, 2), *begun(2)]
+    assert core.handle(arrived(ACTIVATION, 2)) == [store(ACTIVATION, 2), *begun(2)]
     assert core.state is State.APPLY
 
 
@@ -223,7 +224,7 @@ def test_one_that_is_asked_for_behind_the_next_step_is_for_the_boundary_behind_t
     assert core.handle(done(FORWARD, 2)) == [compute(APPLY, 2), Snapshot(step=3), *begun(3)]
     core.handle(done(UPDATE, 2))
     core.handle(done(APPLY, 2))
-    assert core.handle(SnapshotSafe(step=3)) == [ack(ACTIVATION, 4, 3, 3)]
+    assert core.handle(SnapshotDurable(step=3)) == [ack(ACTIVATION, 4, 3, 3)]
 
 
 def test_one_that_is_asked_for_behind_the_next_step_is_taken_where_that_one_waits_for_a_tie():
@@ -238,7 +239,7 @@ def test_one_that_is_asked_for_behind_the_next_step_is_taken_where_that_one_wait
         assert not any(isinstance(action, Snapshot) for action in core.handle(event))
     assert core.state is State.WAIT_TIE
     last = core.handle(arrived(TIE_DOWN, 0))
-    assert last == [keep(TIE_DOWN, 0), compute(APPLY, 1, below=1, above=0), Snapshot(step=2)]
+    assert last == [store(TIE_DOWN, 0), compute(APPLY, 1, below=1, above=0), Snapshot(step=2)]
 
 
 # When it counts ---------------------------------------------------------------------------------
@@ -251,12 +252,12 @@ def test_that_one_is_safe_whose_step_is_not_reached_is_illegal_and_changes_nothi
     if state is State.APPLY:
         in_apply(core)
     with pytest.raises(IllegalEvent):
-        core.handle(SnapshotSafe(step=2))
+        core.handle(SnapshotDurable(step=2))
     assert core.snapshots.pending == 2
     if state is State.UPDATE:
         in_apply(core)
     assert core.handle(done(APPLY, 1)) == []
-    assert core.handle(SnapshotSafe(step=2)) == [ack(ACTIVATION, 2, 2, 2)]
+    assert core.handle(SnapshotDurable(step=2)) == [ack(ACTIVATION, 2, 2, 2)]
 
 
 def test_it_counts_as_soon_as_its_step_is_reached_though_the_next_one_runs():
@@ -266,7 +267,7 @@ def test_it_counts_as_soon_as_its_step_is_reached_though_the_next_one_runs():
     in_apply(core)
     assert core.handle(done(APPLY, 1)) == []
     assert core.state is State.FORWARD
-    assert core.handle(SnapshotSafe(step=2)) == [ack(ACTIVATION, 3, 2, 2)]
+    assert core.handle(SnapshotDurable(step=2)) == [ack(ACTIVATION, 3, 2, 2)]
 
 
 @pytest.mark.parametrize("durable", [1, 2])
@@ -276,8 +277,8 @@ def test_an_ask_that_the_one_taken_ahead_will_cover_changes_nothing(durable):
     in_apply(core)
     assert core.handle(wanted(ACTIVATION, durable)) == []
     assert core.handle(done(APPLY, 1)) == []
-    assert core.handle(SnapshotSafe(step=2)) == [ack(ACTIVATION, 2, 2, 2)]
-    assert core.handle(arrived(ACTIVATION, 2)) == [keep(ACTIVATION, 2), *begun(2)]
+    assert core.handle(SnapshotDurable(step=2)) == [ack(ACTIVATION, 2, 2, 2)]
+    assert core.handle(arrived(ACTIVATION, 2)) == [store(ACTIVATION, 2), *begun(2)]
     assert core.handle(done(FORWARD, 2)) == [compute(APPLY, 2)]
 
 
@@ -291,37 +292,37 @@ def test_a_stop_told_where_one_was_taken_ahead_still_makes_a_checkpoint_there(st
     assert core.handle(done(FORWARD, 1)) == [compute(APPLY, 1), Snapshot(step=2)]
     if state is State.APPLY:
         in_apply(core)
-    assert core.handle(StopTold(generation=0, to=0, step=2)) == []
+    assert core.handle(stop_told(2)) == []
     # Nothing is handed out behind the stop, though it is here.
-    assert core.handle(arrived(ACTIVATION, 2)) == [keep(ACTIVATION, 2)]
+    assert core.handle(arrived(ACTIVATION, 2)) == [store(ACTIVATION, 2)]
     if state is State.UPDATE:
         in_apply(core)
     assert core.handle(done(APPLY, 1)) == []
-    assert core.handle(SnapshotSafe(step=2)) == [
+    assert core.handle(SnapshotDurable(step=2)) == [
         ack(ACTIVATION, 3, 2, 2),
         Snapshot(step=2, checkpoint=True),
     ]
-    assert core.handle(SnapshotSafe(step=2)) == [ack(ACTIVATION, 3, 2, 2), Finish()]
+    assert core.handle(SnapshotDurable(step=2)) == [ack(ACTIVATION, 3, 2, 2), Finish()]
 
 
 def test_a_checkpoint_that_was_taken_ahead_serves_a_stop_told_there():
     core = second_step(checkpoint_every=2)
     snapshot = Snapshot(step=2, checkpoint=True)
     assert core.handle(done(FORWARD, 1)) == [compute(APPLY, 1), snapshot]
-    core.handle(StopTold(generation=0, to=0, step=2))
+    core.handle(stop_told(2))
     in_apply(core)
     assert core.handle(done(APPLY, 1)) == []
-    assert core.handle(SnapshotSafe(step=2)) == [ack(ACTIVATION, 2, 2, 2), Finish()]
+    assert core.handle(SnapshotDurable(step=2)) == [ack(ACTIVATION, 2, 2, 2), Finish()]
 
 
-def test_a_stop_that_is_wanted_behind_one_taken_ahead_lets_the_handed_out_step_end():
+def test_a_stop_that_is_wanted_behind_one_taken_ahead_lets_the_issued_step_end():
     core = started(WorkerPlan(num_steps=9, snapshot_every=1))
     assert core.handle(done(FORWARD, 0)) == [compute(APPLY, 0), Snapshot(step=1), *begun(1)]
     assert core.handle(StopWanted()) == []
     assert core.end == 2
     core.handle(done(UPDATE, 0))
     core.handle(done(APPLY, 0))
-    core.handle(SnapshotSafe(step=1))
+    core.handle(SnapshotDurable(step=1))
     assert run_step(core, 1) == [compute(APPLY, 1), Snapshot(step=2, checkpoint=True)]
 
 

@@ -1,19 +1,18 @@
 """Short words for the events, actions and plans that the core's tests are made of."""
 
 from runtime.core.messages import (
-    Acknowledge,
-    Acknowledged,
-    Arrived,
-    AskSnapshot,
+    Ack,
     Compute,
     Computed,
+    Data,
     Hello,
-    Keep,
-    Linked,
     Phase,
+    Received,
     Release,
     Send,
-    SnapshotWanted,
+    SnapshotRequest,
+    Stop,
+    Store,
     Tick,
 )
 from runtime.core.plan import Side, Stream, Window, WorkerPlan
@@ -70,32 +69,33 @@ def bottom(
 
 
 def linked(
-    side: Side, generation: int = 0, *, heard: int | None = 0, asks: bool = False, **wants: int
-) -> Linked:
+    side: Side, generation: int = 0, *, to: int | None = 0, asks: bool = False, **wants: int
+) -> Received:
     """A neighbour's hello; unless said otherwise, the one that completes the handshake."""
     streams = [stream for stream in Stream if stream.target is side]
     full = {stream: wants.get(stream.value, 0) for stream in streams}
-    return Linked(side=side, generation=generation, heard=heard, asks=asks, wants=full)
+    message = Hello(generation=generation, to=to, asks=asks, wants=full)
+    return Received(side=side, message=message)
 
 
-def hello(side: Side, generation: int = 0, *, heard: int | None, asks: bool, **wants: int) -> Hello:
+def hello(side: Side, generation: int = 0, *, to: int | None, asks: bool, **wants: int) -> Send:
     streams = {stream.value: stream for stream in Stream}
-    return Hello(
-        side=side,
-        generation=generation,
-        heard=heard,
-        asks=asks,
-        wants={streams[name]: step for name, step in wants.items()},
-    )
+    named = {streams[name]: step for name, step in wants.items()}
+    return Send(side=side, message=Hello(generation=generation, to=to, asks=asks, wants=named))
 
 
 def arrived(
     stream: Stream, step: int, *, generation=0, to=0, checksum=None, absent=False
-) -> Arrived:
-    checksum = step if checksum is None else checksum
-    return Arrived(
-        stream=stream, step=step, generation=generation, to=to, checksum=checksum, absent=absent
+) -> Received:
+    message = Data(
+        stream=stream,
+        step=step,
+        generation=generation,
+        to=to,
+        checksum=step if checksum is None else checksum,
+        absent=absent,
     )
+    return Received(side=stream.source, message=message)
 
 
 def done(phase: Phase, step: int, *, absent: bool = False) -> Computed:
@@ -107,14 +107,12 @@ def compute(phase: Phase, step: int, below: int | None = None, above: int | None
 
 
 def begun(step: int) -> list[Compute]:
-    """What is handed out of a step at once: all that needs no ties."""
+    """What is issued of a step at once: all that needs no ties."""
     return [compute(FORWARD, step), compute(UPDATE, step)]
 
 
-def acked(
-    stream, expected, released, durable=0, *, generation=0, to=0, resend=False
-) -> Acknowledged:
-    return Acknowledged(
+def acked(stream, expected, released, durable=0, *, generation=0, to=0, resend=False) -> Received:
+    message = Ack(
         stream=stream,
         generation=generation,
         to=to,
@@ -123,33 +121,51 @@ def acked(
         durable=durable,
         resend=resend,
     )
+    return Received(side=stream.target, message=message)
 
 
-def ack(stream, expected, released, durable=None, *, resend=False) -> Acknowledge:
-    durable = released if durable is None else durable
-    return Acknowledge(
-        stream=stream, expected=expected, released=released, durable=durable, resend=resend
+def ack(stream, expected, released, durable=None, *, generation=0, to=0, resend=False) -> Send:
+    message = Ack(
+        stream=stream,
+        generation=generation,
+        to=to,
+        expected=expected,
+        released=released,
+        durable=released if durable is None else durable,
+        resend=resend,
     )
+    return Send(side=stream.source, message=message)
 
 
-def keep(stream: Stream, step: int) -> Keep:
-    return Keep(stream=stream, step=step)
+def store(stream: Stream, step: int) -> Store:
+    return Store(stream=stream, step=step)
 
 
-def send(stream: Stream, step: int, *, absent: bool = False) -> Send:
-    return Send(stream=stream, step=step, absent=absent)
+def send(stream: Stream, step: int, *, generation=0, to=0, absent: bool = False) -> Send:
+    message = Data(stream=stream, step=step, generation=generation, to=to, absent=absent)
+    return Send(side=stream.target, message=message)
 
 
 def release(stream: Stream, step: int) -> Release:
     return Release(stream=stream, step=step)
 
 
-def wanted(stream: Stream, durable: int, *, generation: int = 0, to: int = 0) -> SnapshotWanted:
-    return SnapshotWanted(stream=stream, generation=generation, to=to, durable=durable)
+def wanted(stream: Stream, durable: int, *, generation: int = 0, to: int = 0) -> Received:
+    message = SnapshotRequest(stream=stream, generation=generation, to=to, durable=durable)
+    return Received(side=stream.source, message=message)
 
 
-def ask(stream: Stream, durable: int) -> AskSnapshot:
-    return AskSnapshot(stream=stream, durable=durable)
+def ask(stream: Stream, durable: int, *, generation: int = 0, to: int = 0) -> Send:
+    message = SnapshotRequest(stream=stream, generation=generation, to=to, durable=durable)
+    return Send(side=stream.target, message=message)
+
+
+def stop_told(step: int, *, generation: int = 0, to: int = 0) -> Received:
+    return Received(side=BELOW, message=Stop(generation=generation, to=to, step=step))
+
+
+def tell_stop(step: int, *, generation: int = 0, to: int = 0) -> Send:
+    return Send(side=ABOVE, message=Stop(generation=generation, to=to, step=step))
 
 
 def started(plan: WorkerPlan, *, start_step: int = 0, generation: int = 0) -> WorkerCore:
@@ -157,7 +173,7 @@ def started(plan: WorkerPlan, *, start_step: int = 0, generation: int = 0) -> Wo
     core = WorkerCore(plan, start_step=start_step, generation=generation)
     core.start()
     for side in plan.sides():
-        core.handle(linked(side, heard=generation))
+        core.handle(linked(side, to=generation))
     return core
 
 

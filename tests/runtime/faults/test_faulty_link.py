@@ -7,21 +7,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from runtime.core.messages import Ack, Data, Hello, Message
 from runtime.core.plan import Stream
 from runtime.faults import faulty_link
 from runtime.faults.faulty_link import OVERTAKEN_S, FaultyLink
 from runtime.faults.plan import parse
-from runtime.links.link import Damaged, Frame
-from runtime.links.message import (
-    AckMessage,
-    BadMessage,
-    DataMessage,
-    HelloMessage,
-    Message,
-    decode,
-    encode,
-    tensor_bytes,
-)
+from runtime.links.codec import BadMessage, decode, encode, tensor_bytes
+from runtime.links.link import Arrival, Damaged, Frame
 
 
 class FakeLink:
@@ -32,21 +24,20 @@ class FakeLink:
 
     def __init__(self) -> None:
         self.sent: list[list[Frame]] = []
-        self.arriving: deque[Message | Damaged] = deque()
+        self.arriving: deque[Arrival | Damaged] = deque()
         self.dialled: list[str | None] = []
 
-    def frames(self, message: Message) -> list[Frame]:
-        tensors = message.payload if isinstance(message, DataMessage) else ()
-        return [encode(message), *map(tensor_bytes, tensors)]
+    def frames(self, message, payload=()) -> list[Frame]:
+        return [encode(message), *map(tensor_bytes, payload)]
 
-    def send(self, message: Message) -> bool:
-        return self.send_frames(self.frames(message))
+    def send(self, message, payload=()) -> bool:
+        return self.send_frames(self.frames(message, payload))
 
     def send_frames(self, frames: list[Frame]) -> bool:
         self.sent.append(frames)
         return True
 
-    def receive(self) -> Message | Damaged | None:
+    def receive(self) -> Arrival | Damaged | None:
         return self.arriving.popleft() if self.arriving else None
 
     def redial(self, address: str | None = None) -> None:
@@ -72,9 +63,9 @@ class Case:
         self._fired.add(name)
         return is_new
 
-    def send(self, *messages: Message) -> None:
-        for message in messages:
-            assert self.link.send(message)
+    def send(self, *sent: Arrival) -> None:
+        for message, payload in sent:
+            assert self.link.send(message, payload)
 
     @property
     def sent(self) -> list[Message]:
@@ -83,7 +74,7 @@ class Case:
 
     @property
     def steps(self) -> list[int]:
-        return [message.step for message in self.sent if isinstance(message, DataMessage)]
+        return [message.step for message in self.sent if isinstance(message, Data)]
 
 
 @pytest.fixture
@@ -100,17 +91,13 @@ def make(monkeypatch) -> Callable[..., Case]:
     return make
 
 
-def data(step: int, stream: Stream = Stream.ACTIVATION, *, absent: bool = False) -> DataMessage:
+def data(step: int, stream: Stream = Stream.ACTIVATION, *, absent: bool = False) -> Arrival:
     payload = () if absent else (torch.full((4,), float(step)), torch.arange(3))
-    return DataMessage(
-        stream=stream, step=step, generation=1, to=0, absent=absent, checksum=0, payload=payload
-    )
+    return Arrival(Data(stream=stream, step=step, generation=1, to=0, absent=absent), payload)
 
 
-ACK = AckMessage(
-    stream=Stream.TIE_DOWN, generation=1, to=0, expected=5, released=4, durable=3, resend=False
-)
-HELLO = HelloMessage(generation=1, heard=0, asks=False, wants={}, fingerprint=9)
+ACK = Arrival(Ack(stream=Stream.TIE_DOWN, generation=1, to=0, expected=5, released=4, durable=3))
+HELLO = Arrival(Hello(generation=1, to=0, asks=False, wants={}))
 
 
 def bits_that_differ(a: list[Frame], b: list[Frame]) -> list[tuple[int, int]]:
@@ -138,16 +125,16 @@ def test_other_directions_and_edges_are_left_alone(make, edge):
     case = make(EVERY_KIND.format(edge))
     messages = [HELLO, data(2), data(3), ACK, data(3, Stream.TIE_UP), data(4)]
     case.send(*messages)
-    assert case.inner.sent == [case.inner.frames(message) for message in messages]
+    assert case.inner.sent == [case.inner.frames(*message) for message in messages]
 
 
 def test_other_steps_and_other_words_are_left_alone(make):
     case = make(EVERY_KIND.format("1-2"))
     messages = [HELLO, data(2), ACK, data(4)]
     case.send(*messages)
-    assert case.inner.sent == [case.inner.frames(message) for message in messages]
+    assert case.inner.sent == [case.inner.frames(*message) for message in messages]
     case.inner.arriving.extend([data(3, Stream.TIE_DOWN), Damaged(stream=None, reason="x")])
-    assert isinstance(case.link.receive(), DataMessage)
+    assert isinstance(case.link.receive(), Arrival)
     assert isinstance(case.link.receive(), Damaged)
     assert case.link.receive() is None
 
@@ -157,13 +144,13 @@ def test_a_fault_strikes_once_also_across_lives(make, kind):
     make(f"{kind}:1-2@3").send(data(3))
     for case in (make(f"{kind}:1-2@3"), make(f"{kind}:1-2@3")):
         case.send(data(3), data(3))
-        assert case.inner.sent == [case.inner.frames(data(3))] * 2
+        assert case.inner.sent == [case.inner.frames(*data(3))] * 2
 
 
 def test_all_else_goes_to_the_link_itself(make):
     case = make("drop:1-2@3")
     assert case.link.pollables == (17,)
-    assert case.link.frames(data(3)) == case.inner.frames(data(3))
+    assert case.link.frames(*data(3)) == case.inner.frames(*data(3))
     assert case.link.send_frames([b"x"])
     assert case.inner.sent == [[b"x"]]
     case.link.redial("ipc://new")
@@ -193,7 +180,7 @@ def test_corrupt_flips_a_bit_of_a_tensor_and_leaves_the_senders_own(make):
     case = make("corrupt:1-2@3")
     message = data(3)
     case.send(message)
-    assert bits_that_differ(case.inner.sent[0], case.inner.frames(data(3))) == [(2, 12)]
+    assert bits_that_differ(case.inner.sent[0], case.inner.frames(*data(3))) == [(2, 12)]
     assert torch.equal(message.payload[1], torch.arange(3))
 
 
@@ -203,7 +190,7 @@ def test_a_flipped_header_is_no_message(make, faults):
     case = make(faults)
     message = data(3, absent=faults.startswith("corrupt:"))
     case.send(message)
-    ((frame, _),) = bits_that_differ(case.inner.sent[0], case.inner.frames(message))
+    ((frame, _),) = bits_that_differ(case.inner.sent[0], case.inner.frames(*message))
     assert frame == 0
     with pytest.raises(BadMessage):
         decode(bytes(case.inner.sent[0][0]))
@@ -213,14 +200,14 @@ def test_truncate(make):
     case = make("truncate:1-2@3")
     case.send(data(3))
     assert [len(frame) for frame in case.inner.sent[0][1:]] == [16, 12]
-    assert [len(frame) for frame in case.inner.frames(data(3))[1:]] == [16, 24]
+    assert [len(frame) for frame in case.inner.frames(*data(3))[1:]] == [16, 24]
 
 
 def test_oversize(make):
     case = make("oversize:1-2@3")
     case.send(data(3))
     *whole, more = case.inner.sent[0]
-    assert whole == case.inner.frames(data(3))
+    assert whole == case.inner.frames(*data(3))
     assert len(more) > case.inner.limit_bytes
 
 
@@ -238,7 +225,7 @@ def test_a_delay_keeps_the_order_of_all_that_follows(make):
     case.now_s += 0.1
     assert case.link.receive() is None
     assert case.steps == [2, 3, 4, 5]
-    assert isinstance(case.sent[2], AckMessage)
+    assert isinstance(case.sent[2], Ack)
     case.send(data(6))
     assert case.steps == [2, 3, 4, 5, 6]
 
@@ -254,7 +241,7 @@ def test_reorder_lets_the_next_message_overtake(make):
     case = make("reorder:1-2@3")
     case.send(data(2), data(3), ACK)
     assert case.steps == [2]
-    assert isinstance(case.sent[-1], AckMessage)  # a word about something else overtakes too
+    assert isinstance(case.sent[-1], Ack)  # a message about something else overtakes too
     case.send(data(4), data(5))
     assert case.steps == [2, 4, 3, 5]
 
@@ -279,7 +266,7 @@ def test_reorder_does_not_wait_for_ever(make):
 def test_a_partition_lets_nothing_pass_either_way_until_it_ends(make):
     case = make("partition:1-2@3+2")
     case.send(data(2))
-    assert case.inner.sent == [case.inner.frames(data(2))]
+    assert case.inner.sent == [case.inner.frames(*data(2))]
     case.send(data(3), ACK, data(4), HELLO)
     case.inner.arriving.extend([ACK, Damaged(stream=None, reason="x"), HELLO])
     case.now_s += 1.9
@@ -319,8 +306,8 @@ def test_a_zombie_speaks_once_to_each_neighbour_and_lies(make):
         assert len(case.sent) == 2
         case.send(data(7), data(8))
         hello, wrong, true, after = case.sent[2:]
-        assert isinstance(hello, HelloMessage)
-        assert (hello.generation, hello.heard, hello.asks) == (0, 0, True)
+        assert isinstance(hello, Hello)
+        assert (hello.generation, hello.to, hello.asks) == (0, 0, True)
         assert (wrong.step, wrong.generation) == (7, 0)
         assert (true.step, true.generation, after.step) == (7, 1, 8)
         assert bytes(case.inner.sent[3][1]) == bytes(tensor_bytes(torch.full((4,), 8.0)))

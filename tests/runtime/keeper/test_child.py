@@ -10,7 +10,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from runtime.core.worker import State
+from runtime.core.state import State
 from runtime.keeper import child as child_module
 from runtime.keeper.child import (
     FIRST_NOTICE_S,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from runtime.core.worker import State
+from runtime.core.state import State
 from runtime.keeper import keeper as module
 from runtime.keeper.child import STATES
 from runtime.keeper.keeper import SAME_STOP_S, Keeper

@@ -5,9 +5,7 @@ from collections.abc import Iterator
 import pytest
 import zmq
 
-from runtime.links.message import (
-    HelloMessage,
-)
+from runtime.core.messages import Hello
 
 from .edge import LINKS, Ends, hello, receive, send
 
@@ -23,7 +21,7 @@ def context() -> Iterator[zmq.Context]:
 def ends(request, context) -> Iterator[Ends]:
     ends = LINKS[request.param](context)
     send(ends.upper, hello())  # they are connected
-    assert isinstance(receive(ends.lower), HelloMessage)
+    assert isinstance(receive(ends.lower).message, Hello)
     yield ends
     ends.lower.close()
     ends.upper.close()

@@ -12,18 +12,14 @@ import torch
 import zmq
 from torch.distributed import FileStore
 
-from runtime.block import Specs, TensorSpec, message_bytes
+from runtime.block import Payload, Specs, TensorSpec, message_bytes
+from runtime.core.messages import Ack, Data, Hello, Message
 from runtime.core.plan import Side, Stream, Window, WorkerPlan
-from runtime.links.gloo import GlooLink, opener
-from runtime.links.link import Damaged, End, Frame, Link
-from runtime.links.message import (
-    AckMessage,
-    DataMessage,
-    HelloMessage,
-    Message,
-)
-from runtime.links.shared_memory import ShmLink
-from runtime.links.zeromq import ZmqLink
+from runtime.links.edge import EdgeLink
+from runtime.links.gloo import gloo_link, opener
+from runtime.links.link import Arrival, Damaged, End, Frame, Link
+from runtime.links.shared_memory import shm_link
+from runtime.links.zeromq import zmq_link
 from runtime.state.retention import NeighboursRetention, Retention
 
 TIMEOUT_S = 20.0
@@ -57,19 +53,27 @@ def zmq_ends(address: str) -> Callable[[zmq.Context], Ends]:
     return make
 
 
-def make_end(context: zmq.Context, side: Side, *, run_id: str = "run", **address: str) -> ZmqLink:
-    return ZmqLink(context, End(side=side, run_id=run_id, specs=SPECS), **address)
+def make_end(context: zmq.Context, side: Side, *, run_id: str = "run", **address: str) -> EdgeLink:
+    return zmq_link(context, End(side=side, run_id=run_id, specs=SPECS), **address)
 
 
-class KeepingLink(ShmLink):
-    """Keeps what it sends, as a driver does before it sends."""
+class RetainingLink:
+    """A link over shared memory that retains what it sends, as a driver does before it sends."""
 
-    retention: Retention
+    def __init__(self, link: EdgeLink, retention: Retention) -> None:
+        self._link = link
+        self.retention = retention
 
-    def frames(self, message: Message) -> list[Frame]:
-        if isinstance(message, DataMessage) and not message.absent:
-            self.retention.put(message.stream, message.step, message.payload)
-        return super().frames(message)
+    def __getattr__(self, name: str):
+        return getattr(self._link, name)
+
+    def frames(self, message: Message, payload: Payload = ()) -> list[Frame]:
+        if isinstance(message, Data) and not message.absent:
+            self.retention.put(message.stream, message.step, payload)
+        return self._link.frames(message, payload)
+
+    def send(self, message: Message, payload: Payload = ()) -> bool:
+        return self._link.send_frames(self.frames(message, payload))
 
 
 def plan_of(side: Side) -> WorkerPlan:
@@ -102,12 +106,12 @@ def shm_ends(*, guards_payload: bool) -> Callable[[zmq.Context], Ends]:
         others = {side: retention_of_other(fd, side) for side, fd in zip(Side, fds, strict=True)}
         for fd in fds:
             os.close(fd)  # they stay mapped
-        made: dict[Side, KeepingLink] = {}
+        made: dict[Side, RetainingLink] = {}
         address = {"bind": f"ipc://@test-{secrets.token_hex(6)}"}
         for side, other in ((Side.ABOVE, Side.BELOW), (Side.BELOW, Side.ABOVE)):
             end = End(side=side, run_id="run", specs=SPECS, guards_payload=guards_payload)
-            made[side] = KeepingLink(context, end, others[other], **address)
-            made[side].retention = kept[side]
+            link = shm_link(context, end, others[other], **address)
+            made[side] = RetainingLink(link, kept[side])
             address = {"connect": made[side].address} if side is Side.ABOVE else address
         lower, upper = made[Side.ABOVE], made[Side.BELOW]
         where = address["connect"]
@@ -122,8 +126,8 @@ def gloo_ends(context: zmq.Context) -> Ends:
     open_group = opener(lambda: FileStore(store, -1), "127.0.0.1", timeout_s=2.0)
     ends = [End(side=side, run_id="run", specs=SPECS) for side in (Side.ABOVE, Side.BELOW)]
     address = f"ipc://@test-{secrets.token_hex(6)}"
-    lower = GlooLink(context, ends[0], open_group, bind=address)
-    upper = GlooLink(context, ends[1], open_group, connect=address)
+    lower = gloo_link(context, ends[0], open_group, bind=address)
+    upper = gloo_link(context, ends[1], open_group, connect=address)
     return Ends(lower=lower, upper=upper, address=address)
 
 
@@ -143,15 +147,15 @@ def wait(link: Link) -> None:
     assert poller.poll(TIMEOUT_S * 1000), "nothing arrived in time"
 
 
-def receive(link: Link) -> Message | Damaged:
-    while (message := link.receive()) is None:
+def receive(link: Link) -> Arrival | Damaged:
+    while (found := link.receive()) is None:
         wait(link)
-    return message
+    return found
 
 
-def send(link: Link, message: Message) -> None:
+def send(link: Link, message: Message, payload: Payload = ()) -> None:
     deadline_s = time.monotonic() + TIMEOUT_S
-    while not link.send(message):
+    while not link.send(message, payload):
         assert time.monotonic() < deadline_s, "no peer in time"
         select.select([], [], [], 0.001)
 
@@ -166,8 +170,8 @@ def repeat(sender: Link, receiver: Link, message: Message) -> Message:
         send(sender, message)
         poller.poll(20)
         while (heard := receiver.receive()) is not None:
-            if not isinstance(heard, Damaged) and heard.generation == message.generation:
-                return heard
+            if isinstance(heard, Arrival) and heard.message.generation == message.generation:
+                return heard.message
     raise AssertionError("nothing was heard in time")
 
 
@@ -179,21 +183,18 @@ def random_payload(stream: Stream, seed: int) -> tuple[torch.Tensor, ...]:
     )
 
 
-def data(stream: Stream, step: int, *, absent: bool = False, seed: int = 0) -> DataMessage:
+def data(stream: Stream, step: int, *, absent: bool = False, seed: int = 0) -> Arrival:
+    """Data and its tensors, as `send(link, *data(...))` takes them."""
     payload = () if absent else random_payload(stream, seed)
-    return DataMessage(
-        stream=stream, step=step, generation=1, to=2, absent=absent, checksum=0, payload=payload
-    )
+    return Arrival(Data(stream=stream, step=step, generation=1, to=2, absent=absent), payload)
 
 
-def hello(generation: int = 0) -> HelloMessage:
-    return HelloMessage(generation=generation, heard=None, asks=True, wants={}, fingerprint=0)
+def hello(generation: int = 0) -> Hello:
+    return Hello(generation=generation, to=None, asks=True, wants={})
 
 
-def ack(stream: Stream, *, resend: bool = False) -> AckMessage:
-    return AckMessage(
-        stream=stream, generation=0, to=1, expected=3, released=2, durable=1, resend=resend
-    )
+def ack(stream: Stream, *, resend: bool = False) -> Ack:
+    return Ack(stream=stream, generation=0, to=1, expected=3, released=2, durable=1, resend=resend)
 
 
 def flip(frame: bytes) -> bytes:

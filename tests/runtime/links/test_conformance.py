@@ -2,32 +2,25 @@
 
 import secrets
 import threading
-from dataclasses import replace
 
 import torch
 
+from runtime.core.messages import Ack, Data, Hello, SnapshotRequest, Stop
 from runtime.core.plan import Side, Stream
-from runtime.links.link import Damaged
-from runtime.links.message import (
-    AckMessage,
-    DataMessage,
-    HelloMessage,
-    StopMessage,
-    WantMessage,
-    checksum,
-    fingerprint,
-)
+from runtime.links.codec import checksum
+from runtime.links.link import Arrival, Damaged
 
-from .edge import SPECS, ack, data, flip, make_end, receive, send
+from .edge import ack, data, flip, make_end, receive, send
 
 
 def test_every_dtype_arrives_as_it_was_sent(ends):
     sent = data(Stream.ACTIVATION, 3, seed=1)
-    send(ends.lower, sent)
+    send(ends.lower, *sent)
     got = receive(ends.upper)
-    assert isinstance(got, DataMessage)
-    assert (got.stream, got.step, got.absent) == (Stream.ACTIVATION, 3, False)
-    assert (got.generation, got.to) == (1, 2)
+    message = got.message
+    assert isinstance(message, Data)
+    assert (message.stream, message.step, message.absent) == (Stream.ACTIVATION, 3, False)
+    assert (message.generation, message.to) == (1, 2)
     for a, b in zip(sent.payload, got.payload, strict=True):
         assert a.dtype == b.dtype
         assert torch.equal(a, b)
@@ -36,16 +29,16 @@ def test_every_dtype_arrives_as_it_was_sent(ends):
 
 
 def test_empty_and_scalar_tensors_cross(ends):
-    send(ends.lower, data(Stream.TIE_UP, 0, seed=5))
+    send(ends.lower, *data(Stream.TIE_UP, 0, seed=5))
     got = receive(ends.upper)
-    assert isinstance(got, DataMessage)
+    assert isinstance(got, Arrival)
     assert [tuple(tensor.shape) for tensor in got.payload] == [(0,), ()]
 
 
 def test_what_was_received_stays_while_more_is_sent(ends):
     sent = [data(Stream.ACTIVATION, step, seed=step) for step in range(3)]
     for message in sent:
-        send(ends.lower, message)
+        send(ends.lower, *message)
     got = [receive(ends.upper) for _ in sent]
     for a, b in zip(sent, got, strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a.payload, b.payload, strict=True))
@@ -54,7 +47,7 @@ def test_what_was_received_stays_while_more_is_sent(ends):
 def test_what_is_given_back_may_be_received_into_again(ends):
     for step in range(4):
         sent = data(Stream.ACTIVATION, step, seed=step)
-        send(ends.lower, sent)
+        send(ends.lower, *sent)
         got = receive(ends.upper)
         assert all(torch.equal(a, b) for a, b in zip(sent.payload, got.payload, strict=True))
         ends.upper.recycle(Stream.ACTIVATION, got.payload)
@@ -62,10 +55,10 @@ def test_what_is_given_back_may_be_received_into_again(ends):
 
 def test_order_is_kept_within_and_across_streams(ends):
     for step in range(50):
-        send(ends.lower, data(Stream.ACTIVATION, step, seed=step))
-        send(ends.lower, data(Stream.TIE_UP, step, seed=step))
+        send(ends.lower, *data(Stream.ACTIVATION, step, seed=step))
+        send(ends.lower, *data(Stream.TIE_UP, step, seed=step))
     got = [receive(ends.upper) for _ in range(100)]
-    assert [(m.stream, m.step) for m in got] == [
+    assert [(found.message.stream, found.message.step) for found in got] == [
         (stream, step) for step in range(50) for stream in (Stream.ACTIVATION, Stream.TIE_UP)
     ]
 
@@ -73,54 +66,50 @@ def test_order_is_kept_within_and_across_streams(ends):
 def test_64_mib_both_ways_at_once(ends):
     messages = [data(Stream.TIE_DOWN, step, seed=step) for step in range(2)]
     for message in messages:
-        send(ends.upper, message)
+        send(ends.upper, *message)
     for step in range(20):
-        send(ends.lower, data(Stream.ACTIVATION, step))
-    assert [receive(ends.upper).step for _ in range(20)] == list(range(20))
+        send(ends.lower, *data(Stream.ACTIVATION, step))
+    assert [receive(ends.upper).message.step for _ in range(20)] == list(range(20))
     for message in messages:
         assert torch.equal(receive(ends.lower).payload[0], message.payload[0])
 
 
-def test_absent_messages_and_words_carry_no_tensors(ends):
-    words = [
+def test_messages_without_tensors_cross(ends):
+    others = [
         ack(Stream.ACTIVATION),
-        WantMessage(stream=Stream.TIE_DOWN, generation=0, to=1, durable=4),
-        StopMessage(generation=0, to=1, step=40),
+        SnapshotRequest(stream=Stream.TIE_DOWN, generation=0, to=1, durable=4),
+        Stop(generation=0, to=1, step=40),
     ]
-    send(ends.lower, data(Stream.ACTIVATION, 4, absent=True))
-    for word in words:
-        send(ends.upper, word)
+    send(ends.lower, *data(Stream.ACTIVATION, 4, absent=True))
+    for message in others:
+        send(ends.upper, message)
     got = receive(ends.upper)
-    assert isinstance(got, DataMessage)
-    assert (got.absent, got.payload) == (True, ())
-    assert [receive(ends.lower) for _ in words] == words
+    assert (got.message.absent, got.payload) == (True, ())
+    assert [receive(ends.lower) for _ in others] == [Arrival(message) for message in others]
 
 
-def test_a_hello_carries_who_speaks_and_what_the_edge_is(ends):
-    said = HelloMessage(
-        generation=3, heard=2, asks=False, wants={Stream.TIE_DOWN: 7}, fingerprint=0
-    )
+def test_a_hello_carries_who_speaks_and_what_it_wants(ends):
+    said = Hello(generation=3, to=2, asks=False, wants={Stream.TIE_DOWN: 7})
     send(ends.lower, said)
-    assert receive(ends.upper) == replace(said, fingerprint=fingerprint("run", SPECS))
+    assert receive(ends.upper).message == said
 
 
 def test_frames_sent_as_they_are_are_what_send_sends(ends):
     sent = data(Stream.ACTIVATION, 3, seed=1)
-    frames = ends.lower.frames(sent)
+    frames = ends.lower.frames(*sent)
     assert ends.lower.send_frames(frames)
     assert ends.lower.send_frames([bytes(frame) for frame in frames])
-    send(ends.lower, sent)
+    send(ends.lower, *sent)
     got = [receive(ends.upper) for _ in range(3)]
-    assert got[0] == got[1] == got[2]
-    for message in got:
-        assert isinstance(message, DataMessage)
+    assert got[0].message == got[1].message == got[2].message
+    for message, payload in got:
         assert message.checksum == (checksum(sent.payload) if ends.guards_payload else 0)
-        for a, b in zip(sent.payload, message.payload, strict=True):
+        for a, b in zip(sent.payload, payload, strict=True):
             assert torch.equal(a, b)
 
 
 def test_frames_that_were_damaged_on_the_way_are_not_a_message(ends):
-    header, *tensors = ends.lower.frames(data(Stream.ACTIVATION, 3))
+    header, *tensors = ends.lower.frames(*data(Stream.ACTIVATION, 3))
     damaged = [[header, *tensors, b"more"], [flip(bytes(header)), *tensors]]
     if tensors:
         damaged += [[header, *tensors[:-1]], [header, *tensors[:-1], flip(bytes(tensors[-1]))]]
@@ -128,9 +117,9 @@ def test_frames_that_were_damaged_on_the_way_are_not_a_message(ends):
         assert ends.lower.send_frames(frames)
         assert isinstance(receive(ends.upper), Damaged)
     send(ends.upper, ack(Stream.ACTIVATION, resend=True))  # as cores do
-    assert isinstance(receive(ends.lower), AckMessage)
-    send(ends.lower, data(Stream.ACTIVATION, 4))
-    assert isinstance(receive(ends.upper), DataMessage)
+    assert isinstance(receive(ends.lower).message, Ack)
+    send(ends.lower, *data(Stream.ACTIVATION, 4))
+    assert isinstance(receive(ends.upper), Arrival)
 
 
 def test_receive_never_waits(ends):
@@ -139,13 +128,13 @@ def test_receive_never_waits(ends):
 
 
 def test_arrival_wakes_a_waiter(ends):
-    timer = threading.Timer(0.05, lambda: ends.lower.send(data(Stream.TIE_UP, 0)))
+    timer = threading.Timer(0.05, lambda: ends.lower.send(*data(Stream.TIE_UP, 0)))
     timer.start()
-    assert isinstance(receive(ends.upper), DataMessage)
+    assert isinstance(receive(ends.upper), Arrival)
     timer.join()
 
 
 def test_sending_to_nobody_says_so(context):
     lower = make_end(context, Side.ABOVE, bind=f"ipc://@test-{secrets.token_hex(6)}")
-    assert not lower.send(data(Stream.ACTIVATION, 0))
+    assert not lower.send(*data(Stream.ACTIVATION, 0))
     lower.close()

@@ -6,10 +6,8 @@ import time
 import pytest
 import zmq
 
+from runtime.core.messages import Hello
 from runtime.core.plan import Side
-from runtime.links.message import (
-    HelloMessage,
-)
 
 from .edge import TIMEOUT_S, hello, make_end, receive, repeat, send
 
@@ -54,13 +52,13 @@ def test_an_oversize_frame_from_above_mends_itself(ends):
 
 
 def test_an_end_that_comes_back_is_heard_again(context):
-    """A word back may go to the connection of the end that left, and be lost with it."""
+    """A message back may go to the connection of the end that left, and be lost with it."""
     lower = make_end(context, Side.ABOVE, bind=f"ipc://@test-{secrets.token_hex(6)}")
     for generation in range(3):
         upper = make_end(context, Side.BELOW, connect=lower.address)
         send(upper, hello(generation))
-        heard = receive(lower)
-        assert isinstance(heard, HelloMessage)
+        heard = receive(lower).message
+        assert isinstance(heard, Hello)
         assert heard.generation == generation
         repeat(lower, upper, hello(generation))
         upper.close()
@@ -78,7 +76,7 @@ def test_a_new_life_listens_where_the_one_before_did(context, address):
         address = lower.address
         upper = upper or make_end(context, Side.BELOW, connect=address)
         send(lower, hello(generation))
-        assert receive(upper).generation == generation
+        assert receive(upper).message.generation == generation
         lower.close()
         life.term()
     upper.close()

@@ -10,8 +10,7 @@ import torch
 
 from runtime.core.plan import Stream, WorkerPlan
 from runtime.core.streams import ProtocolError
-from runtime.links.link import Damaged
-from runtime.links.message import DataMessage
+from runtime.links.link import Arrival, Damaged
 from runtime.state.retention import NeighboursRetention, Retention
 
 from .edge import ROOM, data, random_payload, receive, send, shm_ends
@@ -39,7 +38,7 @@ def ends(make_ends):
 
 
 def test_a_message_is_used_in_place(ends):
-    send(ends.lower, data(Stream.ACTIVATION, FIRST, seed=1))
+    send(ends.lower, *data(Stream.ACTIVATION, FIRST, seed=1))
     got = receive(ends.upper)
     kept = ends.lower.retention.get(Stream.ACTIVATION, FIRST)
     kept[0].fill_(5.0)  # the same memory, under two addresses
@@ -49,13 +48,13 @@ def test_a_message_is_used_in_place(ends):
 
 def test_a_slot_that_is_used_again_is_no_message(ends):
     """A header that comes very late must not bring the tensors of another step."""
-    late = ends.lower.frames(data(Stream.ACTIVATION, FIRST))
+    late = ends.lower.frames(*data(Stream.ACTIVATION, FIRST))
     ends.lower.retention.put(
         Stream.ACTIVATION, FIRST + ROOM, random_payload(Stream.ACTIVATION, seed=2)
     )
     for _ in range(2):  # the first time, they may not be connected
-        send(ends.lower, data(Stream.TIE_UP, 0))
-        assert isinstance(receive(ends.upper), DataMessage)
+        send(ends.lower, *data(Stream.TIE_UP, 0))
+        assert isinstance(receive(ends.upper), Arrival)
     assert ends.lower.send_frames(late)
     heard = receive(ends.upper)
     assert isinstance(heard, Damaged)
@@ -65,7 +64,7 @@ def test_a_slot_that_is_used_again_is_no_message(ends):
 def test_what_is_made_again_does_not_touch_what_a_neighbour_reads(ends):
     """A writer that was killed comes back and repeats its steps while the reader computes."""
     payload = random_payload(Stream.ACTIVATION, seed=3)
-    send(ends.lower, data(Stream.ACTIVATION, FIRST, seed=3))
+    send(ends.lower, *data(Stream.ACTIVATION, FIRST, seed=3))
     retention = ends.lower.retention
     retention.put(Stream.ACTIVATION, FIRST, payload)
     with pytest.raises(ProtocolError, match="activation 7 was made again with different contents"):
@@ -79,7 +78,7 @@ def test_what_is_made_again_does_not_touch_what_a_neighbour_reads(ends):
 def test_what_is_made_again_takes_no_place_of_what_came_after_it(ends):
     """With few places and rare snapshots a new life wrote over what its neighbour was reading."""
     late = FIRST + ROOM
-    send(ends.lower, data(Stream.ACTIVATION, late, seed=5))
+    send(ends.lower, *data(Stream.ACTIVATION, late, seed=5))
     ends.lower.retention.put(Stream.ACTIVATION, FIRST, random_payload(Stream.ACTIVATION, seed=6))
     got = receive(ends.upper)
     sent = random_payload(Stream.ACTIVATION, seed=5)
@@ -98,7 +97,7 @@ def test_a_neighbour_that_sends_nothing_keeps_nothing():
 
 def test_a_guarded_message_shows_damage_in_memory(make_ends):
     ends = make_ends(guards_payload=True)
-    send(ends.lower, data(Stream.ACTIVATION, FIRST))
+    send(ends.lower, *data(Stream.ACTIVATION, FIRST))
     ends.lower.retention.get(Stream.ACTIVATION, FIRST)[2][0, 0] += 1
     assert receive(ends.upper).reason == "its tensors fail their checksum"
 

@@ -15,14 +15,9 @@ import torch
 import zmq
 
 from runtime.core.plan import Side, Stream
-from runtime.links.link import Damaged, End, Link, LinkError
-from runtime.links.message import (
-    DataMessage,
-    checksum,
-    encode,
-    fingerprint,
-)
-from runtime.links.zeromq import ZmqLink
+from runtime.links.codec import checksum, encode, fingerprint
+from runtime.links.link import Arrival, Damaged, End, Link, LinkError
+from runtime.links.zeromq import zmq_link
 
 from .edge import (
     SPECS,
@@ -37,6 +32,7 @@ from .edge import (
 )
 
 EDGE = fingerprint("run", SPECS)
+GOOD = data(Stream.ACTIVATION, 0).message
 
 
 @pytest.mark.parametrize("stranger", ["another run", "other tensors"])
@@ -46,7 +42,7 @@ def test_an_end_that_does_not_belong_is_not_listened_to(context, stranger):
     specs = SPECS if stranger == "another run" else {Stream.ACTIVATION: SPECS[Stream.TIE_UP]}
     run_id = "another" if stranger == "another run" else "run"
     end = End(side=Side.BELOW, run_id=run_id, specs=specs)
-    upper = ZmqLink(context, end, connect=lower.address)
+    upper = zmq_link(context, end, connect=lower.address)
     send(upper, hello())
     heard = receive(lower)
     assert isinstance(heard, Damaged)
@@ -55,7 +51,7 @@ def test_an_end_that_does_not_belong_is_not_listened_to(context, stranger):
     upper.close()
     friend = make_end(context, Side.BELOW, connect=lower.address)
     send(friend, hello(generation=4))
-    assert receive(lower).generation == 4
+    assert receive(lower).message.generation == 4
     lower.close()
     friend.close()
 
@@ -80,7 +76,7 @@ def raw(context) -> Iterator[tuple[zmq.Socket, Link]]:
 
 def good_frames() -> list[bytes]:
     payload = random_payload(Stream.ACTIVATION, 1)
-    message = replace(data(Stream.ACTIVATION, 0), checksum=checksum(payload), payload=())
+    message = replace(GOOD, checksum=checksum(payload))
     frames = [tensor.reshape(-1).view(torch.uint8).numpy().tobytes() for tensor in payload]
     return [encode(message, edge=EDGE), *frames]
 
@@ -97,7 +93,9 @@ def good_frames() -> list[bytes]:
         (lambda f: [b"", *f[1:]], None, "header"),
         (
             lambda f: [
-                encode(replace(data(Stream.ACTIVATION, 0), stream=Stream.TIE_DOWN), edge=EDGE),
+                encode(
+                    replace(data(Stream.ACTIVATION, 0).message, stream=Stream.TIE_DOWN), edge=EDGE
+                ),
                 *f[1:],
             ],
             None,
@@ -113,7 +111,7 @@ def test_a_damaged_message_is_reported_and_the_next_one_taken(raw, spoil, stream
     assert isinstance(damaged, Damaged)
     assert damaged.stream is stream
     assert reason in damaged.reason
-    assert isinstance(receive(upper), DataMessage)
+    assert isinstance(receive(upper), Arrival)
 
 
 def test_tcp_listens_on_loopback_only(context):

@@ -3,7 +3,7 @@
 import json
 
 from runtime.core.plan import Stream
-from runtime.core.worker import State
+from runtime.core.state import State
 from runtime.records.trace import FLUSH_AT, Trace, join
 
 

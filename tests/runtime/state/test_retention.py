@@ -7,7 +7,7 @@ import torch
 
 from runtime.block import TensorSpec
 from runtime.core.plan import Free, Stream, Window, WorkerPlan
-from runtime.links.message import checksum
+from runtime.links.codec import checksum
 from runtime.state.retention import CHUNK_BYTES, Retention
 
 ROOMS = {Stream.ACTIVATION: 4, Stream.TIE_UP: 5}
@@ -79,13 +79,13 @@ def test_an_absent_message_is_kept_as_such(retention):
     retention.put(Stream.TIE_UP, 0, payload(Stream.TIE_UP, 0))
     retention.put(Stream.TIE_UP, 1, None)
     assert retention.get(Stream.TIE_UP, 1) == ()
-    assert retention.kept(2)[Stream.TIE_UP] == {0: False, 1: True}
+    assert retention.retained(2)[Stream.TIE_UP] == {0: False, 1: True}
 
 
 def test_a_slot_is_used_again_a_ring_later(retention):
     for step in range(7):
         retention.put(Stream.ACTIVATION, step, payload(Stream.ACTIVATION, step))
-    assert retention.kept(7)[Stream.ACTIVATION] == dict.fromkeys(range(3, 7), False)
+    assert retention.retained(7)[Stream.ACTIVATION] == dict.fromkeys(range(3, 7), False)
     with pytest.raises(AssertionError):
         retention.get(Stream.ACTIVATION, 2)
     retention.put(Stream.ACTIVATION, 7, None)
@@ -96,23 +96,23 @@ def test_a_slot_is_used_again_a_ring_later(retention):
 def test_what_was_never_put_is_not_there(retention):
     with pytest.raises(AssertionError):
         retention.get(Stream.ACTIVATION, 0)
-    assert retention.kept(5) == {Stream.ACTIVATION: {}, Stream.TIE_UP: {}}
-    assert retention.kept(0) == {Stream.ACTIVATION: {}, Stream.TIE_UP: {}}
+    assert retention.retained(5) == {Stream.ACTIVATION: {}, Stream.TIE_UP: {}}
+    assert retention.retained(0) == {Stream.ACTIVATION: {}, Stream.TIE_UP: {}}
 
 
 def test_kept_ends_at_the_first_gap_below(retention):
     for step in (0, 1, 3, 4, 5):
         retention.put(Stream.TIE_UP, step, payload(Stream.TIE_UP, step))
-    assert set(retention.kept(6)[Stream.TIE_UP]) == {3, 4, 5}
-    assert set(retention.kept(2)[Stream.TIE_UP]) == {1}  # 5 lies where 0 did
-    assert retention.kept(3)[Stream.TIE_UP] == {}
+    assert set(retention.retained(6)[Stream.TIE_UP]) == {3, 4, 5}
+    assert set(retention.retained(2)[Stream.TIE_UP]) == {1}  # 5 lies where 0 did
+    assert retention.retained(3)[Stream.TIE_UP] == {}
 
 
 def test_the_next_life_finds_what_the_one_before_has_put(memory, retention):
     for step in range(5):
         retention.put(Stream.TIE_UP, step, None if step == 3 else payload(Stream.TIE_UP, step))
     again = Retention(memory.paths.messages, make_plan(), SPECS)
-    assert again.kept(5)[Stream.TIE_UP] == {0: False, 1: False, 2: False, 3: True, 4: False}
+    assert again.retained(5)[Stream.TIE_UP] == {0: False, 1: False, 2: False, 3: True, 4: False}
     assert_holds(again, Stream.TIE_UP, 4)
     again.put(Stream.TIE_UP, 5, payload(Stream.TIE_UP, 5))
     assert_holds(retention, Stream.TIE_UP, 5)
@@ -124,14 +124,14 @@ def test_a_death_while_a_message_is_put_leaves_an_empty_slot(memory, retention):
     with pytest.raises(ValueError, match="shorter"):
         retention.put(Stream.ACTIVATION, 5, (first,))
     again = Retention(memory.paths.messages, make_plan(), SPECS)
-    assert again.kept(6)[Stream.ACTIVATION] == again.kept(2)[Stream.ACTIVATION] == {}
+    assert again.retained(6)[Stream.ACTIVATION] == again.retained(2)[Stream.ACTIVATION] == {}
     with pytest.raises(AssertionError):
         again.get(Stream.ACTIVATION, 5)
 
 
 def test_a_worker_that_sends_nothing_keeps_nothing(memory):
     retention = Retention(memory.paths.messages, make_plan({}), {})
-    assert retention.kept(9) == {}
+    assert retention.retained(9) == {}
 
 
 def test_the_bound_of_the_plan_is_the_size_of_the_rings(memory, retention):
@@ -189,9 +189,9 @@ def test_what_was_absent_and_is_made_after_all_has_a_checksum(memory):
 
 
 def test_of_a_free_tie_the_newest_is_kept_whatever_is_missing_behind_it(free):
-    assert free.kept(9)[Stream.TIE_UP] == {}
+    assert free.retained(9)[Stream.TIE_UP] == {}
     for step in (2, 4, 11):
         free.put(Stream.TIE_UP, step, payload(Stream.TIE_UP, step))
-    assert free.kept(9)[Stream.TIE_UP] == {4: False}
+    assert free.retained(9)[Stream.TIE_UP] == {4: False}
     free.put(Stream.TIE_UP, 9, None)  # takes the slot of 4
-    assert free.kept(10)[Stream.TIE_UP] == {2: False}
+    assert free.retained(10)[Stream.TIE_UP] == {2: False}

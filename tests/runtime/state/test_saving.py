@@ -10,7 +10,7 @@ from torch import Tensor
 
 from runtime.block import TensorSpec
 from runtime.core.plan import Stream, Window, WorkerPlan
-from runtime.core.tie_stats import Account
+from runtime.core.tie_stats import TieStats
 from runtime.state import saving
 from runtime.state.image import read_image
 from runtime.state.retention import Retention
@@ -18,9 +18,9 @@ from runtime.state.saving import (
     OutOfRoom,
     Saver,
     put_back,
-    split_account,
     split_part,
-    with_account,
+    split_tie_stats,
+    with_tie_stats,
 )
 from runtime.state.snapshots import Snapshots, image_of
 from runtime.state.status_page import OwnedMemory, Word
@@ -201,7 +201,7 @@ def test_ties_are_put_back_as_if_they_had_just_been_sent(make, tmp_path):
     other = OwnedMemory("resumed")
     resumed = Saving(other)
     put_back(ties, resumed.retention)
-    assert resumed.retention.kept(9)[Stream.TIE_DOWN] == {6: False, 7: False, 8: True}
+    assert resumed.retention.retained(9)[Stream.TIE_DOWN] == {6: False, 7: False, 8: True}
     assert resumed.retention.get(Stream.TIE_DOWN, 7)[0].tolist() == [7.0] * 4
     assert resumed.retention.get(Stream.TIE_DOWN, 8) == ()
     resumed.put(9)
@@ -224,11 +224,11 @@ def test_the_lowest_worker_has_no_ties_to_keep(make):
     assert split_part(case.part()[1])[1] == {}
 
 
-def test_an_account_goes_with_the_state_and_comes_back():
-    account = Account(stale=2)
-    account.note(Stream.TIE_DOWN, -4)
-    account.note(Stream.TIE_DOWN, 7)
-    state, found = split_account(with_account(STATE, account))
+def test_tie_stats_go_with_the_state_and_come_back():
+    tie_stats = TieStats(stale=2)
+    tie_stats.note(Stream.TIE_DOWN, -4)
+    tie_stats.note(Stream.TIE_DOWN, 7)
+    state, found = split_tie_stats(with_tie_stats(STATE, tie_stats))
     assert state.keys() == STATE.keys()
-    assert (found.stale, found.staleness) == (2, account.staleness)
-    assert split_account(STATE) == (STATE, Account())
+    assert (found.stale, found.staleness) == (2, tie_stats.staleness)
+    assert split_tie_stats(STATE) == (STATE, TieStats())

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from runtime.core.messages import SnapshotSafe
+from runtime.core.messages import SnapshotDurable
 from runtime.core.plan import Free, Stream, Window, WorkerPlan
 from runtime.testing.network import Machine, Wire
 from runtime.testing.simulation import Simulation
@@ -105,7 +105,7 @@ def test_a_state_is_safe_behind_the_copies_before_it():
 
     class Watched(TimedSimulation):
         def _reach(self, k, event, payload=None):
-            if isinstance(event, SnapshotSafe) and k == 0:
+            if isinstance(event, SnapshotDurable) and k == 0:
                 heard_s[self._machine.copy_bytes_per_s < 1e9].append(self.now_s)
             super()._reach(k, event, payload)
 
@@ -207,4 +207,4 @@ def test_free_ties_on_a_machine_that_takes_no_time_are_the_plain_simulation(slow
     assert timed.run() == plain.run()
     for one, other in zip(plain.workers, timed.workers, strict=True):
         assert other.computed == one.computed
-        assert other.core.account == one.core.account
+        assert other.core.tie_stats == one.core.tie_stats

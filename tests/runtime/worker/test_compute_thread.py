@@ -7,8 +7,8 @@ import torch
 
 from runtime.core.messages import Compute, Computed, Phase, Snapshot
 from runtime.core.plan import Stream
-from runtime.core.tie_stats import Account
-from runtime.state.saving import ACCOUNT
+from runtime.core.tie_stats import TieStats
+from runtime.state.saving import TIE_STATS
 from runtime.worker.compute_thread import Computing, Copied
 from runtime.worker.inbox import Ready
 
@@ -171,11 +171,11 @@ def test_others_are_woken_by_a_copy_behind_which_more_is_handed_out(case):
 
 
 def test_with_free_ties_a_state_holds_what_its_steps_came_to(case):
-    case.computing.hand_out(Snapshot(step=5, account=Account(stale=3)))
+    case.computing.hand_out(Snapshot(step=5, tie_stats=TieStats(stale=3)))
     case.run()
     case.computing.take_done().save()
     ((_, state), _), *_ = case.saved
-    assert Account.from_rows(state[ACCOUNT].tolist()).stale == 3
+    assert TieStats.from_rows(state[TIE_STATS].tolist()).stale == 3
 
 
 def test_what_is_handed_out_is_left_where_the_end_is_wanted(case):

@@ -1,15 +1,16 @@
-"""What is made is sent when it is kept, in order."""
+"""What is made is sent when it is retained, in order; states are saved behind it."""
 
 import threading
+import weakref
+from functools import partial
 
 import pytest
+import torch
 
 from runtime.block import TensorSpec
-from runtime.core.messages import Computed, Phase
-from runtime.core.plan import Free, Side, Stream, Window, WorkerPlan
-from runtime.links.message import DataMessage
-from runtime.worker.keeping import LARGE_BYTES
-from runtime.worker.outbox import Outbox
+from runtime.core.messages import Computed, Data, Phase, Send
+from runtime.core.plan import Side, Stream
+from runtime.worker.outbox import LARGE_BYTES, CopyThread, Outbox
 
 TIMEOUT_S = 10
 SPECS = {
@@ -17,11 +18,10 @@ SPECS = {
     Stream.TIE_UP: (TensorSpec(shape=(4,), dtype="uint8"),),
 }
 MADE = {s: tuple(spec.empty().zero_() for spec in specs) for s, specs in SPECS.items()}
-FREE = Free(max_staleness=8, keeps_newest=True)
 
 
 class HeldRetention:
-    """Notes what is kept; keeps a large message when the test lets it."""
+    """Notes what is put; takes a large message when the test lets it."""
 
     def __init__(self) -> None:
         self.kept: dict[tuple[Stream, int], str] = {}
@@ -40,32 +40,29 @@ class HeldRetention:
 
 
 class Case:
-    def __init__(self, free: Free | None = FREE) -> None:
-        window = Window(max_messages=2, max_bytes=1 << 20, message_bytes=4)
-        plan = WorkerPlan(num_steps=9, outgoing=dict.fromkeys(SPECS, window), free=free)
+    def __init__(self) -> None:
         self.retention = HeldRetention()
         self._woken = threading.Semaphore(0)
-        self.outbox = Outbox(plan, self.retention, SPECS, self._woken.release)
+        self.outbox = Outbox(self.retention, SPECS, self._woken.release)
 
-    def forward(self, step: int) -> object:
+    def forward(self, step: int) -> None:
         event = Computed(phase=Phase.FORWARD, step=step)
         made = {Stream.ACTIVATION: MADE[Stream.ACTIVATION]}
-        return self.outbox.keep(event, made)
+        self.outbox.retain(event, made)
 
-    def send(self, step: int, *, absent: bool = False, to: int = 0) -> DataMessage | None:
-        message = DataMessage(
-            stream=Stream.ACTIVATION, step=step, generation=0, to=to, absent=absent, checksum=0
-        )
-        return self.outbox.fill(Side.ABOVE, message)
+    def send(self, step: int, *, absent: bool = False, to: int = 0):
+        """The message and its tensors, or None if they must wait."""
+        data = Data(stream=Stream.ACTIVATION, step=step, generation=0, to=to, absent=absent)
+        return self.outbox.fill(Send(side=Side.ABOVE, message=data))
 
     def let(self, *, num_wakes: int = 1) -> None:
         self.retention.gate.release()
         for _ in range(num_wakes):
             assert self._woken.acquire(timeout=TIMEOUT_S)
 
-    def sent(self) -> list[DataMessage]:
+    def sent(self) -> list[Data]:
         """What is ready now, as it is sent."""
-        return [self.outbox.fill(*waited) for waited in self.outbox.take_ready()]
+        return [self.outbox.fill(waited)[0] for waited in self.outbox.take_ready()]
 
 
 @pytest.fixture
@@ -75,18 +72,19 @@ def case():
     case.outbox.close()
 
 
-def test_a_message_is_sent_with_what_is_kept_of_it_when_that_is_there(case):
+def test_a_message_is_sent_with_its_tensors_when_they_are_retained(case):
     case.forward(0)
     assert case.send(0) is None
     assert case.sent() == []
     case.let()
     (message,) = case.sent()
     assert (message.step, message.checksum) == (0, 100)
-    assert message.payload is MADE[Stream.ACTIVATION]
-    assert case.send(0) == message
+    again, payload = case.send(0)
+    assert again == message
+    assert payload is MADE[Stream.ACTIVATION]
 
 
-def test_a_mark_does_not_overtake_what_is_still_copied(case):
+def test_an_absent_marker_does_not_overtake_what_is_still_copied(case):
     """The receiver would take it for a gap or, of a free tie, pass the message before it over."""
     case.forward(0)
     assert case.send(0) is None
@@ -96,7 +94,7 @@ def test_a_mark_does_not_overtake_what_is_still_copied(case):
     assert case.send(1, absent=True) is not None
 
 
-def test_what_waits_goes_to_the_life_that_asked_last(case):
+def test_what_waits_goes_to_the_generation_that_asked_last(case):
     case.forward(0)
     for to in (0, 1):
         assert case.send(0, to=to) is None
@@ -104,7 +102,149 @@ def test_what_waits_goes_to_the_life_that_asked_last(case):
     assert [message.to for message in case.sent()] == [1]
 
 
-def test_ties_without_a_value_are_kept_as_absent(case):
+def test_ties_without_a_value_are_retained_as_absent(case):
     event = Computed(phase=Phase.UPDATE, step=0, absent=True)
-    case.outbox.keep(event, {Stream.TIE_UP: None, Stream.TIE_DOWN: None})
+    case.outbox.retain(event, {Stream.TIE_UP: None, Stream.TIE_DOWN: None})
     assert case.retention.kept == {(Stream.TIE_UP, 0): "absent"}
+
+
+# The thread that copies -----------------------------------------------------------------------
+
+
+class ListingRetention:
+    """Takes a message when the test lets it."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[Stream, int]] = []
+        self.gate = threading.Semaphore(0)
+        self.error: Exception | None = None
+
+    def put(self, stream, step, payload) -> None:
+        if stream is Stream.ACTIVATION:
+            assert self.gate.acquire(timeout=TIMEOUT_S)
+        if self.error is not None:
+            raise self.error
+        self.kept.append((stream, step))
+
+
+class ThreadCase:
+    def __init__(self) -> None:
+        self.retention = ListingRetention()
+        self.woken = threading.Semaphore(0)
+        self.thread = CopyThread(self.retention, SPECS, self.woken.release)
+
+    def copy(self, stream: Stream, step: int) -> None:
+        self.thread.copy(stream, step, (torch.zeros(1, dtype=torch.uint8),))
+
+    def let(self, count: int = 1) -> None:
+        for _ in range(count):
+            self.retention.gate.release()
+            assert self.woken.acquire(timeout=TIMEOUT_S)
+
+
+@pytest.fixture
+def thread_case():
+    thread_case = ThreadCase()
+    yield thread_case
+    thread_case.thread.close()
+
+
+def test_a_small_message_lies_there_at_once(thread_case):
+    thread_case.copy(Stream.TIE_UP, 0)
+    assert not thread_case.thread.is_pending(Stream.TIE_UP, 0)
+    assert thread_case.retention.kept == [(Stream.TIE_UP, 0)]
+    assert thread_case.thread.take_copied() == []
+
+
+def test_a_large_one_is_pending_until_its_copy_is_made_and_order_stays(thread_case):
+    for step in range(2):
+        thread_case.copy(Stream.ACTIVATION, step)
+    assert thread_case.thread.take_copied() == []
+    assert thread_case.thread.is_pending(Stream.ACTIVATION, 0)
+    thread_case.let()
+    assert thread_case.thread.take_copied() == [(Stream.ACTIVATION, 0)]
+    assert not thread_case.thread.is_pending(Stream.ACTIVATION, 0)
+    assert thread_case.thread.is_pending(Stream.ACTIVATION, 1)
+    thread_case.let()
+    assert thread_case.thread.take_copied() == [(Stream.ACTIVATION, 1)]
+
+
+def test_a_snapshot_waits_for_what_was_made_before_it(thread_case):
+    thread_case.copy(Stream.ACTIVATION, 0)
+    found = []
+    thread_case.thread.save(1, lambda: found.append(list(thread_case.retention.kept)))
+    assert thread_case.thread.take_saved() == []
+    thread_case.let()
+    assert thread_case.woken.acquire(timeout=TIMEOUT_S)
+    assert found == [[(Stream.ACTIVATION, 0)]]
+    assert thread_case.thread.take_saved() == [1]
+    assert thread_case.thread.take_saved() == []
+
+
+def test_what_follows_a_snapshot_does_not_overwrite_what_it_needs(thread_case):
+    """However small: it has a place of an earlier one, which a part of a checkpoint may hold."""
+    may_save = threading.Event()
+    thread_case.thread.save(1, lambda: may_save.wait(TIMEOUT_S))
+    thread_case.copy(Stream.TIE_UP, 1)
+    assert thread_case.thread.is_pending(Stream.TIE_UP, 1)
+    assert thread_case.retention.kept == []
+    may_save.set()
+    for _ in range(2):
+        assert thread_case.woken.acquire(timeout=TIMEOUT_S)
+    assert thread_case.retention.kept == [(Stream.TIE_UP, 1)]
+    thread_case.copy(Stream.TIE_UP, 2)
+    assert thread_case.retention.kept == [(Stream.TIE_UP, 1), (Stream.TIE_UP, 2)]
+
+
+def test_a_small_message_does_not_overtake_one_that_waits(thread_case):
+    may_save, may_copy = threading.Event(), threading.Event()
+    put = thread_case.retention.put
+
+    def put_slowly(stream, step, payload):
+        assert may_copy.wait(TIMEOUT_S)
+        put(stream, step, payload)
+
+    thread_case.retention.put = put_slowly
+    thread_case.thread.save(1, lambda: may_save.wait(TIMEOUT_S))
+    thread_case.copy(Stream.TIE_UP, 1)
+    may_save.set()
+    assert thread_case.woken.acquire(timeout=TIMEOUT_S)  # saved; the copy is under way
+    thread_case.copy(Stream.TIE_UP, 2)
+    assert thread_case.thread.is_pending(Stream.TIE_UP, 2)
+    may_copy.set()
+    for _ in range(2):
+        assert thread_case.woken.acquire(timeout=TIMEOUT_S)
+    assert thread_case.retention.kept == [(Stream.TIE_UP, 1), (Stream.TIE_UP, 2)]
+
+
+def test_a_state_that_can_not_be_saved_ends_the_worker(thread_case):
+    def fail():
+        raise OSError("no room")
+
+    thread_case.thread.save(1, fail)
+    assert thread_case.woken.acquire(timeout=TIMEOUT_S)
+    assert thread_case.thread.take_saved() == []
+    with pytest.raises(OSError, match="no room"):
+        thread_case.thread.take_copied()
+
+
+def test_what_can_not_be_retained_ends_the_worker(thread_case):
+    thread_case.retention.error = ValueError("made again with different contents")
+    thread_case.copy(Stream.ACTIVATION, 0)
+    saves = []
+    thread_case.thread.save(1, lambda: saves.append(1))
+    thread_case.let()
+    assert thread_case.woken.acquire(timeout=TIMEOUT_S)
+    assert saves == [], "it would rely on what is not retained"
+    with pytest.raises(ValueError, match="different contents"):
+        thread_case.thread.take_copied()
+
+
+def test_nothing_of_what_was_saved_stays_in_memory(thread_case):
+    """The thread held the last state until it had something else to do."""
+    image = torch.zeros(1)
+    gone = weakref.ref(image)
+    thread_case.thread.save(1, partial(lambda image: None, image))
+    del image
+    assert thread_case.woken.acquire(timeout=TIMEOUT_S)
+    assert gone() is None

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from runtime.core.worker import State
+from runtime.core.state import State
 from runtime.program import Life
 from runtime.records.trace import Trace
 from runtime.state.status_page import OwnedMemory, Word

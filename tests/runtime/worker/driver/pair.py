@@ -15,9 +15,10 @@ from runtime.core.plan import Free, Side, Stream, Window, WorkerPlan
 from runtime.core.worker import WorkerCore
 from runtime.faults.injector import Injector
 from runtime.faults.log import FaultLog
+from runtime.links.edge import EdgeLink
 from runtime.links.link import End
-from runtime.links.shared_memory import ShmLink
-from runtime.links.zeromq import ZmqLink
+from runtime.links.shared_memory import shm_link
+from runtime.links.zeromq import zmq_link
 from runtime.program import Life
 from runtime.records.trace import Trace
 from runtime.state.retention import NeighboursRetention, Retention
@@ -126,7 +127,7 @@ class Seat:
             self._plan,
             generation=self._generation,
             start_step=step,
-            kept=retention.kept(step),
+            retained=retention.retained(step),
             reached=page[Word.REACHED],
         )
         links = {side: self._link(side)}
@@ -168,14 +169,14 @@ class Seat:
         self.announced.append(page[Word.CHECKPOINT] - 1)
         page[Word.CHECKPOINT_DONE] = page[Word.CHECKPOINT]
 
-    def _link(self, side: Side) -> ZmqLink:
+    def _link(self, side: Side) -> EdgeLink:
         end = End(side=side, run_id="test", specs=SPECS)
         where = {"bind" if side is Side.ABOVE else "connect": self._address}
         if self.other is None:
-            return ZmqLink(self._context, end, **where)
+            return zmq_link(self._context, end, **where)
         path = self.other.memory.paths.messages
         memory = NeighboursRetention(path, self.other._plan, self.other.specs)
-        return ShmLink(self._context, end, memory, **where)
+        return shm_link(self._context, end, memory, **where)
 
 
 class Pair:

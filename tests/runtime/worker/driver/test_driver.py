@@ -7,8 +7,8 @@ import torch
 
 from runtime.core.messages import Computed, Phase
 from runtime.core.plan import Stream
+from runtime.core.state import State
 from runtime.core.streams import ProtocolError
-from runtime.core.worker import State
 from runtime.links.link import LinkError
 from runtime.state.status_page import Word
 from runtime.worker.compute_thread import Copied, Done
@@ -182,10 +182,10 @@ def test_what_follows_a_failure_does_not_hide_it(make_pair, monkeypatch):
     restarting a block that is not deterministic."""
     driver = make_pair(num_steps=4, lag=1, blocks=(HeldBlock(), HeldBlock())).drivers[0]
 
-    def keep(event, made):
+    def retain(event, made):
         raise ProtocolError("made again with different contents")
 
-    monkeypatch.setattr(driver._outbox, "keep", keep)
+    monkeypatch.setattr(driver._outbox, "retain", retain)
     for phase in (Phase.FORWARD, Phase.UPDATE):
         event = Computed(phase=phase, step=0)
         driver._computing._done.append(Done(event, {}, Figures(0.0, 0.0, 0), 0.0))

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from runtime.core.plan import Free
-from runtime.core.worker import State
-from runtime.state.saving import split_account
+from runtime.core.state import State
+from runtime.state.saving import split_tie_stats
 
 from .pair import HeldBlock, Ties
 
@@ -44,8 +44,8 @@ def test_ties_are_used_by_the_step_whose_decision_found_them(make_pair, keeps_ne
     assert pair.failures == []
     for block, driver, seat in zip(blocks, pair.drivers, pair.seats, strict=True):
         assert driver.core.state is State.DONE
-        account = driver.core.account
-        counted = itertools.chain(*(counts.elements() for counts in account.staleness.values()))
+        tie_stats = driver.core.tie_stats
+        counted = itertools.chain(*(counts.elements() for counts in tie_stats.staleness.values()))
         steps = used(block)
         told = [step - tie for step, ties in enumerate(steps) for tie in ties]
         assert sorted(told) == sorted(counted)
@@ -66,4 +66,4 @@ def test_a_snapshot_tells_what_the_steps_came_to(make_pair):
     for seat, driver in zip(pair.seats, pair.drivers, strict=True):
         step, saved = seat.saved()
         assert step == NUM_STEPS
-        assert split_account(saved)[1].as_rows() == driver.core.account.as_rows()
+        assert split_tie_stats(saved)[1].as_rows() == driver.core.tie_stats.as_rows()

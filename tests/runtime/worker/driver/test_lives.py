@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from runtime.core.worker import State
+from runtime.core.state import State
 from runtime.state.status_page import Word
 
 from .pair import TIMEOUT_S, HeldBlock

@@ -15,17 +15,17 @@ FORWARD, UPDATE, APPLY = Phase
 def noting(monkeypatch, driver) -> list:
     """What is given to the driver's outbox from now on: computations, and steps to save before."""
     given, outbox = [], driver._outbox
-    keep, save = outbox.keep, outbox.save
+    retain, save = outbox.retain, outbox.save
 
-    def note_and_keep(event, made):
+    def note_and_retain(event, made):
         given.append((event.phase, event.step))
-        return keep(event, made)
+        retain(event, made)
 
     def note_and_save(step, do_save):
         given.append(step)
         save(step, do_save)
 
-    monkeypatch.setattr(outbox, "keep", note_and_keep)
+    monkeypatch.setattr(outbox, "retain", note_and_retain)
     monkeypatch.setattr(outbox, "save", note_and_save)
     return given
 

@@ -9,8 +9,8 @@ import torch
 import zmq
 
 from runtime.core.plan import Stream
-from runtime.core.tie_stats import Account
-from runtime.core.worker import State
+from runtime.core.state import State
+from runtime.core.tie_stats import TieStats
 from runtime.program import Life
 from runtime.records.trace import Trace
 from runtime.state.status_page import OwnedMemory
@@ -87,7 +87,7 @@ class Driver:
         edges = SimpleNamespace(
             incoming={} if k == 0 else {Stream.ACTIVATION: None},
             outgoing={Stream.ACTIVATION: SimpleNamespace(sent=NUM_STEPS)},
-            num_replayed=0,
+            num_resent=0,
             num_fenced=0,
             num_duplicates=0,
         )
@@ -96,7 +96,7 @@ class Driver:
             step=0,
             end=NUM_STEPS,
             edges=edges,
-            account=Account(),
+            tie_stats=TieStats(),
         )
         self._tasks: list[Any] = []
         self.submit = self._tasks.append

@@ -9,8 +9,8 @@ import torch
 
 from runtime import digest
 from runtime.core.plan import Stream
-from runtime.core.tie_stats import Account
-from runtime.core.worker import State
+from runtime.core.state import State
+from runtime.core.tie_stats import TieStats
 from runtime.state.status_page import Word
 from runtime.worker import reporter as reporting
 from runtime.worker.reporter import ASK_EVERY_S, STOP_LINGER_S
@@ -127,7 +127,7 @@ def test_what_is_counted_adds_up_over_lives(talk):
         talk.begin(generation=generation)
         for factor in (1, 2):  # within a life it is the same count that grows
             core = talk.driver.core
-            core.edges.num_replayed, core.edges.num_duplicates = 1 * factor, 10 * factor
+            core.edges.num_resent, core.edges.num_duplicates = 1 * factor, 10 * factor
             core.edges.num_fenced, talk.driver.damaged = 100 * factor, 1000 * factor
             talk.turn()
     words = (Word.REPLAYED, Word.DUPLICATES, Word.FENCED, Word.DAMAGED)
@@ -140,9 +140,9 @@ def test_what_is_counted_adds_up_over_lives(talk):
 
 def test_what_timing_decided_is_told_with_the_result(talk):
     core = talk.driver.core
-    core.account = Account(stale=3)
+    core.tie_stats = TieStats(stale=3)
     for staleness in (1, 1, -4):
-        core.account.note(Stream.TIE_DOWN, staleness)
+        core.tie_stats.note(Stream.TIE_DOWN, staleness)
     talk.turn()
     talk.finish()
     result, _ = talk.hand_in()

@@ -8,42 +8,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.block import TensorSpec
+from runtime.core.messages import Ack, Data, Hello, SnapshotRequest, Stop
 from runtime.core.plan import Stream
-from runtime.links.message import (
-    AckMessage,
-    BadMessage,
-    DataMessage,
-    HelloMessage,
-    StopMessage,
-    WantMessage,
-    checksum,
-    decode,
-    encode,
-    fingerprint,
-)
+from runtime.links.codec import BadMessage, checksum, decode, encode, fingerprint
 
-HELLO = HelloMessage(
-    generation=2,
-    heard=1,
-    asks=True,
-    wants={Stream.ACTIVATION: 7, Stream.TIE_UP: 6},
-    fingerprint=9,
-)
-FIRST_HELLO = HelloMessage(generation=0, heard=None, asks=False, wants={}, fingerprint=0)
-ACK = AckMessage(
+HELLO = Hello(generation=2, to=1, asks=True, wants={Stream.ACTIVATION: 7, Stream.TIE_UP: 6})
+FIRST_HELLO = Hello(generation=0, to=None, asks=False, wants={})
+ACK = Ack(
     stream=Stream.TIE_DOWN, generation=1, to=2, expected=5, released=4, durable=3, resend=True
 )
-DATA = DataMessage(
-    stream=Stream.ACTIVATION, step=12, generation=3, to=1, absent=False, checksum=2**64 - 1
-)
-WANT = WantMessage(stream=Stream.TIE_UP, generation=3, to=1, durable=17)
-STOP = StopMessage(generation=3, to=1, step=40)
-MESSAGES = [HELLO, FIRST_HELLO, ACK, DATA, WANT, STOP]
+DATA = Data(stream=Stream.ACTIVATION, step=12, generation=3, to=1, absent=False, checksum=2**64 - 1)
+REQUEST = SnapshotRequest(stream=Stream.TIE_UP, generation=3, to=1, durable=17)
+STOP = Stop(generation=3, to=1, step=40)
+MESSAGES = [HELLO, FIRST_HELLO, ACK, DATA, REQUEST, STOP]
 
 
 @pytest.mark.parametrize("message", MESSAGES)
 def test_a_header_is_read_back(message):
     assert decode(encode(message)) == message
+
+
+@pytest.mark.parametrize("message", [DATA, HELLO])
+def test_a_header_of_another_edge_is_told_apart(message):
+    frame = encode(message, edge=5)
+    assert decode(frame, edge=5) == message
+    with pytest.raises(BadMessage, match="another run"):
+        decode(frame, edge=6)
 
 
 @pytest.mark.parametrize("message", MESSAGES)
@@ -70,14 +60,16 @@ def test_any_flipped_bit_of_a_header_is_noticed(message):
         ["data", "activation", 1, 0, 0, 1, 0],
         ["data", "activation", 1, 0, None, False, 0],
         ["data", "activation", 1, 0, 0, False, 0, 0],
-        ["hello", 0, None, True, [1], 3],
-        ["hello", 0, -1, True, {}, 3],
-        ["hello", 0, None, None, {}, 3],
-        ["hello", 0, None, True, {"activation": 1.5}, 3],
-        ["hello", 0, None, True, {"sideways": 1}, 3],
-        ["want", "activation", 0, 0],
-        ["want", "activation", 0, 0, -1],
-        ["want", 0, 0, 0, 1],
+        ["hello", 0, None, True, [1], 0],
+        ["hello", 0, -1, True, {}, 0],
+        ["hello", 0, None, None, {}, 0],
+        ["hello", 0, None, True, {"activation": 1.5}, 0],
+        ["hello", 0, None, True, {"sideways": 1}, 0],
+        ["hello", 0, None, True, {}, 3],
+        ["hello"],
+        ["snapshot", "activation", 0, 0],
+        ["snapshot", "activation", 0, 0, -1],
+        ["snapshot", 0, 0, 0, 1],
         ["stop", 0, 0],
         ["stop", 0, 0, 1.0],
         {"data": 1},

@@ -1,6 +1,6 @@
-"""Which computations of a worker have been handed out: each once, in their order.
+"""Which computations of a worker have been issued: each once, in their order.
 
-Owns the place in that order, and nothing of why one may be handed out.
+Owns the place in that order, and nothing of why one may be issued.
 """
 
 from runtime.core.messages import Compute, Phase
@@ -8,14 +8,14 @@ from runtime.core.messages import Compute, Phase
 PHASES = tuple(Phase)
 
 
-class HandedOut:
-    """The computations of one life, from `start_step` on."""
+class Issued:
+    """The computations of one generation, from `start_step` on."""
 
     def __init__(self, start_step: int) -> None:
         self._next = (start_step, PHASES[0])
 
     def has(self, phase: Phase, step: int) -> bool:
-        """Whether this computation has been handed out."""
+        """Whether this computation has been issued."""
         next_step, next_phase = self._next
         return (step, PHASES.index(phase)) < (next_step, PHASES.index(next_phase))
 

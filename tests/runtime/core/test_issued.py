@@ -2,33 +2,33 @@
 
 import pytest
 
-from runtime.core.handed_out import HandedOut
+from runtime.core.issued import Issued
 
 from .words import APPLY, FORWARD, UPDATE, compute
 
 ORDER = [(FORWARD, 4), (UPDATE, 4), (APPLY, 4), (FORWARD, 5), (UPDATE, 5), (APPLY, 5)]
 
 
-def after(num_noted: int) -> HandedOut:
+def after(num_noted: int) -> Issued:
     """What a life that begins with step 4 has handed out after so many."""
-    handed_out = HandedOut(4)
+    issued = Issued(4)
     for phase, step in ORDER[:num_noted]:
-        handed_out.note(compute(phase, step))
-    return handed_out
+        issued.note(compute(phase, step))
+    return issued
 
 
 @pytest.mark.parametrize("num_noted", range(len(ORDER)))
-def test_all_before_the_next_one_is_handed_out_and_nothing_from_there(num_noted):
-    handed_out = after(num_noted)
-    has = [handed_out.has(phase, step) for phase, step in ORDER]
+def test_all_before_the_next_one_is_issued_and_nothing_from_there(num_noted):
+    issued = after(num_noted)
+    has = [issued.has(phase, step) for phase, step in ORDER]
     assert has == [True] * num_noted + [False] * (len(ORDER) - num_noted)
-    assert handed_out.has(APPLY, 3)
-    assert not handed_out.has(FORWARD, 9)
+    assert issued.has(APPLY, 3)
+    assert not issued.has(FORWARD, 9)
 
 
 def test_what_is_noted_is_given_back():
     action = compute(FORWARD, 4)
-    assert HandedOut(4).note(action) is action
+    assert Issued(4).note(action) is action
 
 
 @pytest.mark.parametrize("num_noted", range(4))

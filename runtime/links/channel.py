@@ -1,0 +1,157 @@
+"""What joins the two ends of an edge: one ZeroMQ DEALER at each, over ipc (same host) or tcp.
+
+Owns the sockets and their addresses. Flow control is the core's credits, so the high-water marks
+are off. Knows frames, and nothing of what they say.
+"""
+
+import contextlib
+import os
+import socket
+
+import zmq
+
+from runtime.links.link import Frame, LinkError
+
+
+def tcp_address(host: str, port: int | str = "*") -> str:
+    """ZeroMQ's name of a host and port, by default a free one; a numeric IPv6 host in brackets."""
+    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+
+
+def bind_for_this_user(unbound: zmq.Socket[bytes], address: str) -> None:
+    """Bind; over ipc, only processes of this user can connect (abstract addresses have no mode)."""
+    unbound.setsockopt(zmq.IPC_FILTER_UID, os.getuid())
+    unbound.setsockopt(zmq.IPV6, "[" in address)
+    unbound.bind(address)
+
+
+def connect_to(socket: zmq.Socket[bytes], address: str) -> None:
+    """Connect; over IPv6 if the address is one of that."""
+    socket.setsockopt(zmq.IPV6, "[" in address)
+    socket.connect(address)
+
+
+def endpoint(bound: zmq.Socket[bytes]) -> str:
+    """Where others can reach a bound socket; one on all interfaces by this host's name, or by its
+    address if it has IPv6 alone."""
+    found = bound.getsockopt(zmq.LAST_ENDPOINT)
+    assert isinstance(found, bytes)
+    address = found.rstrip(b"\0").decode()
+    for bind in ("0.0.0.0", "::"):
+        everywhere = tcp_address(bind, "")
+        if address.startswith(everywhere):
+            return tcp_address(reachable_host(bind), address.removeprefix(everywhere))
+    return address
+
+
+def reachable_host(bind: str) -> str:
+    """How others name the host that listens at `bind`, which may be all of its addresses: its name,
+    or its IPv6 address (::1 if its name has none)."""
+    if bind == "0.0.0.0":
+        return socket.getfqdn()
+    if bind != "::":
+        return bind
+    try:
+        found = socket.getaddrinfo(socket.getfqdn(), None, socket.AF_INET6)
+    except OSError:
+        return "::1"
+    return str(found[0][4][0])
+
+
+def where_to_listen_again(known: str, bind: str) -> str:
+    """The address to bind for an `endpoint` that others know: over tcp they reach it by a name,
+    and it listens where it was told to."""
+    if not known.startswith("tcp://"):
+        return known
+    return tcp_address(bind, known.rpartition(":")[2])
+
+
+class Channel:
+    """One end. Exactly one of `bind` and `connect` is given.
+
+    Binding to "tcp://host:*" picks a free port; `address` is what the other end connects to. No
+    frame that is received exceeds `most_bytes`, and none that is sent may exceed `limit_bytes`.
+    Raises LinkError if the address can't be used.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        *,
+        most_bytes: int,
+        limit_bytes: int,
+        bind: str | None = None,
+        connect: str | None = None,
+    ) -> None:
+        self.limit_bytes = limit_bytes
+        self._dialled = connect
+        self.socket = context.socket(zmq.DEALER)
+        self.socket.setsockopt(zmq.MAXMSGSIZE, most_bytes)
+        self.socket.setsockopt(zmq.IMMEDIATE, 1)
+        self.socket.setsockopt(zmq.LINGER, 0)  # who leaves has nothing to say that is needed
+        self.socket.setsockopt(zmq.SNDHWM, 0)
+        self.socket.setsockopt(zmq.RCVHWM, 0)
+        self.socket.setsockopt(zmq.RECONNECT_IVL, 20)
+        self.socket.setsockopt(zmq.RECONNECT_IVL_MAX, 100)
+        try:
+            if bind is not None:
+                bind_for_this_user(self.socket, bind)
+            if connect is not None:
+                connect_to(self.socket, connect)
+        except zmq.ZMQError as error:
+            self.socket.close(0)
+            raise LinkError(f"can't use address {bind or connect}: {error.strerror}") from error
+
+    @property
+    def address(self) -> str:
+        """Where the other end is to connect."""
+        return endpoint(self.socket)
+
+    def send(self, frames: list[Frame]) -> bool:
+        """Send one message, without a copy of its later frames; False if no peer is connected."""
+        try:
+            if len(frames) == 1:  # in half the time
+                self.socket.send(frames[0], zmq.NOBLOCK)
+            else:
+                self.socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return False
+        return True
+
+    def receive(self) -> bytes | None:
+        """The first frame of the next message, or None."""
+        try:
+            return self.socket.recv(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+
+    @property
+    def has_more(self) -> bool:
+        """Whether more frames follow of the message that is being read."""
+        return bool(self.socket.getsockopt(zmq.RCVMORE))
+
+    def receive_more(self) -> bytes:
+        """The next frame of the message that is being read; there must be one."""
+        return self.socket.recv()
+
+    def receive_into(self, place: memoryview) -> int:
+        """The same, into memory that is there; returns the frame's size."""
+        size: int = self.socket.recv_into(place)
+        return size
+
+    def skip_rest(self) -> None:
+        """Drop what is left of the message that is being read."""
+        while self.has_more:
+            self.socket.recv()
+
+    def redial(self, address: str | None = None) -> None:
+        """Connect anew, to a new address if one is given; nothing at the end that listens."""
+        if self._dialled is None:
+            return
+        with contextlib.suppress(zmq.ZMQError):  # it may be gone already
+            self.socket.disconnect(self._dialled)
+        self._dialled = address or self._dialled
+        connect_to(self.socket, self._dialled)
+
+    def close(self) -> None:
+        self.socket.close()
