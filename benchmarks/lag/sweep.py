@@ -30,10 +30,10 @@ from benchmarks.harness import (
     print_header,
 )
 from benchmarks.scale.machine_probe import WARM_UP, latest, run_really
+from benchmarks.scale.slept_simulation import simulated_step_ends, steps_per_s
 from benchmarks.scale.validation import VALIDATION
 from launch.config import IntList
 from runtime.testing.slept import SleptConfig
-from runtime.testing.slept_simulation import simulated_step_ends, steps_per_s
 
 SIMULATED, REAL = "simulated", "real"
 EXACT = "LoCo exact"  # what the accuracy benchmark calls the gradient tie with lag 0

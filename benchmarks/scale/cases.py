@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runtime.testing.network import Machine, Wire
+from benchmarks.scale.network import Machine, Wire
+from benchmarks.scale.slept_simulation import simulate, step_ends, steps_per_s
 from runtime.testing.slept import SleptConfig
-from runtime.testing.slept_simulation import simulate, step_ends, steps_per_s
 
 LAGS_AND_WINDOWS = ((0, 2), (1, 2), (4, 5))
 SNAPSHOT_EVERY = 4  # the main job's

@@ -35,10 +35,10 @@ from benchmarks.harness import (
 )
 from benchmarks.scale.cases import Site, scale_cases, simulate_case
 from benchmarks.scale.machine_probe import latest
+from benchmarks.scale.network import Wire
 from benchmarks.scale.validation import VALIDATION, print_validation, validate
 from launch.config import IntList
 from runtime.lifetime import die_with_parent
-from runtime.testing.network import Wire
 
 
 @dataclass(frozen=True, kw_only=True)

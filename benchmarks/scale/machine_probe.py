@@ -30,16 +30,16 @@ from scipy.optimize import bisect
 from benchmarks.harness import run_once
 from benchmarks.links.cases import Case, copy, serve
 from benchmarks.links.comparison import run as run_link
-from runtime.core.messages import Phase
-from runtime.links.message import checksum
-from runtime.testing.network import Machine, Wire
-from runtime.testing.slept import SleptConfig
-from runtime.testing.slept_simulation import (
+from benchmarks.scale.network import Machine, Wire
+from benchmarks.scale.slept_simulation import (
     StepEnds,
     simulate,
     simulated_step_ends,
     steps_per_s,
 )
+from runtime.core.messages import Phase
+from runtime.links.message import checksum
+from runtime.testing.slept import SleptConfig
 
 SMALL_BYTES, LARGE_BYTES = 1 << 10, 1 << 26
 WARM_UP = 10

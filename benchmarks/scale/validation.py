@@ -12,8 +12,8 @@ import numpy as np
 
 from benchmarks.harness import RESULTS, make_console, make_table, median_and_spread
 from benchmarks.scale.machine_probe import WARM_UP, Figures, probe, run_really
+from benchmarks.scale.slept_simulation import simulated_step_ends, steps_per_s
 from runtime.testing.slept import SleptConfig
-from runtime.testing.slept_simulation import simulated_step_ends, steps_per_s
 
 VALIDATION = RESULTS / "scale-validation.jsonl"
 AIM = 0.03

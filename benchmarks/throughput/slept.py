@@ -19,10 +19,10 @@ from typing import Any
 
 from benchmarks.harness import run_once
 from benchmarks.lock_step.slept_work import SleptWork
+from benchmarks.scale.slept_simulation import simulated_samples_per_s
 from benchmarks.throughput.baselines import best_microbatches, run_schedules
 from benchmarks.wan.proxy import WanProxy
 from runtime.testing.slept import SleptConfig
-from runtime.testing.slept_simulation import simulated_samples_per_s
 
 UNDISTURBED = "undisturbed"
 ONE_PROCESS = "one process, block after block (computed)"

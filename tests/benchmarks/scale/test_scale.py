@@ -20,9 +20,9 @@ from benchmarks.scale.machine_probe import (
     latest,
     read_step_ends,
 )
+from benchmarks.scale.network import Machine, Wire
+from benchmarks.scale.slept_simulation import simulate, step_ends
 from benchmarks.scale.validation import VALIDATION, cases, print_validation
-from runtime.testing.network import Machine, Wire
-from runtime.testing.slept_simulation import simulate, step_ends
 
 STEPS = 60
 SITE = make_site(Options(workers_per_host=2), [])

@@ -4,11 +4,11 @@ Owns the link between a slept job and the simulation, and the rate, counted as t
 its own. What a machine adds (loops, copies, links) is nothing unless it is given.
 """
 
+from benchmarks.scale.network import Machine, Wire
+from benchmarks.scale.timed_simulation import TimedSimulation
 from runtime.core.messages import Phase
-from runtime.testing.network import Machine, Wire
 from runtime.testing.simulation import Duration, Simulation
 from runtime.testing.slept import SleptConfig, SleptJob
-from runtime.testing.timed_simulation import TimedSimulation
 
 StepEnds = list[list[float]]
 """For each worker, lowest first, when it ended each step, in seconds."""

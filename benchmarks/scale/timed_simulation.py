@@ -10,6 +10,8 @@ saved behind them. Ticks are not simulated.
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
+from benchmarks.scale.host import Happen, Host, Thread
+from benchmarks.scale.network import Machine, Network, Wire, make_host
 from runtime.core.messages import (
     Arrived,
     Computed,
@@ -20,8 +22,6 @@ from runtime.core.messages import (
     SnapshotSafe,
 )
 from runtime.core.plan import Side, Stream, WorkerPlan
-from runtime.testing.host import Happen, Host, Thread
-from runtime.testing.network import Machine, Network, Wire, make_host
 from runtime.testing.simulation import Duration, Payload, SimulatedWorker, Simulation
 from runtime.worker.keeping import LARGE_BYTES
 

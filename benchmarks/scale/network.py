@@ -8,8 +8,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from runtime.testing.host import Clock, Happen, Host, Thread
-from runtime.testing.transfers import Transfers
+from benchmarks.scale.host import Clock, Happen, Host, Thread
+from benchmarks.scale.transfers import Transfers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Wire:
     send_bytes_per_s: float = math.inf
     receive_bytes_per_s: float = math.inf
     takes_cores: bool = False
-    """Whether a transfer is the work of the two workers' I/O threads (runtime.testing.transfers),
+    """Whether a transfer is the work of the two workers' I/O threads (benchmarks.scale.transfers),
     and at that rate takes one of their host's cores."""
 
 

@@ -5,19 +5,19 @@ from itertools import pairwise
 
 import pytest
 
-from runtime.core.messages import Arrived, SnapshotSafe
-from runtime.core.plan import Free, Stream, Window, WorkerPlan
-from runtime.testing.network import Machine, Wire
-from runtime.testing.simulation import Simulation
-from runtime.testing.slept import SleptConfig, SleptJob
-from runtime.testing.slept_simulation import (
+from benchmarks.scale.network import Machine, Wire
+from benchmarks.scale.slept_simulation import (
     simulate,
     simulated_samples_per_s,
     simulated_step_ends,
     step_ends,
     steps_per_s,
 )
-from runtime.testing.timed_simulation import TimedSimulation
+from benchmarks.scale.timed_simulation import TimedSimulation
+from runtime.core.messages import Arrived, SnapshotSafe
+from runtime.core.plan import Free, Stream, Window, WorkerPlan
+from runtime.testing.simulation import Simulation
+from runtime.testing.slept import SleptConfig, SleptJob
 
 CONFIG = SleptConfig(
     workers=2,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from runtime.testing.host import SLICE_S
-from runtime.testing.network import Machine, Network, Wire, make_host
+from benchmarks.scale.host import SLICE_S
+from benchmarks.scale.network import Machine, Network, Wire, make_host
 from runtime.testing.simulation import Simulation
 
 FAR = Wire(latency_s=0.5, transfer_bytes_per_s=10.0)

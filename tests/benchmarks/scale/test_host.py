@@ -2,7 +2,7 @@
 
 import pytest
 
-from runtime.testing.host import SLICE_S, Host, Thread
+from benchmarks.scale.host import SLICE_S, Host, Thread
 from runtime.testing.simulation import Simulation
 
 

@@ -9,7 +9,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from runtime.testing.host import Happen, Host, Thread
+from benchmarks.scale.host import Happen, Host, Thread
 
 
 @dataclass(eq=False)
