@@ -1,1 +1,1 @@
-"""Figures that can be run again: one harness, one script a claim."""
+"""Figures that can be run again: one harness, a folder a claim."""

@@ -1,4 +1,4 @@
-"""What all benchmarks share: a measurement's header, the console, result files, runs, spread.
+"""What all benchmarks share: a measurement's header, flags, the console, result files, runs.
 
 Owns where a figure was taken and how it is kept. Knows nothing of what is measured.
 """
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import cyclopts
 import psutil
@@ -24,8 +24,10 @@ from runtime.coordinator.live_view import make_console
 
 __all__ = [
     "RESULTS",
+    "FloatList",
     "Results",
     "Spread",
+    "TextList",
     "header",
     "make_console",
     "make_table",
@@ -109,6 +111,21 @@ def median_and_spread(values: Sequence[float]) -> Spread:
     return Spread(statistics.median(values), min(values), max(values))
 
 
+def _convert_list(type_: Callable[[str], Any]) -> Callable[[Any, Sequence[cyclopts.Token]], Any]:
+    def convert(_: Any, tokens: Sequence[cyclopts.Token]) -> tuple[Any, ...]:
+        return tuple(type_(part) for part in tokens[0].value.split(",") if part.strip())
+
+    return convert
+
+
+FloatList = Annotated[
+    tuple[float, ...], cyclopts.Parameter(converter=_convert_list(float), n_tokens=1, negative="")
+]
+TextList = Annotated[
+    tuple[str, ...], cyclopts.Parameter(converter=_convert_list(str), n_tokens=1, negative="")
+]
+
+
 def run_command(main: Callable[..., None]) -> None:
     """Run a benchmark's `main` with the flags of the command line. A wrong one ends in one message
     and exit code 2, before anything is measured."""
@@ -117,7 +134,7 @@ def run_command(main: Callable[..., None]) -> None:
     try:
         command, bound, _ = app.parse_args(sys.argv[1:], exit_on_error=False, print_error=False)
     except (cyclopts.CycloptsError, ValueError) as error:
-        print(f"{Path(sys.argv[0]).stem}: error: {error}", file=sys.stderr)
+        print(f"{_program(Path(sys.argv[0]))}: error: {error}", file=sys.stderr)
         sys.exit(2)
     command(*bound.args, **bound.kwargs)
 
@@ -131,6 +148,11 @@ def run_once(command: Sequence[str], run_dir: Path) -> dict[str, Any]:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
     summary: dict[str, Any] = json.loads((run_dir / "summary.json").read_text())
     return summary
+
+
+def _program(path: Path) -> str:
+    """Name what was started: a package by its folder."""
+    return path.parent.name if path.name == "__main__.py" else path.stem
 
 
 def _commit() -> str:

@@ -71,6 +71,17 @@ def test_a_wrong_flag_ends_in_one_line_and_code_2(flag, told, monkeypatch, capsy
     assert not measured
 
 
+def test_a_folder_that_was_started_is_named_not_its_main(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["/there/links/__main__.py", "--steps=0"])
+
+    def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
+        raise AssertionError("a wrong flag is told before anything is measured")
+
+    with pytest.raises(SystemExit):
+        run_command(main)
+    assert capsys.readouterr().err.startswith("links: error: ")
+
+
 def test_what_goes_wrong_while_measuring_is_no_wrong_flag(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["links.py", "--steps=4"])
 

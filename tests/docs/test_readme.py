@@ -1,4 +1,4 @@
-"""README.md is a front page whose example runs, and it and docs/ name what exists."""
+"""README.md is a front page whose example runs, and every page names what exists."""
 
 import re
 import shlex
@@ -10,7 +10,11 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
-PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+PAGES = [
+    "README.md",
+    "benchmarks/README.md",
+    *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
+]
 MAX_LINES = 150
 FOLDERS = "launch|models|runtime|benchmarks|tests|docs"
 
@@ -67,6 +71,22 @@ def test_each_file_that_is_named_exists(page):
     named = re.findall(pattern, (ROOT / page).read_text("utf-8"))
     assert named or page == "docs/configuration.md"
     assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "CHANGELOG.md", *PAGES])
+def test_each_benchmark_that_is_named_can_be_started(page):
+    text = (ROOT / page).read_text("utf-8")
+    named = re.findall(r"(?:-m |`)benchmarks\.([\w.]*\w)", text)
+    paths = [ROOT / "benchmarks" / name.replace(".", "/") for name in named]
+    starts = [path / "__main__.py" if path.is_dir() else path.with_suffix(".py") for path in paths]
+    assert [start for start in starts if not start.is_file()] == []
+
+
+def test_each_benchmark_has_a_row():
+    text = (ROOT / "benchmarks/README.md").read_text("utf-8")
+    rows = re.findall(r"^\| [^|]+ \| `(\w+)", text, re.MULTILINE)
+    folders = {path.parent.name for path in (ROOT / "benchmarks").glob("*/__main__.py")}
+    assert set(rows) == folders
 
 
 def leads_somewhere(page: str, link: str) -> bool:

@@ -1,11 +1,10 @@
-"""Slept blocks: how long each sleeps, and the simulation of the same job."""
+"""Slept blocks: how long each sleeps, and what their job is."""
 
 import tomllib
 
 import pytest
 
 from runtime.testing.slept import SleptBlock, SleptConfig, SleptJob
-from runtime.testing.slept_simulation import simulated_samples_per_s
 
 CONFIG = {
     "workers": 3,
@@ -53,26 +52,3 @@ def test_both_parts_of_a_step_are_stretched_by_a_stall():
 def test_a_run_directorys_toml_leaves_out_what_is_not_there():
     assert "slow_block" not in tomllib.loads(SleptJob(config()).config_toml)
     assert tomllib.loads(SleptJob(config(slow_block=0)).config_toml)["slow_block"] == 0
-
-
-def test_the_bound_without_stalls_is_the_slowest_blocks_rate():
-    assert simulated_samples_per_s(config()) * 0.06 == pytest.approx(1.0)
-    assert simulated_samples_per_s(config(slow_block=2)) * 0.12 == pytest.approx(1.0)
-
-
-def test_the_bound_feels_lag_latency_and_stalls():
-    full = simulated_samples_per_s(config())
-    assert simulated_samples_per_s(config(lag=0)) == pytest.approx(0.75 * full, rel=0.02)
-    assert simulated_samples_per_s(config(), latency_s=0.06) < 0.9 * full
-    bounds = [
-        simulated_samples_per_s(config(jitter="exponential:0.2", lag=lag, window=lag + 1))
-        for lag in (1, 8)
-    ]
-    assert bounds[0] < bounds[1] < full / 1.15
-
-
-def test_one_worker_is_bound_by_its_own_draws():
-    alone = config(workers=1, jitter="exponential:0.2")
-    duration_s = alone.make_duration_s()
-    steps_s = [duration_s(0, step) for step in range(1, 40)]
-    assert simulated_samples_per_s(alone) == pytest.approx(39 / sum(steps_s))

@@ -1,0 +1,1 @@
+"""Real processes against one sequential loop, bit for bit, in every cell."""

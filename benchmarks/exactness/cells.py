@@ -1,0 +1,136 @@
+"""Every cell of model, workers, tie, lag and overlap: real processes against one loop.
+
+    python -m benchmarks.exactness
+
+Each cell is trained by launch/pipeline.py's processes and by the sequential reference; their
+digests of the weights and of everything the workers hold must be equal. Exits non-zero if any
+pair differs.
+"""
+
+import itertools
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from cyclopts import Parameter
+
+from benchmarks.harness import ROOT, header, make_console, make_table, print_header
+from launch.config import parse
+from launch.environment import Environment
+from launch.job import LocalLearningJob
+from launch.resolve import resolve
+from models.sequential import train
+from runtime import digest
+
+TIMEOUT_S = 300
+DIGESTS = ("weights_sha256", "state_sha256")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One combination that means something: untied or alone, a worker has no lag."""
+
+    model: str
+    workers: int
+    tie: str
+    lag: int
+    overlap: int
+
+    def flags(self, steps: int) -> list[str]:
+        """The main job's flags for this cell, small."""
+        settings = {
+            "model": self.model,
+            "workers": self.workers,
+            "tie": self.tie,
+            "lag": self.lag,
+            "overlap": self.overlap,
+            "steps": steps,
+            "batch-size": 16,
+            "threads": 1,
+            "decoder-depth": 0 if self.model == "mlp" else 1,
+        }
+        return [word for key, value in settings.items() for word in (f"--{key}", str(value))]
+
+
+def cells() -> Iterator[Cell]:
+    """All cells: P in 1, 2, 4; each tie; lag 0, 1, 3; overlap 0, 1."""
+    for model, workers in itertools.product(("mlp", "resnet-small"), (1, 2, 4)):
+        untied = [("none", 0, overlap) for overlap in ((0,) if workers == 1 else (0, 1))]
+        tied = [(tie, lag, 1) for tie in ("gradient", "elastic") for lag in (0, 1, 3)]
+        for tie, lag, overlap in untied + (tied if workers > 1 else []):
+            yield Cell(model=model, workers=workers, tie=tie, lag=lag, overlap=overlap)
+
+
+def by_processes(cell: Cell, steps: int) -> dict[str, str]:
+    """The digests of the main job, run as a user runs it."""
+    with tempfile.TemporaryDirectory() as directory:
+        run_dir = Path(directory, "run")
+        command = [sys.executable, str(ROOT / "launch" / "pipeline.py"), *cell.flags(steps)]
+        done = subprocess.run(
+            [*command, "--run-dir", str(run_dir)],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+            cwd=ROOT,
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"{cell} failed:\n{done.stdout}{done.stderr}")
+        summary: dict[str, Any] = json.loads((run_dir / "summary.json").read_text())
+    return {key: summary[key] for key in DIGESTS}
+
+
+def by_one_loop(cell: Cell, steps: int) -> dict[str, str]:
+    """The digests of the sequential reference."""
+    config = parse(cell.flags(steps), prog="exactness")
+    job = LocalLearningJob(resolve(config, environment=Environment.from_process()))
+    torch.set_num_threads(job.threads)
+    blocks = [job.build_block(k) for k in range(job.num_workers)]
+    assert config.lag != "free", "one after the other has no free lag"
+    train(blocks, num_steps=job.num_steps, lag=config.lag)
+    return digest.of_run(
+        [block.home_state() for block in blocks], [block.state() for block in blocks]
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to compare."""
+
+    steps: int = 6
+    """Steps of each run."""
+    model: str | None = None
+    """Only this model."""
+
+
+def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
+    """Compare every cell, print a table, and exit with 1 if any differs."""
+    console = make_console()
+    print_header(header(), console)
+    table = make_table("model", "workers", "tie", "lag", "overlap", "weights", "state", "")
+    chosen = [cell for cell in cells() if options.model in (None, cell.model)]
+    num_different, began_s = 0, time.monotonic()
+    for i, cell in enumerate(chosen):
+        print(f"{i + 1} of {len(chosen)}: {cell}", file=sys.stderr)
+        found, expected = by_processes(cell, options.steps), by_one_loop(cell, options.steps)
+        num_different += found != expected
+        table.add_row(
+            cell.model,
+            str(cell.workers),
+            cell.tie,
+            str(cell.lag),
+            str(cell.overlap),
+            *(found[key][:12] for key in DIGESTS),
+            "equal" if found == expected else "DIFFERENT",
+        )
+    console.print(table)
+    equal = len(chosen) - num_different
+    console.print(f"{equal} of {len(chosen)} cells equal, {time.monotonic() - began_s:.0f} s")
+    sys.exit(1 if num_different else 0)

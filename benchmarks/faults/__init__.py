@@ -1,0 +1,1 @@
+"""Every kind of fault in the real main job, and the state it ends with."""

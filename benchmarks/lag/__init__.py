@@ -1,0 +1,1 @@
+"""Which lag to choose: throughput over it, beside accuracy."""

@@ -1,0 +1,1 @@
+"""What surviving costs when nothing fails."""

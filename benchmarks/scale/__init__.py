@@ -1,0 +1,1 @@
+"""How the pipeline scales by the timed simulator, and how far that can be trusted."""

@@ -1,0 +1,54 @@
+"""One real run of slept blocks, by itself: prints nothing but what the runtime does.
+
+python -m benchmarks.scale.slept_run CONFIG_JSON RUN_DIR [WAN_CONTROL]
+
+With the control address of a benchmarks.wan.proxy, every edge is dialled through it.
+"""
+
+import json
+import sys
+import time
+from functools import partial
+
+from benchmarks.wan.proxy import ask_way
+from runtime.keeper.keeper import Keeper
+from runtime.program import Program
+from runtime.rendezvous import Rendezvous
+from runtime.testing.slept import SleptConfig, SleptJob, load_slept_job
+
+
+def load_far_job(control: str, text: str) -> SleptJob:
+    """The job, in a process that dials its neighbours through the proxy at `control`."""
+    await_edge = Rendezvous.await_edge
+
+    def await_way(self: Rendezvous, edge: int) -> str:
+        scheme, host, port = await_edge(self, edge).replace("//", "").split(":")
+        assert scheme == "tcp", f"edge {edge} is {scheme}; a proxy carries --link zmq-tcp alone"
+        begin_host, begin_port = ask_way(control, host, int(port))
+        return f"tcp://{begin_host}:{begin_port}"
+
+    Rendezvous.await_edge = await_way  # type: ignore[method-assign]
+    return load_slept_job(text)
+
+
+def main(argv: list[str]) -> int:
+    """Run the job of `SleptConfig` fields given as JSON into a directory."""
+    config = SleptConfig(**json.loads(argv[0]))
+    program = Program(
+        resolve=config.resolve,
+        load=partial(load_far_job, argv[2]) if len(argv) > 2 else load_slept_job,
+        preload=(
+            "runtime.coordinator.coordinator",
+            "runtime.worker.process",
+            "runtime.testing.slept",
+        ),
+        run_dir=argv[1],
+        name="slept",
+        run_name="slept",
+        started_t=time.time(),
+    )
+    return Keeper(program, rank=None).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Random fault plans on the simulated network."""

@@ -1,0 +1,1 @@
+"""How close the pipeline comes to its ceiling, beside lock-step schedules."""

@@ -1,0 +1,1 @@
+"""A wide-area link on loopback, for the systems that are compared over one."""

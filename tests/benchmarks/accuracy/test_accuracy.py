@@ -1,0 +1,203 @@
+"""The accuracy benchmark compares like with like, and its statistics are right."""
+
+import dataclasses
+import io
+import math
+
+import pytest
+from rich.console import Console
+
+from benchmarks.accuracy.report import (
+    AIMS,
+    draw,
+    print_report,
+    summarise,
+    t_interval,
+    write_markdown,
+)
+from benchmarks.accuracy.runs import LAGS, METHODS, find_missing, make_tasks, measure_all
+from benchmarks.harness import Results
+from launch.config import RunConfig, from_toml, to_toml
+
+TINY = {"data": "synthetic:1x8x8x64", "split": 0, "model": "mlp", "batch_size": 16, "steps": 2}
+
+
+def make_records(top1_by_method):
+    """Records of methods' linear top-1, a figure a seed; kNN is .1 below."""
+    return [
+        {
+            "method": method,
+            "seed": seed,
+            "linear_top1": top1,
+            "knn_top1": top1 - 0.1,
+            "steps": 7,
+            "train_cpu_s": 60.0,
+        }
+        for method, by_seed in top1_by_method.items()
+        for seed, top1 in enumerate(by_seed)
+    ]
+
+
+RECORDS = make_records(
+    {
+        "end-to-end": [0.90, 0.95, 0.97],
+        "GIM": [0.88, 0.94, 0.96],
+        "LoCo exact": [0.91, 0.96, 0.98],
+        "elastic, lag 1": [0.90, 0.96, 0.96],
+    }
+)
+COMPARED = ("end-to-end", "GIM", "LoCo exact", "elastic, lag 1")
+
+
+# Which runs -------------------------------------------------------------------------------------
+
+
+def test_lags_for_the_picture_are_none_of_the_tables():
+    tasks = make_tasks(2, methods=LAGS)
+    assert not LAGS.keys() & METHODS.keys()
+    found = sorted({(task.config.tie, task.config.lag) for task in tasks})
+    assert found == [
+        ("elastic", 0),
+        ("elastic", 2),
+        ("elastic", 8),
+        ("gradient", 2),
+        ("gradient", 8),
+    ]
+
+
+def test_five_seeds_hold_out_each_split_once():
+    tasks = make_tasks(5)
+    assert len(tasks) == 5 * len(METHODS)
+    assert {(task.method, task.config.split) for task in tasks} == {
+        (method, split) for method in METHODS for split in range(5)
+    }
+
+
+def test_methods_differ_in_the_rule_only():
+    rule = {"method": "local", "overlap": 1, "tie": "none", "lag": 0}
+    configs = [dataclasses.replace(task.config, **rule) for task in make_tasks(1)]
+    assert len(configs) == len(METHODS)
+    assert all(config == configs[0] for config in configs)
+
+
+def test_the_main_jobs_default_is_among_the_methods():
+    default = RunConfig(device="cpu", threads=1)
+    assert default in [task.config for task in make_tasks(1)]
+
+
+# Runs -------------------------------------------------------------------------------------------
+
+
+def test_every_method_trains_and_is_measured():
+    """In another process, which then measures the first again: what a run leaves is no matter."""
+    tasks = make_tasks(1, **TINY)
+    *records, again = measure_all([*tasks, tasks[0]], 1)
+    assert sorted(record["method"] for record in records) == sorted(METHODS)
+    for record in records:
+        assert 0 <= record["linear_top1"] <= 1
+        assert 0 <= record["knn_top1"] <= 1
+        assert record["steps"] == 2
+        assert all(map(math.isfinite, record["losses"]))
+        assert len(record["losses"]) == (1 if record["method"] == "end-to-end" else 4)
+        assert from_toml(record["config"]).batch_size == TINY["batch_size"]
+
+    first = next(record for record in records if record["method"] == again["method"])
+    for key in ("method", "seed", "linear_top1", "knn_top1", "units", "losses", "config"):
+        assert first[key] == again[key]
+
+
+def test_a_resumed_file_lacks_only_what_it_does_not_hold(tmp_path):
+    tasks = make_tasks(2, **TINY)
+    results = Results(tmp_path / "a.jsonl")
+    results.append({"header": {}})
+    results.append({"method": "end-to-end", "seed": 0, "config": to_toml(tasks[0].config)})
+    assert find_missing(tasks, results) == tasks[1:]
+
+    longer = make_tasks(2, **(TINY | {"steps": 3}))
+    assert find_missing(longer, results) == longer
+
+
+# Statistics -------------------------------------------------------------------------------------
+
+
+def test_interval_by_hand():
+    # mean 2, deviation 1, so 1 / sqrt(3) of the mean; t(.975, 2 degrees of freedom) = 4.30265
+    interval = t_interval([1.0, 2.0, 3.0])
+    assert interval.mean == 2.0
+    assert interval.half_width == pytest.approx(4.30265 / math.sqrt(3), rel=1e-5)
+    assert interval.low == pytest.approx(2.0 - interval.half_width)
+    assert interval.high == pytest.approx(2.0 + interval.half_width)
+
+
+def test_one_seed_gives_no_interval():
+    with pytest.raises(ValueError, match="at least 2 seeds"):
+        t_interval([0.97])
+
+
+def test_differences_are_paired_by_seed():
+    rows = {row.method: row for row in summarise(RECORDS, COMPARED).rows}
+    assert rows["end-to-end"].gap is None
+    assert rows["end-to-end"].top1["linear_top1"].mean == pytest.approx(94.0)
+    # Splits differ by far more than methods: the pairs cancel that.
+    gap = rows["LoCo exact"].gap["linear_top1"]
+    assert gap.mean == pytest.approx(1.0)
+    assert gap.half_width == pytest.approx(0.0, abs=1e-9)
+    assert rows["LoCo exact"].top1["linear_top1"].half_width > 5
+    # GIM: -2, -1, -1: mean -4/3, deviation 1/sqrt(3), so 1/3 of the mean
+    gap = rows["GIM"].gap["knn_top1"]
+    assert gap.mean == pytest.approx(-4 / 3)
+    assert gap.half_width == pytest.approx(4.30265 / 3, rel=1e-5)
+
+
+def test_order_of_records_does_not_matter():
+    assert summarise(RECORDS[::-1], COMPARED) == summarise(RECORDS, COMPARED)
+
+
+def test_a_method_that_misses_a_seed_is_not_compared():
+    with pytest.raises(KeyError):
+        summarise(RECORDS[:-1], COMPARED)
+
+
+def test_claims_are_judged():
+    comparisons = summarise(RECORDS, COMPARED).comparisons
+    assert tuple(comparison.aim for comparison in comparisons) == AIMS
+    # LoCo - GIM: 3, 2, 2 (interval .9 to 3.8); LoCo - e2e: 1; elastic - LoCo: -1, 0, -2
+    assert [comparison.is_met for comparison in comparisons] == [True, True, False]
+
+
+def test_an_interval_across_zero_does_not_show_a_gain():
+    records = make_records(
+        {
+            "end-to-end": [0.90, 0.95, 0.97],
+            "GIM": [0.91, 0.95, 0.96],
+            "LoCo exact": [0.91, 0.96, 0.98],
+            "elastic, lag 1": [0.91, 0.96, 0.98],
+        }
+    )
+    comparisons = summarise(records, COMPARED).comparisons
+    assert comparisons[0].gap["linear_top1"].mean > 0
+    assert [comparison.is_met for comparison in comparisons] == [False, True, True]
+
+
+# What is shown ----------------------------------------------------------------------------------
+
+
+def test_report_fits_a_plain_console():
+    file = io.StringIO()
+    print_report(summarise(RECORDS, COMPARED), Console(file=file, width=110))
+    text = file.getvalue()
+    assert "LoCo exact" in text
+    assert "+1.00 [+1.00, +1.00]" in text
+    assert "mean of 3 seeds" in text
+    assert "…" not in text
+
+
+def test_files_beside_the_runs(tmp_path):
+    report = summarise(RECORDS, COMPARED)
+    write_markdown(report, {"commit": "abc"}, tmp_path / "a.md")
+    text = (tmp_path / "a.md").read_text("utf-8")
+    assert "| GIM | 92.67 | 82.67 | -1.33 [-2.77, +0.10] | -1.33 [-2.77, +0.10] |" in text
+    assert "* commit: abc" in text
+
+    draw(report, tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
