@@ -178,7 +178,7 @@ class LocalBlock:
         """Guest, head, loss, backward; own optimizer step unless the tie is on gradients.
 
         A bad step, one whose loss or gradients are not finite, is left out: nothing is learned
-        of it, the buffers are as before it, and `loss` is not finite. Raises BadNumbers where it
+        of it, the buffers are as before it, and `loss` is not finite. Raises BadNumbers if it
         is the recipe's `max_bad_steps`-th in a row.
         """
         features_ND = self._backward(step)

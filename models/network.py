@@ -169,7 +169,7 @@ class Plain(nn.Module):
 def build_plain(network: Network, *, seed: int, num_classes: int | None = None) -> Plain:
     """Build every unit and join them into the plain network.
 
-    `num_classes` adds global average pool and a linear classifier `fc`. Raises ValueError where
+    `num_classes` adds global average pool and a linear classifier `fc`. Raises ValueError if
     the network does not say how many features that classifier gets.
     """
     modules = [network.build_unit(i, seed=seed) for i in range(len(network.units))]

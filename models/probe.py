@@ -40,7 +40,7 @@ class LinearProbe:
 
     @torch.no_grad()
     def observe(self, features_NF: Tensor, labels_N: Tensor) -> float | None:
-        """Return this batch's top-1, then learn from it; None where nothing is labelled.
+        """Return this batch's top-1, then learn from it; None if nothing is labelled.
 
         `labels_N` has one label a row: repeat the labels where both views are given. A batch
         whose features are not finite is left out too.

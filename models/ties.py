@@ -13,7 +13,7 @@ from models.device import on_host
 
 
 def flat_weights(parameters: list[nn.Parameter]) -> tuple[Tensor] | None:
-    """Copy the weights to the host; None where there are none."""
+    """Copy the weights to the host; None if there are none."""
     if not parameters:
         return None
     return (on_host(parameters_to_vector(parameters).detach()),)

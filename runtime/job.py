@@ -30,7 +30,7 @@ class Job(Protocol):
     def cores(self) -> int: ...
     @property
     def link(self) -> str:
-        """shm, zmq-ipc, zmq-tcp, gloo, or auto where that differs between edges."""
+        """shm, zmq-ipc, zmq-tcp, gloo, or auto if that differs between edges."""
 
     @property
     def checksum(self) -> str:
@@ -66,7 +66,7 @@ class Job(Protocol):
 
     @property
     def final_errors(self) -> tuple[type[Exception], ...]:
-        """What a block raises where another life would only raise it again."""
+        """What a block raises where another generation would only raise it again."""
 
     @property
     def config_toml(self) -> str: ...

@@ -51,7 +51,7 @@ def pieces(resolved: Resolved, heads: Heads) -> list[Piece]:
 def cut_row(flops: Sequence[int], ranks: Sequence[int]) -> list[range]:
     """Cut pieces into stages, one for each of `ranks`, so that the busiest rank has least to do.
 
-    Raises ValueError where there are fewer pieces than stages.
+    Raises ValueError if there are fewer pieces than stages.
     """
     if len(flops) < len(ranks):
         raise ValueError(

@@ -124,7 +124,7 @@ def _simulate(options: Options, keep: Callable[[dict[str, Any]], None]) -> None:
 
 
 def make_site(options: Options, validation: Sequence[Mapping[str, Any]]) -> Site:
-    """The hosts: figures that were measured here where there are any, each worker on a core and
+    """The hosts: figures that were measured here if there are any, each worker on a core and
     with memory of its own, and no stalls but those asked for.
 
     Between hosts a message is guarded and received as over a socket, but has its own wire.

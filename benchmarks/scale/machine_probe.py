@@ -90,7 +90,7 @@ USUAL = Figures(
 
 
 def latest(records: Sequence[Mapping[str, Any]]) -> Figures:
-    """The last figures among a validation's records; where there are none, usual ones."""
+    """The last figures among a validation's records; if there are none, usual ones."""
     found = [r["figures"] for r in records if "figures" in r]
     return Figures.of_facts(found[-1]) if found else USUAL
 
@@ -196,7 +196,7 @@ def _latency_s(machine: Machine, *, steps: int) -> float:
 def fitted_latency_s(rate_of: Callable[[float], float], rate: float) -> float:
     """The latency with which a rate that falls with it is `rate`; none where even that is slower.
 
-    Raises RuntimeError where it would be over MOST_LATENCY_S.
+    Raises RuntimeError if it would be over MOST_LATENCY_S.
     """
     if rate_of(0.0) <= rate:
         return 0.0

@@ -1,7 +1,7 @@
 """The simulation with a machine below it: loops, copies, wires and cores take time.
 
 Owns what each worker's threads are at. The order of things is the driver's: the compute thread
-notes what it did and begins what is handed out to it, and where there is nothing asks the core
+notes what it did and begins what is issued to it, and if there is nothing asks the core
 itself; the loop takes one thing after the other, what is done or a message, each at its cost, and
 sends; large messages are copied by a thread of their own and sent when that is done, and states
 saved behind them. Ticks are not simulated.
@@ -148,7 +148,7 @@ class TimedSimulation(Simulation):
         self._computes[k].add(self._machine.message_s, lambda: self._note_done(worker, k, done))
 
     def _note_done(self, worker: SimulatedWorker, k: int, done: Ended) -> None:
-        """Go on with what is handed out, and let the loop hear; else tell the core."""
+        """Go on with what is issued, and let the loop hear; else tell the core."""
         self._done[k].append(done)
         worker.is_busy = False
         if worker.works:
@@ -242,7 +242,7 @@ class TimedSimulation(Simulation):
         self.after(self._snapshot_s(k), lambda: self._end(worker, k, action))
 
     def _save(self, k: int, action: Snapshot) -> None:
-        """It is safe when all before it is kept."""
+        """It is durable when all before it is kept."""
         self._keepers[k].add(0.0, lambda: self._reach(k, SnapshotDurable(step=action.step)))
 
     def _note_memory(self, k: int) -> None:

@@ -33,7 +33,7 @@ def step_costs(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, floa
 
 
 def make_step_costs_table(records: Sequence[Mapping[str, Any]]) -> Table | None:
-    """A row a case, in milliseconds; None where no run was of slept blocks."""
+    """A row a case, in milliseconds; None if no run was of slept blocks."""
     found = step_costs(records)
     if not found:
         return None

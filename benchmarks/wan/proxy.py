@@ -100,7 +100,7 @@ class WanProxy:
                 self._ways[target] = await self._open_way(*target)
             writer.write(f"{self._ways[target]}\n".encode())
             await writer.drain()
-        finally:  # who asked hears at once where there is no way
+        finally:  # who asked hears at once if there is no way
             writer.close()
 
     async def _open_way(self, host: str, port: int) -> int:
@@ -191,7 +191,7 @@ async def _sleep_until(due_s: float) -> None:
 def ask_way(control: str, host: str, port: int) -> tuple[str, int]:
     """Have the proxy at `control` lead to `host`:`port`; return where to dial instead.
 
-    Raises OSError where the proxy is not there or opens no way.
+    Raises OSError if the proxy is not there or opens no way.
     """
     proxy_host, proxy_port = control.split(":")
     with socket.create_connection((proxy_host, int(proxy_port)), CONTROL_TIMEOUT_S) as connection:

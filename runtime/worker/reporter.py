@@ -111,7 +111,7 @@ class Reporter:
         """Add what this life counts to what earlier ones did, where it outlives them all."""
         core = self._driver.core
         counts = {
-            Word.REPLAYED: core.edges.num_resent,
+            Word.RESENT: core.edges.num_resent,
             Word.DUPLICATES: core.edges.num_duplicates,
             Word.FENCED: core.edges.num_fenced,
             Word.DAMAGED: self._driver.damaged,
@@ -156,7 +156,7 @@ class Reporter:
             "retrained": page[Word.RETRAINED],
             "bad_steps": driver.block.num_bad_steps,
             "duplicates_dropped": page[Word.DUPLICATES],
-            "replayed": page[Word.REPLAYED],
+            "replayed": page[Word.RESENT],
             "fenced": page[Word.FENCED],
             "damaged": page[Word.DAMAGED],
             "dropped_reports": driver.telemetry.dropped_reports,
@@ -211,4 +211,4 @@ def staleness_of(tie_stats: TieStats) -> dict[str, dict[str, int]]:
     }
 
 
-_COUNTED = (Word.REPLAYED, Word.DUPLICATES, Word.FENCED, Word.DAMAGED)
+_COUNTED = (Word.RESENT, Word.DUPLICATES, Word.FENCED, Word.DAMAGED)

@@ -95,7 +95,7 @@ def test_a_stopped_run_goes_on_by_the_same_command_and_a_finished_one_can_be_ext
     longer = (*QUICK, "--workers", "2", "--steps", "170", "--schedule", "constant")
     code, out, err = start(*longer, run_dir=run.dir).end()
     assert code == 0, out + err
-    assert "goes on from step" in err
+    assert "resumes from step" in err
     assert "150 steps become 170" in err
     assert digests(run) == reference_digests(*longer)
 
@@ -122,7 +122,7 @@ def test_a_damaged_checkpoint_is_passed_over_after_the_whole_job_was_killed(star
     code, out, err = start(*flags, *plan, run_dir=run.dir).end()
     assert code == 0, out + err
     assert "a damaged checkpoint is passed over" in err
-    assert "goes on from step 50" in err
+    assert "resumes from step 50" in err
     assert digests(run) == reference_digests(*flags)
 
 
@@ -136,7 +136,7 @@ def test_under_torchrun_a_dead_keeper_resumes_from_the_checkpoint_without_help(s
     assert code == 0, out + err
     assert digests(run) == reference_digests(*flags, "--workers", "4")
     assert len(run.summary["blocks"]) == 4
-    assert "goes on from step" in err
+    assert "resumes from step" in err
     assert_nothing_is_left(run)
 
 

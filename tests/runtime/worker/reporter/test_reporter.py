@@ -130,7 +130,7 @@ def test_what_is_counted_adds_up_over_lives(talk):
             core.edges.num_resent, core.edges.num_duplicates = 1 * factor, 10 * factor
             core.edges.num_fenced, talk.driver.damaged = 100 * factor, 1000 * factor
             talk.turn()
-    words = (Word.REPLAYED, Word.DUPLICATES, Word.FENCED, Word.DAMAGED)
+    words = (Word.RESENT, Word.DUPLICATES, Word.FENCED, Word.DAMAGED)
     assert [talk.page[word] for word in words] == [4, 40, 400, 4000]
     talk.finish()
     result, _ = talk.hand_in()
