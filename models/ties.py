@@ -20,7 +20,7 @@ def flat_weights(parameters: list[nn.Parameter]) -> tuple[Tensor] | None:
 
 
 def flat_gradients(parameters: list[nn.Parameter]) -> tuple[Tensor] | None:
-    """Copy the gradients to the host, zero where a parameter has none."""
+    """Copy the gradients to the host, zero if a parameter has none."""
     if not parameters:
         return None
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]

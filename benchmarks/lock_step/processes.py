@@ -28,7 +28,7 @@ class LockStepFailed(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class LockStepTiming:
-    """A case's batches a second, of its slowest rank, and the last one's loss where something is
+    """A case's batches a second, of its slowest rank, and the last one's loss if something is
     learned; of each rank, what it was asked to sleep, and the most resident bytes of its process so
     far."""
 

@@ -77,7 +77,7 @@ def build_stage(
     resolved: Resolved, row: Sequence[Piece], loss: Loss, *, defers_heads: bool
 ) -> nn.Sequential:
     """Build pieces in a row. Heads below the top add `loss` of their output to the one above;
-    where that is deferred, they are run in the backward only."""
+    if that is deferred, they are run in the backward only."""
     top = len(resolved.partition.blocks) - 1
     modules = []
     for piece in row:

@@ -3,8 +3,8 @@
     python -m benchmarks.protection
 
 One run of the default job, in which they are switched off for every second stretch of steps, so
-that a slow minute of the machine meets both. What a worker sends is kept either way: the memory in
-which it is kept is the one that the receiver reads it from, so that keeping costs no copy.
+that a slow minute of the machine meets both. What a worker sends is retained either way: the
+receiver reads it from the very memory in which it is retained, so that this costs no copy.
 """
 
 import json
@@ -68,7 +68,7 @@ def load_half_protected(text: str) -> "LocalLearningJob":
     def half_take(self: Computing, action: "Snapshot") -> None:
         if action.checkpoint or not is_off(action.step):
             take(self, action)
-        else:  # as if it were copied, and then safe
+        else:  # as if it were copied, and then durable
             now_s = time.monotonic()
             self._done.append(Copied(action.step, lambda: None, now_s, now_s))
 
@@ -132,7 +132,7 @@ def measure(options: Options) -> list[dict[str, Any]]:
 
 
 def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
-    """Measure, print the cost, and append JSON lines where asked to."""
+    """Measure, print the cost, and append JSON lines if asked to."""
     facts = header()
     print_header(facts, make_console())
     began_s = time.monotonic()

@@ -172,7 +172,7 @@ def _say(text: str) -> None:
 
 
 def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
-    """Measure, append JSON lines where asked to, and print a table."""
+    """Measure, append JSON lines if asked to, and print a table."""
     facts = header()
     print_header(facts, make_console())
     results = Results(options.json) if options.json is not None else None

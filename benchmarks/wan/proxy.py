@@ -40,7 +40,7 @@ class Pacer:
 
 
 class WanProxy:
-    """Listens where asked to, and carries bytes with half of `rtt_s` each way."""
+    """Listens at the address asked for, and carries bytes with half of `rtt_s` each way."""
 
     def __init__(self, *, rtt_s: float, bits_per_s: float) -> None:
         """Raises ValueError for a delay below 0 or a rate that is not above 0."""
@@ -50,7 +50,7 @@ class WanProxy:
                 " and a rate above 0"
             )
         self.control = ""
-        """Where it is asked for ways, as host:port; known once it runs."""
+        """The address at which it is asked for ways, as host:port; known once it runs."""
         self._delay_s = rtt_s / 2
         self._bits_per_s = bits_per_s
         self._loop = asyncio.new_event_loop()
