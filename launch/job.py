@@ -14,6 +14,7 @@ from torch import Tensor
 
 from launch.config import from_toml, to_toml
 from launch.cores import usable_cores
+from launch.launcher import Launcher
 from launch.planning.notes import notes_on
 from launch.planning.resolved import ConcreteConfig, Resolved
 from launch.planning.streams import edge_specs, worker_plan
@@ -47,11 +48,13 @@ class LocalLearningJob:
         self.batch_size = config.batch_size
         self.threads = config.threads
         self.cores = usable_cores()
+        launcher = Launcher.from_environ()
+        workers_here = self.num_workers if launcher is None else launcher.local_world_size
+        self.shares_cores = self.cores < workers_here * self.threads
         self.link: str = config.link
         self.checksum: str = config.checksum
         self.bind = config.bind
         self.report_every_s = config.report_every_s
-        self.time_alone_s = config.time_alone_s
         self.quick_end = config.quick_end
         self.trace = config.trace
         self.model_name = config.model.rpartition(":")[2]

@@ -1,7 +1,6 @@
 """A block with a stopwatch, for the sequential program: times each step, changes nothing."""
 
 import resource
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -11,6 +10,7 @@ import psutil
 from launch.job import LocalLearningJob
 from models.block import Payload, Ties
 from runtime import digest
+from runtime.records.bubbles import fill_steps
 from runtime.records.reports import WorkerStatus, units_label
 
 T = TypeVar("T")
@@ -25,13 +25,12 @@ class TimedBlock:
         self._k = k
         self._record: dict[str, Any] = {}
         self._wall_s: list[float] = []
-        self._cpu_s: list[float] = []
+        self._fill_steps = fill_steps(job)
         self._first_step_t = 0.0
         self._process = psutil.Process()
 
     def forward(self, step: int, incoming: Payload | None) -> Payload | None:
         self._wall_s.append(0.0)
-        self._cpu_s.append(0.0)
         return self._timed(lambda: self.block.forward(step, incoming))
 
     def update(self, step: int) -> Ties:
@@ -41,10 +40,9 @@ class TimedBlock:
         self._timed(lambda: self.block.apply(step, from_below, from_above))
 
     def _timed(self, run: Callable[[], T]) -> T:
-        wall_s, cpu_s = time.perf_counter(), time.process_time()
+        began_s = time.perf_counter()
         result = run()
-        self._wall_s[-1] += time.perf_counter() - wall_s
-        self._cpu_s[-1] += time.process_time() - cpu_s
+        self._wall_s[-1] += time.perf_counter() - began_s
         return result
 
     def step_done(self, step: int) -> dict[str, Any]:
@@ -92,10 +90,12 @@ class TimedBlock:
         num_steps = len(self._wall_s)
         others = ("overhead_s", "wait_input_s", "wait_credit_s", "wait_tie_s", "snapshot_s")
         waits = dict.fromkeys(others, 0.0)
+        steady_s = sum(self._wall_s[self._fill_steps :])
         return {
             "last": self._record,
             "first_step_t": self._first_step_t,
             "seconds": {"compute_s": sum(self._wall_s), **waits},
+            "steady": {"compute_s": steady_s, **waits} if steady_s else None,
             "counters": {
                 "sent": num_steps if self._k + 1 < self._job.num_workers else 0,
                 "trained": num_steps,
@@ -103,10 +103,6 @@ class TimedBlock:
                 "bad_steps": self.block.num_bad_steps,
                 "replayed": 0,
                 "duplicates_dropped": 0,
-            },
-            "measured": {
-                "step_s": statistics.fmean(self._wall_s[1:] or self._wall_s),  # the first warms up
-                "cpu_s": statistics.fmean(self._cpu_s[1:] or self._cpu_s),
             },
             "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "digests": digest.block_records(self._k, self.block.state()),

@@ -29,6 +29,10 @@ class Job(Protocol):
     @property
     def cores(self) -> int: ...
     @property
+    def shares_cores(self) -> bool:
+        """Whether the workers of a host have more threads than it has cores for them."""
+
+    @property
     def link(self) -> str:
         """shm, zmq-ipc, zmq-tcp, gloo, or auto where that differs between edges."""
 
@@ -45,12 +49,8 @@ class Job(Protocol):
         """Whether to write a timeline."""
 
     @property
-    def time_alone_s(self) -> float:
-        """Seconds for which each block is timed alone at the end, 100 steps at most."""
-
-    @property
     def quick_end(self) -> bool:
-        """Whether to end without evaluating and without timing each block alone."""
+        """Whether to end without evaluating."""
 
     @property
     def patience_s(self) -> float:

@@ -15,11 +15,12 @@ from launch.environment import Environment
 from launch.planning.costs import counted_costs
 from launch.planning.memory import block_memory
 from launch.planning.notes import notes_on
-from launch.planning.prediction import Prediction, lock_step_bubble, predict, zero_bubble_bubble
+from launch.planning.prediction import Prediction, predict
 from launch.planning.resolved import Resolved
 from launch.planning.streams import edge_specs
 from runtime.block import message_bytes
 from runtime.core.plan import Stream
+from runtime.records.bubbles import lock_step_bubble, zero_bubble_bubble
 from runtime.records.reports import units_label
 
 NONE = "–"

@@ -51,7 +51,6 @@ log = logging.getLogger(__name__)
 
 POLL_MS = 200
 TELL_EVERY_S = 1.0
-MEASURING_TIMEOUT_S = 60.0
 IDLE_SHARES = dict.fromkeys(
     ("compute_s", "overhead_s", "wait_input_s", "wait_credit_s", "wait_tie_s", "snapshot_s"), 0.0
 )
@@ -166,7 +165,6 @@ class Coordinator:
         self._log = FaultLog(recorder.run_dir.path, generation=life.generation)
         self._faults = [f for f in self._job.faults if f.kind == "coordinator-kill"]
         self._console = make_console()
-        self._identities: dict[int, bytes] = {}
         self._reports: dict[int, dict[str, Any]] = {}
         self._last_records: dict[int, dict[str, Any]] = {}
         self._shares: dict[int, dict[str, float]] = {}
@@ -187,8 +185,6 @@ class Coordinator:
         weights = self._gather_weights()
         # First: nothing that follows may lose them.
         self._recorder.write_weights(weights, console=self._console, tell=self._tell_phase)
-        if not self._job.quick_end:
-            self._measure_blocks()
         self._recorder.finish(
             self._job,
             [result for _, result in sorted(self._results.items())],
@@ -226,30 +222,25 @@ class Coordinator:
                     view.update(self._statuses())
             view.update(self._statuses())
 
-    def _listen(self) -> list[dict[str, Any]]:
-        """Take what comes within a poll; return the measurements among it."""
-        measured: list[dict[str, Any]] = []
+    def _listen(self) -> None:
+        """Take what comes within a poll."""
         timeout_ms = POLL_MS
         while self._socket.poll(timeout_ms):
             timeout_ms = 0
             identity, packed, *weights = self._socket.recv_multipart()
             report: dict[str, Any] = msgpack.unpackb(packed)
             block = report["block"]
-            self._identities[block] = identity
             match report["kind"]:
                 case "report":
-                    self._take_report(block, report)
+                    self._take_report(block, report, identity)
                 case "result":
                     last = report["last"] or self._last_records.get(block)
                     if last is not None:
                         self._last_records[block] = last
                     more = {"weights": weights[0], "last": last, "restarts": report["generation"]}
                     self._results[block] = report | more
-                case "measured":
-                    measured.append(report)
-        return measured
 
-    def _take_report(self, block: int, report: dict[str, Any]) -> None:
+    def _take_report(self, block: int, report: dict[str, Any], identity: bytes) -> None:
         last = self._reports.get(block)
         same_life = last is not None and last["generation"] == report["generation"]
         before = last["seconds"] if last is not None and same_life else IDLE_SHARES
@@ -259,7 +250,7 @@ class Coordinator:
             self._shares[block] = {name: value / total for name, value in spent.items()}
         self._reports[block] = report
         if report["finished"] and block not in self._results:
-            self._order(block, "hand-in")
+            self._socket.send_multipart([identity, msgpack.packb({"kind": "hand-in"})])
         if report["records"]:
             self._recorder.add(report["records"])
         for record in report["records"]:
@@ -276,9 +267,6 @@ class Coordinator:
             is_due = record["block"] == 0 and record["step"] >= fault.step
             if is_due and self._log.claim(str(fault)):
                 os.kill(os.getpid(), signal.SIGKILL)
-
-    def _order(self, block: int, kind: str) -> None:
-        self._socket.send_multipart([self._identities[block], msgpack.packb({"kind": kind})])
 
     def _say(self, line: str) -> None:
         self._console.print(line, soft_wrap=True)
@@ -307,27 +295,6 @@ class Coordinator:
                 )
             )
         return statuses
-
-    def _measure_blocks(self) -> None:
-        """Have each worker time its block alone on its cores.
-
-        As many are timed at once as the machine has cores for, so that the other cores are as
-        busy as they are in training; the rest are idle.
-        """
-        at_once = max(1, self._job.cores // self._job.threads)
-        for first in range(0, self.num_workers, at_once):
-            self._tell_phase("timing the blocks", takes_s=self._job.time_alone_s)
-            waiting = set(range(first, min(first + at_once, self.num_workers)))
-            for block in waiting:
-                self._order(block, "measure")
-            deadline_s = time.monotonic() + self._job.time_alone_s + MEASURING_TIMEOUT_S
-            while waiting and time.monotonic() < deadline_s:
-                for answer in self._listen():
-                    if answer["step_s"] is not None:
-                        self._results[answer["block"]]["measured"] = answer
-                    waiting.discard(answer["block"])
-            for block in sorted(waiting):
-                self._say(f"block {block} was not timed alone in time: there is no ceiling")
 
     def _gather_weights(self) -> dict[str, Tensor]:
         weights: dict[str, Tensor] = {}

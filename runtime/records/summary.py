@@ -1,19 +1,23 @@
 """What a run comes to: the figures of summary.json, from what the workers handed in.
 
-Owns the arithmetic of the summary. Measured figures come from workers and evaluation; what is
-predicted from block times says so by its name's place under `benefit`.
+Owns the arithmetic of the summary. All figures are measured by workers and evaluation, but for the
+bubbles of lock-step schedules, which are formulas (see runtime.records.bubbles).
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runtime import digest
 from runtime.job import Job
+from runtime.records.bubbles import (
+    fill_steps,
+    lock_step_bubble,
+    measured_bubble,
+    zero_bubble_bubble,
+)
 
-PREDICTIONS = ("ceiling", "one_process", "lock_step", "ceiling_core_each", "lock_step_core_each")
 COUNTERS = ("bad_steps", "fenced", "damaged", "dropped_reports")
-MICROBATCHES = 8  # of the lock-step schedule that predictions are compared with
+MICROBATCHES = 8  # of the lock-step schedules whose bubbles stand beside the measured one
 
 
 def summarise(
@@ -29,21 +33,12 @@ def summarise(
 ) -> dict[str, Any]:
     """Make the summary of a finished run; `results` holds one report a block, lowest first.
 
-    `one_process`: the blocks ran one after another, so that is their ceiling too.
+    `one_process`: the blocks ran one after another, which is no pipeline and has no bubble.
     """
-    predicted = throughput_from_block_times(
-        [result.get("measured") for result in results],
-        batch_size=job.batch_size,
-        cores=job.cores,
-    )
-    if one_process:
-        predicted["ceiling_samples_per_s"] = predicted["one_process_samples_per_s"]
     rates = [_last(result, "samples_per_s") for result in results]
-    samples_per_s = None if None in rates else min(rates)
     firsts = [result["first_step_t"] for result in results if result["first_step_t"] is not None]
     return {
-        "samples_per_s": samples_per_s,
-        "ceiling_samples_per_s": predicted["ceiling_samples_per_s"],
+        "samples_per_s": None if None in rates else min(rates),
         "wall_s": ended_t - started_t,
         "time_to_first_step_s": min(firsts) - started_t if firsts else None,
         "steps": job.num_steps,
@@ -54,12 +49,21 @@ def summarise(
         "blocks": [_block(job, k, result) | _lost(results, k) for k, result in enumerate(results)],
         "batches": _batches(job, results),
         "restarts": restarts_of(events),
-        "benefit": {
-            "samples_per_s": samples_per_s,
-            "cores": job.cores,
-            "microbatches": MICROBATCHES,
-            **predicted,
-        },
+        "bubble": None if one_process or job.num_workers == 1 else _bubble(job, results),
+    }
+
+
+def _bubble(job: Job, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The pipeline's bubble, if workers have cores of their own: else each also waits for a core,
+    which no worker can tell from computing. Beside it what lock-step schedules would idle."""
+    measured = measured_bubble([result["steady"] for result in results])
+    return {
+        "measured": None if job.shares_cores else measured,
+        "shares_cores": job.shares_cores,
+        "fill_steps": fill_steps(job),
+        "microbatches": MICROBATCHES,
+        "gpipe_and_1f1b": lock_step_bubble(job.num_workers, MICROBATCHES),
+        "zb_h1": zero_bubble_bubble(job.num_workers, MICROBATCHES),
     }
 
 
@@ -143,7 +147,6 @@ def _block(job: Job, k: int, result: Mapping[str, Any]) -> dict[str, Any]:
     units, guest_units = job.unit_names(k)
     seconds = result["seconds"]
     total_s = sum(seconds.values())
-    measured = result.get("measured") or {}
     return {
         "index": k,
         "units": list(units),
@@ -152,8 +155,7 @@ def _block(job: Job, k: int, result: Mapping[str, Any]) -> dict[str, Any]:
         "probe_top1": _last(result, "probe_top1"),
         **seconds,
         "utilisation": seconds["compute_s"] / total_s if total_s else None,
-        "alone_step_s": measured.get("step_s"),
-        "alone_cpu_s": measured.get("cpu_s"),
+        "steady": result["steady"],
         **{key: result["counters"].get(key, 0) for key in COUNTERS},
         "replayed_steps": result["counters"].get("replayed_steps", 0),
         "staleness": _staleness(result),
@@ -161,29 +163,3 @@ def _block(job: Job, k: int, result: Mapping[str, Any]) -> dict[str, Any]:
         "restarts": result.get("restarts", 0),
         "peak_rss_bytes": result["peak_rss_bytes"],
     }
-
-
-def throughput_from_block_times(
-    measured: Sequence[Mapping[str, float] | None], *, batch_size: int, cores: int
-) -> dict[str, Any]:
-    """Samples/s that block times allow; each block was timed alone, in wall and CPU seconds.
-
-    ceiling: the slowest block, or all CPU time over the cores, whichever binds. one_process:
-    blocks after one another. lock_step: GPipe's schedule (arXiv 1811.06965) with MICROBATCHES
-    micro-batches, its bubble of (P - 1) slots a batch included and transfers free. core_each:
-    the same where every worker has its cores to itself. None where a block was not timed.
-    """
-    times = [m for m in measured if m is not None]
-    if len(times) < len(measured):
-        return dict.fromkeys(f"{name}_samples_per_s" for name in PREDICTIONS)
-    slowest_s = max(m["step_s"] for m in times)
-    cpu_bound_s = sum(m["cpu_s"] for m in times) / cores
-    bubble = (MICROBATCHES + len(times) - 1) / MICROBATCHES
-    step_s = {
-        "ceiling": max(slowest_s, cpu_bound_s),
-        "one_process": math.fsum(m["step_s"] for m in times),
-        "lock_step": max(bubble * slowest_s, cpu_bound_s),
-        "ceiling_core_each": slowest_s,
-        "lock_step_core_each": bubble * slowest_s,
-    }
-    return {f"{name}_samples_per_s": batch_size / value for name, value in step_s.items()}

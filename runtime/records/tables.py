@@ -1,4 +1,4 @@
-"""The tables a run ends with: its blocks, its units, and what decoupled updates bought.
+"""The tables a run ends with: its blocks, its units, where time went, and the bubble.
 
 Owns how a summary is shown. Knows nothing of how its figures were measured; one that was not
 measured is None and shows as a dash.
@@ -21,7 +21,11 @@ UNKNOWN = "–"
 def render_closing(summary: Mapping[str, Any], console: Console) -> None:
     """Print the closing tables of a summary with the keys of summary.json."""
     top1_by_unit = {unit["name"]: unit for unit in summary["units"]}
-    tables = [_blocks(summary["blocks"], top1_by_unit), _benefit(summary["benefit"])]
+    tables = [
+        _blocks(summary["blocks"], top1_by_unit),
+        _time(summary["blocks"]),
+        _throughput(summary),
+    ]
     if any(block.get("staleness") for block in summary["blocks"]):
         tables.insert(1, _staleness(summary["blocks"]))
     if summary["units"]:
@@ -40,17 +44,10 @@ def _blocks(blocks: Sequence[Mapping[str, Any]], top1_by_unit: Mapping[str, Any]
         "probe\n(train)",
         "linear\n(test)",
         "kNN\n(test)",
-        "utili-\nsation",
-        "compute\ns",
-        "wait\ninput s",
-        "wait\ncredit s",
-        "wait\ntie s",
-        "alone\nms",
     ):
         table.add_column(heading, justify="right", no_wrap=True)
     for block in blocks:
         top1 = top1_by_unit.get(block["units"][-1], {})
-        alone_s = block["alone_step_s"]
         table.add_row(
             Text(str(block["index"])),
             Text(units_label(block["units"], block["guest_units"])),
@@ -58,12 +55,6 @@ def _blocks(blocks: Sequence[Mapping[str, Any]], top1_by_unit: Mapping[str, Any]
             _figure(block["probe_top1"], "{:.3f}"),
             _figure(top1.get("linear_top1"), "{:.3f}"),
             _figure(top1.get("knn_top1"), "{:.3f}"),
-            _figure(block["utilisation"], "{:.0%}"),
-            *(
-                _figure(block[f"{what}_s"], "{:.1f}")
-                for what in ("compute", "wait_input", "wait_credit", "wait_tie")
-            ),
-            _figure(None if alone_s is None else alone_s * 1e3, "{:.0f}"),
         )
     return table
 
@@ -96,24 +87,40 @@ def units_table(units: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def _benefit(benefit: Mapping[str, Any]) -> Table:
-    """Measured throughput beside its ceiling and what the same block times give for others."""
-    table = _table("decoupled updates")
-    table.add_column("samples/s", justify="right", no_wrap=True)
-    table.add_column("measured is", justify="right", no_wrap=True)
-    measured = benefit["samples_per_s"]
-    table.add_row(Text("measured"), _figure(measured, "{:.1f}"), Text(""))
-    cores, lock_step = benefit["cores"], f"lock-step, GPipe of {benefit['microbatches']}"
-    for label, key in (
-        (f"ceiling of these blocks, timed alone, on {cores} cores", "ceiling_samples_per_s"),
-        ("one process, block after block (predicted)", "one_process_samples_per_s"),
-        (f"{lock_step}, on {cores} cores (predicted)", "lock_step_samples_per_s"),
-        ("this runtime with a core a worker (predicted)", "ceiling_core_each_samples_per_s"),
-        (f"{lock_step} with a core a worker (predicted)", "lock_step_core_each_samples_per_s"),
-    ):
-        other = benefit[key]
-        ratio = measured / other if measured is not None and other else None
-        table.add_row(Text(label), _figure(other, "{:.1f}"), _figure(ratio, "{:.2f} x"))
+def _time(blocks: Sequence[Mapping[str, Any]]) -> Table:
+    """What each worker's time went into, or was spent waiting for, as shares of steady state."""
+    table = _table("share of the steady state")
+    kinds = ("compute", "overhead", "wait_input", "wait_credit", "wait_tie", "snapshot")
+    for kind in kinds:
+        table.add_column(kind.replace("_", " "), justify="right", no_wrap=True)
+    for block in blocks:
+        seconds = block["steady"]
+        total_s = sum(seconds.values()) if seconds else 0.0
+        shares = [seconds[f"{kind}_s"] / total_s if total_s else None for kind in kinds]
+        table.add_row(Text(f"worker {block['index']}"), *(_figure(s, "{:.1%}") for s in shares))
+    return table
+
+
+def _throughput(summary: Mapping[str, Any]) -> Table:
+    """The rate and the bubble as measured, beside the bubbles that lock-step schedules have."""
+    table = _table("the pipeline")
+    table.add_column("measured", justify="right", no_wrap=True)
+    table.add_column("by formula", justify="right", no_wrap=True)
+    table.add_row(Text("samples/s"), _figure(summary["samples_per_s"], "{:.1f}"), Text(""))
+    bubble = summary["bubble"]
+    if bubble is None:
+        return table
+    if bubble["shares_cores"]:
+        table.add_row(
+            Text("bubble: not measured, for workers shared cores"), Text(UNKNOWN), Text("")
+        )
+        return table
+    measured = _figure(bubble["measured"], "{:.1%}")
+    behind = f"behind the first {bubble['fill_steps']} steps"
+    table.add_row(Text(f"bubble: share of time that workers waited, {behind}"), measured, Text(""))
+    for label, key in (("GPipe and 1F1B", "gpipe_and_1f1b"), ("ZB-H1", "zb_h1")):
+        name = f"bubble of {label}, {bubble['microbatches']} micro-batches, if stages were equal"
+        table.add_row(Text(name), Text(""), _figure(bubble[key], "{:.1%}"))
     return table
 
 

@@ -127,7 +127,7 @@ class SleptJob:
     notes = ()
     patience_s = 300.0
     retain_bytes = math.inf
-    time_alone_s = 1.5
+    shares_cores = False  # sleeping needs none
     quick_end = False
     trace = False
     faults = ()

@@ -51,7 +51,7 @@ from runtime.links.message import DataMessage, Message
 from runtime.state.retention import Retention
 from runtime.state.saving import Saver
 from runtime.state.status_page import Page, Word
-from runtime.worker.compute_thread import Computing, Copied, Done, Task
+from runtime.worker.compute_thread import Computing, Copied, Done
 from runtime.worker.inbox import Inbox
 from runtime.worker.liveness import Neighbours
 from runtime.worker.outbox import Outbox
@@ -100,7 +100,6 @@ class Driver:
         self.core = core
         self.block = block
         self.telemetry = telemetry
-        self.last_inputs: dict[Stream, Payload] = {}
         self.damaged = 0
         self._links = links
         self._neighbours = neighbours
@@ -138,10 +137,6 @@ class Driver:
     def end_compute(self) -> None:
         """Let `compute` return when the phase that it is at is done."""
         self._computing.end()
-
-    def submit(self, task: Task) -> None:
-        """Hand something over to the compute thread."""
-        self._computing.hand_out(task)
 
     # Both threads -----------------------------------------------------------------------------
 
@@ -314,13 +309,9 @@ class Driver:
             log.warning("a damaged message from the worker %s: %s", side.value, message.reason)
 
     def _release(self, stream: Stream, step: int) -> None:
-        """Give back the message before this one: the last is kept, for timing the block alone."""
-        before, payload = self.last_inputs.get(stream), self._inbox.release(stream, step)
-        if not payload:
-            return  # a mark only
-        self.last_inputs[stream] = payload
-        if before:
-            self._links[stream.source].recycle(stream, before)
+        """Give a message's tensors back to its link; a mark has none."""
+        if payload := self._inbox.release(stream, step):
+            self._links[stream.source].recycle(stream, payload)
 
     def _send(self, side: Side, message: Message) -> None:
         if not isinstance(message, DataMessage):

@@ -1,7 +1,7 @@
 """A worker process: holds one block, runs its driver, and reports to the coordinator.
 
-Owns the order of a worker's life: meet, take up the state, link, train, hand in the result, be
-measured, leave. What a life leaves behind for the next one is runtime.state.saving's.
+Owns the order of a worker's life: meet, take up the state, link, train, hand in the result, leave.
+What a life leaves behind for the next one is runtime.state.saving's.
 """
 
 import faulthandler
@@ -32,6 +32,7 @@ from runtime.job import Job
 from runtime.lifetime import die_with_parent
 from runtime.output import protect_output
 from runtime.program import DONE, FINAL, TRACEBACK_CHARACTERS, Life, Meeting, Program
+from runtime.records.bubbles import fill_steps
 from runtime.records.reports import units_label
 from runtime.records.run_dir import trace_part, worker_log
 from runtime.records.trace import Trace
@@ -238,7 +239,6 @@ class Worker:
             k=self._k,
             generation=self._life.generation,
             num_steps=self._job.num_steps,
-            time_alone_s=self._job.time_alone_s,
             patience_s=self._job.patience_s,
             is_over=lambda: rendezvous.is_finished,
         )
@@ -272,6 +272,7 @@ class Worker:
             batch_size=self._job.batch_size,
             every_s=self._job.report_every_s,
             from_step=self._start_step,
+            fill_steps=fill_steps(self._job),
             trace=self._make_trace(),
             carried=self._carried,
         )

@@ -1,15 +1,12 @@
-"""What a worker sends its coordinator: reports, its result, its block's time when asked for it.
+"""What a worker sends its coordinator: reports, and its result when asked for it.
 
 Owns the worker's end of that conversation. Nothing waits for the coordinator but the end: it may
 die and come back, so a result is handed over whenever it is asked for, and a worker leaves when
 the result is safe.
 """
 
-import itertools
-import statistics
 import time
 from collections.abc import Callable
-from typing import Any
 
 import msgpack
 import safetensors.torch
@@ -23,9 +20,6 @@ from runtime.links.zeromq import connect_to
 from runtime.state.status_page import Page, Word
 from runtime.worker.driver import Driver
 
-WARM_UP_STEPS = 2
-MEASURED_STEPS = 100  # at most
-MIN_MEASURED_STEPS = 3
 ASK_EVERY_S = 0.2
 COORDINATOR_PATIENCE_S = 3600.0  # beyond what phases take: others may be slow to finish
 STOP_LINGER_S = 0.5
@@ -44,7 +38,6 @@ class Reporter:
         k: int,
         generation: int,
         num_steps: int,
-        time_alone_s: float,
         patience_s: float,
         is_over: Callable[[], bool],
     ) -> None:
@@ -52,11 +45,9 @@ class Reporter:
         self._page = page
         self._k = k
         self._num_steps = num_steps
-        self._time_alone_s = time_alone_s
         self._patience_s = COORDINATOR_PATIENCE_S + patience_s
         self._is_over = is_over
         self._final: tuple[bytes, bytes] | None = None
-        self._measuring: dict[str, Any] | None = None
         self._done_s = 0.0
         self._asked_s = 0.0
         self._before = {word: page[word] for word in _COUNTED}
@@ -125,11 +116,6 @@ class Reporter:
             order = msgpack.unpackb(self._socket.recv())
             if order["kind"] == "hand-in" and self._final is not None:
                 self._tell(*self._final)
-            elif order["kind"] == "measure":
-                self._driver.submit(self._measure)
-        if self._measuring is not None:
-            answer, self._measuring = self._measuring, None
-            self._tell(msgpack.packb(answer))
 
     def _report(self, *, force: bool) -> None:
         """Send a report if one is due; one that finds no room is lost, and counted."""
@@ -174,35 +160,6 @@ class Reporter:
             "digests": digest.block_records(self._k, driver.block.state()),
         }
         return msgpack.packb(result), safetensors.torch.save(home)
-
-    def _measure(self) -> None:
-        """Time this block alone, on the compute thread; its state is spent afterwards.
-
-        The mean, as of a rate: what holds a core up for a while does so in training too."""
-        driver, step = self._driver, self._num_steps - 1
-        inputs = driver.last_inputs
-        if Stream.ACTIVATION in driver.core.edges.incoming and Stream.ACTIVATION not in inputs:
-            self._measuring = {"kind": "measured", "block": self._k, "step_s": None}
-            return  # this life has had no step to repeat
-        ties = inputs.get(Stream.TIE_UP), inputs.get(Stream.TIE_DOWN)
-        walls, cpu_s, began_s = [], 0.0, time.monotonic()
-        for repeat in itertools.count():
-            wall_0, cpu_0 = time.perf_counter(), time.process_time()
-            driver.block.forward(step, inputs.get(Stream.ACTIVATION))
-            driver.block.update(step)
-            driver.block.apply(step, *ties)
-            if repeat >= WARM_UP_STEPS:
-                walls.append(time.perf_counter() - wall_0)
-                cpu_s += time.process_time() - cpu_0
-            late = time.monotonic() - began_s > self._time_alone_s
-            if len(walls) >= (MIN_MEASURED_STEPS if late else MEASURED_STEPS):
-                break
-        self._measuring = {
-            "kind": "measured",
-            "block": self._k,
-            "step_s": statistics.fmean(walls),
-            "cpu_s": cpu_s / len(walls),
-        }
 
 
 def staleness_of(account: Account) -> dict[str, dict[str, int]]:

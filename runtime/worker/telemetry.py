@@ -95,11 +95,13 @@ class Telemetry:
         batch_size: int,
         every_s: float,
         from_step: int,
+        fill_steps: int,
         trace: Trace,
         carried: Sequence[str] = (),
     ) -> None:
-        """`from_step` is where this life begins; the page tells what earlier ones did. `carried`
-        is what was made of another cut's checkpoint."""
+        """`from_step` is where this life begins; the page tells what earlier ones did. After
+        `fill_steps` steps its steady state begins (see runtime.records.bubbles). `carried` is what
+        was made of another cut's checkpoint."""
         self.trace = trace
         self.stopwatch = Stopwatch(trace)
         self.dropped_reports = 0
@@ -108,6 +110,9 @@ class Telemetry:
         self._detected_t = life.detected_t
         self._page = page
         self._completed_before = page[Word.COMPLETED]
+        self._steady_from = from_step + fill_steps
+        self._steady_began: dict[str, float] | None = None
+        self._steady_ended: dict[str, float] | None = None
         self._is_healed = life.generation == 0
         self._batch_size = batch_size
         self._every_s = every_s
@@ -127,11 +132,15 @@ class Telemetry:
             )
 
     def count_step(self, step: int) -> None:
-        """Count a finished step, at once: this life may end before it is recorded."""
+        """Count a finished step, at once: this life may end before it is recorded. Whoever calls
+        has told the stopwatch of it."""
         page = self._page
         page[Word.STEPS_DONE] += 1
         page[Word.RETRAINED] += step < page[Word.COMPLETED]
         page[Word.COMPLETED] = max(page[Word.COMPLETED], step + 1)
+        if step + 1 >= self._steady_from:
+            self._steady_ended = self.stopwatch.shares()
+            self._steady_began = self._steady_began or self._steady_ended
 
     def step_done(self, step: int, figures: Figures, *, num_lost: int = 0) -> None:
         """Record a finished step; `num_lost` steps before it were passed over."""
@@ -206,12 +215,21 @@ class Telemetry:
             "dropped_reports": self.dropped_reports,
         }
 
+    @property
+    def _steady(self) -> dict[str, float] | None:
+        """The seconds of the steady state; None if it has no step."""
+        began, ended = self._steady_began, self._steady_ended
+        if began is None or ended is None or began is ended:
+            return None
+        return {name: ended[name] - began[name] for name in ended}
+
     def closing(self, counters: Mapping[str, int]) -> Report:
         """What the summary needs of this worker."""
         return {
             "block": self._block,
             "generation": self._generation,
             "seconds": self.stopwatch.shares(),
+            "steady": self._steady,
             "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "first_step_t": self._first_step_t,
             "last": self._last,

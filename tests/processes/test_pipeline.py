@@ -78,7 +78,7 @@ def finished(tmp_path_factory) -> Run:
         run = start(*SMALL, "--workers", "2", "--steps", "12")
         code, out, err = run.end()
         assert code == 0, out + err
-        assert "decoupled updates" in out
+        assert "share of the steady state" in out
         yield run
 
 

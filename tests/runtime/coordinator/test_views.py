@@ -121,19 +121,19 @@ def summary() -> dict[str, Any]:
     block = {
         "loss": 4.25,
         "probe_top1": 0.5,
-        "compute_s": 10.0,
-        "wait_input_s": 1.0,
-        "wait_credit_s": 2.0,
-        "wait_tie_s": 3.0,
         "restarts": 0,
         "peak_rss_bytes": 4e8,
-        "utilisation": 0.62,
-        "alone_step_s": 0.031,
-        "alone_cpu_s": 0.03,
+        "steady": {
+            "compute_s": 10.0,
+            "overhead_s": 1.0,
+            "wait_input_s": 2.0,
+            "wait_credit_s": 3.0,
+            "wait_tie_s": 4.0,
+            "snapshot_s": 0.0,
+        },
     }
     return {
         "samples_per_s": 500.0,
-        "ceiling_samples_per_s": 625.0,
         "wall_s": 61.24,
         "time_to_first_step_s": 4.1,
         "steps": 330,
@@ -151,15 +151,13 @@ def summary() -> dict[str, Any]:
         ],
         "batches": {"sent": 330, "trained": 660, "lost": 0, "duplicates_dropped": 3},
         "restarts": [],
-        "benefit": {
-            "samples_per_s": 500.0,
-            "ceiling_samples_per_s": 625.0,
-            "one_process_samples_per_s": 250.0,
-            "lock_step_samples_per_s": 400.0,
-            "ceiling_core_each_samples_per_s": 1000.0,
-            "lock_step_core_each_samples_per_s": 800.0,
+        "bubble": {
+            "measured": 0.45,
+            "shares_cores": False,
+            "fill_steps": 3,
             "microbatches": 8,
-            "cores": 2,
+            "gpipe_and_1f1b": 1 / 9,
+            "zb_h1": 0.04,
         },
     }
 
@@ -175,17 +173,14 @@ def closing(summary: dict[str, Any]) -> list[str]:
 
 def test_closing_tables(summary):
     lines = closing(summary)
-    figures = "4.250 0.500 {} 62% 10.0 1.0 2.0 3.0 31"
-    assert f"0 stem (+ layer1.0) {figures.format('0.900 0.910')}" in lines
-    assert f"1 layer1.0 layer2.0 {figures.format('0.975 0.981')}" in lines
+    assert "0 stem (+ layer1.0) 4.250 0.500 0.900 0.910" in lines
+    assert "1 layer1.0 layer2.0 4.250 0.500 0.975 0.981" in lines
     assert "stem 0.900 0.910" in lines
-    assert "measured 500.0" in lines
-    ceiling = "ceiling of these blocks, timed alone, on 2 cores 625.0 0.80 x"
-    assert ceiling in lines
-    assert "one process, block after block (predicted) 250.0 2.00 x" in lines
-    assert "lock-step, GPipe of 8, on 2 cores (predicted) 400.0 1.25 x" in lines
-    assert "this runtime with a core a worker (predicted) 1000.0 0.50 x" in lines
-    assert "lock-step, GPipe of 8 with a core a worker (predicted) 800.0 0.62 x" in lines
+    assert "worker 1 50.0% 5.0% 10.0% 15.0% 20.0% 0.0%" in lines
+    assert "samples/s 500.0" in lines
+    assert "bubble: share of time that workers waited, behind the first 3 steps 45.0%" in lines
+    assert "bubble of GPipe and 1F1B, 8 micro-batches, if stages were equal 11.1%" in lines
+    assert "bubble of ZB-H1, 8 micro-batches, if stages were equal 4.0%" in lines
     assert "test top-1: linear 0.975, kNN 0.981" in lines
     assert "330 steps in 61.2 s, the first after 4.1 s" in lines
     assert "batches: 330 sent, 660 trained, 0 lost, 3 duplicates dropped" in lines
@@ -209,9 +204,21 @@ def test_what_was_not_measured_shows_as_a_dash(summary):
     for unit in summary["units"]:
         unit.update(linear_top1=None, knn_top1=None)
     summary["final"] = {"linear_top1": None, "knn_top1": None}
-    summary["benefit"] = dict.fromkeys(summary["benefit"]) | {"cores": 2, "microbatches": 8}
-    summary.update(wall_s=None, time_to_first_step_s=None)
+    summary["bubble"]["measured"] = None
+    summary.update(samples_per_s=None, wall_s=None, time_to_first_step_s=None)
     lines = closing(summary)
     assert "layer1.0 – –" in lines
-    assert "measured –" in lines
-    assert "lock-step, GPipe of 8, on 2 cores (predicted) – –" in lines
+    assert "worker 0 – – – – – –" in lines
+    assert "samples/s –" in lines
+    assert "bubble: share of time that workers waited, behind the first 3 steps –" in lines
+
+
+def test_a_bubble_is_shown_only_if_workers_have_cores_of_their_own(summary):
+    summary["bubble"].update(measured=None, shares_cores=True)
+    lines = [line for line in closing(summary) if "bubble" in line]
+    assert lines == ["bubble: not measured, for workers shared cores –"]
+
+
+def test_one_process_has_no_bubble_to_show(summary):
+    summary["bubble"] = None
+    assert not [line for line in closing(summary) if "bubble" in line]

@@ -1,42 +1,68 @@
 """The arithmetic of a run's summary."""
 
-import math
+from typing import Any
 
-from runtime.records.summary import MICROBATCHES, restarts_of, spread, throughput_from_block_times
+import pytest
 
-
-def times(*pairs: tuple[float, float]) -> list[dict[str, float]]:
-    return [{"step_s": wall, "cpu_s": cpu} for wall, cpu in pairs]
-
-
-def test_the_slowest_block_binds_where_there_are_cores_enough():
-    found = throughput_from_block_times(times((0.1, 0.1), (0.2, 0.2)), batch_size=10, cores=4)
-    assert math.isclose(found["ceiling_samples_per_s"], 50)
-    assert math.isclose(found["one_process_samples_per_s"], 10 / 0.3)
-    assert math.isclose(found["ceiling_core_each_samples_per_s"], 50)
+from runtime.records.summary import restarts_of, spread, summarise
+from runtime.testing.slept import SleptConfig, SleptJob
 
 
-def test_all_cpu_time_over_the_cores_binds_where_there_are_not():
-    found = throughput_from_block_times(times(*[(0.1, 0.1)] * 4), batch_size=10, cores=2)
-    assert math.isclose(found["ceiling_samples_per_s"], 50)
-    assert math.isclose(found["ceiling_core_each_samples_per_s"], 100)
-    assert math.isclose(found["lock_step_samples_per_s"], 50)
+def result(seconds: dict[str, float] | None) -> dict[str, Any]:
+    names = ("sent", "trained", "replayed", "duplicates_dropped", "retrained", "bad_steps")
+    return {
+        "last": None,
+        "first_step_t": None,
+        "digests": {},
+        "counters": dict.fromkeys(names, 0),
+        "seconds": seconds or {},
+        "steady": seconds,
+        "peak_rss_bytes": 1,
+    }
 
 
-def test_sleeping_needs_no_core():
-    found = throughput_from_block_times(times(*[(0.1, 0.001)] * 4), batch_size=1, cores=1)
-    assert math.isclose(found["ceiling_samples_per_s"], 10)
+def summary_of(*, shares_cores: bool = False, **options: bool) -> dict[str, Any]:
+    config = SleptConfig(
+        workers=2,
+        steps=9,
+        step_s=0.1,
+        forward_share=0.3,
+        activation_bytes=4,
+        tie_bytes=4,
+        lag=1,
+        window=2,
+        link="shm",
+    )
+    job = SleptJob(config)
+    job.shares_cores = shares_cores
+    facts = {"wait_input_s": 1.0, "wait_credit_s": 0.0, "wait_tie_s": 0.0, "compute_s": 4.0}
+    return summarise(
+        job,
+        [result(facts)] * 2,
+        weights_sha256="",
+        units=[],
+        events=[],
+        started_t=0.0,
+        ended_t=1.0,
+        **{"one_process": False, **options},
+    )
 
 
-def test_lock_step_pays_its_bubble():
-    found = throughput_from_block_times(times(*[(0.1, 0.1)] * 4), batch_size=10, cores=4)
-    bubble = (MICROBATCHES + 3) / MICROBATCHES
-    assert math.isclose(found["lock_step_samples_per_s"], 100 / bubble)
+def test_the_measured_bubble_stands_beside_those_of_lock_step():
+    bubble = summary_of()["bubble"]
+    assert (bubble["measured"], bubble["fill_steps"], bubble["microbatches"]) == (0.2, 3, 8)
+    assert bubble["gpipe_and_1f1b"] == pytest.approx(1 / 9)
+    assert bubble["zb_h1"] == pytest.approx(1 / 25)
 
 
-def test_a_block_that_was_not_timed_leaves_everything_open():
-    found = throughput_from_block_times([None, *times((1, 1))], batch_size=1, cores=2)
-    assert set(found.values()) == {None}
+def test_workers_that_share_cores_have_no_bubble():
+    """A user read that lock-step would be faster: predicted from cores that workers shared."""
+    bubble = summary_of(shares_cores=True)["bubble"]
+    assert (bubble["measured"], bubble["shares_cores"]) == (None, True)
+
+
+def test_one_process_has_no_bubble():
+    assert summary_of(one_process=True)["bubble"] is None
 
 
 def restart(block: int, generation: int) -> dict[str, object]:

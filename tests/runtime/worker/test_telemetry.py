@@ -17,6 +17,7 @@ from runtime.worker.telemetry import Telemetry, figures_of
 
 BLOCK = SimpleNamespace(loss=2.5, probe_top1=0.25, num_bad_steps=0)
 EVERY_S = 5.0
+FILL_STEPS = 2
 NEXT_LIFE = {"generation": 1, "cause": "was killed by SIGKILL", "detected_t": 1008.0}
 
 
@@ -38,6 +39,7 @@ class Worker:
             batch_size=8,
             every_s=EVERY_S,
             from_step=from_step,
+            fill_steps=FILL_STEPS,
             trace=Trace(None, 0),
             carried=carried,
         )
@@ -291,6 +293,27 @@ def test_a_copy_behind_what_the_core_hears_of_late_is_booked_once(worker):
     seconds = watch.shares()
     assert [seconds[f"{name}_s"] for name in ("compute", "snapshot", "wait_input")] == [3, 4, 3]
     assert sum(seconds.values()) == 10.0
+
+
+def test_the_steady_state_is_from_a_fill_to_the_last_step(worker):
+    """What the first steps, another life's, and the way out took, is no part of it."""
+    watch = worker.telemetry.stopwatch
+    worker.train(0, 1, 2)
+    worker.begin(from_step=2, **NEXT_LIFE)
+    watch = worker.telemetry.stopwatch
+    for step, waits_s in ((2, 8.0), (3, 4.0), (4, 2.0), (5, 1.0)):
+        assert worker.telemetry.closing({})["steady"] is None or step == 5
+        watch.enter(State.WAIT_TIE, step)
+        worker.now_s += waits_s
+        watch.enter(State.APPLY, step)
+        worker.now_s += 0.5
+        watch.computed_s += 0.25
+        watch.enter(State.WAIT_CREDIT, step + 1)
+        worker.telemetry.count_step(step)
+    worker.now_s += 64.0
+    kinds = ("compute", "overhead", "wait_input", "wait_credit", "wait_tie", "snapshot")
+    steady = worker.telemetry.closing({})["steady"]
+    assert [steady[f"{kind}_s"] for kind in kinds] == [0.5, 0.5, 0.0, 0.0, 3.0, 0.0]
 
 
 def test_the_closing_word_holds_what_the_summary_needs(worker):

@@ -145,6 +145,7 @@ class Seat:
                 batch_size=8,
                 every_s=60,
                 from_step=step,
+                fill_steps=1,
                 trace=Trace(None, 0),
             ),
             retention=retention,

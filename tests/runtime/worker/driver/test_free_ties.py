@@ -6,7 +6,7 @@ import threading
 import pytest
 import torch
 
-from runtime.core.plan import Free, Stream
+from runtime.core.plan import Free
 from runtime.core.worker import State
 from runtime.state.saving import split_account
 
@@ -83,10 +83,9 @@ def test_a_flooded_worker_loses_batches_and_both_ends_say_so(make_pair):
     free = Free(max_staleness=NUM_STEPS, keeps_newest=True, drops_oldest=True)
     lower, upper = HeldBlock(), HeldBlock(held=True)
     pair = make_pair(num_steps=NUM_STEPS, lag=0, blocks=(lower, upper), free=free)
-    turned, seen = threading.Semaphore(0), []
+    turned = threading.Semaphore(0)
 
-    def note_turn(driver):
-        seen.append(driver.last_inputs.get(Stream.ACTIVATION))
+    def note_turn(_):
         turned.release()
         return False
 
@@ -107,7 +106,6 @@ def test_a_flooded_worker_loses_batches_and_both_ends_say_so(make_pair):
     pair.join()
     assert pair.failures == []
     assert begun[-1][1] > 2
-    assert () not in seen  # a block is timed on what it has trained on
     trained = [call[1] for call in upper.calls if call[0] == "forward"]
     account = pair.drivers[1].core.account
     assert account.lost == NUM_STEPS - len(trained) > 0

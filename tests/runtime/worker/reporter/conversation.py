@@ -18,7 +18,6 @@ from runtime.worker.reporter import Reporter
 from runtime.worker.telemetry import Telemetry
 
 NUM_STEPS = 12
-TIME_ALONE_S = 0.75
 WEIGHT = torch.arange(4.0)
 # All share memory, which safetensors refuses.
 HOME = {"in.weight": WEIGHT, "mid.weight": WEIGHT.view(2, 2), "out.weight": WEIGHT.view(2, 2).T}
@@ -26,29 +25,11 @@ STATE = {"home.weight": torch.arange(3.0), "step": torch.tensor(NUM_STEPS)}
 
 
 class Block:
-    """Notes what it is asked to compute; each forward takes `forward_s` on the test's clock, and
-    the third one `stall_s` more."""
+    """What a reporter sees of a block."""
 
     loss = 2.5
     probe_top1 = 0.25
     num_bad_steps = 1
-
-    def __init__(self, clock: "Clock") -> None:
-        self.calls: list[tuple[Any, ...]] = []
-        self.forward_s = self.stall_s = 0.0
-        self._clock = clock
-
-    def forward(self, step, incoming):
-        self.calls.append(("forward", step, incoming))
-        self._clock.now_s += self.forward_s
-        if len(self.calls) == 7:
-            self._clock.now_s += self.stall_s
-
-    def update(self, step):
-        self.calls.append(("update", step))
-
-    def apply(self, step, from_below, from_above):
-        self.calls.append(("apply", step, from_below, from_above))
 
     def home_state(self):
         return HOME
@@ -58,9 +39,7 @@ class Block:
 
 
 class Clock:
-    """One clock for all: `cpu_share` of the time is spent computing."""
-
-    cpu_share = 0.5
+    """One clock for all."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0
@@ -68,24 +47,19 @@ class Clock:
     def monotonic(self) -> float:
         return self.now_s
 
-    perf_counter = time = monotonic
-
-    def process_time(self) -> float:
-        return self.now_s * self.cpu_share
+    time = monotonic
 
 
 class Driver:
-    """What a reporter sees of a driver; what is handed over to it is computed by `compute`."""
+    """What a reporter sees of a driver."""
 
     queue_depth = 2
 
-    def __init__(self, block: Block, telemetry: Telemetry, *, k: int) -> None:
+    def __init__(self, block: Block, telemetry: Telemetry) -> None:
         self.block = block
         self.telemetry = telemetry
         self.damaged = 0
-        self.last_inputs: dict[Stream, Any] = {}
         edges = SimpleNamespace(
-            incoming={} if k == 0 else {Stream.ACTIVATION: None},
             outgoing={Stream.ACTIVATION: SimpleNamespace(sent=NUM_STEPS)},
             num_replayed=0,
             num_fenced=0,
@@ -99,16 +73,10 @@ class Driver:
             num_replayed_steps=0,
             account=Account(),
         )
-        self._tasks: list[Any] = []
-        self.submit = self._tasks.append
 
     @property
     def is_done(self) -> bool:
         return self.core.state is State.DONE
-
-    def compute(self) -> None:
-        while self._tasks:
-            self._tasks.pop(0)()
 
 
 class Conversation:
@@ -139,10 +107,11 @@ class Conversation:
             batch_size=8,
             every_s=every_s,
             from_step=0,
+            fill_steps=1,
             trace=Trace(None, 0),
         )
-        self.block = Block(self.clock)
-        self.driver = Driver(self.block, telemetry, k=k)
+        self.block = Block()
+        self.driver = Driver(self.block, telemetry)
         self._reporter = Reporter(
             self._context,
             "inproc://coordinator",
@@ -151,7 +120,6 @@ class Conversation:
             k=k,
             generation=generation,
             num_steps=NUM_STEPS,
-            time_alone_s=TIME_ALONE_S,
             patience_s=0.0,
             is_over=self._ask,
         )

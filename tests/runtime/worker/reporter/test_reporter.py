@@ -1,7 +1,6 @@
-"""A worker's end of its talk with the coordinator: handing in, being measured, leaving."""
+"""A worker's end of its talk with the coordinator: handing in, leaving."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import safetensors.torch
@@ -16,9 +15,7 @@ from runtime.worker import reporter as reporting
 from runtime.worker.reporter import ASK_EVERY_S, STOP_LINGER_S
 from runtime.worker.telemetry import figures_of
 
-from .conversation import HOME, NUM_STEPS, STATE, TIME_ALONE_S, Clock, Conversation
-
-ACTIVATION, TIE = (torch.ones(2),), (torch.zeros(2),)
+from .conversation import HOME, NUM_STEPS, STATE, Clock, Conversation
 
 
 @pytest.fixture
@@ -67,17 +64,6 @@ def test_a_result_holds_figures_digests_and_weights(talk):
     loaded = safetensors.torch.load(weights)
     assert loaded.keys() == HOME.keys()
     assert all(torch.equal(loaded[name], HOME[name]) for name in HOME)
-
-
-def test_the_result_is_that_of_the_end_whatever_is_measured_after_it(talk):
-    talk.begin(k=0).finish()
-    talk.order("measure")
-    talk.turn()
-    talk.driver.compute()
-    talk.block.state = talk.block.home_state = dict
-    result, weights = talk.hand_in()
-    assert result["digests"] == digest.block_records(0, STATE)
-    assert safetensors.torch.load(weights).keys() == HOME.keys()
 
 
 # Reports ----------------------------------------------------------------------------------------
@@ -204,59 +190,3 @@ def test_where_the_job_stops_early_it_leaves_after_a_while(talk):
     talk.clock.now_s += 0.2 * STOP_LINGER_S
     assert talk.turn()
     assert talk.num_asked == 0
-
-
-# The block's time -------------------------------------------------------------------------------
-
-
-def measured(talk: Conversation) -> Any:
-    """The answer of a worker that is done, whose coordinator asks for its block's time."""
-    talk.finish()
-    talk.order("measure")
-    talk.turn()
-    assert talk.heard("measured") == []
-    talk.driver.compute()
-    talk.turn()
-    (answer,) = talk.heard("measured")
-    talk.turn()
-    assert talk.heard("measured") == []
-    return answer
-
-
-def test_a_block_is_timed_alone_on_its_last_inputs(talk):
-    talk.driver.last_inputs = {Stream.ACTIVATION: ACTIVATION, Stream.TIE_DOWN: TIE}
-    talk.block.forward_s = 0.00390625  # a power of 2, so that sums are exact
-    answer = measured(talk)
-    assert answer == {"kind": "measured", "block": 1, "step_s": 0.00390625, "cpu_s": 0.001953125}
-    last = NUM_STEPS - 1
-    step = [("forward", last, ACTIVATION), ("update", last), ("apply", last, None, TIE)]
-    assert talk.block.calls == step * (reporting.WARM_UP_STEPS + reporting.MEASURED_STEPS)
-
-
-def test_a_stall_is_in_a_blocks_time_as_it_is_in_training(talk):
-    talk.driver.last_inputs = {Stream.ACTIVATION: ACTIVATION}
-    talk.block.forward_s, talk.block.stall_s = 0.00390625, 0.25
-    answer = measured(talk)
-    stall_s = 0.25 / reporting.MEASURED_STEPS
-    assert answer["step_s"] == pytest.approx(0.00390625 + stall_s)
-    assert answer["cpu_s"] == pytest.approx((0.00390625 + stall_s) / 2)
-
-
-def test_a_slow_block_is_timed_a_few_times(talk):
-    talk.driver.last_inputs = {Stream.ACTIVATION: ACTIVATION}
-    talk.block.forward_s = 2 * TIME_ALONE_S
-    assert measured(talk)["step_s"] == 2 * TIME_ALONE_S
-    assert len(talk.block.calls) == 3 * (reporting.WARM_UP_STEPS + reporting.MIN_MEASURED_STEPS)
-
-
-def test_the_lowest_block_needs_no_input_to_be_timed(talk):
-    talk.begin(k=0)
-    talk.block.forward_s = 0.015625
-    assert measured(talk)["step_s"] == 0.015625
-    assert talk.block.calls[0] == ("forward", NUM_STEPS - 1, None)
-
-
-def test_a_block_that_has_had_no_step_to_repeat_says_so(talk):
-    """A life that begins behind the last step has seen no input."""
-    assert measured(talk) == {"kind": "measured", "block": 1, "step_s": None}
-    assert talk.block.calls == []
