@@ -6,7 +6,6 @@ Joins models and runtime, and is the only place that knows both a network and a 
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -33,6 +32,7 @@ from runtime.core.partition import Partition
 from runtime.core.plan import WorkerPlan
 from runtime.faults.plan import Fault, parse
 from runtime.program import Tell, unheard
+from runtime.records.schema import UnitAccuracy
 from runtime.state.checkpoint import Checkpoint
 from runtime.state.saving import split_part
 
@@ -113,12 +113,12 @@ class LocalLearningJob:
         block.load(state)
         return block, notes
 
-    def evaluate(self, weights: Mapping[str, Tensor], tell: Tell = unheard) -> list[dict[str, Any]]:
+    def evaluate(self, weights: Mapping[str, Tensor], tell: Tell = unheard) -> list[UnitAccuracy]:
         try:
             accuracies = evaluate(self.resolved.network, dict(weights), self.data, tell=tell)
         except UsersError as error:  # a unit that fails in eval mode costs the evaluation alone
             raise ValueError(str(error)) from error
-        return [asdict(accuracy) for accuracy in accuracies]
+        return [UnitAccuracy(**asdict(accuracy)) for accuracy in accuracies]
 
 
 def build_blocks(resolved: Resolved, data: ImageData) -> list[LocalBlock]:

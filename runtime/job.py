@@ -4,7 +4,7 @@ Owns the Protocols. Knows nothing of configs' contents: a job travels to its pro
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
@@ -12,6 +12,7 @@ from runtime.block import BlockStep, Specs
 from runtime.core.plan import WorkerPlan
 from runtime.faults.plan import Fault
 from runtime.program import Tell
+from runtime.records.schema import UnitAccuracy
 from runtime.state.checkpoint import Checkpoint
 
 
@@ -91,6 +92,6 @@ class Job(Protocol):
     def unit_names(self, k: int) -> tuple[Sequence[str], Sequence[str]]:
         """The names of block k's home units and guest units."""
 
-    def evaluate(self, weights: Mapping[str, Tensor], tell: Tell) -> Sequence[Mapping[str, Any]]:
+    def evaluate(self, weights: Mapping[str, Tensor], tell: Tell) -> Sequence[UnitAccuracy]:
         """Held-out accuracy after every unit, lowest first, from the weights alone. `tell` is told
         what is evaluated, and how long that can take."""

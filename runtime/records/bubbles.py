@@ -8,12 +8,11 @@ time, of all workers together, in which a worker waited for a neighbour: for inp
 tie. Overhead and snapshots are work, and no part of it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from runtime.core.plan import Stream
 from runtime.job import Job
-
-WAITS = ("wait_input_s", "wait_credit_s", "wait_tie_s")
+from runtime.records.schema import Seconds
 
 
 def fill_steps(job: Job) -> int:
@@ -26,13 +25,13 @@ def fill_steps(job: Job) -> int:
     return 1 + sum(job.plan(k).outgoing[Stream.ACTIVATION].max_messages for k in edges)
 
 
-def measured_bubble(steady: Sequence[Mapping[str, float] | None]) -> float | None:
+def measured_bubble(steady: Sequence[Seconds | None]) -> float | None:
     """The bubble, given each worker's seconds in the steady state; None if one had no such."""
     known = [seconds for seconds in steady if seconds is not None]
-    total_s = sum(sum(seconds.values()) for seconds in known)
+    total_s = sum(seconds.total_s for seconds in known)
     if len(known) < len(steady) or not total_s:
         return None
-    return sum(seconds[wait] for seconds in known for wait in WAITS) / total_s
+    return sum(seconds.waited_s for seconds in known) / total_s
 
 
 def lock_step_bubble(num_blocks: int, num_microbatches: int) -> float:

@@ -7,6 +7,7 @@ the result is safe.
 
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 
 import msgpack
 import safetensors.torch
@@ -17,6 +18,7 @@ from runtime.core.plan import Stream
 from runtime.core.tie_stats import Account
 from runtime.core.worker import State
 from runtime.links.zeromq import connect_to
+from runtime.records.schema import Counters
 from runtime.state.status_page import Page, Word
 from runtime.worker.driver import Driver
 
@@ -120,10 +122,14 @@ class Reporter:
     def _report(self, *, force: bool) -> None:
         """Send a report if one is due; one that finds no room is lost, and counted."""
         driver = self._driver
-        report = driver.telemetry.due_report(driver.core.state, driver.queue_depth, force=force)
+        report = driver.telemetry.due_report(
+            driver.core.state.value,
+            driver.queue_depth,
+            finished=self._final is not None,
+            force=force,
+        )
         if report is not None:
-            report["finished"] = self._final is not None
-            driver.telemetry.dropped_reports += not self._tell(msgpack.packb(report))
+            driver.telemetry.dropped_reports += not self._tell(msgpack.packb(asdict(report)))
 
     def _tell(self, *frames: bytes) -> bool:
         try:
@@ -136,30 +142,30 @@ class Reporter:
         """What the coordinator makes the run's result of: figures and digests, and the weights."""
         driver, page = self._driver, self._page
         activations = driver.core.edges.outgoing.get(Stream.ACTIVATION)
-        counters = {
-            "sent": activations.sent if activations is not None else 0,
-            "trained": driver.core.step - driver.core.account.lost,
-            "lost": driver.core.account.lost,
-            "stale_ties": driver.core.account.stale,
-            "replayed_steps": page[Word.REPLAYED_STEPS],
-            "retrained": page[Word.RETRAINED],
-            "bad_steps": driver.block.num_bad_steps,
-            "duplicates_dropped": page[Word.DUPLICATES],
-            "replayed": page[Word.REPLAYED],
-            "fenced": page[Word.FENCED],
-            "damaged": page[Word.DAMAGED],
-            "dropped_reports": driver.telemetry.dropped_reports,
-        }
+        counters = Counters(
+            sent=activations.sent if activations is not None else 0,
+            trained=driver.core.step - driver.core.account.lost,
+            lost=driver.core.account.lost,
+            stale_ties=driver.core.account.stale,
+            replayed_steps=page[Word.REPLAYED_STEPS],
+            retrained=page[Word.RETRAINED],
+            bad_steps=driver.block.num_bad_steps,
+            duplicates_dropped=page[Word.DUPLICATES],
+            replayed=page[Word.REPLAYED],
+            fenced=page[Word.FENCED],
+            damaged=page[Word.DAMAGED],
+            dropped_reports=driver.telemetry.dropped_reports,
+        )
         home = {
             name: tensor.cpu().contiguous().clone()  # tied weights too are tensors of their own
             for name, tensor in driver.block.home_state().items()
         }
-        result = driver.telemetry.closing(counters) | {
-            "kind": "result",
-            "staleness": staleness_of(driver.core.account),
-            "digests": digest.block_records(self._k, driver.block.state()),
-        }
-        return msgpack.packb(result), safetensors.torch.save(home)
+        result = driver.telemetry.result(
+            counters,
+            staleness=staleness_of(driver.core.account),
+            digests=digest.block_records(self._k, driver.block.state()),
+        )
+        return msgpack.packb(asdict(result)), safetensors.torch.save(home)
 
 
 def staleness_of(account: Account) -> dict[str, dict[str, int]]:

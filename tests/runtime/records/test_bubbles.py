@@ -8,6 +8,7 @@ from runtime.records.bubbles import (
     measured_bubble,
     zero_bubble_bubble,
 )
+from runtime.records.schema import Seconds
 from runtime.testing.slept import SleptConfig, SleptJob
 
 
@@ -26,29 +27,22 @@ def job(*, workers: int, window: int) -> SleptJob:
     return SleptJob(config)
 
 
-def seconds(compute_s: float, *waits: float, snapshot_s: float = 0.0) -> dict[str, float]:
-    names = ("wait_input_s", "wait_credit_s", "wait_tie_s")
-    return {
-        "compute_s": compute_s,
-        "overhead_s": 1.0,
-        "snapshot_s": snapshot_s,
-        **dict(zip(names, waits, strict=True)),
-    }
-
-
-def test_a_pipeline_is_filled_when_the_lowest_worker_is_all_windows_ahead():
+def test_a_pipeline_is_filled_when_all_windows_may_be_full():
     assert fill_steps(job(workers=4, window=2)) == 7
     assert fill_steps(job(workers=1, window=2)) == 1
 
 
 def test_the_measured_bubble_is_all_waiting_over_all_time():
-    waiting, busy = seconds(4.0, 1.0, 2.0, 2.0), seconds(8.0, 0.0, 0.0, 0.0, snapshot_s=1.0)
+    waiting = Seconds(
+        compute_s=4.0, overhead_s=1.0, wait_input_s=1.0, wait_credit_s=2.0, wait_tie_s=2.0
+    )
+    busy = Seconds(compute_s=8.0, overhead_s=1.0, snapshot_s=1.0)
     assert measured_bubble([waiting, busy]) == 5 / 20
     assert measured_bubble([busy, busy]) == 0.0
 
 
-def test_a_bubble_is_not_measured_if_a_worker_had_no_steady_state():
-    assert measured_bubble([seconds(1.0, 0.0, 0.0, 0.0), None]) is None
+def test_a_bubble_needs_every_workers_steady_state():
+    assert measured_bubble([Seconds(compute_s=1.0), None]) is None
 
 
 def test_bubbles_of_lock_step_schedules():

@@ -12,6 +12,7 @@ from runtime.core.plan import Stream
 from runtime.core.tie_stats import Account
 from runtime.core.worker import State
 from runtime.program import Life
+from runtime.records.schema import Report, WorkerResult, from_dict
 from runtime.records.trace import Trace
 from runtime.state.status_page import OwnedMemory
 from runtime.worker.reporter import Reporter
@@ -144,22 +145,28 @@ class Conversation:
         self._socket.poll(0)  # it takes notice of who is there
         self._socket.send_multipart([self.identity, msgpack.packb({"kind": kind})])
 
-    def hand_in(self) -> tuple[dict[str, Any], bytes]:
+    def hand_in(self) -> tuple[WorkerResult, bytes]:
         """The result of a worker that is asked for it."""
         self.order("hand-in")
         self.turn()
-        (found,) = self.heard("result")
+        (found,) = self.results()
         return found
 
-    def heard(self, kind: str) -> list[Any]:
-        """What has come of this kind; a result comes with its weights. The rest is forgotten."""
+    def reports(self) -> list[Report]:
+        """The reports that have come; the rest is forgotten."""
+        return [from_dict(Report, said) for said, *weights in self._heard() if not weights]
+
+    def results(self) -> list[tuple[WorkerResult, bytes]]:
+        """The results that have come, with their weights; the rest is forgotten."""
+        heard = self._heard()
+        return [(from_dict(WorkerResult, said), weights[0]) for said, *weights in heard if weights]
+
+    def _heard(self) -> list[list[Any]]:
         found = []
         while self._socket.poll(0):
             identity, packed, *weights = self._socket.recv_multipart()
             assert identity == self.identity
-            said = msgpack.unpackb(packed)
-            if said["kind"] == kind:
-                found.append((said, *weights) if weights else said)
+            found.append([msgpack.unpackb(packed), *weights])
         return found
 
     def end(self) -> None:

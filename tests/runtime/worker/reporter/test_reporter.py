@@ -10,6 +10,7 @@ from runtime import digest
 from runtime.core.plan import Stream
 from runtime.core.tie_stats import Account
 from runtime.core.worker import State
+from runtime.records.schema import Counters
 from runtime.state.status_page import Word
 from runtime.worker import reporter as reporting
 from runtime.worker.reporter import ASK_EVERY_S, STOP_LINGER_S
@@ -33,21 +34,21 @@ def talk(memory, monkeypatch) -> Iterator[Conversation]:
 def test_a_result_is_handed_in_only_when_it_is_asked_for(talk):
     talk.finish()
     talk.turn()
-    assert talk.heard("result") == []
+    assert talk.results() == []
     result = talk.hand_in()
     talk.turn()
-    assert talk.heard("result") == []
+    assert talk.results() == []
     for _ in range(2):  # by a coordinator that has taken over
         talk.order("hand-in")
     talk.turn()
-    assert talk.heard("result") == [result, result]
+    assert talk.results() == [result, result]
 
 
 def test_what_is_asked_for_too_early_is_not_there(talk):
     talk.order("hand-in")
     talk.turn()
     talk.finish()
-    assert talk.heard("result") == []
+    assert talk.results() == []
 
 
 def test_a_result_holds_figures_digests_and_weights(talk):
@@ -57,10 +58,10 @@ def test_a_result_holds_figures_digests_and_weights(talk):
     talk.page[Word.RETRAINED] = 4
     talk.finish()
     result, weights = talk.hand_in()
-    assert result["digests"] == digest.block_records(1, STATE)
-    assert result["last"]["step"] == NUM_STEPS - 1
-    counters = {"sent": 12, "trained": 12, "retrained": 4, "bad_steps": 1, "dropped_reports": 2}
-    assert counters.items() <= result["counters"].items()
+    assert result.digests == digest.block_records(1, STATE)
+    assert result.last.step == NUM_STEPS - 1
+    counters = Counters(sent=12, trained=12, retrained=4, bad_steps=1, dropped_reports=2)
+    assert result.counters == counters
     loaded = safetensors.torch.load(weights)
     assert loaded.keys() == HOME.keys()
     assert all(torch.equal(loaded[name], HOME[name]) for name in HOME)
@@ -71,29 +72,29 @@ def test_a_result_holds_figures_digests_and_weights(talk):
 
 def test_the_end_is_reported_at_once_and_once(talk):
     talk.turn()
-    assert talk.heard("report") == []
+    assert talk.reports() == []
     talk.driver.telemetry.count_step(NUM_STEPS - 1)
     talk.driver.telemetry.step_done(NUM_STEPS - 1, figures_of(talk.block))
     talk.finish()
-    (report,) = talk.heard("report")
-    assert (report["finished"], report["state"], report["queue_depth"]) == (True, "done", 2)
-    assert [record["step"] for record in report["records"]] == [NUM_STEPS - 1]
+    (report,) = talk.reports()
+    assert (report.finished, report.state, report.queue_depth) == (True, "done", 2)
+    assert [record.step for record in report.records] == [NUM_STEPS - 1]
     talk.turn()
-    assert talk.heard("report") == []
+    assert talk.reports() == []
 
 
 def test_reports_go_on_to_say_that_the_result_is_there(talk):
     """The coordinator asks for it by them, also one that has taken over."""
     talk.begin(k=2, every_s=0.0).finish()
-    talk.heard("report")
+    talk.reports()
     talk.turn()
-    assert [report["finished"] for report in talk.heard("report")] == [True]
+    assert [report.finished for report in talk.reports()] == [True]
 
 
 def test_a_life_that_comes_back_behind_the_end_is_healed_by_it(talk):
     talk.begin(generation=1).finish()
-    (report,) = talk.heard("report")
-    assert [record["event"] for record in report["records"]] == ["restart", "healed"]
+    (report,) = talk.reports()
+    assert [record.event for record in report.records] == ["restart", "healed"]
 
 
 def test_a_report_that_finds_no_room_is_lost_and_counted(talk):
@@ -102,10 +103,10 @@ def test_a_report_that_finds_no_room_is_lost_and_counted(talk):
     while telemetry.dropped_reports < 3:  # nobody listens
         talk.turn()
         num_turns += 1
-    assert len(talk.heard("report")) == num_turns - 3
+    assert len(talk.reports()) == num_turns - 3
     for _ in range(2):  # the first one may not have noticed yet that there is room
         talk.turn()
-    assert talk.heard("report")[-1]["dropped_reports"] == telemetry.dropped_reports
+    assert talk.reports()[-1].dropped_reports == telemetry.dropped_reports
 
 
 def test_what_is_counted_adds_up_over_lives(talk):
@@ -121,7 +122,7 @@ def test_what_is_counted_adds_up_over_lives(talk):
     talk.finish()
     result, _ = talk.hand_in()
     names = ("replayed", "duplicates_dropped", "fenced", "damaged")
-    assert [result["counters"][name] for name in names] == [4, 40, 400, 4000]
+    assert [getattr(result.counters, name) for name in names] == [4, 40, 400, 4000]
 
 
 def test_what_timing_decided_is_told_with_the_result(talk):
@@ -132,9 +133,10 @@ def test_what_timing_decided_is_told_with_the_result(talk):
     talk.turn()
     talk.finish()
     result, _ = talk.hand_in()
-    counters = {"trained": NUM_STEPS - 2, "lost": 2, "stale_ties": 3, "replayed_steps": 7}
-    assert counters.items() <= result["counters"].items()
-    assert result["staleness"] == {"tie_down": {"-4": 1, "1": 2}}
+    found = result.counters
+    assert (found.trained, found.lost) == (NUM_STEPS - 2, 2)
+    assert (found.stale_ties, found.replayed_steps) == (3, 7)
+    assert result.staleness == {"tie_down": {"-4": 1, "1": 2}}
 
 
 # Leaving ----------------------------------------------------------------------------------------
@@ -180,11 +182,11 @@ def test_where_the_job_stops_early_it_leaves_after_a_while(talk):
     coordinator asked for one in time, and wrote the summary of a run of 100,000 steps of which
     199,826 were lost."""
     assert not talk.finish(end=NUM_STEPS - 4)
-    (report,) = talk.heard("report")
-    assert not report["finished"]
+    (report,) = talk.reports()
+    assert not report.finished
     talk.order("hand-in")
     assert not talk.turn()
-    assert talk.heard("result") == []
+    assert talk.results() == []
     talk.clock.now_s += 0.9 * STOP_LINGER_S
     assert not talk.turn()
     talk.clock.now_s += 0.2 * STOP_LINGER_S
