@@ -5,7 +5,8 @@ the end of its first `fill_steps` steps to the end of its last step, in its last
 Every worker has updated its block by then, so that filling does not count; and no worker waits for
 another behind its last step, so that draining does not either. The bubble is the share of this
 time, of all workers together, in which a worker waited for a neighbour: for input, credit or a
-tie. Overhead and snapshots are work, and no part of it.
+tie. Overhead and snapshots are work, and no part of it; nor is waiting for a core that others
+hold, which a worker can't tell from computing.
 """
 
 from collections.abc import Sequence

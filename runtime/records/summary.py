@@ -70,8 +70,7 @@ def summarise(
 
 
 def _bubble(job: Job, results: Sequence[WorkerResult]) -> Bubble:
-    """The pipeline's bubble, if workers have cores of their own: else each also waits for a core,
-    which no worker can tell from computing. Beside it what lock-step schedules would idle."""
+    """The pipeline's bubble, if workers have cores of their own, and those of lock-step."""
     measured = measured_bubble([result.steady for result in results])
     return Bubble(
         measured=None if job.shares_cores else measured,
