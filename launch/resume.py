@@ -27,7 +27,6 @@ RUNNING = {
     "phase_timeout_s",
     "max_worker_restarts",
     "max_bad_steps",
-    "time_alone_s",
     "quick_end",
     "trace",
     "faults",

@@ -61,18 +61,18 @@ def is_off(step: int) -> bool:
 def load_half_protected(text: str) -> "LocalLearningJob":
     """The job, in a process that takes no snapshots in every second stretch."""
     from launch.program import load_job
-    from runtime.worker.compute_thread import Computing, Copied
+    from runtime.worker.compute_thread import ComputeThread, Copied
 
-    take = Computing._take_snapshot
+    take = ComputeThread._take_snapshot
 
-    def half_take(self: Computing, action: "Snapshot") -> None:
+    def half_take(self: ComputeThread, action: "Snapshot") -> None:
         if action.checkpoint or not is_off(action.step):
             take(self, action)
         else:  # as if it were copied, and then durable
             now_s = time.monotonic()
             self._done.append(Copied(action.step, lambda: None, now_s, now_s))
 
-    Computing._take_snapshot = half_take  # type: ignore[method-assign]
+    ComputeThread._take_snapshot = half_take  # type: ignore[method-assign]
     return load_job(text)
 
 
