@@ -8,7 +8,7 @@ from launch.job import LocalLearningJob
 from models.block import Payload, Ties
 from runtime import digest
 from runtime.core.state import State
-from runtime.program import Life
+from runtime.program import Start
 from runtime.records.bubbles import fill_steps
 from runtime.records.schema import Counters, Report, WorkerResult
 from runtime.records.trace import Trace
@@ -28,7 +28,7 @@ class TimedBlock:
         self._memory = OwnedMemory(f"sequential-{k}")
         self._telemetry = Telemetry(
             block=k,
-            life=Life(),
+            start=Start(),
             page=self._memory.page,
             batch_size=job.batch_size,
             every_s=0.0,

@@ -67,7 +67,7 @@ class Job(Protocol):
 
     @property
     def final_errors(self) -> tuple[type[Exception], ...]:
-        """What a block raises where another generation would only raise it again."""
+        """What a block raises if another generation would only raise it again."""
 
     @property
     def config_toml(self) -> str: ...
@@ -75,21 +75,23 @@ class Job(Protocol):
     def notes(self) -> Sequence[str]:
         """What the user should know of the job before it starts."""
 
-    def plan(self, k: int) -> WorkerPlan:
+    def plan(self, block_index: int) -> WorkerPlan:
         """Worker k's steps, streams and windows."""
 
     def specs(self, edge: int) -> Specs:
         """What crosses the edge between workers `edge` and `edge` + 1."""
 
-    def build_block(self, k: int, tell: Tell) -> BlockStep:
+    def build_block(self, block_index: int, tell: Tell) -> BlockStep:
         """Build worker k's block; called once, in its process, on its compute thread. `tell` is
         told which phase of that begins."""
 
-    def carry(self, k: int, checkpoint: Checkpoint, tell: Tell) -> tuple[BlockStep, Sequence[str]]:
+    def carry(
+        self, block_index: int, checkpoint: Checkpoint, tell: Tell
+    ) -> tuple[BlockStep, Sequence[str]]:
         """Build worker k's block from a checkpoint of the same network with another cut, as far
         as that goes; return also what was carried and what was not, as short notes."""
 
-    def unit_names(self, k: int) -> tuple[Sequence[str], Sequence[str]]:
+    def unit_names(self, block_index: int) -> tuple[Sequence[str], Sequence[str]]:
         """The names of block k's home units and guest units."""
 
     def evaluate(self, weights: Mapping[str, Tensor], tell: Tell) -> Sequence[UnitAccuracy]:

@@ -51,7 +51,7 @@ class Program:
     `resolve` runs once, in the coordinator, and tells it which phase it is in; it raises ValueError
     for what a user got wrong, and its text is what `load` makes the job of in every process.
     `check_resume` compares the config of a checkpoint with that text: it returns whether the
-    network is cut otherwise now, and what the user should know; it raises ValueError where the run
+    network is cut otherwise now, and what the user should know; it raises ValueError if the run
     can't be resumed with that config.
     `preload` are modules that the fork server imports once. `run_dir` is the user's wish; None
     makes a new one, and `fresh` starts over in one that holds a run.
@@ -86,7 +86,7 @@ class Meeting:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Life:
+class Start:
     """Which generation of a process this is, why the one before ended, and what was stored for it.
 
     `detected_t` (unix seconds) is when its keeper saw that end, and `hung_in` the phase in which it

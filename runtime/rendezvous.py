@@ -85,13 +85,13 @@ class Rendezvous:
         finished: bool = self._store.check([FINISHED_KEY])
         return finished
 
-    def publish_place(self, k: int, place: Place) -> None:
+    def publish_place(self, block_index: int, place: Place) -> None:
         """Say where worker k is."""
-        self._store.set(f"place/{k}", json.dumps(vars(place)))
+        self._store.set(f"place/{block_index}", json.dumps(vars(place)))
 
-    def await_place(self, k: int) -> Place:
+    def await_place(self, block_index: int) -> Place:
         """Wait for a worker's place. Raises RendezvousError after the timeout."""
-        found: dict[str, str] = json.loads(self._get(f"place/{k}"))
+        found: dict[str, str] = json.loads(self._get(f"place/{block_index}"))
         return Place(**found)
 
     def publish_edge(self, edge: int, address: str) -> None:

@@ -37,9 +37,9 @@ from runtime.program import (
     NOT_STARTED,
     REFUSED,
     TRACEBACK_CHARACTERS,
-    Life,
     Meeting,
     Program,
+    Start,
     Tell,
 )
 from runtime.records.recorder import EVALUATING, NotWritten, Recorder
@@ -55,7 +55,7 @@ POLL_MS = 200
 TELL_EVERY_S = 1.0
 
 
-def run_coordinator(program: Program, meeting: Meeting, life: Life, keeper: Connection) -> None:
+def run_coordinator(program: Program, meeting: Meeting, start: Start, keeper: Connection) -> None:
     """The body of the coordinator process.
 
     A refused job is said in one message, exit code 2. A failure before the job is announced would
@@ -75,14 +75,14 @@ def run_coordinator(program: Program, meeting: Meeting, life: Life, keeper: Conn
 
     try:
         rendezvous = open_rendezvous(meeting, timeout_s=program.patience_s, is_coordinator=True)
-        found = _begin(program, rendezvous, life, tell)
+        found = _begin(program, rendezvous, start, tell)
         if isinstance(found, int):
             return say(end=found)
         announcement, run_dir, socket = found
         _log_to(run_dir)
         recorder = Recorder(run_dir)
         try:
-            coordinator = Coordinator(program, announcement, recorder, socket, life, tell)
+            coordinator = Coordinator(program, announcement, recorder, socket, start, tell)
             say(num_workers=coordinator.num_workers, reached=1)
             coordinator.run(
                 rendezvous, gathered=partial(say, reached=2), ended=partial(say, end=DONE)
@@ -98,10 +98,10 @@ def run_coordinator(program: Program, meeting: Meeting, life: Life, keeper: Conn
         _fail(say, traceback.format_exc())
 
 
-def _begin(program: Program, rendezvous: Rendezvous, life: Life, tell: Tell) -> Found | int:
+def _begin(program: Program, rendezvous: Rendezvous, start: Start, tell: Tell) -> Found | int:
     """What a generation before this one has announced, or what is announced now; how this process
     is to end if there is no job to follow."""
-    before = rendezvous.recall_announcement() if life.generation else None
+    before = rendezvous.recall_announcement() if start.generation else None
     if before is not None and before.no_job is not None:
         return before.no_job
     found = _announce(program, rendezvous, tell) if before is None else recall(program, before)
@@ -130,7 +130,7 @@ def _fail(say: Callable[..., None], text: str) -> NoReturn:
 
 
 def _log_to(run_dir: RunDir) -> None:
-    """What goes wrong with the coordinator itself, its output included, is kept in its log."""
+    """What goes wrong with the coordinator itself, its output included, is in its log."""
     run_dir.logs.mkdir(exist_ok=True)  # --fresh has removed it
     file = (run_dir.logs / "coordinator.log").open("a", buffering=1)
     faulthandler.enable(file)
@@ -147,7 +147,7 @@ class Coordinator:
         announcement: Announcement,
         recorder: Recorder,
         socket: zmq.Socket[bytes],
-        life: Life,
+        start: Start,
         tell: Tell,
     ) -> None:
         """`tell` tells the keeper which phase begins."""
@@ -159,9 +159,9 @@ class Coordinator:
         torch.set_num_threads(self._job.cores)
         self._recorder = recorder
         self._socket = socket
-        self._is_first = life.generation == 0
-        self._hung_in = life.hung_in if life.hung_in.startswith(EVALUATING) else ""
-        self._log = FaultLog(recorder.run_dir.path, generation=life.generation)
+        self._is_first = start.generation == 0
+        self._hung_in = start.hung_in if start.hung_in.startswith(EVALUATING) else ""
+        self._log = FaultLog(recorder.run_dir.path, generation=start.generation)
         self._faults = [f for f in self._job.faults if f.kind == "coordinator-kill"]
         self._console = make_console()
         self._progress = Progress(self._job)
@@ -252,7 +252,7 @@ class Coordinator:
         self._weights[result.block] = weights
 
     def _fall_over(self) -> None:
-        """Die where the fault plan says so; the step is the lowest worker's."""
+        """Die if the fault plan says so; the step is the lowest worker's."""
         last = self._progress.last.get(0)
         for fault in self._faults:
             if last is not None and last.step >= fault.step and self._log.claim(str(fault)):

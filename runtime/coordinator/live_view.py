@@ -20,7 +20,7 @@ from runtime.records.tables import plain_table
 
 PLAIN_LINE_EVERY_S = 5.0
 REDRAW_EVERY_S = 0.2
-PLAIN_WIDTH = 110  # columns where no terminal sets a width
+PLAIN_WIDTH = 110  # columns, if no terminal sets a width
 UNKNOWN = "–"
 
 
@@ -119,7 +119,7 @@ def _rate(statuses: Sequence[WorkerStatus]) -> float:
 
 
 def _line(step: int, num_steps: int, left: str, statuses: Sequence[WorkerStatus]) -> str:
-    """One line with every worker's figures, or the lowest's and highest's where it is too long."""
+    """One line with every worker's figures, or the lowest's and highest's if it is too long."""
     losses = [_figure(status.loss, "{:.2f}") for status in statuses]
     probes = [_fraction(status.probe_top1) for status in statuses]
     shown = [" ".join(losses), " ".join(probes)]

@@ -1,4 +1,4 @@
-"""How a job begins: what is to be run, where its records go, and which checkpoint it goes on from.
+"""How a job begins: what is to be run, where its records go, and from which checkpoint it resumes.
 
 Owns that decision and its announcement, on which every process of the job relies.
 """
@@ -28,7 +28,7 @@ def announce(program: Program, rendezvous: Rendezvous, tell: Tell) -> Found:
     """Resolve the job, take its directory, and tell every worker; `tell` is told which phase of
     that begins. Raises ValueError.
 
-    A directory that holds a run is gone on with, from its newest whole checkpoint.
+    A directory that holds a run is resumed, from its newest whole checkpoint.
     """
     text = program.resolve(tell)
     job = program.load(text)

@@ -32,12 +32,15 @@ class InjectedFault(Exception):
 class Injector:
     """Worker k's faults. If there are none, every call returns at once."""
 
-    def __init__(self, faults: Sequence[Fault], k: int, log: FaultLog, *, keeper_pid: int) -> None:
-        self._k = k
+    def __init__(
+        self, faults: Sequence[Fault], block_index: int, log: FaultLog, *, keeper_pid: int
+    ) -> None:
+        self._block_index = block_index
         self._log = log
         self._keeper_pid = keeper_pid
-        self._links = [f for f in faults if f.edge is not None and k in f.edge]
-        own = [f for f in faults if f.block == k or (f.kind == "job-kill" and k == 0)]
+        self._links = [f for f in faults if f.edge is not None and block_index in f.edge]
+        is_lowest = block_index == 0
+        own = [f for f in faults if f.block == block_index or (f.kind == "job-kill" and is_lowest)]
         self._at_steps = [f for f in own if f.kind in _DEEDS]
         self._slow = [f for f in own if f.kind == "slow"]
         self._at_checkpoints = [f for f in own if f.kind == "kill-checkpointing"]
@@ -49,13 +52,13 @@ class Injector:
         """The links, with the faults of their edges."""
         wrapped: dict[Side, Link] = {}
         for side, link in links.items():
-            other = self._k + (1 if side is Side.ABOVE else -1)
+            other = self._block_index + (1 if side is Side.ABOVE else -1)
             faults = [f for f in self._links if f.edge is not None and other in f.edge]
             zombies = [f for f in self._zombies if self._log.has_fired(str(f))]
             wrapped[side] = link
             if faults or zombies:
                 wrapped[side] = FaultyLink(
-                    link, faults, zombies, sends=(self._k, other), claim=self._log.claim
+                    link, faults, zombies, sends=(self._block_index, other), claim=self._log.claim
                 )
         return wrapped
 

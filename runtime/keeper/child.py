@@ -15,7 +15,7 @@ import msgpack
 
 from runtime.core.state import COMPUTING, State
 from runtime.keeper import entry, fork_server
-from runtime.program import DONE, Life, Meeting, Program
+from runtime.program import DONE, Meeting, Program, Start
 from runtime.state.status_page import OwnedMemory, Word
 
 RESTART_WINDOW_S = 300.0
@@ -57,7 +57,7 @@ class Child:
         self._body = body
         self._program = program
         self._meeting = meeting
-        self._life = Life(memory=None if self.memory is None else self.memory.paths)
+        self._this_start = Start(memory=None if self.memory is None else self.memory.paths)
         self._restarts_s: deque[float] = deque()
         self.rest_until_s = 0.0  # when it may be restarted
         self._fruitless = 0  # generations in a row that came no further than those before
@@ -72,7 +72,7 @@ class Child:
         who = () if self.block is None else (self.block,)
         self.process: ForkServerProcess = self._context.Process(
             target=entry.run,
-            args=(self._body, self._program, self._meeting, *who, self._life, theirs),
+            args=(self._body, self._program, self._meeting, *who, self._this_start, theirs),
             name=self.name,
         )
         with fork_server.surroundings():
@@ -207,12 +207,12 @@ class Child:
         assert self.has_ended, "two generations at once: one would be a zombie"
         self.pipe.close()
         self.process.close()
-        self._life = Life(
-            generation=self._life.generation + 1,
+        self._this_start = Start(
+            generation=self._this_start.generation + 1,
             cause=cause,
             detected_t=time.time(),
             hung_in=self.phase if hung else "",
-            memory=self._life.memory,
+            memory=self._this_start.memory,
         )
         self._start()
 

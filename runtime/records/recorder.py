@@ -49,7 +49,7 @@ class Recorder:
 
     def add(self, records: Iterable[Record]) -> None:
         """Append records and events to metrics.jsonl, flushed, and each block's newest record to
-        TensorBoard. Where they can't be written that is said once, and the run goes on."""
+        TensorBoard. If they can't be written, that is said once, and the run goes on."""
         try:
             self._add(list(records))
         except OSError as error:

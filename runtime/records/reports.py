@@ -103,7 +103,7 @@ def event_line(record: Record, before: StepRecord | None) -> str:
 
 
 def _bad_before(record: StepRecord, before: StepRecord | None) -> int:
-    """The bad steps before this record; all of its own where no one knows."""
+    """The bad steps before this record; all of its own if no one knows."""
     if before is not None:
         return before.bad_steps
     return 0 if record.step == 0 else record.bad_steps

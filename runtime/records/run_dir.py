@@ -44,7 +44,7 @@ class RunDir:
     def create(cls, path: Path | None, *, name: str, restart: bool = False) -> "RunDir":
         """Make and lock a run's directory: `path`, or a new runs/<UTC time>-<name>.
 
-        `restart` goes on with the run that the directory already holds. Raises ValueError where
+        `restart` goes on with the run that the directory already holds. Raises ValueError if
         it can't be written, another job has it, or it holds a run and this is no restart.
         """
         try:
@@ -91,7 +91,7 @@ class RunDir:
         return sorted((self.path / "trace").glob("worker-*.jsonl"))
 
     def write_config(self, text: str) -> None:
-        """Write config.toml, durably and at once. Raises ValueError where it can't be."""
+        """Write config.toml, durably and at once. Raises ValueError if it can't be."""
         try:
             _write(self.config_toml, text)
         except OSError as error:

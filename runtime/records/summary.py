@@ -107,12 +107,12 @@ def restarts_of(events: Sequence[Record]) -> tuple[Restart, ...]:
     restarts: list[Restart] = []
     open_ones: dict[tuple[int, int], int] = {}  # by block and generation
     for event in events:
-        life = (event.block, event.generation)
+        generation = (event.block, event.generation)
         if isinstance(event, Restarted):
-            open_ones[life] = len(restarts)
+            open_ones[generation] = len(restarts)
             restarts.append(Restart(**shared(Restart, event)))
         # Its restart may be in a report that a coordinator took with it.
-        elif isinstance(event, Healed) and (i := open_ones.pop(life, None)) is not None:
+        elif isinstance(event, Healed) and (i := open_ones.pop(generation, None)) is not None:
             restarts[i] = replace(restarts[i], healed_s=event.healed_s)
     return tuple(restarts)
 

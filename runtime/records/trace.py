@@ -1,7 +1,8 @@
 """A run's timeline, in the Chrome trace event format that Perfetto (ui.perfetto.dev) opens.
 
 Owns what becomes a slice, an arrow, a counter or an instant, and the files: one a worker, which
-its lives append to, and trace.json, which joins them. A line is an event, so that a worker that
+its generations append to, and trace.json, which joins them. A line is an event, so that a worker
+that
 is killed spoils none but its last.
 """
 
@@ -32,19 +33,19 @@ SHORTEST_US = 1.0  # a state that is only passed through is no slice
 
 
 class Trace:
-    """Worker k's part of a timeline. Times are time.monotonic()'s; without a path nothing is kept.
+    """One worker's part of a timeline. Times are time.monotonic()'s. Nothing is written without path.
 
     Events may come from any thread; `flush` and `counters`, which writes what has piled up, are
     the loop's.
     """
 
-    def __init__(self, path: Path | None, k: int, *, name: str = "") -> None:
-        self._k = k
+    def __init__(self, path: Path | None, block_index: int, *, name: str = "") -> None:
+        self._block_index = block_index
         self._path = path
         self._offset_s = time.time() - time.monotonic()
-        # What a life before was writing may lack its end.
+        # What a generation before was writing may lack its end.
         self._lines = ["\n"] if path is not None and path.exists() else []
-        self._name("process_name", WORK, f"worker {k}: {name}")
+        self._name("process_name", WORK, f"worker {block_index}: {name}")
         self._name("thread_name", WORK, "work")
         self._name("thread_name", SENDING, "send")
 
@@ -54,7 +55,7 @@ class Trace:
             return
         self._slice(NAMES[state], WORK, began_s, ended_s, step=step)
         if state is State.FORWARD:
-            kind = "s" if self._k == 0 else "t"
+            kind = "s" if self._block_index == 0 else "t"
             middle_s = (began_s + ended_s) / 2
             self._event(kind, "batch", middle_s, cat="batch", id=step, tid=WORK)
 
@@ -69,7 +70,8 @@ class Trace:
     def counters(self, **values: float) -> None:
         """Counters as they are now."""
         for name, value in values.items():
-            self._event("C", f"{name} of worker {self._k}", time.monotonic(), args={name: value})
+            text = f"{name} of worker {self._block_index}"
+            self._event("C", text, time.monotonic(), args={name: value})
         if len(self._lines) >= FLUSH_AT:
             self.flush()
 
@@ -99,7 +101,7 @@ class Trace:
         if self._path is None:
             return
         ts = round((self._offset_s + at_s) * 1e6, 1)
-        event = {"ph": kind, "name": name, "ts": ts, "pid": self._k, **fields}
+        event = {"ph": kind, "name": name, "ts": ts, "pid": self._block_index, **fields}
         self._lines.append(json.dumps(event) + "\n")
 
 

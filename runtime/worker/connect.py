@@ -29,14 +29,14 @@ from runtime.state.retention import NeighboursRetention, Retention
 log = logging.getLogger(__name__)
 
 
-def outgoing_specs(job: Job, k: int) -> Specs:
+def outgoing_specs(job: Job, block_index: int) -> Specs:
     """What worker k sends, to both sides."""
     return {
         stream: found
-        for edge in (k - 1, k)
+        for edge in (block_index - 1, block_index)
         if 0 <= edge < job.num_workers - 1
         for stream, found in job.specs(edge).items()
-        if stream.target is (Side.BELOW if edge < k else Side.ABOVE)
+        if stream.target is (Side.BELOW if edge < block_index else Side.ABOVE)
     }
 
 
@@ -53,7 +53,7 @@ class Connector:
     def __init__(
         self,
         job: Job,
-        k: int,
+        block_index: int,
         rendezvous: Rendezvous,
         *,
         open_store: Callable[[], Store],
@@ -62,7 +62,7 @@ class Connector:
     ) -> None:
         """`open_store` makes a connection to the launcher's store, for a thread of its own."""
         self._job = job
-        self._k = k
+        self._block_index = block_index
         self._rendezvous = rendezvous
         self._open_store = open_store
         self._run_id = run_id
@@ -74,18 +74,18 @@ class Connector:
         Raises LinkError if an edge can't be made, RendezvousError if no one comes.
         """
         place = Place(host=this_host(), memory=retention.path)
-        self._rendezvous.publish_place(self._k, place)
+        self._rendezvous.publish_place(self._block_index, place)
         links: dict[Side, Link] = {}
-        if self._k + 1 < self._job.num_workers:
+        if self._block_index + 1 < self._job.num_workers:
             links[Side.ABOVE] = self._link_above(place)
-        if self._k > 0:
-            address = self._rendezvous.await_edge(self._k - 1)
+        if self._block_index > 0:
+            address = self._rendezvous.await_edge(self._block_index - 1)
             links[Side.BELOW] = self._make(Side.BELOW, place, connect=address)
         return links
 
     def _link_above(self, place: Place) -> EdgeLink:
         """Listen at an earlier generation's address if that is free, elsewhere if not."""
-        known = self._rendezvous.find_edge(self._k)
+        known = self._rendezvous.find_edge(self._block_index)
         link = None
         if known is not None:
             try:
@@ -95,29 +95,31 @@ class Connector:
                 log.warning("%s; listening elsewhere", error)
         if link is None:
             link = self._make(Side.ABOVE, place, bind=self._new_address(place))
-        self._rendezvous.publish_edge(self._k, link.address)
+        self._rendezvous.publish_edge(self._block_index, link.address)
         return link
 
     def _new_address(self, place: Place) -> str:
         here = self._other(Side.ABOVE).host == place.host and self._job.link in ("auto", "gloo")
         if here or self._job.link in ("shm", "zmq-ipc"):
             # An abstract address: it has no file, so nothing is left even after SIGKILL.
-            return f"ipc://@loco-{self._run_id}-{self._k}-{secrets.token_hex(4)}"
+            return f"ipc://@loco-{self._run_id}-{self._block_index}-{secrets.token_hex(4)}"
         return tcp_address(self._job.bind)
 
     def _other(self, side: Side) -> Place:
-        return self._rendezvous.await_place(self._k + (1 if side is Side.ABOVE else -1))
+        return self._rendezvous.await_place(self._block_index + (1 if side is Side.ABOVE else -1))
 
     def _make(
         self, side: Side, place: Place, *, bind: str | None = None, connect: str | None = None
     ) -> EdgeLink:
         """This end of the edge on a side."""
-        k = self._k + (1 if side is Side.ABOVE else -1)
-        specs, other = self._job.specs(min(k, self._k)), self._other(side)
+        neighbour = self._block_index + (1 if side is Side.ABOVE else -1)
+        specs = self._job.specs(min(neighbour, self._block_index))
+        other = self._other(side)
         shares = self._job.link in ("auto", "shm") and other.host == place.host
         if self._job.link == "shm" and not shares:
             raise LinkError(
-                f"link shm needs workers {self._k} and {k} on one host, in one process namespace;"
+                f"link shm needs workers {self._block_index} and {neighbour} on one host, in one"
+                " process namespace;"
                 " use --link auto"
             )
         end = End(
@@ -132,11 +134,11 @@ class Connector:
         if not shares:
             return zmq_link(self._context, end, bind=bind, connect=connect)
         try:
-            sent = outgoing_specs(self._job, k)
-            memory = NeighboursRetention(other.memory, self._job.plan(k), sent)
+            sent = outgoing_specs(self._job, neighbour)
+            memory = NeighboursRetention(other.memory, self._job.plan(neighbour), sent)
         except (OSError, ValueError) as error:
             raise LinkError(
-                f"the memory of worker {k} can't be shared ({error}); use --link zmq"
+                f"the memory of worker {neighbour} can't be shared ({error}); use --link zmq"
             ) from error
         return shm_link(self._context, end, memory, bind=bind, connect=connect)
 

@@ -1,7 +1,7 @@
 """A worker process: holds one block, runs its driver, and reports to the coordinator.
 
-Owns the order of a worker's life: meet, take up the state, link, train, hand in the result, leave.
-What a life leaves behind for the next one is runtime.state.saving's.
+Owns the order of a worker's work: meet, take up the state, link, train, hand in the result, leave.
+What a generation leaves behind for the next one is runtime.state.saving's.
 """
 
 import faulthandler
@@ -31,7 +31,7 @@ from runtime.faults.log import FaultLog
 from runtime.job import Job
 from runtime.lifetime import die_with_parent
 from runtime.output import protect_output
-from runtime.program import DONE, FINAL, TRACEBACK_CHARACTERS, Life, Meeting, Program
+from runtime.program import DONE, FINAL, TRACEBACK_CHARACTERS, Meeting, Program, Start
 from runtime.records.bubbles import fill_steps
 from runtime.records.reports import units_label
 from runtime.records.run_dir import trace_part, worker_log
@@ -61,8 +61,10 @@ TELLING = threading.Lock()  # a state is saved, and a failure told, on threads o
 SWITCH_INTERVAL_S = 2e-4  # the compute thread waits no longer than that for the loop's to let go
 
 
-def run_worker(program: Program, meeting: Meeting, k: int, life: Life, keeper: Connection) -> None:
-    """The body of worker process k in one of its lives. Tells the keeper why it fails, if so."""
+def run_worker(
+    program: Program, meeting: Meeting, block_index: int, start: Start, keeper: Connection
+) -> None:
+    """The body of a worker process, one generation of it. Tells the keeper why it fails, if so."""
     die_with_parent()
     relay_to(meeting.keeper_pid)
     multiprocessing.set_start_method(None, force=True)  # a user's pool gets Python's default
@@ -74,14 +76,14 @@ def run_worker(program: Program, meeting: Meeting, k: int, life: Life, keeper: C
         announcement = rendezvous.await_announcement()
         if announcement.no_job is not None or rendezvous.is_finished:
             return _tell(keeper, end=announcement.no_job or DONE)
-        _log_to(worker_log(Path(announcement.run_dir), k))
+        _log_to(worker_log(Path(announcement.run_dir), block_index))
         protect_output(log.warning)
         _tell(keeper, run_dir=announcement.run_dir, run_id=announcement.run_id)
         _tell(keeper, phase="loading the job")
         job = program.load(announcement.job_text)
         final = (*final, *job.final_errors)
         _tell(keeper, num_workers=job.num_workers)
-        worker = Worker(job, announcement, k, life, keeper, meeting)
+        worker = Worker(job, announcement, block_index, start, keeper, meeting)
         worker.take_up()
         _tell(keeper, phase="waiting for its neighbours", waits=True)
         worker.link(rendezvous)
@@ -124,40 +126,40 @@ def _log_to(path: Path) -> None:
 
 
 class Worker:
-    """One life of one block, and everything that moves it."""
+    """One generation of one block, and everything that moves it."""
 
     def __init__(
         self,
         job: Job,
         announcement: Announcement,
-        k: int,
-        life: Life,
+        block_index: int,
+        start: Start,
         keeper: Connection,
         meeting: Meeting,
     ) -> None:
-        assert life.memory is not None, "a worker's keeper keeps memory for it"
+        assert start.memory is not None, "a worker's keeper owns memory for it"
         self._job = job
-        self._k = k
+        self._block_index = block_index
         self._carried: list[str] = []
-        self._life = life
+        self._start = start
         self._meeting = meeting
         self._tell_phase = partial(_tell_phase, keeper)
         self._announcement = announcement
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self._thread_failure: BaseException | None = None
-        self._page = Page(life.memory.page)
-        self._plan = job.plan(k)
-        faults = FaultLog(Path(announcement.run_dir), generation=life.generation)
-        self._injector = Injector(job.faults, k, faults, keeper_pid=meeting.keeper_pid)
-        self._outgoing = outgoing_specs(job, k)
+        self._page = Page(start.memory.page)
+        self._plan = job.plan(block_index)
+        faults = FaultLog(Path(announcement.run_dir), generation=start.generation)
+        self._injector = Injector(job.faults, block_index, faults, keeper_pid=meeting.keeper_pid)
+        self._outgoing = outgoing_specs(job, block_index)
         self._retention = Retention(
-            life.memory.messages,
+            start.memory.messages,
             self._plan,
             self._outgoing,
             checksums=guards_payload(job, shares_memory=job.link == "shm"),
         )
         self._saver = Saver(
-            life.memory,
+            start.memory,
             self._page,
             self._retention,
             self._plan,
@@ -181,24 +183,26 @@ class Worker:
             self._resume(Checkpoint.open(Path(self._announcement.resume)))
         else:
             self._block = self._build_block()
-        run_id, generation = self._announcement.run_id, self._life.generation
+        run_id, generation = self._announcement.run_id, self._start.generation
         log.info("run %s: generation %d begins with step %d", run_id, generation, self._start_step)
         state_bytes = sum(tensor.nbytes for tensor in self._block.state().values())
         self._saver.check_room(state_bytes)  # an optimizer may add to it with the first step
-        if self._life.generation > 0:
+        if self._start.generation > 0:
             self._injector.starting()
 
     def _build_block(self) -> BlockStep:
-        return self._job.build_block(self._k, self._tell_phase)
+        return self._job.build_block(self._block_index, self._tell_phase)
 
     def _resume(self, checkpoint: Checkpoint) -> None:
         """Begin from a checkpoint, and store a snapshot of it: files may go, memory stays."""
         if self._announcement.recut:
-            self._block, notes = self._job.carry(self._k, checkpoint, self._tell_phase)
+            self._block, notes = self._job.carry(self._block_index, checkpoint, self._tell_phase)
             self._carried = list(notes)
             put_back(self._absent_ties(checkpoint.step), self._retention)
         else:
-            saved, ties = split_part(safetensors.torch.load_file(checkpoint.part(self._k)))
+            saved, ties = split_part(
+                safetensors.torch.load_file(checkpoint.part(self._block_index))
+            )
             state, self._tie_stats = split_tie_stats(saved)
             self._block = self._build_block()
             self._block.load(state)
@@ -218,7 +222,7 @@ class Worker:
         """Bind and connect this worker's edges; waits for the neighbours."""
         connector = Connector(
             self._job,
-            self._k,
+            self._block_index,
             rendezvous,
             open_store=partial(open_store, self._meeting),
             run_id=self._announcement.run_id,
@@ -228,7 +232,7 @@ class Worker:
         self._links = self._injector.wrap(links)
         self._liveness = Liveness(
             self._links,
-            find_below=lambda: rendezvous.find_edge(self._k - 1),
+            find_below=lambda: rendezvous.find_edge(self._block_index - 1),
             patience_s=self._job.patience_s,
         )
 
@@ -244,8 +248,8 @@ class Worker:
             block=self._block,
             telemetry=driver.telemetry,
             page=self._page,
-            block_index=self._k,
-            generation=self._life.generation,
+            block_index=self._block_index,
+            generation=self._start.generation,
             patience_s=self._job.patience_s,
             is_over=lambda: rendezvous.is_finished,
         )
@@ -265,7 +269,7 @@ class Worker:
         stop_at = self._page[Word.STOP_AT]
         core = WorkerCore(
             self._plan,
-            generation=self._life.generation,
+            generation=self._start.generation,
             start_step=self._start_step,
             retained=self._retention.retained(self._start_step),
             reached=self._page[Word.REACHED],
@@ -273,8 +277,8 @@ class Worker:
             tie_stats=self._tie_stats,
         )
         telemetry = Telemetry(
-            block=self._k,
-            life=self._life,
+            block=self._block_index,
+            start=self._start,
             page=self._page,
             batch_size=self._job.batch_size,
             every_s=self._job.report_every_s,
@@ -297,8 +301,14 @@ class Worker:
         )
 
     def _make_trace(self) -> Trace:
-        path = trace_part(Path(self._announcement.run_dir), self._k) if self._job.trace else None
-        return Trace(path, self._k, name=units_label(*self._job.unit_names(self._k)))
+        path = (
+            trace_part(Path(self._announcement.run_dir), self._block_index)
+            if self._job.trace
+            else None
+        )
+        return Trace(
+            path, self._block_index, name=units_label(*self._job.unit_names(self._block_index))
+        )
 
     def _drive(self, driver: Driver, reporter: Reporter) -> None:
         try:

@@ -2,7 +2,7 @@
 
 Owns the worker's end of that conversation. Nothing waits for the coordinator but the end: it may
 die and come back, so a result is handed over whenever it is asked for, and a worker leaves when
-the result is safe.
+the result is durable.
 """
 
 import time

@@ -13,7 +13,7 @@ import psutil
 
 from runtime.block import BlockStep
 from runtime.core.state import COMPUTING, State
-from runtime.program import Life
+from runtime.program import Start
 from runtime.records.schema import (
     Carried,
     Counters,
@@ -58,7 +58,7 @@ class Stopwatch:
 
     def enter(self, state: State, step: int, now_s: float | None = None) -> None:
         """Book the time since the last call on the state that held until now, or until `now_s`
-        (of time.monotonic), where the core hears of it later."""
+        (of time.monotonic), if the core hears of it later."""
         now_s = max(self._since_s, time.monotonic() if now_s is None else now_s)
         self.seconds[self._state] += now_s - self._since_s
         self._since_s = now_s
@@ -97,7 +97,7 @@ class Telemetry:
         self,
         *,
         block: int,
-        life: Life,
+        start: Start,
         page: Page,
         batch_size: int,
         every_s: float,
@@ -106,21 +106,21 @@ class Telemetry:
         trace: Trace,
         carried: Sequence[str] = (),
     ) -> None:
-        """`from_step` is where this life begins; the page tells what earlier ones did. After
+        """`from_step` is where this generation begins; the page tells what earlier ones did. After
         `fill_steps` steps its steady state begins (see runtime.records.bubbles). `carried` is what
         was made of another cut's checkpoint."""
         self.trace = trace
         self.stopwatch = Stopwatch(trace)
         self.dropped_reports = 0
         self._block = block
-        self._generation = life.generation
-        self._detected_t = life.detected_t
+        self._generation = start.generation
+        self._detected_t = start.detected_t
         self._page = page
         self._completed_before = page[Word.COMPLETED]
         self._steady_from = from_step + fill_steps
         self._steady_began: Seconds | None = None
         self._steady: Seconds | None = None
-        self._is_healed = life.generation == 0
+        self._is_healed = start.generation == 0
         self._batch_size = batch_size
         self._every_s = every_s
         self._records: list[Record] = []
@@ -132,15 +132,15 @@ class Telemetry:
         if not self._is_healed:
             self._note(
                 Restarted,
-                cause=life.cause,
-                detected_t=life.detected_t,
+                cause=start.cause,
+                detected_t=start.detected_t,
                 from_step=from_step,
                 completed_before=self._completed_before,
             )
 
     def count_step(self, step: int) -> None:
-        """Count a finished step, at once: this life may end before it is recorded. Whoever calls
-        has told the stopwatch of it."""
+        """Count a finished step, at once: this generation may end before it is recorded. The
+        stopwatch has been told of it before."""
         page = self._page
         page[Word.STEPS_DONE] += 1
         page[Word.RETRAINED] += step < page[Word.COMPLETED]
@@ -174,7 +174,7 @@ class Telemetry:
             self.healed()
 
     def healed(self) -> None:
-        """Note, once in a later life, that it has come beyond all lives before it."""
+        """Note, once in a later generation, that it has come beyond all generations before it."""
         if not self._is_healed:
             self._is_healed = True
             self._note(Healed, healed_s=time.time() - self._detected_t)
@@ -191,7 +191,7 @@ class Telemetry:
 
     @property
     def _first_step_t(self) -> float | None:
-        """When any life of this worker in this attempt ended its first step."""
+        """When any generation of this worker in this attempt ended its first step."""
         t_ns = self._page[Word.FIRST_STEP_T_NS]
         return t_ns / 1e9 if t_ns else None
 

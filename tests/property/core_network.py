@@ -255,7 +255,7 @@ class Network:
         """On the way or in the inbox: never more than the window, in messages and in bytes."""
         for (a, b), queue in self.queues.items():
             node = self.nodes[b]
-            lives = self.nodes[a].core.generation, node.core.generation
+            generations = self.nodes[a].core.generation, node.core.generation
             for stream, incoming in node.core.edges.incoming.items():
                 if (stream.source is Side.BELOW) != (a < b):
                     continue
@@ -265,7 +265,7 @@ class Network:
                     for data, content in ((event.message, content) for event, content in queue)
                     if isinstance(data, Data)
                     and data.stream is stream
-                    and (data.generation, data.to) == lives
+                    and (data.generation, data.to) == generations
                     and data.step >= incoming.released
                 }
                 num_bytes = MESSAGE_BYTES * sum(content is not None for content in held.values())

@@ -69,7 +69,7 @@ class FreeSimulation(FaultySimulation):
             assert worker.block.trained == end
             for counts in tie_stats.staleness.values():
                 assert all(steps <= free.max_staleness for steps in counts)
-            # A new life may be given a gradient again that is too old for it by now.
+            # A new generation may be given a gradient again that is too old for it by now.
             assert self.fired or tie_stats.stale == 0
             for incoming in core.edges.incoming.values():
                 assert incoming.expected == incoming.released == end

@@ -50,8 +50,8 @@ def test_each_fault_alone_fires_once_and_is_borne(kind):
     assert simulation.fired == {kind: 1}
     if kind in ("kill", "segfault", "exit", "oom", "hang", "spin", "zombie", "kill-restarting"):
         assert counted["replayed"] > 0
-        lives = 2 if kind == "kill-restarting" else 1
-        assert simulation.workers[1].core.generation == lives
+        generations = 2 if kind == "kill-restarting" else 1
+        assert simulation.workers[1].core.generation == generations
 
 
 @pytest.mark.parametrize("stop_s", [0.0, 0.01, 0.05, 0.1])

@@ -44,7 +44,7 @@ def run(network: Network) -> bool:
 
 
 def kill_while_a_snapshot_is_not_safe(lag: int) -> Network:
-    """The sender above fills all its room meanwhile; the new life begins with nothing covered."""
+    """The sender above fills all its room meanwhile; the new one begins with nothing covered."""
     network = tight(lag)
     go_on(network, slow=True)
     network.tick()
@@ -76,7 +76,7 @@ def test_where_the_lag_is_longer_than_the_window_a_sender_must_ask(lag, ends, mo
 
 
 def test_an_ask_that_comes_too_late_is_none(monkeypatch):
-    """A new life was asked when it had begun the step that it then could not end."""
+    """A new generation was asked when it had begun the step that it then could not end."""
     steps_outrun_room(monkeypatch)
     assert run(tight(0))
     assert not run(kill_while_a_snapshot_is_not_safe(0))

@@ -66,7 +66,7 @@ def edges(plan=None, *, generation=0, start_step=0, retained=NOTHING_RETAINED, t
     ],
 )
 def test_a_message_counts_only_between_the_two_lives_that_are_here(message):
-    """Here is our third life, between a fifth below and a sixth above."""
+    """Here is our third generation, between a fifth below and a sixth above."""
     here = edges(generation=3, to=())
     assert not here.is_current(message.side, message.message)  # no one has said hello
     take(here, linked(BELOW, 5, to=3))

@@ -130,7 +130,7 @@ def test_a_tick_is_a_sign_of_life_where_nothing_is_received():
     assert core.handle(Tick()) == [hello(ABOVE, to=0, asks=False)]
 
 
-# What is between two other lives ----------------------------------------------------------------
+# What is between two other generations ----------------------------------------------------------
 
 
 def fenced(core: WorkerCore, *events) -> None:
@@ -176,7 +176,7 @@ def test_before_a_hello_everything_is_fenced_off():
     assert core.handle(Rejected(stream=ACTIVATION)) == []  # there is no one to ask
 
 
-# Two cores ---------------------------------------------------------------------------------------
+# Two cores --------------------------------------------------------------------------------------
 
 
 class Pair:
@@ -257,7 +257,7 @@ def test_hellos_may_overtake_each_other(order):
 
 
 def test_both_sides_restart_at_once_and_hear_the_dead_first():
-    """The hellos of both dead lives are still on their way when the new ones speak."""
+    """The hellos of both dead generations are still on their way when the new ones speak."""
     pair = Pair()
     dead = list(pair.flying)
     pair.lower = WorkerCore(pair.lower.plan, generation=1)

@@ -1,4 +1,4 @@
-"""What a worker knows of a neighbour: its life, and whether it knows ours."""
+"""What a worker knows of a neighbour: its generation, and whether it knows ours."""
 
 import pytest
 

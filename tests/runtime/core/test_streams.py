@@ -157,7 +157,7 @@ def test_what_the_receiver_has_saved_is_not_sent_again():
 def test_a_restarted_sender_of_downward_ties_knows_that_the_last_ones_are_never_asked_for():
     """Restarted behind its last downward tie (here 2 of 5 with lag 3), with nothing kept because
     all was durable, it took its own step for what is durable; the receiver's "I want 2 next" was
-    then a protocol error, and the worker died again in every life."""
+    then a protocol error, and the worker died again in every generation."""
     stream = Outgoing(WINDOW, 4, limit=2)
     assert (stream.durable, stream.made) == (2, 4)
     stream.rewind(2)

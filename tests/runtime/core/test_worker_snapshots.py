@@ -301,7 +301,7 @@ def test_that_one_is_safe_which_is_due_and_not_taken_is_illegal():
 
 
 def test_no_step_begins_that_needs_what_its_sender_can_not_keep():
-    """The new life of a worker went on while its snapshot was not safe, and waited within a step
+    """A restarted worker went on while its snapshot was not durable, and waited within a step
     for a tie; its sender had no room for that one, and waited for a snapshot."""
     kept = window(retained=3)
     core = started(WorkerPlan(num_steps=9, incoming={ACTIVATION: kept}, snapshot_every=100))

@@ -296,7 +296,7 @@ def test_the_end_that_dials_cuts_the_connection(make, edge, sends):
         assert case.inner.dialled == ([None] if dials else [])
 
 
-# A dead life ------------------------------------------------------------------------------------
+# A dead generation ------------------------------------------------------------------------------
 
 
 def test_a_zombie_speaks_once_to_each_neighbour_and_lies(make):

@@ -33,7 +33,7 @@ class FakeProcess:
     """A process that ends when the test says so."""
 
     def __init__(self, args: tuple[Any, ...]) -> None:
-        *_, self.life, self.pipe = args
+        *_, self.start_facts, self.pipe = args
         self.pid = 2**22 + 1  # beyond any that there is
         self.exitcode: int | None = None
 
@@ -51,7 +51,7 @@ class Case:
     """A child over fake processes, on a clock that begins with 0."""
 
     def __init__(self, *, block: int | None = 0, max_restarts: int = 3) -> None:
-        self.lives: list[FakeProcess] = []
+        self.generations: list[FakeProcess] = []
         program = Program(
             resolve=str,
             load=lambda text: pytest.fail("no job is needed"),
@@ -73,8 +73,8 @@ class Case:
         return ours, SimpleNamespace(close=lambda: None, real=theirs)
 
     def _process(self, *, target: object, args: tuple[Any, ...], name: str) -> FakeProcess:
-        self.lives.append(FakeProcess(args))
-        return self.lives[-1]
+        self.generations.append(FakeProcess(args))
+        return self.generations[-1]
 
     def turn(self, state: State, *, step: int = 5, steps_done: int = 1) -> None:
         """A turn of the worker's loop, which has begun."""
@@ -88,12 +88,12 @@ class Case:
         page[Word.STEPS_DONE] = steps_done
 
     def say(self, **facts: object) -> None:
-        self.lives[-1].pipe.real.send_bytes(msgpack.packb(facts))
+        self.generations[-1].pipe.real.send_bytes(msgpack.packb(facts))
 
     def close(self) -> None:
         self.child.close()
-        for life in self.lives:
-            life.pipe.real.close()
+        for process in self.generations:
+            process.pipe.real.close()
 
 
 @pytest.fixture
@@ -231,16 +231,20 @@ def test_a_phase_that_says_what_it_takes_has_that_time_twice(case):
 def test_the_next_generation_is_told_in_which_phase_the_one_before_hung(case):
     case.say(phase="evaluating: unit a")
     case.child.listen()
-    case.lives[0].exitcode = -9
+    case.generations[0].exitcode = -9
     case.child.restart("was killed", hung=True)
-    case.lives[1].exitcode = 1
+    case.generations[1].exitcode = 1
     case.child.restart("failed")
-    assert [life.life.hung_in for life in case.lives] == ["", "evaluating: unit a", ""]
+    assert [process.start_facts.hung_in for process in case.generations] == [
+        "",
+        "evaluating: unit a",
+        "",
+    ]
 
 
 def test_a_process_that_could_not_be_started_has_ended(case):
     """Its keeper waited for it, deaf to signals, and left the others behind."""
-    case.lives[0].pid = None
+    case.generations[0].pid = None
     assert case.child.has_ended
     case.child.kill()
 
@@ -273,12 +277,12 @@ def test_a_coordinator_hangs_in_a_phase_that_it_does_not_say_again(make, monkeyp
 
 
 def test_a_coordinator_that_comes_no_further_is_restarted_so_often_only(make):
-    """Each life took longer than the window of restarts, so that it came back for ever."""
+    """Each generation took longer than the window of restarts, so that it came back for ever."""
     case = make(block=None, max_restarts=2)
-    assert [case.child.count_restart(1000.0 * life) for life in range(2)] == ["", ""]
+    assert [case.child.count_restart(1000.0 * n) for n in range(2)] == ["", ""]
     case.say(reached=1)
     case.child.listen()
-    assert [case.child.count_restart(2000.0 + 1000.0 * life) for life in range(3)] == ["", "", ""]
+    assert [case.child.count_restart(2000.0 + 1000.0 * n) for n in range(3)] == ["", "", ""]
     assert case.child.count_restart(5000.0) == "2 restarts without progress"
 
 
@@ -301,10 +305,10 @@ def test_a_new_life_keeps_the_memory_and_forgets_the_progress(case):
     page[Word.COMPLETED] = 6
     case.say(traceback="Oh no", run_dir="runs/x")
     case.child.listen()
-    case.lives[0].exitcode = 1
+    case.generations[0].exitcode = 1
     case.child.restart("failed")
 
-    first, second = (process.life for process in case.lives)
+    first, second = (process.start_facts for process in case.generations)
     assert (first.generation, second.generation, second.cause) == (0, 1, "failed")
     assert first.memory == second.memory == case.child.memory.paths
     assert [page[w] for w in (Word.TURNS, Word.STATE, Word.STEPS_DONE, Word.LEAVING)] == [0] * 4
@@ -344,8 +348,8 @@ def test_lives_without_progress_end_the_job_however_long_each_takes(make):
     """A step that never ends was seen only after minutes, so that no window ever filled up."""
     case = make(max_restarts=2)
     progress(case, 5)
-    for life in range(3):
-        assert case.child.count_restart(1000.0 * life) == ""
+    for n in range(3):
+        assert case.child.count_restart(1000.0 * n) == ""
     assert case.child.count_restart(3000.0) == "2 restarts without progress"
     progress(case, 1)
     assert case.child.count_restart(4000.0) == ""
@@ -358,13 +362,13 @@ def test_no_restart_where_none_is_allowed(make):
 
 
 def test_only_one_that_says_so_has_ended_well_and_another_life_has_to_say_it_again(case):
-    case.lives[0].exitcode = 0
+    case.generations[0].exitcode = 0
     assert not case.child.has_ended_well
     case.say(end=DONE)
     case.child.listen()
     assert case.child.has_ended_well
     case.child.restart("for the next attempt")
-    case.lives[1].exitcode = 0
+    case.generations[1].exitcode = 0
     assert not case.child.has_ended_well
 
 
@@ -384,9 +388,9 @@ def test_what_it_says_is_kept_and_a_part_is_announced_once(case):
 def test_last_words_are_heard_after_the_end(case):
     case.say(checkpoint=True)
     case.say(traceback="Traceback ...\nValueError: no")
-    case.lives[0].pipe.real.close()
+    case.generations[0].pipe.real.close()
     assert case.child.listen()
-    case.lives[0].exitcode = 1
+    case.generations[0].exitcode = 1
     assert case.child.how_it_ended() == "failed with exit code 1 (ValueError: no)"
 
 
@@ -400,14 +404,14 @@ def test_last_words_are_heard_after_the_end(case):
     ],
 )
 def test_an_end_is_put_into_words(case, code, words):
-    case.lives[0].exitcode = code
+    case.generations[0].exitcode = code
     assert case.child.how_it_ended() == words
 
 
 def test_a_long_message_is_cut_until_the_job_ends(case):
     case.say(traceback="Traceback ...\nValueError: " + "x" * 5000)
     case.child.listen()
-    case.lives[0].exitcode = 1
+    case.generations[0].exitcode = 1
     assert len(case.child.how_it_ended()) < 300
 
 
@@ -421,13 +425,13 @@ def test_a_fork_server_that_was_killed_is_started_again(make, monkeypatch):
             raise EOFError
 
     monkeypatch.setattr(FakeProcess, "start", start)
-    assert len(make().lives) == 1
+    assert len(make().generations) == 1
     assert len(starts) == 2
 
 
 def test_a_signal_to_one_that_has_just_ended_is_no_error(case):
     case.child.kill()
-    case.lives[0].exitcode = 0
+    case.generations[0].exitcode = 0
     case.child.kill()
 
 

@@ -71,12 +71,12 @@ def test_a_new_life_listens_where_the_one_before_did(context, address):
     address = address.format(token=secrets.token_hex(6))
     upper = None
     for generation in range(3):
-        life = zmq.Context()
-        lower = make_end(life, Side.ABOVE, bind=address)
+        context_of_one = zmq.Context()
+        lower = make_end(context_of_one, Side.ABOVE, bind=address)
         address = lower.address
         upper = upper or make_end(context, Side.BELOW, connect=address)
         send(lower, hello(generation))
         assert receive(upper).message.generation == generation
         lower.close()
-        life.term()
+        context_of_one.term()
     upper.close()

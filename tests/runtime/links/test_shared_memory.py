@@ -76,7 +76,7 @@ def test_what_is_made_again_does_not_touch_what_a_neighbour_reads(ends):
 
 
 def test_what_is_made_again_takes_no_place_of_what_came_after_it(ends):
-    """With few places and rare snapshots a new life wrote over what its neighbour was reading."""
+    """With few places and rare snapshots a restarted worker wrote over what its neighbour read."""
     late = FIRST + ROOM
     send(ends.lower, *data(Stream.ACTIVATION, late, seed=5))
     ends.lower.retention.put(Stream.ACTIVATION, FIRST, random_payload(Stream.ACTIVATION, seed=6))

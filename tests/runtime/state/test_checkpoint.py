@@ -102,7 +102,7 @@ def test_a_part_that_comes_twice_completes_nothing_twice(tmp_path):
 
 
 def test_parts_of_two_runs_do_not_mix(tmp_path):
-    """A run that is gone on with from step 8 comes to step 12 again, in another life."""
+    """A run that is gone on with from step 8 comes to step 12 again, in another generation."""
     first, second = (make_writer(tmp_path, num_parts=2, run_id=c * 16) for c in "ab")
     first.write_part(0, 12, image(0, 12))
     assert not completes(second, 1, 12)

@@ -1,4 +1,4 @@
-"""What a worker has sent stays where its next life finds it."""
+"""What a worker has sent stays where its next generation finds it."""
 
 from dataclasses import replace
 

@@ -111,14 +111,14 @@ def test_a_part_is_whole_before_it_is_announced_and_the_snapshot_follows(make):
 
 
 def test_a_part_that_is_there_is_not_written_again(make):
-    """A life that died behind the part comes to the same step once more."""
+    """A generation that died behind the part comes to the same step once more."""
     case = make()
     case.put(0, 1, 2)
     case.save(3, checkpoint=True)
     again = make()
     again.put(0, 1, 2)
     again.saver.save(3, image_of({}), checkpoint=True)
-    # It is announced again: the life before may have died before it could.
+    # It is announced again: the generation before may have died before it could.
     assert [what for what, *_ in again.heard][-1] == "between at 3"
     assert len(again.heard) == 2
     assert split_part(again.part()[1])[0].keys() == STATE.keys()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from runtime.core.state import State
-from runtime.program import Life
+from runtime.program import Start
 from runtime.records.schema import (
     Counters,
     Event,
@@ -31,7 +31,7 @@ NEXT_LIFE = {"generation": 1, "cause": "was killed by SIGKILL", "detected_t": 10
 
 
 class Worker:
-    """One worker through its lives, on real memory and a clock that the test sets."""
+    """One worker through its generations, on real memory and a clock that the test sets."""
 
     def __init__(self, memory: OwnedMemory, monkeypatch: pytest.MonkeyPatch) -> None:
         self.page = memory.page
@@ -40,10 +40,10 @@ class Worker:
         monkeypatch.setattr(telemetry, "time", clock)
         self.begin()
 
-    def begin(self, *, from_step: int = 0, carried: tuple[str, ...] = (), **life: Any) -> None:
+    def begin(self, *, from_step: int = 0, carried: tuple[str, ...] = (), **start: Any) -> None:
         self.telemetry = Telemetry(
             block=3,
-            life=Life(**life),
+            start=Start(**start),
             page=self.page,
             batch_size=8,
             every_s=EVERY_S,
@@ -298,7 +298,7 @@ def test_a_copy_behind_what_the_core_hears_of_late_is_booked_once(worker):
 
 
 def test_the_steady_state_is_from_a_fill_to_the_last_step(worker):
-    """What the first steps, another life's, and the way out took, is no part of it."""
+    """What the first steps, another generation's, and the way out took, is no part of it."""
     watch = worker.telemetry.stopwatch
     worker.train(0, 1, 2)
     worker.begin(from_step=2, **NEXT_LIFE)

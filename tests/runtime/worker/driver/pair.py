@@ -19,7 +19,7 @@ from runtime.links.edge import EdgeLink
 from runtime.links.link import End
 from runtime.links.shared_memory import shm_link
 from runtime.links.zeromq import zmq_link
-from runtime.program import Life
+from runtime.program import Start
 from runtime.records.trace import Trace
 from runtime.state.retention import NeighboursRetention, Retention
 from runtime.state.saving import Saver
@@ -87,7 +87,7 @@ class HeldBlock:
 
 
 class Seat:
-    """One worker's place: its plan and memory, which lives of it come and go."""
+    """One worker's place: its plan and memory, which generations of it come and go."""
 
     def __init__(self, address, run_dir, plan, k, *, patience_s: float) -> None:
         self.memory = OwnedMemory(f"seat-{k}")
@@ -104,7 +104,7 @@ class Seat:
         self._generation = -1
 
     def begin(self, block) -> Driver:
-        """Begin the next life: with the snapshot, and what was kept, of those before.
+        """Begin the next generation: with the snapshot, and what was kept, of those before.
 
         The one before is closed. Its context ends here, so that its address is free.
         """
@@ -139,7 +139,7 @@ class Seat:
             outgoing_specs=self.specs,
             telemetry=Telemetry(
                 block=self._k,
-                life=Life(generation=self._generation),
+                start=Start(generation=self._generation),
                 page=page,
                 batch_size=8,
                 every_s=60,
@@ -252,7 +252,7 @@ class Pair:
             assert not thread.is_alive(), "a thread did not end"
 
     def replace(self, k: int, block) -> None:
-        """End a worker's life, which has left its loop, and begin its next one."""
+        """End a worker's generation, which has left its loop, and begin its next one."""
         self.drivers[k].close()
         self.drivers[k] = self.seats[k].begin(block)
         self.start(k)

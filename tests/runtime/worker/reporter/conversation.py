@@ -12,7 +12,7 @@ from runtime.core.plan import Side
 from runtime.core.state import State
 from runtime.core.stats import CoreStats
 from runtime.core.tie_stats import TieStats
-from runtime.program import Life
+from runtime.program import Start
 from runtime.records.schema import Report, WorkerResult, from_dict
 from runtime.records.trace import Trace
 from runtime.state.status_page import OwnedMemory
@@ -76,7 +76,7 @@ class Conversation:
             self._reporter.close()
         telemetry = Telemetry(
             block=k,
-            life=Life(generation=generation),
+            start=Start(generation=generation),
             page=self.page,
             batch_size=8,
             every_s=every_s,

@@ -112,7 +112,7 @@ def test_a_report_that_finds_no_room_is_lost_and_counted(talk):
 def test_what_is_counted_adds_up_over_lives(talk):
     for generation in range(2):
         talk.begin(generation=generation)
-        for factor in (1, 2):  # within a life it is the same count that grows
+        for factor in (1, 2):  # within a generation it is the same count that grows
             talk.now(num_resent=factor, num_duplicates=10 * factor, num_fenced=100 * factor)
             talk.num_damaged = 1000 * factor
             talk.turn()

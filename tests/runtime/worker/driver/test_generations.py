@@ -1,4 +1,4 @@
-"""What a driver leaves for the life after it, and how that one goes on."""
+"""What a driver leaves for the generation after it, and how that one goes on."""
 
 import threading
 
