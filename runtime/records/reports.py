@@ -50,8 +50,8 @@ class Progress:
     def take(self, report: Report) -> list[str]:
         """Take the next report; return what the user should be told of it."""
         block, before = report.block, self._reports.get(report.block)
-        is_same_life = before is not None and before.generation == report.generation
-        spent = report.seconds - before.seconds if before and is_same_life else report.seconds
+        is_same_generation = before is not None and before.generation == report.generation
+        spent = report.seconds - before.seconds if before and is_same_generation else report.seconds
         if spent.total_s > 0:
             self._spent[block] = spent
         self._reports[block] = report

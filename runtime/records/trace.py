@@ -33,7 +33,8 @@ SHORTEST_US = 1.0  # a state that is only passed through is no slice
 
 
 class Trace:
-    """One worker's part of a timeline. Times are time.monotonic()'s. Nothing is written without path.
+    """One worker's part of a timeline; nothing is written if `path` is None. Times are of
+    time.monotonic.
 
     Events may come from any thread; `flush` and `counters`, which writes what has piled up, are
     the loop's.
