@@ -82,7 +82,7 @@ def test_plain_lines_are_few_and_end_with_the_last_state():
     assert all(len(line) <= 100 for line in printed(console))
 
 
-def test_a_line_already_printed_is_not_repeated_at_the_end():
+def test_line_already_printed_is_not_repeated_at_the_end():
     console = plain_console()
     with LiveView(10, console=console, clock=clock([0])) as view:
         view.update([])
@@ -90,7 +90,7 @@ def test_a_line_already_printed_is_not_repeated_at_the_end():
     assert len(printed(console)) == 1
 
 
-def test_a_plain_line_of_many_workers_shows_the_ends():
+def test_plain_line_of_many_workers_shows_the_ends():
     console = plain_console()
     with LiveView(330, console=console, clock=clock([0])) as view:
         lowest, highest = status(0, 3), status(8, 0, has_stepped=False)
@@ -108,7 +108,7 @@ def test_time_left_in_hours():
     assert "left 1:39:00" in printed(console)[-1]
 
 
-def test_the_live_table_has_a_line_a_worker_and_says_what_the_probe_reads():
+def test_live_table_has_a_line_a_worker_and_names_the_probe():
     file = io.StringIO()
     console = Console(file=file, force_terminal=True, color_system=None, width=100, _environ={})
     with LiveView(330, console=console, clock=clock([0, 10])) as view:
@@ -130,7 +130,7 @@ def test_the_live_table_has_a_line_a_worker_and_says_what_the_probe_reads():
     assert frame[6].endswith("33%  left 0:20  512 samples/s")
 
 
-def test_a_dumb_terminal_gets_plain_lines():
+def test_dumb_terminal_gets_plain_lines():
     console = Console(file=io.StringIO(), force_terminal=True, _environ={"TERM": "dumb"})
     with LiveView(330, console=console, clock=clock([0])) as view:
         view.update([status(0, 3)])
@@ -213,7 +213,7 @@ def test_closing_tables(summary):
     assert "batches: 330 sent, 660 trained, 3 duplicates dropped" in lines
 
 
-def test_how_old_the_ties_were_is_shown_where_no_lag_is_fixed(summary):
+def test_staleness_of_ties_is_shown_if_no_lag_is_fixed(summary):
     assert not any("staleness" in line for line in closing(summary))
     found = Spread(num=330, median=-1, p95=2, max=8, counts={})
     lower, upper = summary.blocks
@@ -224,7 +224,7 @@ def test_how_old_the_ties_were_is_shown_where_no_lag_is_fixed(summary):
     assert not any(line.startswith("block 0, from") for line in lines)
 
 
-def test_what_was_not_measured_shows_as_a_dash(summary):
+def test_figure_that_was_not_measured_shows_as_a_dash(summary):
     unknown = {"loss": None, "probe_top1": None, "steady": None}
     unmeasured = replace(
         summary,
@@ -243,7 +243,7 @@ def test_what_was_not_measured_shows_as_a_dash(summary):
     assert "bubble: share of time that workers waited, behind the first 3 steps –" in lines
 
 
-def test_a_bubble_is_shown_only_if_workers_share_no_cores(summary):
+def test_bubble_is_shown_only_if_workers_share_no_cores(summary):
     bubble = replace(summary.bubble, measured=None, shares_cores=True)
     lines = [line for line in closing(replace(summary, bubble=bubble)) if "bubble" in line]
     assert lines == ["bubble: not measured, for workers shared cores –"]

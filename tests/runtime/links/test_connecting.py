@@ -12,7 +12,7 @@ from runtime.core.plan import Side
 from .edge import TIMEOUT_S, hello, make_end, receive, repeat, send
 
 
-def test_after_a_redial_both_ends_are_heard(ends):
+def test_ends_are_both_heard_after_a_redial(ends):
     for generation in range(1, 4):
         ends.upper.redial()
         ends.lower.redial()  # it listens: nothing to do
@@ -20,7 +20,7 @@ def test_after_a_redial_both_ends_are_heard(ends):
         repeat(ends.lower, ends.upper, hello(generation))
 
 
-def test_a_redial_takes_a_new_address(ends, context):
+def test_redial_takes_a_new_address(ends, context):
     elsewhere = make_end(context, Side.ABOVE, bind=f"ipc://@test-{secrets.token_hex(6)}")
     ends.upper.redial(elsewhere.address)
     repeat(ends.upper, elsewhere, hello(generation=5))
@@ -33,7 +33,7 @@ def test_a_redial_takes_a_new_address(ends, context):
 TOO_LARGE = [bytes(80 << 20)]
 
 
-def test_a_redial_mends_what_an_oversize_frame_from_below_has_cut(ends):
+def test_redial_mends_what_an_oversize_frame_from_below_cut(ends):
     """The end that dialled closes the connection for good; the other one can't make it again."""
     assert ends.lower.send_frames(TOO_LARGE)
     deadline_s = time.monotonic() + TIMEOUT_S
@@ -45,13 +45,13 @@ def test_a_redial_mends_what_an_oversize_frame_from_below_has_cut(ends):
     repeat(ends.lower, ends.upper, hello(generation=8))
 
 
-def test_an_oversize_frame_from_above_mends_itself(ends):
+def test_oversize_frame_from_above_mends_itself(ends):
     assert ends.upper.send_frames(TOO_LARGE)
     repeat(ends.upper, ends.lower, hello(generation=7))
     repeat(ends.lower, ends.upper, hello(generation=8))
 
 
-def test_an_end_that_comes_back_is_heard_again(context):
+def test_end_that_comes_back_is_heard_again(context):
     """A message back may go to the connection of the end that left, and be lost with it."""
     lower = make_end(context, Side.ABOVE, bind=f"ipc://@test-{secrets.token_hex(6)}")
     for generation in range(3):
@@ -66,7 +66,7 @@ def test_an_end_that_comes_back_is_heard_again(context):
 
 
 @pytest.mark.parametrize("address", ["ipc://@test-{token}", "tcp://127.0.0.1:*"])
-def test_a_new_life_listens_where_the_one_before_did(context, address):
+def test_new_generation_listens_at_the_address_of_the_last(context, address):
     """The other end finds it there by itself; an abstract address leaves no file to remove."""
     address = address.format(token=secrets.token_hex(6))
     upper = None

@@ -36,7 +36,7 @@ GOOD = data(Stream.ACTIVATION, 0).message
 
 
 @pytest.mark.parametrize("stranger", ["another run", "other tensors"])
-def test_an_end_that_does_not_belong_is_not_listened_to(context, stranger):
+def test_end_that_does_not_belong_is_not_listened_to(context, stranger):
     """A worker of a run before may still dial; it must not end this one."""
     lower = make_end(context, Side.ABOVE, bind=f"ipc://@test-{secrets.token_hex(6)}")
     specs = SPECS if stranger == "another run" else {Stream.ACTIVATION: SPECS[Stream.TIE_UP]}
@@ -56,7 +56,7 @@ def test_an_end_that_does_not_belong_is_not_listened_to(context, stranger):
     friend.close()
 
 
-def test_an_address_in_use_is_said_so(context):
+def test_address_in_use_is_said_so(context):
     lower = make_end(context, Side.ABOVE, bind="tcp://127.0.0.1:*")
     with pytest.raises(LinkError, match="in use"):
         make_end(context, Side.ABOVE, bind=lower.address)
@@ -103,7 +103,7 @@ def good_frames() -> list[bytes]:
         ),
     ],
 )
-def test_a_damaged_message_is_reported_and_the_next_one_taken(raw, spoil, stream, reason):
+def test_damaged_message_is_reported_and_the_next_one_taken(raw, spoil, stream, reason):
     socket, upper = raw
     socket.send_multipart(spoil(good_frames()))
     socket.send_multipart(good_frames())
@@ -126,7 +126,7 @@ def test_tcp_listens_on_loopback_only(context):
     lower.close()
 
 
-def test_an_oversize_frame_is_never_taken_in(raw):
+def test_oversize_frame_is_never_taken_in(raw):
     """Its connection is closed instead; that the peer has gone silent is the driver's to see."""
     bare, upper = raw
     bare.send_multipart([bytes(64 << 20)])
@@ -137,14 +137,14 @@ def test_an_oversize_frame_is_never_taken_in(raw):
     assert upper.receive() is None
 
 
-def test_a_socket_on_all_interfaces_is_reached_by_name(context):
+def test_socket_on_all_interfaces_is_reached_by_name(context):
     lower = make_end(context, Side.ABOVE, bind="tcp://0.0.0.0:*")
     assert "0.0.0.0" not in lower.address
     assert socket.getfqdn() in lower.address
     lower.close()
 
 
-def test_another_user_of_this_host_cannot_connect(context):
+def test_users_of_this_host_other_than_ours_cannot_connect(context):
     """Abstract ipc addresses have no file mode and are listed in /proc/net/unix for everyone."""
     lower = make_end(context, Side.ABOVE, bind=f"ipc://@test-{secrets.token_hex(6)}")
     nobody = 65534
