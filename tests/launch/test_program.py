@@ -11,7 +11,7 @@ from launch.program import measured_before
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_time_of_the_command_is_the_process_own():
+def test_command_time_is_the_process_own():
     """It stood on the kernel's boot time in whole seconds: a run took longer than its command."""
     code = "from launch.program import command_time; print(command_time())"
     before_t = time.time()
@@ -22,7 +22,7 @@ def test_the_time_of_the_command_is_the_process_own():
     assert before_t - 0.02 <= printed_t <= time.time()  # the kernel counts in hundredths
 
 
-def test_a_run_that_is_gone_on_with_keeps_the_cuts_that_were_measured(tmp_path):
+def test_resumed_run_has_the_cuts_that_were_measured(tmp_path):
     """Another measurement may find others, and the run would not end where it was to end."""
     config = RunConfig(cuts="profiled", run_dir=tmp_path)
     assert measured_before(config) == config
