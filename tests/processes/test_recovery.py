@@ -38,7 +38,7 @@ def fired(run) -> set[str]:
     return {json.loads(line)["fault"] for line in path.read_text().splitlines()}
 
 
-def test_fifteen_faults_in_one_run_change_nothing(start):
+def test_run_with_fifteen_faults_ends_the_same(start):
     flags = (*QUICK, "--workers", "4", "--steps", "50", "--max-worker-restarts", "9")
     plan = ("--faults", ",".join(FAULTS), "--checkpoint-every", "10")
     run = start(*flags, *plan)
@@ -64,7 +64,7 @@ def test_fifteen_faults_in_one_run_change_nothing(start):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("link", ["gloo", "zmq-tcp"])
-def test_other_links_heal_too(link, start):
+def test_links_over_a_wire_heal_too(link, start):
     """The test above shares memory; what crosses a wire can be damaged on it."""
     flags = (*QUICK, "--workers", "3", "--steps", "40", "--link", link)
     plan = ["kill:1@8", "corrupt:0-1@16", "truncate:2-1@20", "drop:1-2@24", "cut:1-0@28"]
@@ -76,7 +76,8 @@ def test_other_links_heal_too(link, start):
     assert run.summary["batches"]["trained"] == 3 * 40
 
 
-def test_a_stopped_run_goes_on_by_the_same_command_and_a_finished_one_can_be_extended(start):
+def test_stopped_run_is_resumed_and_a_finished_one_extended(start):
+    """Both by the command that began the run."""
     flags = (*QUICK, "--workers", "2", "--steps", "150", "--schedule", "constant")
     run = start(*flags)
     run.await_step(1, 5)
@@ -111,7 +112,8 @@ def test_a_stopped_run_goes_on_by_the_same_command_and_a_finished_one_can_be_ext
 
 
 @pytest.mark.slow
-def test_a_damaged_checkpoint_is_passed_over_after_the_whole_job_was_killed(start):
+def test_damaged_checkpoint_is_passed_over_when_a_job_is_resumed(start):
+    """The whole job was killed."""
     flags = (*QUICK, "--workers", "2", "--steps", "200")
     plan = ("--checkpoint-every", "50", "--faults", "flip:1@100,job-kill@140")
     run = start(*flags, *plan)
@@ -127,7 +129,7 @@ def test_a_damaged_checkpoint_is_passed_over_after_the_whole_job_was_killed(star
 
 
 @pytest.mark.slow
-def test_under_torchrun_a_dead_keeper_resumes_from_the_checkpoint_without_help(start, torchrun):
+def test_dead_keeper_is_resumed_from_the_checkpoint_by_torchrun(start, torchrun):
     flags = (*QUICK, "--steps", "40", "--checkpoint-every", "10")
     launcher = [*torchrun, "--max-restarts=2"]
     run = start(*flags, "--faults", "kill:1@8,keeper-kill:0@26", launcher=launcher)
@@ -140,7 +142,8 @@ def test_under_torchrun_a_dead_keeper_resumes_from_the_checkpoint_without_help(s
     assert_nothing_is_left(run)
 
 
-def test_bad_numbers_in_a_row_end_the_run_with_figures_and_no_restart(start):
+def test_bad_numbers_in_a_row_end_the_run_without_a_restart(start):
+    """The message has their figures."""
     plan = ",".join(f"nan:1@{step}" for step in (12, 20, 21, 22))
     run = start(
         *(*QUICK, "--workers", "2", "--steps", "60", "--max-bad-steps", "3"),
@@ -155,7 +158,7 @@ def test_bad_numbers_in_a_row_end_the_run_with_figures_and_no_restart(start):
     assert "the last complete checkpoint is of step" in err
 
 
-def test_a_second_interrupt_does_not_wait_for_a_worker_that_is_stopped(start):
+def test_second_interrupt_does_not_wait_for_a_stopped_worker(start):
     run = start(*SMALL, "--steps", "100000", "--workers", "2")
     os.kill(run.await_step(1, 2)["pid"], signal.SIGSTOP)
     run.process.send_signal(signal.SIGINT)

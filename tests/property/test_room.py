@@ -61,7 +61,7 @@ def steps_outrun_room(monkeypatch):
 
 
 @pytest.mark.parametrize("lag", range(7))
-def test_the_least_room_is_enough(lag):
+def test_least_room_is_enough(lag):
     assert run(tight(lag))
     network = kill_while_a_snapshot_is_not_safe(lag)
     assert run(network)
@@ -69,13 +69,13 @@ def test_the_least_room_is_enough(lag):
 
 
 @pytest.mark.parametrize(("lag", "ends"), [(0, True), (1, True), (3, False), (6, False)])
-def test_where_the_lag_is_longer_than_the_window_a_sender_must_ask(lag, ends, monkeypatch):
-    """The receiver waits at a boundary for credit, and needs nothing yet that is not kept."""
+def test_sender_must_ask_if_the_lag_is_longer_than_the_window(lag, ends, monkeypatch):
+    """The receiver waits at a boundary for credit, and needs nothing yet that is not retained."""
     no_one_asks(monkeypatch)
     assert run(tight(lag)) == ends
 
 
-def test_an_ask_that_comes_too_late_is_none(monkeypatch):
+def test_snapshot_request_that_comes_too_late_is_none(monkeypatch):
     """A new generation was asked when it had begun the step that it then could not end."""
     steps_outrun_room(monkeypatch)
     assert run(tight(0))

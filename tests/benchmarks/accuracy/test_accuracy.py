@@ -80,7 +80,7 @@ def test_methods_differ_in_the_rule_only():
     assert all(config == configs[0] for config in configs)
 
 
-def test_the_main_jobs_default_is_among_the_methods():
+def test_main_jobs_default_is_among_the_methods():
     default = RunConfig(device="cpu", threads=1)
     assert default in [task.config for task in make_tasks(1)]
 
@@ -106,7 +106,7 @@ def test_every_method_trains_and_is_measured():
         assert first[key] == again[key]
 
 
-def test_a_resumed_file_lacks_only_what_it_does_not_hold(tmp_path):
+def test_resumed_file_lacks_only_what_it_does_not_hold(tmp_path):
     tasks = make_tasks(2, **TINY)
     results = Results(tmp_path / "a.jsonl")
     results.append({"header": {}})
@@ -149,11 +149,11 @@ def test_differences_are_paired_by_seed():
     assert gap.half_width == pytest.approx(4.30265 / 3, rel=1e-5)
 
 
-def test_order_of_records_does_not_matter():
+def test_records_may_come_in_any_order():
     assert summarise(RECORDS[::-1], COMPARED) == summarise(RECORDS, COMPARED)
 
 
-def test_a_method_that_misses_a_seed_is_not_compared():
+def test_method_that_misses_a_seed_is_not_compared():
     with pytest.raises(KeyError):
         summarise(RECORDS[:-1], COMPARED)
 
@@ -165,7 +165,7 @@ def test_claims_are_judged():
     assert [comparison.is_met for comparison in comparisons] == [True, True, False]
 
 
-def test_an_interval_across_zero_does_not_show_a_gain():
+def test_interval_across_zero_does_not_show_a_gain():
     records = make_records(
         {
             "end-to-end": [0.90, 0.95, 0.97],
@@ -192,7 +192,7 @@ def test_report_fits_a_plain_console():
     assert "…" not in text
 
 
-def test_files_beside_the_runs(tmp_path):
+def test_result_files_lie_beside_the_runs(tmp_path):
     report = summarise(RECORDS, COMPARED)
     write_markdown(report, {"commit": "abc"}, tmp_path / "a.md")
     text = (tmp_path / "a.md").read_text("utf-8")

@@ -55,7 +55,7 @@ def make_stage(*, is_first: bool = False) -> tuple[SleptStage, list[float]]:
 # One stage --------------------------------------------------------------------------------------
 
 
-def test_a_full_backward_sleeps_for_both_gradients():
+def test_full_backward_sleeps_for_both_gradients():
     stage, asked = make_stage()
     x = torch.zeros(1, 5, requires_grad=True)
     output = stage(x)
@@ -78,13 +78,13 @@ def test_zero_bubble_schedules_run_the_two_gradients_apart():
     assert asked == pytest.approx([2.0, 2.0, 2.0])
 
 
-def test_the_first_stage_has_no_input_to_differentiate_and_works_as_long():
+def test_first_stage_has_no_input_gradient_and_works_as_long():
     stage, asked = make_stage(is_first=True)
     stage(torch.zeros(1, 1)).backward(torch.ones(1, 7))
     assert asked == pytest.approx([1.0, 2.0])
 
 
-def test_gradients_handed_down_are_not_copied():
+def test_gradients_passed_down_are_not_copied():
     stage, _ = make_stage()
     x = torch.zeros(1, 5, requires_grad=True)
     stage(x).backward(torch.ones(1, 7))
@@ -112,7 +112,7 @@ def test_every_schedule_does_the_blocks_work_and_leaves_nothing():
     assert not [rank for server in servers for rank in server.children()]
 
 
-def test_a_rank_that_fails_is_named_and_the_others_do_not_stay():
+def test_rank_that_fails_is_named_and_the_others_do_not_stay():
     wrong = LockStepCase(schedule="1F1B", microbatches=1, work=SleptWork(config=CONFIG))
     began_s = time.monotonic()
     with pytest.raises(LockStepFailed, match=r"1F1B with 1 microbatches, rank \d:"):

@@ -54,11 +54,11 @@ def test_heads_stand_where_blocks_end(resolved):
         ((2, 2, 9, 1, 4), (0, 1, 1, 0), [2, 1, 1, 1]),  # 8 and 10
     ],
 )
-def test_the_busiest_rank_has_least_to_do(flops, ranks, sizes):
+def test_busiest_rank_has_least_to_do(flops, ranks, sizes):
     assert [len(stage) for stage in cut_row(flops, ranks)] == sizes
 
 
-def test_more_stages_than_pieces_are_refused():
+def test_stages_beyond_the_pieces_are_refused():
     with pytest.raises(ValueError, match="3 units and heads can't be 4 stages"):
         cut_row((1, 2, 3), (0, 1, 0, 1))
 
@@ -84,7 +84,7 @@ def make_loss_below(is_deferred: bool) -> nn.Sequential:
 
 
 @pytest.mark.parametrize("way", ["whole", "deferred", "split"])
-def test_a_stage_gets_the_gradients_of_its_own_loss_and_of_those_above(way):
+def test_stage_gets_gradients_of_its_loss_and_of_those_above(way):
     stage = make_loss_below(way == "deferred")
     x = torch.tensor([[1.0, 2.0, 3.0]], requires_grad=True)
     above = torch.tensor([[0.0, 10.0, 0.0]])
@@ -102,7 +102,7 @@ def test_a_stage_gets_the_gradients_of_its_own_loss_and_of_those_above(way):
     assert below.head.weight.grad.tolist() == [[3.0, 6.0, 9.0], [3.0, 6.0, 9.0]]
 
 
-def test_a_deferred_head_runs_in_the_backward_only():
+def test_deferred_head_runs_in_the_backward_only():
     stage = make_loss_below(is_deferred=True)
     calls = []
     stage[1].head.register_forward_hook(lambda *_: calls.append(1))

@@ -36,7 +36,7 @@ def simulated(**changes):
     return [curve_cases.simulate_case(case) for case in all_cases]
 
 
-def test_a_record_says_what_the_curves_show():
+def test_record_says_what_the_curves_show():
     lag_0, lag_1, _ = simulated(workers=(4,), jitters=("",))
     assert (lag_0["curve"], lag_0["hosts"]) == ("lag 0, window 2", 2)
     assert lag_0["share_of_full_rate"] < 0.8 < lag_1["share_of_full_rate"] < 1
@@ -44,13 +44,13 @@ def test_a_record_says_what_the_curves_show():
     assert lag_0["retained_bytes"] > lag_0["retained_bytes_per_worker"] > 0
 
 
-def test_a_rate_is_counted_when_it_is_steady():
+def test_rate_is_counted_when_it_is_steady():
     records = simulated(workers=(2, 8), jitters=("",), steps=20)
     shares = {r["workers"]: r["share_of_full_rate"] for r in records if r["lag"] == 1}
     assert shares[8] == pytest.approx(shares[2], abs=1e-3)
 
 
-def test_before_it_is_steady_the_lowest_worker_runs_ahead(monkeypatch):
+def test_lowest_worker_runs_ahead_until_the_rate_is_steady(monkeypatch):
     monkeypatch.setattr(curve_cases, "WARM_UP", 1)
     (record,) = [r for r in simulated(workers=(8,), steps=20) if r["lag"] == 4 and r["jitter"]]
     assert record["share_of_full_rate"] < record["share_of_lowest_worker"] < 1
@@ -64,7 +64,7 @@ def test_curves_are_shown_and_drawn(tmp_path, capsys):
     assert (tmp_path / "scale.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_every_worker_of_the_curves_has_a_core_and_memory_and_no_stalls_of_the_machine():
+def test_curves_give_each_worker_a_core_memory_and_no_stalls():
     machine = Machine(step_overheads_s=(0.1, 0.0, 0.002), copy_speeds=(1.0, 0.5), cores=2)
     figures = replace(USUAL, machine=machine)
     site = make_site(Options(), [{"figures": figures.facts()}])
@@ -74,13 +74,13 @@ def test_every_worker_of_the_curves_has_a_core_and_memory_and_no_stalls_of_the_m
 # Validation -------------------------------------------------------------------------------------
 
 
-def test_cases_with_large_messages_stop_where_memory_would():
+def test_cases_with_large_messages_stop_at_the_memory_bound():
     names = {n: [case.name for case in cases([n], steps=40)] for n in (4, 8)}
     assert "64 MB, zmq-ipc" in names[4]
     assert not [name for name in names[8] if "64 MB" in name]
 
 
-def test_a_validation_says_which_error_is_over_the_aim(capsys):
+def test_validation_says_which_error_is_over_the_aim(capsys):
     record = {"case": "lag 0", "workers": 2, "measured_steps_per_s": 10.0}
     errors = [{"simulated_steps_per_s": 10.5, "error": e} for e in (0.05, 0.01, 0.04)]
     print_validation([{"figures": USUAL.facts()}, *(record | error for error in errors)])
@@ -98,7 +98,7 @@ def test_figures_survive_a_file(tmp_path):
     assert latest([]) == USUAL
 
 
-def test_the_figures_that_are_kept_here_can_be_read():
+def test_figures_stored_in_the_tree_can_be_read():
     assert latest(Results(VALIDATION).read()).machine.message_s > 0
 
 
@@ -154,7 +154,7 @@ def test_step_ends_are_read_block_by_block():
     assert read_step_ends(records, 2) == [[1.0, 3.0], [5.0]]
 
 
-def test_a_latency_is_fitted_within_its_bounds():
+def test_latency_is_fitted_within_its_bounds():
     def rate_of(latency_s):
         return 10 - 100 * latency_s
 

@@ -53,7 +53,7 @@ def config_of(config, steps):
     return slept_config(Options(steps=steps), config.workers, 1.0)
 
 
-def test_slept_baselines_have_the_draws_of_their_run_and_its_ceiling(ran):
+def test_slept_baselines_share_draws_and_ceiling_of_their_run(ran):
     config = slept_config(Options(steps=9), 2, 1.0)
     case = SleptCase(condition="stalls", config=config)
     chosen, record = best_for_slept(case)
@@ -65,7 +65,8 @@ def test_slept_baselines_have_the_draws_of_their_run_and_its_ceiling(ran):
     assert {(run.work.config.jitter_seed, run.work.steps) for run in ran} == {(5, 9)}
 
 
-def test_real_baselines_train_gims_blocks_and_the_network_with_one_head(ran):
+def test_real_baselines_train_blocks_and_the_one_head_network(ran):
+    """GIM's blocks, and the whole network with one head."""
     ours = [
         {"system": "LoCo, 2 workers", "ceiling_samples_per_s": 1.0},
         {"system": "GIM, 2 workers", "ceiling_samples_per_s": 900.0},

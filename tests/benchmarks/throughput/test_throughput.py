@@ -63,7 +63,7 @@ def test_each_run_draws_its_own_stalls():
     assert first(1, 5) == again(1, 5) != second(1, 5)
 
 
-def test_ceilings():
+def test_ceilings_of_each_condition():
     plain, stalled, slow = slept_cases(CONFIG, jitters=["exponential:0.2"], imbalance=True)
     assert ceiling(plain.config) == ("slowest block", pytest.approx(1 / 0.06))
     assert ceiling(slow.config) == ("slowest block", pytest.approx(1 / 0.12))
@@ -72,7 +72,7 @@ def test_ceilings():
     assert 0.7 < bound * 0.06 < 0.9
 
 
-def test_a_wide_area_link_is_bound_by_compute_or_by_its_upward_line():
+def test_wide_area_link_is_bound_by_compute_or_its_upward_line():
     wide, narrow = Wan(rtt_ms=50, mbit=1000), Wan(rtt_ms=50, mbit=100)
     assert ceiling(CONFIG, wide) == ceiling(CONFIG)
     assert ceiling(CONFIG, narrow) == ("bandwidth", pytest.approx(12.5 / 2))  # 2 MB a step
@@ -95,7 +95,7 @@ def test_real_blocks_have_no_stalls():
 # Records ----------------------------------------------------------------------------------------
 
 
-def test_medians_shares_and_what_is_kept():
+def test_summary_has_medians_shares_and_what_stalls_leave():
     plain, stalled = summarise(RECORDS)
     assert plain.title == "4 slept blocks, 1 MB activations, ties of 1 MB"
     ours, gpipe = plain.rows
@@ -107,7 +107,7 @@ def test_medians_shares_and_what_is_kept():
     assert [row.kept for row in stalled.rows] == pytest.approx([9 / 18, 7.2 / 9])
 
 
-def test_a_case_without_its_undisturbed_runs_keeps_nothing():
+def test_case_without_undisturbed_runs_has_no_share_left():
     (stalled,) = summarise(RECORDS[-2:])
     assert [row.kept for row in stalled.rows] == [None, None]
 
@@ -136,6 +136,6 @@ def test_costs_of_a_step_are_medians_over_blocks_and_runs():
     assert make_step_costs_table(RECORDS) is None
 
 
-def test_picture(tmp_path):
+def test_picture_is_drawn(tmp_path):
     draw(RECORDS, tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
