@@ -1,6 +1,6 @@
-"""Whole conversations of simulated workers, kept as text to be read.
+"""Whole conversations of simulated workers, stored as text to be read.
 
-Where the protocol changes on purpose, write them anew and read the difference:
+If the protocol changes on purpose, write them anew and read the difference:
 
     UPDATE_GOLDEN=1 pytest tests/golden && git diff tests/golden
 """

@@ -1,4 +1,4 @@
-"""Which link is chosen, and what is said where it is not the one that was asked for."""
+"""Which link is chosen, and what is said if it is not the one that was asked for."""
 
 import pytest
 

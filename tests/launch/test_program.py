@@ -23,7 +23,7 @@ def test_command_time_is_the_process_own():
 
 
 def test_resumed_run_has_the_cuts_that_were_measured(tmp_path):
-    """Another measurement may find others, and the run would not end where it was to end."""
+    """Another measurement may find others, and the run would not end as it was to end."""
     config = RunConfig(cuts="profiled", run_dir=tmp_path)
     assert measured_before(config) == config
     began = RunConfig(workers=2, cuts=(0, 3))

@@ -210,7 +210,7 @@ def test_data_of_one_image_is_refused():
     ],
 )
 def test_data_of_odd_values_or_axes_is_pointed_out(changes, fragments):
-    """Images of 0 to 255, and channels-last ones, trained without a word and to no avail."""
+    """Images of 0 to 255, and channels-last ones, trained without a warning and to no avail."""
     remarks = image_data(**changes).remarks
     assert len(remarks) == bool(fragments)
     assert [part for part in fragments if part not in remarks[0]] == []

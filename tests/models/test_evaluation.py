@@ -184,7 +184,7 @@ def test_unit_that_works_in_place_spoils_no_data_or_features():
 
 
 def test_phase_is_told_with_a_bound_before_it_begins(state, digits):
-    """100 classes and 5,000 images took 46 s without a word."""
+    """100 classes and 5,000 images took 46 s in silence."""
     told: list[str] = []
     limits: list[float] = []
 

@@ -113,7 +113,7 @@ def test_nt_xent_does_not_depend_on_lengths():
 
 
 def test_temperature_only_scales_similarities():
-    """Where every negative is orthogonal, the loss has a closed form in 1 / temperature."""
+    """If every negative is orthogonal, the loss has a closed form in 1 / temperature."""
     views = torch.eye(3, dtype=torch.float64).repeat(2, 1)
     for temperature in (0.1, 0.7, 3.0):
         expected = math.log(math.exp(1 / temperature) + 4) - 1 / temperature

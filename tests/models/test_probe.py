@@ -42,7 +42,7 @@ def test_no_gradient_reaches_the_features():
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(saved.append, lambda tensor: tensor):
         probe.observe(features_NF, labels_N)
-    assert not saved  # nothing was recorded, so no graph of the block is kept alive either
+    assert not saved  # nothing was recorded, so no graph of the block stays in memory either
     assert features_NF.grad is None
     assert not any(tensor.requires_grad for tensor in probe.state().values())
 

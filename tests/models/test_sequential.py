@@ -7,7 +7,7 @@ from models.sequential import train
 
 
 class Recorded:
-    """A block that says what it was called with; its payloads are words."""
+    """A block that says what it was called with; its payloads are strings."""
 
     def __init__(self, k: int, calls: list) -> None:
         self.k = k

@@ -1,6 +1,6 @@
 """What a user's unit may be and may give, as seen before anything starts.
 
-Each of these once came to light in a worker, after three restarts, in words that named no unit.
+Each of these once came to light in a worker, after three restarts, in a message that named no unit.
 """
 
 import pytest

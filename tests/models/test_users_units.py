@@ -161,7 +161,7 @@ class Tied(nn.Module):
 
 
 def test_weight_that_is_tied_within_a_unit_stays_tied():
-    """A copy, a step, or a state that is loaded would leave two weights where there was one."""
+    """A copy, a step, or a state that is loaded would leave two weights in place of one."""
 
     def build():
         return nn.Sequential(nn.Flatten(), Tied(), Tied(), Tied())

@@ -83,8 +83,8 @@ def test_flip_mirrors_about_half_of_the_views():
     views = two_views(images, ViewRanges(flip=True), seed=0, step=0)
     both = torch.cat([images, images])
     mirrored = (views - both.flip(3)).flatten(1).abs().amax(dim=1) < 1e-5
-    kept = (views - both).flatten(1).abs().amax(dim=1) < 1e-5
-    assert torch.equal(mirrored, ~kept)
+    unchanged = (views - both).flatten(1).abs().amax(dim=1) < 1e-5
+    assert torch.equal(mirrored, ~unchanged)
     assert 30 < mirrored.sum() < 70
 
 

@@ -134,7 +134,7 @@ def test_users_folder_takes_the_place_of_none_of_ours(start, tmp_path):
 
 
 def test_users_pool_can_be_used_and_closed(start, tmp_path):
-    """multiprocessing.Pool(2) in a data load() hung without a word: its processes had inherited an
+    """multiprocessing.Pool(2) in a data load() hung in silence: its processes had inherited an
     ignored SIGTERM, by which a pool ends them; three remained."""
     (tmp_path / "mine.py").write_text(DATA)
     run = start(*QUICK, "--steps", "3", "--data", "mine:pooled", "--hang-timeout-s", "3")
@@ -215,7 +215,7 @@ def test_processes_of_user_code_end_with_a_stop(start, tmp_path):
 
 
 def test_user_code_may_change_its_process(start, tmp_path):
-    """A thread that a load() had left kept its process, and the job, from ending. After an
+    """A thread that a load() had left held up the end of its process, and of the job. After an
     os.chdir the run was written elsewhere, and another default dtype or no gradients broke it."""
     (tmp_path / "mine.py").write_text(DATA)
     digests = set()
@@ -229,7 +229,7 @@ def test_user_code_may_change_its_process(start, tmp_path):
 
 @pytest.mark.parametrize("load", ["exiting", "exiting_at_once"])
 def test_user_code_that_exits_is_a_failure_whatever_the_code(start, tmp_path, load):
-    """sys.exit(0) in a load() was a job that ended well: exit code 0, nothing trained, no word."""
+    """sys.exit(0) in a load() was a job that ended well: exit code 0, nothing trained or told."""
     (tmp_path / "mine.py").write_text(DATA)
     run = start(*QUICK, "--data", f"mine:{load}", "--max-worker-restarts", "0")
     code, _, err = run.end(timeout_s=40)

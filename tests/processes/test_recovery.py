@@ -53,7 +53,7 @@ def test_run_with_fifteen_faults_ends_the_same(start):
     assert [block["restarts"] for block in run.summary["blocks"]] == [1, 3, 4, 0]
     pids = [{r["pid"] for r in run.metrics() if r["block"] == k} for k in range(4)]
     assert len(pids[3]) == 1
-    # The loop may not have heard of the last step, nor that its snapshot is safe.
+    # The loop may not have heard of the last step, nor that its snapshot is durable.
     told = r"worker 1 was killed by SIGKILL, after [78] steps; a new one goes on from step [48]"
     assert re.search(told, out), out
     assert re.search(r"its loop has not turned for \d+\.\d s", out), out

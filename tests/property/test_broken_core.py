@@ -141,7 +141,7 @@ def a_snapshot_counts_before_it_is_durable(monkeypatch):
 
 
 def a_snapshot_is_taken_ahead_behind_the_next_step(monkeypatch):
-    """One that is asked for when that is handed out then holds what the step has done."""
+    """One that is asked for when that is issued then holds what the step has done."""
     original = WorkerCore._look_ahead
 
     def look_ahead(self):

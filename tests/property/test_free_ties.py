@@ -1,4 +1,4 @@
-"""Runs without a fixed lag end, train on each batch once, and keep their bound on staleness."""
+"""Runs without a fixed lag end, train on each batch once, and hold their bound on staleness."""
 
 from collections import Counter
 from dataclasses import replace
@@ -99,13 +99,13 @@ def a_new_life_is_not_given_the_newest_again(monkeypatch):
 def a_gradient_is_used_twice(monkeypatch):
     take = FreeIncoming.take
 
-    def take_and_keep(self, step):
+    def take_and_retain(self, step):
         here = self._usable
         found = take(self, step)
         self._usable = here
         return found
 
-    monkeypatch.setattr(FreeIncoming, "take", take_and_keep)
+    monkeypatch.setattr(FreeIncoming, "take", take_and_retain)
 
 
 def a_worker_leaves_before_it_has_heard_all(monkeypatch):

@@ -1,7 +1,7 @@
-"""With the least room to keep messages: what makes receivers take snapshots in time.
+"""With the least room to retain messages: what makes receivers take snapshots in time.
 
 Senders ask for one, and a receiver takes one before a step that would need what its sender can't
-keep. Most plans bear the loss of either; these need it.
+retain. Most plans bear the loss of either; these need it.
 """
 
 import pytest
@@ -22,7 +22,7 @@ def tight(lag: int) -> Network:
 
 
 def go_on(network: Network, *, slow: bool = False) -> None:
-    """Let all happen that can without a tick; if `slow`, no snapshot of worker 0 becomes safe."""
+    """Let all happen that can without a tick; if `slow`, worker 0's snapshots do not end."""
     for _ in range(NUM_TURNS):
         for edge in network.moving():
             network.deliver(edge)

@@ -176,7 +176,7 @@ def test_jitter_never_breaks_order_or_window(seed, lag):
 
 
 def jittery(num_workers: int, *, seed: int, lag: int, tied: bool = True):
-    """Blocks of random durations; where nothing ties them, the higher ones are the slower."""
+    """Blocks of random durations; if nothing ties them, the higher ones are the slower."""
     rng = random.Random(seed)
     return Simulation(
         plans(num_workers, num_steps=40, lag=lag, size=2, tied=tied),

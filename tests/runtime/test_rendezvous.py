@@ -1,4 +1,4 @@
-"""The store in which a job's processes find each other: each word is heard in its attempt only."""
+"""The store in which a job's processes find each other: each is heard in its attempt only."""
 
 import os
 from collections.abc import Callable

@@ -60,7 +60,7 @@ def test_each_step_of_a_worker_takes_one_of_the_overheads():
 def test_messages_and_events_cost_whoever_handles_them(size, num_copies):
     """With lag 0 a step waits for what the home's forward, the other's forward and update, and the
     home's apply cost to note, for the loops to hear of what was made, and for an activation, an
-    acknowledgement before the tie, and the tie to be sent, and two of them to be taken up; where
+    acknowledgement before the tie, and the tie to be sent, and two of them to be taken up; if
     they are large, for the copy of the activation, and while the tie is copied both that
     acknowledgement and another one are sent before it."""
     num = 4 + 2 + 3 + 2 + 2 * num_copies

@@ -1,4 +1,4 @@
-"""Where a run is cut: the user's cuts, the architecture's stages, and balanced ones."""
+"""At which units a run is cut: the user's cuts, the architecture's stages, and balanced ones."""
 
 import re
 

@@ -40,9 +40,9 @@ def test_messages_are_full_windows_and_one_of_what_goes_out():
 def test_messages_retained_for_restarts_are_bounded(retain_mb):
     run = resolved(retain_mb=retain_mb)
     for k, block in enumerate(run.partition.blocks):
-        kept = sum(w.max_retained * w.message_bytes for w in worker_plan(run, k).outgoing.values())
+        used = sum(w.max_retained * w.message_bytes for w in worker_plan(run, k).outgoing.values())
         retained = block_memory(run.setting, block).retained
-        assert kept <= retained <= retain_mb * 1e6
+        assert used <= retained <= retain_mb * 1e6
     if retain_mb == 1024:
         assert max(block_memory(run.setting, b).retained for b in run.partition.blocks) < 40e6
 

@@ -1,4 +1,4 @@
-"""How much is kept of what is sent, and how often a state is saved, under the bound on memory."""
+"""How much is retained of what was sent, how often a state is saved, and the bound on memory."""
 
 import dataclasses
 from functools import cache
@@ -45,7 +45,7 @@ def kept_bytes(plan: WorkerPlan) -> int:
 
 @cache
 def largest_least_mb() -> float:
-    """What the worker that needs most must be able to keep, its snapshots included."""
+    """What the worker that needs most must be able to retain, its snapshots included."""
     base, needed = resolved(), []
     for k in range(3):
         plan = worker_plan(base, k)
@@ -70,8 +70,8 @@ def test_neighbours_agree_on_what_each_other_retains():
         plan = worker_plan(resolved(), k)
         for incoming, neighbour in ((UPWARD, k - 1), ((Stream.TIE_DOWN,), k + 1)):
             for stream in plan.incoming.keys() & set(incoming):
-                kept = worker_plan(resolved(), neighbour).outgoing[stream].max_retained
-                assert plan.incoming[stream].max_retained == kept is not None
+                retained = worker_plan(resolved(), neighbour).outgoing[stream].max_retained
+                assert plan.incoming[stream].max_retained == retained is not None
         assert (Stream.ACTIVATION in plan.outgoing) == (k < 2)
         assert (Stream.TIE_DOWN in plan.outgoing) == (k > 0)
 

@@ -83,7 +83,7 @@ class Place:
         self.phases.append(phase)
 
     def refusal(self, **begin: Any) -> str:
-        """Why a job is refused, of which the workers have not heard, and which keeps nothing."""
+        """Why a job is refused, of which the workers have not heard, and which leaves nothing."""
         with pytest.raises(ValueError, match=r"\w") as caught:
             self.begin(**begin)
         RunDir.create(self.path, name="", restart=True).close()  # it is free again

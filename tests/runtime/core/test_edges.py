@@ -78,8 +78,8 @@ def test_message_counts_only_between_the_present_generations(message):
 
 
 def test_restart_begins_with_what_the_snapshot_has_not_used():
-    kept = {TIE_DOWN: {2: False, 3: True}}
-    here = edges(middle(num_steps=9), start_step=4, retained=kept, to=())
+    retained = {TIE_DOWN: {2: False, 3: True}}
+    here = edges(middle(num_steps=9), start_step=4, retained=retained, to=())
     assert {s: i.expected for s, i in here.incoming.items()} == {
         ACTIVATION: 4,
         TIE_UP: 4,

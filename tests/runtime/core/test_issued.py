@@ -1,4 +1,4 @@
-"""The place in the order of computations, up to which they are handed out."""
+"""The place in the order of computations, up to which they are issued."""
 
 import pytest
 
@@ -10,7 +10,7 @@ ORDER = [(FORWARD, 4), (UPDATE, 4), (APPLY, 4), (FORWARD, 5), (UPDATE, 5), (APPL
 
 
 def after(num_noted: int) -> Issued:
-    """What a generation that begins with step 4 has handed out after so many."""
+    """What a generation that begins with step 4 has issued after so many."""
     issued = Issued(4)
     for phase, step in ORDER[:num_noted]:
         issued.note(compute(phase, step))

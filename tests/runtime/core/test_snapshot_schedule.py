@@ -57,7 +57,7 @@ def test_requested_snapshot_is_due_once_at_the_next_boundary():
 
 
 def test_due_snapshot_stays_due_until_it_is_taken():
-    """The one that is under way may take many steps to be safe, where all are passed over."""
+    """The one that is under way may take many steps to be durable, all passed over."""
     snapshots = schedule(2, 4)
     assert [step for step in range(6) if due(snapshots, step)] == [2, 3, 4, 5]
     assert snapshots.take(5, end=END, tie_stats=TieStats()) == Snapshot(step=5, checkpoint=True)
@@ -91,7 +91,7 @@ def test_is_due_changes_nothing_and_may_be_asked_ahead():
 
 @pytest.mark.parametrize("start_step", [0, 3, 4, 5, 7])
 def test_generation_has_the_same_rhythm_wherever_it_begins(start_step):
-    """It begins with a state that is safe: there none is due."""
+    """It begins with a state that is durable: there none is due."""
     snapshots = schedule(4, 8, start_step=start_step)
     taken = walk(snapshots, range(start_step, 18))
     steps = [step for step in (4, 8, 12, 16) if step > start_step]

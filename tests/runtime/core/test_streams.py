@@ -17,7 +17,7 @@ def outgoing(num_made: int, *, window: Window = WINDOW, absent: tuple[int, ...] 
     return stream
 
 
-def word(expected: int, released: int, durable: int = 0, *, resend: bool = False) -> dict[str, int]:
+def said(expected: int, released: int, durable: int = 0, *, resend: bool = False) -> dict[str, int]:
     return {
         "expected": expected,
         "released": released,
@@ -30,9 +30,9 @@ def test_credit_is_counted_in_messages():
     wide = Window(max_messages=3, max_bytes=1000, message_bytes=10)
     stream = outgoing(5, window=wide)
     assert stream.take_sendable() == [0, 1, 2]
-    stream.acknowledge(**word(3, 0))
+    stream.acknowledge(**said(3, 0))
     assert stream.take_sendable() == []  # arrived is not released
-    stream.acknowledge(**word(3, 2))
+    stream.acknowledge(**said(3, 2))
     assert stream.take_sendable() == [3, 4]
     assert stream.in_flight == range(2, 5)
 
@@ -40,7 +40,7 @@ def test_credit_is_counted_in_messages():
 def test_credit_is_counted_in_bytes():
     stream = outgoing(5)
     assert stream.take_sendable() == [0, 1]  # 3 messages would be allowed, 30 bytes are not
-    stream.acknowledge(**word(1, 1))
+    stream.acknowledge(**said(1, 1))
     assert stream.take_sendable() == [2]
 
 
@@ -52,7 +52,7 @@ def test_credit_is_known_before_the_message_is_made():
     stream.make(1, absent=False)
     stream.take_sendable()
     assert not stream.has_credit  # 20 bytes are on their way
-    stream.acknowledge(**word(2, 1))
+    stream.acknowledge(**said(2, 1))
     assert stream.has_credit
 
 
@@ -66,7 +66,7 @@ def test_absent_marker_costs_a_message_and_no_bytes():
 def test_absent_marker_stays_one_until_it_is_durable():
     stream = outgoing(3, absent=(0, 2))
     stream.take_sendable()
-    stream.acknowledge(**word(2, 2, 1, resend=True))
+    stream.acknowledge(**said(2, 2, 1, resend=True))
     assert stream.take_sendable() == [2]
     assert stream.is_absent(2)
     assert not stream.is_absent(0)  # forgotten
@@ -75,15 +75,15 @@ def test_absent_marker_stays_one_until_it_is_durable():
 def test_old_acknowledgement_takes_nothing_back():
     stream = outgoing(3)
     stream.take_sendable()
-    assert stream.acknowledge(**word(2, 2, 2)) is True
-    assert stream.acknowledge(**word(1, 1, 1)) is False
+    assert stream.acknowledge(**said(2, 2, 2)) is True
+    assert stream.acknowledge(**said(1, 1, 1)) is False
     assert (stream.released, stream.durable) == (2, 2)
 
 
 def test_resend_begins_at_the_expected_message():
     stream = outgoing(5, window=Window(max_messages=4, max_bytes=40, message_bytes=10))
     assert stream.take_sendable() == [0, 1, 2, 3]
-    stream.acknowledge(**word(1, 1, resend=True))
+    stream.acknowledge(**said(1, 1, resend=True))
     assert stream.take_sendable() == [1, 2, 3, 4]
 
 
@@ -91,15 +91,15 @@ def test_resend_begins_at_the_expected_message():
 def test_resend_of_what_was_not_sent_changes_nothing(expected):
     stream = outgoing(4, window=Window(max_messages=4, max_bytes=40, message_bytes=10))
     stream.take_sendable()
-    stream.acknowledge(**word(expected, 0, resend=True))
+    stream.acknowledge(**said(expected, 0, resend=True))
     assert stream.take_sendable() == []
 
 
 def test_resend_request_for_released_messages_changes_nothing():
     stream = outgoing(2)
     stream.take_sendable()
-    stream.acknowledge(**word(2, 2))
-    stream.acknowledge(**word(0, 0, resend=True))
+    stream.acknowledge(**said(2, 2))
+    stream.acknowledge(**said(0, 0, resend=True))
     assert stream.take_sendable() == []
 
 
@@ -107,7 +107,7 @@ def test_new_receiver_gets_everything_from_what_it_wants():
     stream = outgoing(6)
     for released in range(5):
         stream.take_sendable()
-        stream.acknowledge(**word(released + 1, released + 1, 2))
+        stream.acknowledge(**said(released + 1, released + 1, 2))
     assert stream.sent == 6
     stream.rewind(2)
     assert stream.take_sendable() == [2, 3]
@@ -117,7 +117,7 @@ def test_new_receiver_gets_everything_from_what_it_wants():
 def test_receiver_that_wants_what_is_forgotten_is_an_error():
     stream = outgoing(3)
     stream.take_sendable()
-    stream.acknowledge(**word(2, 2, 2))
+    stream.acknowledge(**said(2, 2, 2))
     with pytest.raises(ProtocolError, match="message 1 is wanted, but all below 2 are forgotten"):
         stream.rewind(1)
 
@@ -130,7 +130,7 @@ def test_wanted_message_says_nothing_of_the_receivers_room():
     for step in range(1, 5):
         stream.make(step, absent=False)
         assert set(stream.take_sendable()) <= {1, 2}
-    stream.acknowledge(**word(3, 2))
+    stream.acknowledge(**said(3, 2))
     assert stream.take_sendable() == [3]
 
 
@@ -148,14 +148,14 @@ def test_durable_messages_are_not_resent():
     and then sent it: the driver had nothing to send."""
     stream = Outgoing(WINDOW, 1)
     stream.rewind(3)
-    assert stream.acknowledge(**word(3, 3, 3)) is True
+    assert stream.acknowledge(**said(3, 3, 3)) is True
     for step in range(1, 4):
         stream.make(step, absent=False)
     assert stream.take_sendable() == [3]
 
 
 def test_restarted_sender_never_sends_the_last_downward_ties():
-    """Restarted behind its last downward tie (here 2 of 5 with lag 3), with nothing kept because
+    """Restarted behind its last downward tie (here 2 of 5 with lag 3), retaining nothing because
     all was durable, it took its own step for what is durable; the receiver's "I want 2 next" was
     then a protocol error, and the worker died again in every generation."""
     stream = Outgoing(WINDOW, 4, limit=2)
@@ -171,7 +171,7 @@ def test_messages_from_the_limit_on_are_made_and_never_sent():
         stream.make(step, absent=False)
     assert stream.take_sendable() == [0, 1]
     assert not stream.waits
-    stream.acknowledge(**word(2, 2, 2))
+    stream.acknowledge(**said(2, 2, 2))
     assert stream.take_sendable() == []
     stream.rewind(2)
     assert (stream.sent, stream.made) == (2, 4)
@@ -184,9 +184,9 @@ def test_room_lasts_until_as_many_are_retained_as_may_be():
         assert stream.has_room_behind(0)
         stream.make(step, absent=False)
     assert not stream.has_room_behind(0)
-    stream.acknowledge(**word(3, 3, 0))
+    stream.acknowledge(**said(3, 3, 0))
     assert not stream.has_room_behind(0)  # released is not durable
-    stream.acknowledge(**word(3, 3, 1))
+    stream.acknowledge(**said(3, 3, 1))
     assert stream.has_room_behind(0)
 
 
@@ -195,7 +195,7 @@ def test_room_counts_unmade_messages_as_made(num_made):
     stream = outgoing(num_made, window=replace(WINDOW, max_retained=4))
     for unmade in range(4):
         assert stream.has_room_behind(unmade) == (num_made + unmade < 4)
-    stream.acknowledge(**word(num_made, num_made, num_made))
+    stream.acknowledge(**said(num_made, num_made, num_made))
     assert stream.has_room_behind(3)
     assert not stream.has_room_behind(4)
 
@@ -206,7 +206,7 @@ def test_snapshot_is_wanted_from_half_full_on():
     assert stream.wanted_durable is None
     stream.make(1, absent=False)
     assert stream.wanted_durable == 1
-    stream.acknowledge(**word(1, 1, 1))
+    stream.acknowledge(**said(1, 1, 1))
     assert stream.wanted_durable is None
     stream.make(2, absent=False)
     assert stream.wanted_durable == 2

@@ -107,7 +107,7 @@ def test_worker_alone_runs_its_steps_and_finishes():
 
 
 def test_downward_ties_are_all_made_though_the_last_are_not_sent():
-    """Made they must be: where the job stops early, the run that goes on sends them."""
+    """Made they must be: if the job stops early, the resumed run sends them."""
     core = started(WorkerPlan(num_steps=3, lag=1, outgoing={TIE_DOWN: window()}))
     sent = [action for step in range(3) for action in run_step(core, step)]
     assert [action for action in sent if action in (send(TIE_DOWN, 0), send(TIE_DOWN, 1))]
@@ -127,7 +127,7 @@ def test_worker_starts_when_every_neighbour_is_linked():
 
 
 def test_actions_do_not_depend_on_the_hash_seed():
-    """The neighbours were kept in a set of enum members, whose order Python draws per process."""
+    """The neighbours were in a set of enum members, whose order Python draws per process."""
     program = (
         "from runtime.core.plan import *; from runtime.core.worker import WorkerCore;"
         "w = dict.fromkeys(Stream, Window(max_messages=2, max_bytes=2, message_bytes=1));"

@@ -1,4 +1,4 @@
-"""What a worker's core hands out ahead of what is known to be done, and what holds it back."""
+"""What a worker's core issues ahead of what is known to be done, and what holds it back."""
 
 import pytest
 
@@ -120,10 +120,10 @@ def test_computations_are_issued_once_and_one_step_ahead():
     core = in_forward(middle(num_steps=9, size=4), *here)
     issued = core.handle(done(FORWARD, 0))
     assert issued == [send(ACTIVATION, 0), compute(APPLY, 0, below=0), *begun(1)]
-    words = [ack(ACTIVATION, 3, 0), ack(TIE_UP, 2, 0), ack(TIE_DOWN, 1, 0)]
-    assert repeated(core) == words
+    acks = [ack(ACTIVATION, 3, 0), ack(TIE_UP, 2, 0), ack(TIE_DOWN, 1, 0)]
+    assert repeated(core) == acks
     core.handle(done(UPDATE, 0))
-    assert repeated(core) == [ack(ACTIVATION, 3, 1), *words[1:]]
+    assert repeated(core) == [ack(ACTIVATION, 3, 1), *acks[1:]]
     assert core.handle(done(APPLY, 0)) == [release(TIE_UP, 0), ack(TIE_UP, 2, 1)]
     assert core.handle(arrived(TIE_UP, 2)) == [store(TIE_UP, 2)]
     next_ones = core.handle(done(FORWARD, 1))
@@ -256,7 +256,7 @@ def test_room_for_one_more_is_enough_when_the_tie_is_made():
     for step in range(2):
         run_step(core, step)
     core.handle(acked(TIE_UP, 2, 2))
-    core.handle(linked(ABOVE, 1, to=None))  # so that step 3 is not handed out in the UPDATE
+    core.handle(linked(ABOVE, 1, to=None))  # so that step 3 is not issued in the UPDATE
     assert core.handle(done(FORWARD, 2)) == [compute(APPLY, 2)]
     assert core.handle(done(UPDATE, 2)) == []
     # Three are kept, and four may be.
@@ -295,7 +295,7 @@ def test_new_generation_below_takes_back_nothing_that_is_issued():
 
 @pytest.mark.parametrize("num_events", range(10))
 def test_stop_is_never_below_what_is_issued(num_events):
-    """Whenever it is wanted: the job stops behind the last FORWARD that was handed out."""
+    """Whenever it is wanted: the job stops behind the last FORWARD that was issued."""
     core = WorkerCore(bottom(num_steps=9, size=9))
     actions = core.start() + core.handle(linked(ABOVE))
     events = [done(phase, step) for step in range(4) for phase in (FORWARD, UPDATE, APPLY)]

@@ -55,7 +55,7 @@ def test_durable_follows_the_snapshot_which_follows_the_plan():
     actions = run_step(core, 1, needs=(ACTIVATION,))
     assert ack(ACTIVATION, 2, 2, 0) in actions
     assert actions[-4:-1] == [compute(APPLY, 1), Snapshot(step=2), release(ACTIVATION, 1)]
-    # Work goes on meanwhile; what is taken counts when it is safe.
+    # Work goes on meanwhile; what is taken counts when it is durable.
     assert core.handle(arrived(ACTIVATION, 2)) == [store(ACTIVATION, 2), *begun(2)]
     assert core.handle(SnapshotDurable(step=2)) == [ack(ACTIVATION, 3, 2, 2)]
 
@@ -327,7 +327,7 @@ def test_downward_ties_behind_a_stop_stay_with_their_receiver():
     """They are due in the steps that a resumed run takes; nothing here releases them."""
     plan = WorkerPlan(num_steps=9, lag=1, incoming={TIE_DOWN: window()}, snapshot_every=100)
     core = started(plan)
-    core.handle(StopWanted())  # before step 1 is handed out
+    core.handle(StopWanted())  # before step 1 is issued
     assert core.handle(done(FORWARD, 0)) == [compute(APPLY, 0)]
     core.handle(done(UPDATE, 0))
     assert core.handle(arrived(TIE_DOWN, 0)) == [store(TIE_DOWN, 0)]

@@ -1,4 +1,4 @@
-"""A worker's core where something was lost: generations, replays, the end."""
+"""A worker's core when something was lost: generations, what is resent, the end."""
 
 import pytest
 
@@ -73,16 +73,16 @@ def test_neighbour_that_wants_what_is_forgotten_is_an_error():
 
 
 def test_restarted_worker_sends_what_was_retained_for_it():
-    kept = {ACTIVATION: {3: False, 4: False}}
+    retained = {ACTIVATION: {3: False, 4: False}}
     core = WorkerCore(
-        bottom(num_steps=9, snapshot_every=5), generation=1, start_step=5, retained=kept
+        bottom(num_steps=9, snapshot_every=5), generation=1, start_step=5, retained=retained
     )
     core.start()
     assert core.handle(linked(ABOVE, to=1, activation=4)) == [
         send(ACTIVATION, 4, generation=1),
         *begun(5),
     ]
-    # Message 3 may still fill the window: what is made next waits for the receiver's word.
+    # Message 3 may still fill the window: what is made next waits for the receiver's ack.
     assert core.handle(done(FORWARD, 5)) == [compute(APPLY, 5)]
     assert core.handle(acked(ACTIVATION, 5, 4, to=1)) == [
         send(ACTIVATION, 5, generation=1),
@@ -127,7 +127,7 @@ def test_message_lost_in_silence_is_resent():
     lower = started(WorkerPlan(num_steps=2, outgoing={ACTIVATION: window()}))
     upper = started(WorkerPlan(num_steps=2, incoming={ACTIVATION: window()}))
     lower.handle(done(FORWARD, 0))  # its message is lost
-    words = [action for _ in range(RESEND_AFTER_TICKS) for action in upper.handle(Tick())]
-    (again,) = [s for s in words if isinstance(s.message, Ack) and s.message.resend]
+    repeats = [action for _ in range(RESEND_AFTER_TICKS) for action in upper.handle(Tick())]
+    (again,) = [s for s in repeats if isinstance(s.message, Ack) and s.message.resend]
     answer = lower.handle(Received(side=ABOVE, message=again.message))
     assert send(ACTIVATION, 0) in answer

@@ -1,4 +1,4 @@
-"""A worker's core while a snapshot is taken and not yet safe: what goes on and what waits."""
+"""A worker's core while a snapshot is taken and not yet durable: what goes on and what waits."""
 
 import pytest
 
@@ -59,10 +59,10 @@ def pending(*, size: int = 2, snapshot_every: int = 2, num_steps: int = 9) -> Wo
 
 
 def finish(core: WorkerCore, step: int, *, expected: int, durable: int) -> None:
-    """End a step whose successor is not handed out."""
+    """End a step whose successor is not issued."""
     assert core.handle(done(FORWARD, step)) == [compute(APPLY, step)]
-    word = ack(ACTIVATION, expected, step + 1, durable)
-    assert core.handle(done(UPDATE, step)) == [release(ACTIVATION, step), word]
+    last = ack(ACTIVATION, expected, step + 1, durable)
+    assert core.handle(done(UPDATE, step)) == [release(ACTIVATION, step), last]
     assert core.handle(done(APPLY, step)) == []
 
 
@@ -109,7 +109,7 @@ def test_snapshot_may_become_durable_in_any_state(num_events):
             core.handle(event)
         assert core.state is state
     activations, ties = core.edges.incoming[ACTIVATION], core.edges.incoming[TIE_DOWN]
-    # The next one is due behind an APPLY that is handed out.
+    # The next one is due behind an APPLY that is issued.
     next_one = [Snapshot(step=2)] if core.state in (State.APPLY, State.WAIT_CREDIT) else []
     assert core.handle(SnapshotDurable(step=1)) == [
         ack(ACTIVATION, activations.expected, activations.released, 1),
@@ -150,8 +150,8 @@ def test_next_snapshot_is_taken_ahead_when_the_first_is_durable(ends):
     assert core.handle(done(FORWARD, 3)) == [compute(APPLY, 3)]
     for event in ends:
         assert core.handle(event) == [release(ACTIVATION, 3), ack(ACTIVATION, 5, 4, 0)]
-    word = ack(ACTIVATION, 5, 3 + len(ends), 2)
-    assert core.handle(SnapshotDurable(step=2)) == [word, Snapshot(step=4), *begun(4)]
+    last = ack(ACTIVATION, 5, 3 + len(ends), 2)
+    assert core.handle(SnapshotDurable(step=2)) == [last, Snapshot(step=4), *begun(4)]
 
 
 def test_requested_snapshot_waits_for_the_one_under_way():
@@ -304,14 +304,14 @@ def test_durable_of_a_snapshot_not_taken_is_illegal():
 def test_step_that_needs_what_its_sender_can_not_retain_waits():
     """A restarted worker went on while its snapshot was not durable, and waited within a step
     for a tie; its sender had no room for that one, and waited for a snapshot."""
-    kept = window(retained=3)
-    core = started(WorkerPlan(num_steps=9, incoming={ACTIVATION: kept}, snapshot_every=100))
+    retaining = window(retained=3)
+    core = started(WorkerPlan(num_steps=9, incoming={ACTIVATION: retaining}, snapshot_every=100))
     for step in range(2):
         assert run_step(core, step, needs=(ACTIVATION,))[-1] == ack(
             ACTIVATION, step + 1, step + 1, 0
         )
     core.handle(arrived(ACTIVATION, 2))
-    # Message 3 can't be kept beside 0, 1 and 2, so that it never comes before a snapshot.
+    # Message 3 can't be retained beside 0, 1 and 2, so that it never comes before a snapshot.
     assert core.handle(done(FORWARD, 2)) == [compute(APPLY, 2), Snapshot(step=3)]
     assert core.handle(done(UPDATE, 2)) == [release(ACTIVATION, 2), ack(ACTIVATION, 3, 3, 0)]
     assert core.handle(done(APPLY, 2)) == []

@@ -1,6 +1,6 @@
-"""Snapshots that a worker's core hands out ahead: behind an APPLY, before what comes next.
+"""Snapshots that a worker's core issues ahead: behind an APPLY, before what comes next.
 
-A snapshot is of the state at its boundary, whatever has been handed out when it is asked for.
+A snapshot is of the state at its boundary, whatever has been issued when it is asked for.
 """
 
 import pytest
@@ -57,8 +57,8 @@ def second_step(*, snapshot_every: int = 100, checkpoint_every: int = 0) -> Work
 def in_apply(core: WorkerCore) -> WorkerCore:
     """The UPDATE of step 1 ends, and its APPLY is under way."""
     expected = core.edges.incoming[ACTIVATION].expected
-    word = ack(ACTIVATION, expected, 2, 0)
-    assert core.handle(done(UPDATE, 1)) == [release(ACTIVATION, 1), word]
+    last = ack(ACTIVATION, expected, 2, 0)
+    assert core.handle(done(UPDATE, 1)) == [release(ACTIVATION, 1), last]
     assert core.state is State.APPLY
     return core
 
@@ -130,7 +130,7 @@ def test_due_snapshot_does_not_wait_for_credit():
 
 
 def test_snapshot_with_free_ties_is_taken_at_its_boundary():
-    """Its account is of the steps before it, and an APPLY says late which ties it uses."""
+    """Its stats are of the steps before it, and an APPLY says late which ties it uses."""
     free = Free(max_staleness=9, keeps_newest=True)
     incoming = dict.fromkeys((ACTIVATION, TIE_DOWN), window())
     core = started(WorkerPlan(num_steps=9, incoming=incoming, snapshot_every=1, free=free))
@@ -229,7 +229,7 @@ def test_snapshot_requested_behind_the_next_step_is_after_it(state):
 
 
 def test_requested_snapshot_is_taken_while_waiting_for_a_tie():
-    """The next step is handed out up to where it needs its ties; behind these is the boundary."""
+    """The next step is issued up to its APPLY, which needs ties; behind these is the boundary."""
     core = started(middle(num_steps=9, snapshot_every=100))
     for message in (arrived(ACTIVATION, 0), arrived(ACTIVATION, 1), arrived(TIE_UP, 0)):
         core.handle(message)

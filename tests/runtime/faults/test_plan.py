@@ -1,4 +1,4 @@
-"""Faults as data: the notation both ways, what is refused and with which words, the drawing."""
+"""Faults as data: the notation both ways, what is refused and how it is told, the drawing."""
 
 import random
 

@@ -396,7 +396,7 @@ def test_last_messages_are_heard_after_the_end(case):
 
 
 @pytest.mark.parametrize(
-    ("code", "words"),
+    ("code", "described"),
     [
         (-signal.SIGKILL, "was killed by SIGKILL"),
         (-signal.SIGSEGV, "was killed by SIGSEGV"),
@@ -404,9 +404,9 @@ def test_last_messages_are_heard_after_the_end(case):
         (0, "left with exit code 0 before its end: did user code exit?"),
     ],
 )
-def test_end_is_described(case, code, words):
+def test_end_is_described(case, code, described):
     case.generations[0].exitcode = code
-    assert case.child.how_it_ended() == words
+    assert case.child.how_it_ended() == described
 
 
 def test_long_message_is_cut_until_the_job_ends(case):

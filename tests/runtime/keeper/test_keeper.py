@@ -175,7 +175,7 @@ def test_job_has_ended_well_when_all_have_said_so(make):
 
 @pytest.mark.parametrize("code", [REFUSED, FINAL, NOT_STARTED])
 def test_exit_code_of_the_users_means_nothing(make, code):
-    """A unit's os._exit(2) ended the job with exit code 2 and not a word."""
+    """A unit's os._exit(2) ended the job with exit code 2 and in silence."""
     died = Child(1, code=code)
     assert make()._go_on_without(died, "failed") is None
     assert died.restarted == ["failed"]

@@ -1,4 +1,4 @@
-"""Messages that are read where their sender keeps them."""
+"""Messages that are read in the memory in which their sender retains them."""
 
 import os
 import signal
@@ -40,10 +40,10 @@ def ends(make_ends):
 def test_message_is_used_in_place(ends):
     send(ends.lower, *data(Stream.ACTIVATION, FIRST, seed=1))
     got = receive(ends.upper)
-    kept = ends.lower.retention.get(Stream.ACTIVATION, FIRST)
-    kept[0].fill_(5.0)  # the same memory, under two addresses
-    assert torch.equal(got.payload[0], torch.full_like(kept[0], 5.0))
-    assert got.payload[0].data_ptr() != kept[0].data_ptr()
+    retained = ends.lower.retention.get(Stream.ACTIVATION, FIRST)
+    retained[0].fill_(5.0)  # the same memory, under two addresses
+    assert torch.equal(got.payload[0], torch.full_like(retained[0], 5.0))
+    assert got.payload[0].data_ptr() != retained[0].data_ptr()
 
 
 def test_slot_that_is_used_again_is_no_message(ends):
@@ -86,7 +86,7 @@ def test_message_made_again_takes_no_place_of_a_later_one(ends):
 
 
 def test_neighbour_that_sends_nothing_retains_nothing():
-    """The top worker has nothing to send where there are no ties, and its memory is empty."""
+    """The top worker has nothing to send if there are no ties, and its memory is empty."""
     plan = WorkerPlan(num_steps=1)
     fd = os.memfd_create("test")
     path = f"/proc/self/fd/{fd}"

@@ -83,7 +83,7 @@ def test_skipped_step_is_told_only_when_the_count_rises():
 
 
 def test_steps_skipped_before_the_first_record_are_no_news():
-    """A run that is gone on with counts from its checkpoint."""
+    """A resumed run counts from its checkpoint."""
     assert event_line(step(100, bad=7), None) == ""
     assert event_line(step(101, bad=8), step(100, bad=7)).startswith("worker 2: step 101")
 

@@ -49,7 +49,7 @@ def steps_on_disk(run_dir: Path) -> list[int]:
 
 
 def found(run_dir: Path) -> list[int | str]:
-    """Steps of what is whole, and words for what is damaged, in the order they come."""
+    """Steps of what is whole, and messages for what is damaged, in the order they come."""
     return [f.step if isinstance(f, Checkpoint) else str(f) for f in newest(run_dir)]
 
 
@@ -102,7 +102,7 @@ def test_part_that_comes_twice_completes_nothing_twice(tmp_path):
 
 
 def test_parts_of_two_runs_do_not_mix(tmp_path):
-    """A run that is gone on with from step 8 comes to step 12 again, in another generation."""
+    """A run that is resumed from step 8 comes to step 12 again, in another generation."""
     first, second = (make_writer(tmp_path, num_parts=2, run_id=c * 16) for c in "ab")
     first.write_part(0, 12, image(0, 12))
     assert not completes(second, 1, 12)
@@ -176,8 +176,8 @@ def test_damaged_checkpoint_says_so_and_the_one_before_follows(tmp_path, damage,
     writer = make_writer(tmp_path)
     write_all(writer, 12, 24)
     damage(writer.part(24, 1))
-    words, step = found(tmp_path)
-    assert words == f"{writer.directory(24)}/{says}"
+    message, step = found(tmp_path)
+    assert message == f"{writer.directory(24)}/{says}"
     assert step == 12
     assert last_complete(tmp_path).step == 12
     assert isinstance(next(newest(tmp_path)), DamagedCheckpoint)

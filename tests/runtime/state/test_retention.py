@@ -1,4 +1,4 @@
-"""What a worker has sent stays where its next generation finds it."""
+"""What a worker has sent is retained for its next generation."""
 
 from dataclasses import replace
 

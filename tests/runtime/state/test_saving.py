@@ -1,4 +1,4 @@
-"""A state is made safe in an order that a death can't spoil, and taken up again."""
+"""A state becomes durable in an order that a death can't spoil, and is loaded again."""
 
 import math
 from collections.abc import Callable

@@ -41,7 +41,7 @@ class Block:
 
 
 class Case:
-    """A compute thread whose every word to the others is noted."""
+    """A compute thread whose every call of the others is noted."""
 
     def __init__(self) -> None:
         self.block, self.heard, self.saved = Block(), [], []

@@ -14,7 +14,7 @@ STEP = 17
 
 
 class Silent:
-    """Two links on which nothing comes, a clock, and a note of when who dialled where."""
+    """Two links on which nothing comes, a clock, and a note of who dialled what and when."""
 
     def __init__(self, *sides: Side, below: str | None = "ipc://below") -> None:
         self.now_s = 50.0

@@ -24,13 +24,13 @@ class HeldRetention:
     """Notes what is put; takes a large message when the test lets it."""
 
     def __init__(self) -> None:
-        self.kept: dict[tuple[Stream, int], str] = {}
+        self.put_so_far: dict[tuple[Stream, int], str] = {}
         self.gate = threading.Semaphore(0)
 
     def put(self, stream, step, payload) -> None:
         if stream is Stream.ACTIVATION:
             assert self.gate.acquire(timeout=TIMEOUT_S)
-        self.kept[stream, step] = "absent" if payload is None else "present"
+        self.put_so_far[stream, step] = "absent" if payload is None else "present"
 
     def get(self, stream, step):
         return MADE[stream]
@@ -105,7 +105,7 @@ def test_message_that_waits_goes_to_the_last_generation_to_ask(case):
 def test_ties_without_a_value_are_retained_as_absent(case):
     event = Computed(phase=Phase.UPDATE, step=0, absent=True)
     case.outbox.retain(event, {Stream.TIE_UP: None, Stream.TIE_DOWN: None})
-    assert case.retention.kept == {(Stream.TIE_UP, 0): "absent"}
+    assert case.retention.put_so_far == {(Stream.TIE_UP, 0): "absent"}
 
 
 # The thread that copies -----------------------------------------------------------------------
@@ -115,7 +115,7 @@ class ListingRetention:
     """Takes a message when the test lets it."""
 
     def __init__(self) -> None:
-        self.kept: list[tuple[Stream, int]] = []
+        self.put_so_far: list[tuple[Stream, int]] = []
         self.gate = threading.Semaphore(0)
         self.error: Exception | None = None
 
@@ -124,7 +124,7 @@ class ListingRetention:
             assert self.gate.acquire(timeout=TIMEOUT_S)
         if self.error is not None:
             raise self.error
-        self.kept.append((stream, step))
+        self.put_so_far.append((stream, step))
 
 
 class ThreadCase:
@@ -152,7 +152,7 @@ def thread_case():
 def test_small_message_is_retained_at_once(thread_case):
     thread_case.copy(Stream.TIE_UP, 0)
     assert not thread_case.thread.is_pending(Stream.TIE_UP, 0)
-    assert thread_case.retention.kept == [(Stream.TIE_UP, 0)]
+    assert thread_case.retention.put_so_far == [(Stream.TIE_UP, 0)]
     assert thread_case.thread.take_copied() == []
 
 
@@ -172,7 +172,7 @@ def test_large_message_is_pending_until_it_is_copied_in_order(thread_case):
 def test_snapshot_waits_for_what_was_made_before_it(thread_case):
     thread_case.copy(Stream.ACTIVATION, 0)
     found = []
-    thread_case.thread.save(1, lambda: found.append(list(thread_case.retention.kept)))
+    thread_case.thread.save(1, lambda: found.append(list(thread_case.retention.put_so_far)))
     assert thread_case.thread.take_saved() == []
     thread_case.let()
     assert thread_case.woken.acquire(timeout=TIMEOUT_S)
@@ -187,13 +187,13 @@ def test_message_behind_a_snapshot_overwrites_nothing_it_needs(thread_case):
     thread_case.thread.save(1, lambda: may_save.wait(TIMEOUT_S))
     thread_case.copy(Stream.TIE_UP, 1)
     assert thread_case.thread.is_pending(Stream.TIE_UP, 1)
-    assert thread_case.retention.kept == []
+    assert thread_case.retention.put_so_far == []
     may_save.set()
     for _ in range(2):
         assert thread_case.woken.acquire(timeout=TIMEOUT_S)
-    assert thread_case.retention.kept == [(Stream.TIE_UP, 1)]
+    assert thread_case.retention.put_so_far == [(Stream.TIE_UP, 1)]
     thread_case.copy(Stream.TIE_UP, 2)
-    assert thread_case.retention.kept == [(Stream.TIE_UP, 1), (Stream.TIE_UP, 2)]
+    assert thread_case.retention.put_so_far == [(Stream.TIE_UP, 1), (Stream.TIE_UP, 2)]
 
 
 def test_small_message_does_not_overtake_one_that_waits(thread_case):
@@ -214,7 +214,7 @@ def test_small_message_does_not_overtake_one_that_waits(thread_case):
     may_copy.set()
     for _ in range(2):
         assert thread_case.woken.acquire(timeout=TIMEOUT_S)
-    assert thread_case.retention.kept == [(Stream.TIE_UP, 1), (Stream.TIE_UP, 2)]
+    assert thread_case.retention.put_so_far == [(Stream.TIE_UP, 1), (Stream.TIE_UP, 2)]
 
 
 def test_state_that_can_not_be_saved_ends_the_worker(thread_case):

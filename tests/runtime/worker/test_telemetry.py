@@ -27,7 +27,7 @@ from runtime.worker.telemetry import Telemetry, figures_of
 BLOCK = SimpleNamespace(loss=2.5, probe_top1=0.25, num_bad_steps=0)
 EVERY_S = 5.0
 FILL_STEPS = 2
-NEXT_LIFE = {"generation": 1, "cause": "was killed by SIGKILL", "detected_t": 1008.0}
+NEXT_GENERATION = {"generation": 1, "cause": "was killed by SIGKILL", "detected_t": 1008.0}
 
 
 class Worker:
@@ -108,10 +108,10 @@ def test_page_counts_steps_and_remembers_the_first(worker):
 
 def test_steps_ended_by_a_generation_before_count_as_retrained(worker):
     worker.train(0, 1, 2, 3, 4)
-    worker.begin(from_step=2, **NEXT_LIFE)
+    worker.begin(from_step=2, **NEXT_GENERATION)
     worker.train(2, 3)
     assert worker.words(Word.RETRAINED, Word.COMPLETED) == [2, 5]
-    worker.begin(from_step=3, **(NEXT_LIFE | {"generation": 2}))
+    worker.begin(from_step=3, **(NEXT_GENERATION | {"generation": 2}))
     worker.train(3, 4, 5)
     assert worker.words(Word.RETRAINED, Word.COMPLETED, Word.STEPS_DONE) == [4, 6, 10]
     assert worker.words(Word.FIRST_STEP, Word.FIRST_STEP_T_NS) == [0, 1001 * 10**9]
@@ -128,7 +128,7 @@ def test_rate_is_over_all_generations_and_what_they_cost(worker):
     """Four steps are done 10 s after the first one, and one of them was done twice."""
     worker.train(0, 1, 2)
     worker.now_s += 5.0
-    worker.begin(from_step=2, **NEXT_LIFE)
+    worker.begin(from_step=2, **NEXT_GENERATION)
     worker.report()
     worker.train(2, 3, 4)
     records = worker.report().records
@@ -154,7 +154,7 @@ def test_first_generation_is_no_event(worker):
 def test_later_generation_says_why_and_from_which_step_it_begins(worker):
     worker.train(0, 1, 2)
     worker.now_s = 1010.0
-    worker.begin(from_step=2, **NEXT_LIFE)
+    worker.begin(from_step=2, **NEXT_GENERATION)
     restart = Restarted(
         t=1010.0,
         block=3,
@@ -172,7 +172,7 @@ def test_later_generation_says_why_and_from_which_step_it_begins(worker):
 def test_worker_is_healed_once_when_it_is_beyond_all_before(worker):
     worker.train(0, 1, 2)
     worker.now_s = 1010.0
-    worker.begin(from_step=1, **NEXT_LIFE)
+    worker.begin(from_step=1, **NEXT_GENERATION)
     worker.report()
     worker.train(1, 2)
     assert worker.events() == []
@@ -186,14 +186,14 @@ def test_worker_is_healed_once_when_it_is_beyond_all_before(worker):
 
 def test_generation_without_a_step_to_run_is_healed_at_the_end(worker):
     worker.train(0, 1, 2)
-    worker.begin(from_step=3, **NEXT_LIFE)
+    worker.begin(from_step=3, **NEXT_GENERATION)
     worker.telemetry.healed()
     assert [event.event for event in worker.events()] == ["restart", "healed"]
 
 
 def test_step_that_heals_comes_before_the_event(worker):
     worker.train(0)
-    worker.begin(from_step=1, **NEXT_LIFE)
+    worker.begin(from_step=1, **NEXT_GENERATION)
     worker.train(1)
     kinds = [getattr(record, "event", "step") for record in worker.report().records]
     assert kinds == ["restart", "step", "healed"]
@@ -301,7 +301,7 @@ def test_steady_state_is_from_a_fill_to_the_last_step(worker):
     """What the first steps, another generation's, and the way out took, is no part of it."""
     watch = worker.telemetry.stopwatch
     worker.train(0, 1, 2)
-    worker.begin(from_step=2, **NEXT_LIFE)
+    worker.begin(from_step=2, **NEXT_GENERATION)
     watch = worker.telemetry.stopwatch
     for step, waits_s in ((2, 8.0), (3, 4.0), (4, 2.0), (5, 1.0)):
         assert worker.result().steady is None or step == 5
@@ -328,5 +328,5 @@ def test_result_holds_what_the_summary_needs(worker):
 def test_result_of_a_generation_without_steps_has_the_first_time(worker):
     assert worker.result().first_step_t is None
     worker.train(0)
-    worker.begin(from_step=1, **NEXT_LIFE)
+    worker.begin(from_step=1, **NEXT_GENERATION)
     assert (worker.result().last, worker.result().first_step_t) == (None, 1001.0)

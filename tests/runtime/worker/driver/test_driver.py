@@ -156,7 +156,7 @@ def test_tie_that_is_not_finite_is_left_out_by_the_partner(make_pair):
 
 
 def test_step_is_on_the_page_before_it_is_issued(make_pair):
-    """Who dies in it leaves word that it was begun: a job stops behind all that was."""
+    """A worker that dies in it has noted that it was begun: a job stops behind all that was."""
     pair = make_pair(num_steps=4, lag=1, blocks=(HeldBlock(), HeldBlock()))
     seen = []
 
