@@ -1,4 +1,8 @@
-"""The main job in real processes equals the sequential reference, whatever the timing."""
+"""The main job in real processes equals the sequential reference, whatever the timing.
+
+This is also the test of launch/pipeline.py, sequential.py and evaluate.py; with test_recovery.py, of
+runtime/worker/process.py.
+"""
 
 import sys
 from dataclasses import asdict

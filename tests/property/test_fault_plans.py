@@ -1,4 +1,7 @@
-"""Random fault plans: every one ends, with every batch trained once a block, in order."""
+"""Random fault plans: every one ends, with every batch trained once a block, in order.
+
+This is also the test of runtime/testing/simulated_faults.py and faulty_simulation.py.
+"""
 
 import pytest
 

@@ -1,4 +1,7 @@
-"""How fast the pipeline runs on a simulated clock, and that a broken core does not get by."""
+"""How fast the pipeline runs on a simulated clock, and that a broken core does not get by.
+
+This is also the test of runtime/testing/simulation.py.
+"""
 
 import random
 from dataclasses import replace

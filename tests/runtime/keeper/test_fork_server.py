@@ -1,4 +1,7 @@
-"""The fork server looks for our packages first, and leaves nothing, whatever surrounds it."""
+"""The fork server looks for our packages first, and leaves nothing, whatever surrounds it.
+
+This is also the test of runtime/keeper/in_fork_server.py, which runs in it.
+"""
 
 import contextlib
 import os
