@@ -1,6 +1,6 @@
 """The main job in real processes equals the sequential reference, whatever the timing.
 
-This is also the test of launch/pipeline.py, sequential.py and evaluate.py; with test_recovery.py, of
+This is also the test of launch/pipeline.py and sequential.py and, with test_recovery.py, of
 runtime/worker/process.py.
 """
 
