@@ -1,4 +1,7 @@
-"""The simulated network: rates, order, and who shares what."""
+"""The simulated network: rates, order, and who shares what.
+
+This is also the test of benchmarks/scale/transfers.py.
+"""
 
 import pytest
 
