@@ -1,0 +1,75 @@
+"""Which cells are compared, and that a difference in any of them fails the whole."""
+
+import pytest
+import torch
+
+from benchmarks.exactness import cells as exactness
+from benchmarks.exactness.cells import DIGESTS, Cell, Options, by_one_loop, cells
+from launch.config import parse
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+CELL = Cell(model="mlp", workers=2, tie="elastic", lag=1, overlap=1)
+
+
+def test_cells_are_all_combinations_that_mean_something():
+    found = list(cells())
+    assert len(found) == len(set(found)) == 2 * (1 + 2 * 8)
+    for cell in found:
+        assert cell.tie != "none" or cell.lag == 0
+        assert cell.workers > 1 or (cell.tie, cell.overlap) == ("none", 0)
+    tied = {(c.tie, c.lag) for c in found if c.workers == 4 and c.model == "resnet-small"}
+    assert tied >= {(tie, lag) for tie in ("gradient", "elastic") for lag in (0, 1, 3)}
+
+
+def test_flags_of_a_cell_are_the_main_jobs():
+    config = parse(CELL.flags(7), prog="test")
+    assert (config.model, config.workers, config.tie, config.lag) == ("mlp", 2, "elastic", 1)
+    assert (config.overlap, config.steps, config.batch_size, config.threads) == (1, 7, 16, 1)
+
+
+@pytest.mark.usefixtures("threads")
+def test_loop_of_a_cell_has_both_digests_and_repeats():
+    found = by_one_loop(CELL, 2)
+    assert found.keys() == set(DIGESTS)
+    assert by_one_loop(CELL, 2) == found
+    assert by_one_loop(CELL, 3) != found
+
+
+@pytest.fixture
+def compare(monkeypatch, capsys):
+    """Compare the mlp's cells, of which some differ; give the exit code and what was printed."""
+    equal = dict.fromkeys(DIGESTS, "a" * 64)
+    monkeypatch.setattr(exactness, "header", dict)
+    monkeypatch.setattr(exactness, "by_one_loop", lambda cell, steps: equal)
+
+    def compare(*different: Cell) -> tuple[int, str]:
+        def by_processes(cell: Cell, steps: int) -> dict[str, str]:
+            return equal | ({"state_sha256": "b" * 64} if cell in different else {})
+
+        monkeypatch.setattr(exactness, "by_processes", by_processes)
+        with pytest.raises(SystemExit) as ended:
+            exactness.main(Options(model="mlp"))
+        return ended.value.code, capsys.readouterr().out
+
+    return compare
+
+
+def test_comparison_of_equal_cells_ends_with_0(compare):
+    code, out = compare()
+    assert code == 0
+    assert "17 of 17 cells equal" in out
+    assert "DIFFERENT" not in out
+
+
+def test_comparison_with_a_different_state_ends_with_1(compare):
+    code, out = compare(CELL)
+    assert code == 1
+    assert "16 of 17 cells equal" in out
+    assert out.count("DIFFERENT") == 1
