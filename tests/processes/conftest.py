@@ -143,7 +143,7 @@ def left_directories() -> list[Path]:
     """Those whose fork server has ended; runs of other tests have living ones."""
     left = []
     for path in Path("/tmp").glob("loco-*/lock"):
-        with contextlib.suppress(OSError), path.open() as lock:  # OSError: its keeper generations
+        with contextlib.suppress(OSError), path.open() as lock:  # OSError: its keeper is alive
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             left.append(path.parent)
     return left
