@@ -22,7 +22,7 @@ from launch.planning import streams
 from launch.planning.costs import Costs
 from launch.planning.cuts import check_memory, choose_cuts
 from launch.planning.resolved import ConcreteConfig, Resolved
-from launch.planning.workload import Setting
+from launch.planning.workload import Workload
 from models.data import ImageData, load_data, steps_per_epoch
 from models.heads import DEFAULT_HEAD_FEATURES
 from models.network import Network, UnitTrace, check_builds, compiled_remarks, trace_units
@@ -101,29 +101,29 @@ def _resolve(config: RunConfig, environment: Environment, tell: Tell) -> Resolve
     _check_names(config, data)
     num_train = len(data.train_labels)
     epochs, steps = _length(config, num_train)
-    setting = _setting(config, environment, network, data)
-    workers = len(setting.config.decoder_depth)
+    workload = _workload(config, environment, network, data)
+    workers = len(workload.config.decoder_depth)
     threads = config.threads or max(
         1, environment.cores // (environment.local_world_size or workers)
     )
     device = _device(config, environment)
     link, link_note = choose_link(config, environment, device=device, workers=workers)
     tell("choosing the cuts")
-    cuts, measured = choose_cuts(setting, device=device, threads=threads)
+    cuts, measured = choose_cuts(workload, device=device, threads=threads)
     partition = Partition(num_units=len(network.units), cuts=cuts, overlap=config.overlap)
-    _check_shared_dtypes(setting, partition)
-    check_memory(setting, partition)
+    _check_shared_dtypes(workload, partition)
+    check_memory(workload, partition)
     concrete = _with(
         config,
         workers=workers,
         cuts=partition.cuts,
-        decoder_depth=setting.config.decoder_depth,
+        decoder_depth=workload.config.decoder_depth,
         epochs=epochs,
         steps=steps,
         threads=threads,
         device=device,
         link=link,
-        window=setting.window,
+        window=workload.window,
         max_staleness=config.longest_lag if config.lag == FREE else None,
         snapshot_every=config.snapshot_every or 1,
         checkpoint_every=config.checkpoint_every or steps_per_epoch(num_train, config.batch_size),
@@ -138,7 +138,7 @@ def _resolve(config: RunConfig, environment: Environment, tell: Tell) -> Resolve
         num_train=num_train,
         measured=measured,
         link_note=link_note,
-        remarks=(*data.remarks, *compiled_remarks(network, setting.traces)),
+        remarks=(*data.remarks, *compiled_remarks(network, workload.traces)),
     )
     streams.check_retention(resolved)
     if config.snapshot_every is not None:
@@ -147,14 +147,14 @@ def _resolve(config: RunConfig, environment: Environment, tell: Tell) -> Resolve
     return dataclasses.replace(resolved, config=_with(concrete, snapshot_every=every))
 
 
-def _setting(
+def _workload(
     config: RunConfig, environment: Environment, network: Network, data: ImageData
-) -> Setting:
+) -> Workload:
     """What the choice of cuts stands on."""
     workers = _num_workers(config, environment, len(network.units))
     depth = _decoder_depth(config, workers)
     window = config.window or max(2, config.longest_lag + 1)
-    return Setting(
+    return Workload(
         config=dataclasses.replace(config, decoder_depth=depth, window=window),
         network=network,
         traces=_traces(network, data),
@@ -223,9 +223,9 @@ def _num_workers(config: RunConfig, environment: Environment, num_units: int) ->
     return min(DEFAULT_WORKERS, most)
 
 
-def _check_shared_dtypes(setting: Setting, partition: Partition) -> None:
+def _check_shared_dtypes(workload: Workload, partition: Partition) -> None:
     """A tie is one flat vector, so what a guest shares has one dtype."""
-    config, network, traces = setting.config, setting.network, setting.traces
+    config, network, traces = workload.config, workload.network, workload.traces
     for block in partition.blocks:
         dtypes = {dtype for unit in block.guest for dtype in traces[unit].trainable_dtypes}
         if len(dtypes) > 1 and config.tie != "none":

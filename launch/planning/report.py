@@ -29,7 +29,7 @@ EQUAL_TO = 0.95  # of data parallelism's gain, above which the choice is not one
 
 def render_plan(resolved: Resolved, console: Console, *, environment: Environment) -> None:
     """Print the plan of a resolved run."""
-    costs = resolved.measured or counted_costs(resolved.setting)
+    costs = resolved.measured or counted_costs(resolved.workload)
     prediction = predict(resolved, costs, cores=environment.cores)
     tables = [_blocks(resolved, prediction), _memory(resolved), _rates(resolved, prediction)]
     if prediction.edges:
@@ -54,8 +54,8 @@ def _blocks(resolved: Resolved, prediction: Prediction) -> Table:
     table = _table("block", "units (+ guest)")
     for heading in ("parameters", "GFLOP a step", "ms a step", "utilisation"):
         table.add_column(heading, justify="right", no_wrap=True)
-    setting, units = resolved.setting, resolved.network.units
-    counted = counted_costs(setting)
+    workload, units = resolved.workload, resolved.network.units
+    counted = counted_costs(workload)
     for block, step in zip(resolved.partition.blocks, prediction.blocks, strict=True):
         members = (*block.home, *block.guest)
         parameters = sum(resolved.traces[unit].num_trainable for unit in members)
@@ -63,7 +63,7 @@ def _blocks(resolved: Resolved, prediction: Prediction) -> Table:
         table.add_row(
             Text(str(block.index)),
             Text(units_label(home, guest)),
-            f"{parameters + setting.head_of(block).num_trainable:,}",
+            f"{parameters + workload.head_of(block).num_trainable:,}",
             f"{counted.of(block).step / 1e9:.3g}",
             NONE if resolved.measured is None else f"{step * 1e3:.1f}",
             f"{step / prediction.step:.0%}",
@@ -78,7 +78,7 @@ def _memory(resolved: Resolved) -> Table:
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for block in resolved.partition.blocks:
-        took = block_memory(resolved.setting, block)
+        took = block_memory(resolved.workload, block)
         is_top = block.index + 1 == resolved.partition.num_blocks
         specs = {} if is_top else edge_specs(resolved, block.index)
         crossing = [specs.get(stream) for stream in (Stream.ACTIVATION, Stream.TIE_UP)]

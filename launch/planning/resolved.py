@@ -9,7 +9,7 @@ from typing import Literal
 
 from launch.config import Link, RunConfig
 from launch.planning.costs import Costs
-from launch.planning.workload import Setting
+from launch.planning.workload import Workload
 from models.network import Network, UnitTrace, trace_units
 from runtime.core.partition import Partition
 
@@ -53,9 +53,9 @@ class Resolved:
         return trace_units(self.network, self.image_shape)
 
     @cached_property
-    def setting(self) -> Setting:
+    def workload(self) -> Workload:
         """What blocks' costs and memory follow from."""
-        return Setting(
+        return Workload(
             config=self.config,
             network=self.network,
             traces=self.traces,

@@ -1,6 +1,6 @@
 """A run before it is cut: its config, and what goes through each unit of its network.
 
-What a block would cost or take, wherever it were cut, is a function of a setting and the block.
+What a block would cost or take, wherever it were cut, is a function of a workload and the block.
 """
 
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from launch.config import RunConfig
 from models.heads import DEFAULT_HEAD_FEATURES, HeadTrace, trace_head
 from models.network import Network, UnitTrace
 from models.objectives import load_objective
-from models.unit_costs import UnitLoad, count_loads
+from models.unit_costs import UnitCost, count_unit_costs
 from runtime.core.partition import Block
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
+class Workload:
     """`config` has its workers, its window and a decoder depth a block decided; its cuts may be
     open. `traces` are the units', for one image (C, H, W)."""
 
@@ -47,9 +47,9 @@ class Setting:
         return objective.head_features or DEFAULT_HEAD_FEATURES
 
     @cached_property
-    def loads(self) -> list[UnitLoad]:
+    def unit_costs(self) -> list[UnitCost]:
         """What each unit costs for one image."""
-        return count_loads(self.network, self.image_shape)
+        return count_unit_costs(self.network, self.image_shape)
 
     def head(self, top: int, index: int) -> HeadTrace:
         """The head of block `index`, if it stood on the unit `top`."""
