@@ -31,8 +31,8 @@ Link = Literal["auto", "shm", "zmq", "zmq-ipc", "zmq-tcp", "gloo", "nccl"]
 Checksum = Literal["auto", "header", "payload"]
 
 BALANCES = get_args(Balance)
-FREE: Literal["free"] = "free"
-DEFAULT_MAX_STALENESS = 8  # steps
+DEFAULT_LAG = 1  # steps
+DEFAULT_MAX_STALENESS = 8
 
 
 class ConfigError(ValueError):
@@ -58,9 +58,11 @@ def _convert_cuts(type_: type, tokens: Sequence[Token]) -> tuple[int, ...] | str
     return text if text in BALANCES else _convert_list(type_, tokens)
 
 
-def _convert_lag(_: type, tokens: Sequence[Token]) -> int | str:
-    text = tokens[0].value.strip()
-    return text if text == FREE else _whole(text, tokens[0].source)
+def _convert_lag(_: type, tokens: Sequence[Token]) -> int:
+    try:
+        return _whole(tokens[0].value, tokens[0].source)
+    except ValueError as error:
+        raise ValueError(f"{error}; to fix no lag, give --free-ties") from None
 
 
 def _whole(text: str, source: str) -> int:
@@ -76,7 +78,7 @@ Cuts = Annotated[
     tuple[int, ...] | Balance | None,
     Parameter(converter=_convert_cuts, n_tokens=1, negative=""),
 ]
-Lag = Annotated[int | Literal["free"], Parameter(converter=_convert_lag, n_tokens=1, negative="")]
+Lag = Annotated[int | None, Parameter(converter=_convert_lag, negative="")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,11 +108,12 @@ class RunConfig:
     """Units that each block shares with the next; 0 is Greedy InfoMax."""
     tie: Tie = "elastic"
     """How the two replicas of shared units are held together."""
-    lag: Lag = 1
-    """Age, in steps, of what comes down from the block above; free takes whatever has arrived, and
-    no two such runs are alike."""
+    lag: Lag = None
+    """Age, in steps, of what comes down from the block above; without it 1."""
+    free_ties: bool = False
+    """Take whatever ties have arrived, under no fixed lag; no two such runs are alike."""
     max_staleness: int | None = None
-    """Steps: with lag free, a tie that is older is waited for; without it 8."""
+    """Steps: with free-ties, a tie that is older is waited for; without it 8."""
     alpha: float = 0.02
     """Pull of the elastic tie, from 0 to 1."""
     objective: str = "nt-xent"
@@ -191,22 +194,37 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and not holds(value):
                 raise ConfigError(f"{_kebab(name)} {_show(value)} can't be; {remedy}")
-        if self.lag != FREE and self.max_staleness is not None:
+        if self.free_ties and self.lag is not None:
             raise ConfigError(
-                f"max-staleness {self.max_staleness} can't be with lag {self.lag}, under which"
-                f" every step is given; give --lag {FREE}, or leave --max-staleness out"
+                f"lag {self.lag} can't be with free-ties, under which none is fixed; leave one of"
+                " them out"
+            )
+        if self.max_staleness is not None and not self.free_ties:
+            raise ConfigError(
+                f"max-staleness {self.max_staleness} can't be under a fixed lag; give --free-ties,"
+                " or leave --max-staleness out"
             )
         try:
             faults.parse(self.faults)
         except ValueError as error:
             raise ConfigError(str(error)) from error
 
+    def depth_of(self, block_index: int) -> int:
+        """The residual conv blocks in one block's head."""
+        depths = self.decoder_depth
+        return depths[block_index] if len(depths) > 1 else depths[0]
+
     @property
     def longest_lag(self) -> int:
         """How many steps old a tie from above can be."""
-        if self.lag != FREE:
-            return self.lag
-        return DEFAULT_MAX_STALENESS if self.max_staleness is None else self.max_staleness
+        if self.free_ties:
+            return DEFAULT_MAX_STALENESS if self.max_staleness is None else self.max_staleness
+        return DEFAULT_LAG if self.lag is None else self.lag
+
+    @property
+    def lag_in_words(self) -> str:
+        """The lag, or that there is none."""
+        return "free ties" if self.free_ties else f"lag {self.longest_lag}"
 
 
 def _begins_with_0(cuts: tuple[int, ...] | Balance) -> bool:
@@ -234,11 +252,7 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("cuts", _is_rising, "give the first unit of each home in rising order, such as 0,1,2,3"),
     ("max_memory_mb", lambda v: v >= 1, "give at least 1"),
     ("overlap", lambda v: v >= 0, "give 0 or more units; 0 shares nothing"),
-    (
-        "lag",
-        lambda v: v == FREE or v >= 0,
-        "give 0 or more steps; 0 ties neighbours step by step",
-    ),
+    ("lag", lambda v: v >= 0, "give 0 or more steps; 0 ties neighbours step by step"),
     ("max_staleness", lambda v: v >= 1, "give at least 1 step"),
     ("alpha", lambda v: 0 <= v <= 1, "give a pull from 0 to 1, such as 0.02"),
     ("temperature", lambda v: 0 < v < math.inf, "give a figure above 0, such as 0.5"),
@@ -277,7 +291,8 @@ _FOLLOWS = {
     "overlap": ("cuts", "snapshot-every"),
     "max-memory-mb": ("cuts", "snapshot-every"),
     "tie": ("snapshot-every",),
-    "lag": ("window", "snapshot-every", "max-staleness"),
+    "lag": ("window", "snapshot-every"),
+    "free-ties": ("lag", "window", "snapshot-every"),
     "max-staleness": ("window", "snapshot-every"),
     "window": ("snapshot-every",),
     "retain-mb": ("snapshot-every",),
@@ -320,12 +335,12 @@ def parse(argv: Sequence[str], *, prog: str) -> RunConfig:
     return config
 
 
-def refuse_free_lag(config: RunConfig) -> None:
-    """Raise ConfigError where a program without timing is to take what has arrived."""
-    if config.lag == FREE:
+def refuse_free_ties(config: RunConfig) -> None:
+    """Raise ConfigError if a program without timing is to take what has arrived."""
+    if config.free_ties:
         raise ConfigError(
-            f"lag {FREE} takes what has arrived, and in one process nothing travels; give a number"
-            " of steps, such as --lag 1, or use launch/pipeline.py"
+            "free-ties take what has arrived, and in one process nothing travels; give a fixed lag,"
+            " such as --lag 1, or use launch/pipeline.py"
         )
 
 

@@ -29,7 +29,7 @@ with exit code 2 and one message: the value and the remedy. Each run saves its r
 """
 FOOT = """\
 
-`max-staleness` needs `lag = "free"`.
+`max-staleness` needs `free-ties`, and `lag` can't be with it.
 [fault-tolerance.md](fault-tolerance.md) lists the kinds of `faults`. Made from `launch/config.py`
 by `python -m launch.configuration_page docs/configuration.md`: edit the docstrings there.
 """

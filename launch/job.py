@@ -42,7 +42,7 @@ class LocalLearningJob:
     def __init__(self, resolved: Resolved) -> None:
         self.resolved = resolved
         config = resolved.config
-        self.num_workers = resolved.partition.num_blocks
+        self.num_workers = config.workers
         self.num_steps = config.steps
         self.batch_size = config.batch_size
         self.threads = config.threads
@@ -138,7 +138,7 @@ def build_block(resolved: Resolved, k: int, data: ImageData | None) -> LocalBloc
         schedule=config.schedule,
         warmup_steps=config.warmup_steps,
         num_steps=config.steps,
-        decoder_depth=config.decoder_depth[k],
+        decoder_depth=config.depth_of(k),
         max_bad_steps=config.max_bad_steps,
         seed=config.seed,
         device=_device(config, k),

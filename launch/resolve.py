@@ -15,7 +15,7 @@ from typing import Literal
 
 import torch
 
-from launch.config import FREE, ConfigError, RunConfig, from_toml, to_toml
+from launch.config import ConfigError, RunConfig, from_toml, to_toml
 from launch.environment import Environment
 from launch.link_choice import choose_link
 from launch.planning import streams
@@ -102,7 +102,7 @@ def _resolve(config: RunConfig, environment: Environment, tell: Tell) -> Resolve
     num_train = len(data.train_labels)
     epochs, steps = _length(config, num_train)
     workload = _workload(config, environment, network, data)
-    workers = len(workload.config.decoder_depth)
+    workers = workload.workers
     threads = config.threads or max(
         1, environment.cores // (environment.local_world_size or workers)
     )
@@ -118,13 +118,14 @@ def _resolve(config: RunConfig, environment: Environment, tell: Tell) -> Resolve
         workers=workers,
         cuts=partition.cuts,
         decoder_depth=workload.config.decoder_depth,
+        lag=None if config.free_ties else config.longest_lag,
         epochs=epochs,
         steps=steps,
         threads=threads,
         device=device,
         link=link,
         window=workload.window,
-        max_staleness=config.longest_lag if config.lag == FREE else None,
+        max_staleness=config.longest_lag if config.free_ties else None,
         snapshot_every=config.snapshot_every or 1,
         checkpoint_every=config.checkpoint_every or steps_per_epoch(num_train, config.batch_size),
     )
@@ -153,9 +154,10 @@ def _workload(
     """What the choice of cuts stands on."""
     workers = _num_workers(config, environment, len(network.units))
     depth = _decoder_depth(config, workers)
-    window = config.window or max(2, config.longest_lag + 1)
     return Workload(
-        config=dataclasses.replace(config, decoder_depth=depth, window=window),
+        config=dataclasses.replace(config, decoder_depth=depth),
+        workers=workers,
+        window=config.window or max(2, config.longest_lag + 1),
         network=network,
         traces=_traces(network, data),
         image_shape=data.image_shape,
@@ -237,6 +239,7 @@ def _check_shared_dtypes(workload: Workload, partition: Partition) -> None:
 
 
 def _decoder_depth(config: RunConfig, num_blocks: int) -> tuple[int, ...]:
+    """One figure, or one a block where they differ."""
     depth = config.decoder_depth
     if config.method == "e2e":
         return depth[-1:]  # the one head is the top block's
@@ -245,7 +248,7 @@ def _decoder_depth(config: RunConfig, num_blocks: int) -> tuple[int, ...]:
             f"decoder-depth {_show(depth)} has {len(depth)} figures for {num_blocks} blocks; "
             f"give one for all, or {num_blocks}"
         )
-    return depth if len(depth) == num_blocks else depth * num_blocks
+    return depth if len(set(depth)) > 1 else depth[:1]
 
 
 def _device(config: RunConfig, environment: Environment) -> Literal["cpu", "cuda"]:

@@ -14,7 +14,7 @@ if __name__ == "__main__":  # our packages come first, and the files beside this
 import torch
 from torch import Tensor
 
-from launch.config import parse, refuse_free_lag
+from launch.config import parse, refuse_free_ties
 from launch.environment import Environment
 from launch.job import LocalLearningJob
 from launch.program import command_time
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
     started_t = command_time()
     try:
         config = parse(argv, prog=NAME)
-        refuse_free_lag(config)
+        refuse_free_ties(config)
         job = LocalLearningJob(resolve(config, environment=Environment.from_process()))
         run_dir = RunDir.create(config.run_dir, name=f"{NAME}-{job.model_name}")
         run_dir.write_config(job.config_toml)

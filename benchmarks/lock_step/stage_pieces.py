@@ -96,7 +96,7 @@ def _build(resolved: Resolved, piece: Piece) -> nn.Module:
     return build_head(
         in_shape=resolved.traces[piece.unit].output_shape,
         out_features=resolved.workload.head_features,
-        depth=config.decoder_depth[piece.head],
+        depth=config.depth_of(piece.head),
     )
 
 

@@ -81,6 +81,6 @@ def counted_costs(workload: Workload) -> Costs:
     ]
     heads = []
     for top in range(len(workload.traces)):
-        row = [workload.head(top, k).flops for k in range(len(workload.config.decoder_depth))]
+        row = [workload.head(top, k).flops for k in range(workload.workers)]
         heads.append(tuple(Cost(num * flops, 3 * num * flops) for flops in row))
     return Costs(measured=False, units=tuple(units), heads=tuple(heads))

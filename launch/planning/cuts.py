@@ -19,8 +19,7 @@ def choose_cuts(
 ) -> tuple[tuple[int, ...], Costs | None]:
     """The first unit of each home, and the costs that they were chosen by where these were
     measured. Raises ValueError where nothing fits, ConfigError where what is given doesn't."""
-    config = workload.config
-    workers = len(config.decoder_depth)
+    config, workers = workload.config, workload.workers
     if config.method == "e2e":
         return (0,), None
     if isinstance(config.cuts, tuple):
@@ -62,7 +61,7 @@ def memory_mb(workload: Workload, block: Block) -> float:
 def _balanced(workload: Workload, costs: Costs) -> tuple[int, ...]:
     return balanced_cuts(
         len(workload.traces),
-        len(workload.config.decoder_depth),
+        workload.workers,
         workload.config.overlap,
         cost=lambda block: costs.of(block).step,
         memory_mb=lambda block: memory_mb(workload, block),
@@ -75,7 +74,7 @@ def _stages_serve(workload: Workload) -> bool:
     overlap, and small enough for the memory."""
     config, network = workload.config, workload.network
     num_units = len(network.units)
-    if len(network.stages) != len(config.decoder_depth):
+    if len(network.stages) != workload.workers:
         return False
     if config.overlap > Partition(num_units=num_units, cuts=network.stages, overlap=0).max_overlap:
         return False

@@ -37,8 +37,8 @@ def render_plan(resolved: Resolved, console: Console, *, environment: Environmen
     config = resolved.config
     console.print(
         f"{config.model}, {config.workers} workers, batch {config.batch_size} in two views,"
-        f" overlap {config.overlap}, tie {config.tie}, lag {config.lag}, window {config.window},"
-        f" cuts {','.join(map(str, config.cuts))}",
+        f" overlap {config.overlap}, tie {config.tie}, {config.lag_in_words},"
+        f" window {config.window}, cuts {','.join(map(str, config.cuts))}",
         soft_wrap=True,
     )
     for table in tables:

@@ -16,7 +16,7 @@ from runtime.core.partition import Partition
 
 @dataclass(frozen=True, kw_only=True)
 class ConcreteConfig(RunConfig):
-    """A RunConfig in which nothing is left open; `decoder_depth` holds one figure a block."""
+    """A RunConfig in which nothing is left open; with free ties there is no `lag`."""
 
     workers: int = field()
     cuts: tuple[int, ...] = field()
@@ -57,6 +57,8 @@ class Resolved:
         """What blocks' costs and memory follow from."""
         return Workload(
             config=self.config,
+            workers=self.config.workers,
+            window=self.config.window,
             network=self.network,
             traces=self.traces,
             image_shape=self.image_shape,

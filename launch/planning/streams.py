@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from launch.config import FREE, RunConfig
+from launch.config import RunConfig
 from launch.planning.workload import Workload
 from models.network import UnitTrace
 from runtime.block import Specs, TensorSpec, message_bytes
@@ -76,7 +76,7 @@ def worker_plan(resolved: Resolved, k: int) -> WorkerPlan:
     incoming, outgoing = block_specs(workload, resolved.partition.blocks[k])
     return WorkerPlan(
         num_steps=config.steps,
-        lag=0 if config.lag == FREE else config.lag,
+        lag=config.lag or 0,
         free=_free(config),
         incoming={
             s: _window(workload, s, specs, _room(resolved, k - 1 if s in UPWARD else k + 1, s))
@@ -91,8 +91,8 @@ def worker_plan(resolved: Resolved, k: int) -> WorkerPlan:
 
 
 def _free(config: RunConfig) -> Free | None:
-    """How ties are taken where no lag is fixed."""
-    if config.lag != FREE:
+    """How ties are taken if no lag is fixed."""
+    if not config.free_ties:
         return None
     return Free(
         max_staleness=config.longest_lag,
@@ -119,8 +119,8 @@ def check_retention(resolved: Resolved) -> None:
             config, images = resolved.config, PLACES * image_bytes(resolved, k)
             raise ValueError(
                 f"retain-mb {config.retain_mb} is too little: worker {k} must be able to keep"
-                f" {least / 1e6:.1f} MB of what it has sent (window {config.window}, lag"
-                f" {config.lag}) and {images / 1e6:.1f} MB of snapshots; give --retain-mb"
+                f" {least / 1e6:.1f} MB of what it has sent (window {config.window},"
+                f" {config.lag_in_words}) and {images / 1e6:.1f} MB of snapshots; give --retain-mb"
                 f" {math.ceil((least + images) / 1e6)}, or a smaller --batch-size"
             )
 
@@ -202,14 +202,14 @@ def _bound(resolved: Resolved, k: int) -> float:
 
 def _late(workload: Workload, stream: Stream) -> int:
     """A tie that waits for no snapshot is never late."""
-    lag = workload.config.lag
-    return lag if stream is Stream.TIE_DOWN and lag != FREE else 0
+    waits = stream is Stream.TIE_DOWN and not workload.config.free_ties
+    return workload.config.longest_lag if waits else 0
 
 
 def _size(workload: Workload, stream: Stream) -> int:
     """The window of a stream, in messages."""
     is_wide = stream is Stream.TIE_DOWN or (
-        stream is Stream.TIE_UP and workload.config.lag == FREE  # only its bound may hold it up
+        stream is Stream.TIE_UP and workload.config.free_ties  # only its bound may hold it up
     )
     return max(2, workload.config.longest_lag + 1) if is_wide else workload.window
 

@@ -49,16 +49,14 @@ def _measure(workload: Workload, device: torch.device) -> Costs:
         with users_code(workload.network.label(index), " as it was timed"):
             units.append(timed(unit, *inputs[index], needs_gradient=index > 0))
     known: dict[tuple[Shape, int], Cost] = {}
+    depths = [config.depth_of(k) for k in range(workload.workers)]
     for trace in traces:
-        for depth in config.decoder_depth:
+        for depth in depths:
             key = (trace.output_shape, depth)
             if key not in known:
                 head = build_head(in_shape=key[0], depth=depth, out_features=workload.head_features)
                 known[key] = timed(head, key[0], "float32", needs_gradient=True)
-    heads = tuple(
-        tuple(known[trace.output_shape, depth] for depth in config.decoder_depth)
-        for trace in traces
-    )
+    heads = tuple(tuple(known[trace.output_shape, depth] for depth in depths) for trace in traces)
     return Costs(measured=True, units=tuple(units), heads=heads)
 
 

@@ -17,10 +17,13 @@ from runtime.core.partition import Block
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """`config` has its workers, its window and a decoder depth a block decided; its cuts may be
-    open. `traces` are the units', for one image (C, H, W)."""
+    """`config` may leave its cuts open, and what follows from them. `workers` is the number of
+    blocks, `window` the activations in flight on an edge. `traces` are the units', for one image
+    (C, H, W)."""
 
     config: RunConfig
+    workers: int
+    window: int
     network: Network
     traces: Sequence[UnitTrace]
     image_shape: tuple[int, int, int]
@@ -30,12 +33,6 @@ class Workload:
     def num_samples(self) -> int:
         """Samples in a step: both views of each image."""
         return 2 * self.config.batch_size
-
-    @property
-    def window(self) -> int:
-        """Activations in flight on an edge."""
-        assert self.config.window is not None
-        return self.config.window
 
     @cached_property
     def head_features(self) -> int:
@@ -55,7 +52,7 @@ class Workload:
         """The head of block `index`, if it stood on the unit `top`."""
         return trace_head(
             in_shape=self.traces[top].output_shape,
-            depth=self.config.decoder_depth[index],
+            depth=self.config.depth_of(index),
             out_features=self.head_features,
         )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.config import ConfigError, RunConfig, from_toml, parse, refuse_free_lag, to_toml
+from launch.config import ConfigError, RunConfig, from_toml, parse, refuse_free_ties, to_toml
 
 
 def write(path: Path, text: str) -> list[str]:
@@ -139,8 +139,12 @@ def test_help_names_every_flag_and_exits_with_0(capsys):
         ("--lga 3", "Unknown option: --lga. Did you mean --lag?"),
         ("--zzzzzz 3", "Unknown option: --zzzzzz; see --help"),
         ("--lag", "Parameter --lag requires an argument; see --help"),
-        ("--lag x", "Invalid value for --lag: 'x' is not a whole number; see --help"),
-        ("--lag 1.5", "Invalid value for --lag: '1.5' is not a whole number; see --help"),
+        (
+            "--lag free",
+            "Invalid value for --lag: 'free' is not a whole number; to fix no lag, give"
+            " --free-ties; see --help",
+        ),
+        ("--seed 1.5", "Invalid value for --seed: '1.5' is not a whole number; see --help"),
         ("--lag 1 --lag 2", "Parameter --lag specified multiple times; see --help"),
         ("--lr x", 'Invalid value for --lr: unable to convert "x" into float; see --help'),
         (
@@ -161,14 +165,14 @@ def test_a_flag_that_is_not_understood(argv, message):
     [
         ("--lag -1", "lag -1 can't be; give 0 or more steps; 0 ties neighbours step by step"),
         (
-            "--lag loose",
-            "Invalid value for --lag: 'loose' is not a whole number; see --help",
+            "--lag 0 --free-ties",
+            "lag 0 can't be with free-ties, under which none is fixed; leave one of them out",
         ),
-        ("--lag free --max-staleness 0", "max-staleness 0 can't be; give at least 1 step"),
+        ("--free-ties --max-staleness 0", "max-staleness 0 can't be; give at least 1 step"),
         (
-            "--lag 3 --max-staleness 5",
-            "max-staleness 5 can't be with lag 3, under which every step is given; give"
-            " --lag free, or leave --max-staleness out",
+            "--max-staleness 5",
+            "max-staleness 5 can't be under a fixed lag; give --free-ties, or leave"
+            " --max-staleness out",
         ),
         ("--overlap -1", "overlap -1 can't be; give 0 or more units; 0 shares nothing"),
         ("--alpha 1.5", "alpha 1.5 can't be; give a pull from 0 to 1, such as 0.02"),
@@ -247,7 +251,7 @@ def test_a_file_that_is_not_understood_is_named(tmp_path, text, message):
             "faults = 'kill:1'",
             "fault 'kill:1' is malformed; write kill for a block, as in kill:1@40",
         ),
-        ("lag = true", "Invalid value for [lag]: 'True' is not a whole number ({}); see --help"),
+        ("seed = true", "Invalid value for [seed]: 'True' is not a whole number ({}); see --help"),
         ("cuts = [0, 1.5]", "Invalid value for [cuts]: '1.5' is not a whole number ({}); see "),
     ],
 )
@@ -279,19 +283,17 @@ def test_reading_a_config_stays_light():
 
 
 def test_free_ties_come_back_from_the_file_they_are_written_to(tmp_path):
-    flags = "--lag free --max-staleness 3"
-    argv = flags.split(" ")
-    config = parse(argv, prog="pipeline")
-    assert (config.lag, config.longest_lag) == ("free", 3)
+    config = parse(["--free-ties", "--max-staleness", "3"], prog="pipeline")
+    assert (config.free_ties, config.longest_lag) == (True, 3)
     assert parse(write(tmp_path / "run.toml", to_toml(config)), prog="pipeline") == config
-    assert RunConfig(lag="free").longest_lag == 8
+    assert RunConfig(free_ties=True).longest_lag == 8
     assert RunConfig(lag=2).longest_lag == 2
 
 
 def test_a_program_without_timing_refuses_free_ties():
-    refuse_free_lag(RunConfig())
-    with pytest.raises(ConfigError, match="give a number of steps, such as --lag 1, or use"):
-        refuse_free_lag(RunConfig(lag="free"))
+    refuse_free_ties(RunConfig())
+    with pytest.raises(ConfigError, match="give a fixed lag, such as --lag 1, or use"):
+        refuse_free_ties(RunConfig(free_ties=True))
 
 
 def test_an_empty_path_is_no_directory():

@@ -27,7 +27,7 @@ def test_each_field_has_one_row_of_five_cells():
 def test_a_row_holds_choices_default_docstring_and_remedies():
     rows = {line.split("`")[1]: line for line in page().splitlines() if line.startswith("| `")}
     assert "| `gradient`, `elastic`, `none` | `elastic` | How the two" in rows["tie"]
-    assert "| a whole number or `free` | `1` |" in rows["lag"]
+    assert "| a whole number | – |" in rows["lag"]
     assert "| a whole number | – |" in rows["workers"]
     assert "| a whole number | `0` |" in rows["seed"]
     assert rows["cuts"].endswith("in rising order, such as 0,1,2,3 |")

@@ -172,7 +172,7 @@ def test_the_defaults_are_locos_cut_for_four_workers():
     assert run.config == ConcreteConfig(
         workers=4,
         cuts=(0, 1, 2, 3),
-        decoder_depth=(1, 1, 1, 1),
+        lag=1,
         epochs=12,
         steps=264,
         threads=1,
@@ -224,7 +224,7 @@ def test_number_of_workers(settings, environment, workers):
 @pytest.mark.parametrize("overlap", [0, 1])
 def test_every_number_of_workers_up_to_the_units_works(workers, overlap):
     run = resolved(workers=workers, overlap=overlap)
-    assert run.partition.num_blocks == workers == len(run.config.decoder_depth)
+    assert run.partition.num_blocks == workers == run.config.workers
 
 
 def test_stages_too_short_for_the_overlap_give_way_to_balanced_cuts():

@@ -11,8 +11,8 @@ from launch.resume import CUT, FREE_ONLY, LENGTH, ROUNDING, RUNNING, check_resum
 BASE = RunConfig(
     workers=4,
     cuts=(0, 1, 2, 3),
-    decoder_depth=(1, 1, 1, 1),
     steps=264,
+    lag=1,
     threads=1,
     window=2,
     snapshot_every=4,
@@ -20,7 +20,7 @@ BASE = RunConfig(
     device="cpu",
     link="zmq-ipc",
 )
-TWO = {"workers": 2, "cuts": (0, 2), "decoder_depth": (1, 1)}
+TWO = {"workers": 2, "cuts": (0, 2)}
 
 
 def check(**changes: object) -> tuple[bool, list[str]]:
@@ -77,8 +77,8 @@ def test_a_cut_may_change_in_part(change, said):
 
 
 def test_a_recut_that_also_changes_the_heads_is_refused():
-    assert "decoder-depth 1,1,1,1 -> 2,2" in refusal(**(TWO | {"decoder_depth": (2, 2)}))
-    assert "decoder-depth 1,1,1,1 -> 1,0" in refusal(**(TWO | {"decoder_depth": (1, 0)}))
+    assert "decoder-depth 1 -> 2" in refusal(**TWO, decoder_depth=(2,))
+    assert "decoder-depth 1 -> 1,0" in refusal(**TWO, decoder_depth=(1, 0))
 
 
 def test_a_longer_run_says_what_becomes_of_the_schedule():
@@ -108,13 +108,13 @@ def test_what_changes_the_rounding_is_said(change, said):
 
 
 def test_what_free_ties_may_do_can_change_with_a_word_and_the_lag_can_not():
-    free = dataclasses.replace(BASE, lag="free", max_staleness=8)
+    free = dataclasses.replace(BASE, lag=None, free_ties=True, max_staleness=8)
     new = dataclasses.replace(free, max_staleness=4)
     text = json.dumps({"config": to_toml(new)})
     recut, notes = check_resume(to_toml(free), text)
     assert not recut
     assert notes == ["max-staleness 8 -> 4"]
-    assert "lag 1 -> free" in refusal(lag="free")
+    assert "(lag 1 -> None, free-ties False -> True)" in refusal(lag=None, free_ties=True)
 
 
 def test_all_that_is_to_be_said_is_said_at_once():
@@ -137,10 +137,11 @@ OTHER = {
     "split": 1,
     "tie": "none",
     "lag": 2,
+    "free_ties": True,
     "alpha": 0.5,
     "objective": "cross-entropy",
     "temperature": 0.7,
-    "decoder_depth": (2, 2, 2, 2),
+    "decoder_depth": (2,),
     "optimizer": "sgd",
     "lr": 0.5,
     "weight_decay": 0.5,
@@ -153,7 +154,8 @@ OTHER = {
 
 @pytest.mark.parametrize("name", OTHER)
 def test_what_makes_up_a_result_may_not_change(name):
-    assert f"({name.replace('_', '-')} " in refusal(**{name: OTHER[name]})
+    free = {"lag": None} if name == "free_ties" else {}
+    assert f"{name.replace('_', '-')} " in refusal(**{name: OTHER[name]}, **free)
 
 
 def test_every_setting_is_of_one_class():

@@ -17,7 +17,7 @@ from benchmarks.accuracy.report import (
 )
 from benchmarks.accuracy.runs import LAGS, METHODS, find_missing, make_tasks, measure_all
 from benchmarks.harness import Results
-from launch.config import RunConfig, from_toml, to_toml
+from launch.config import DEFAULT_LAG, RunConfig, from_toml, to_toml
 
 TINY = {"data": "synthetic:1x8x8x64", "split": 0, "model": "mlp", "batch_size": 16, "steps": 2}
 
@@ -81,7 +81,7 @@ def test_methods_differ_in_the_rule_only():
 
 
 def test_the_main_jobs_default_is_among_the_methods():
-    default = RunConfig(device="cpu", threads=1)
+    default = RunConfig(device="cpu", threads=1, lag=DEFAULT_LAG)
     assert default in [task.config for task in make_tasks(1)]
 
 
