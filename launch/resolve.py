@@ -15,13 +15,14 @@ from typing import Literal
 
 import torch
 
-from launch.config import ConfigError, RunConfig, from_toml, to_toml
+from launch.config import ConfigError, ResolvedConfig, RunConfig, show
+from launch.config_file import from_toml, to_toml
 from launch.environment import Environment
 from launch.link_choice import choose_link
 from launch.planning import streams
 from launch.planning.costs import Costs
 from launch.planning.cuts import check_memory, choose_cuts
-from launch.planning.resolved import ConcreteConfig, Resolved
+from launch.planning.resolved import Resolved
 from launch.planning.workload import Workload
 from models.data import ImageData, load_data, steps_per_epoch
 from models.heads import DEFAULT_HEAD_FEATURES
@@ -35,24 +36,26 @@ from runtime.faults import plan as faults
 from runtime.program import Tell, unheard
 
 DEFAULT_WORKERS = 4
-FACTS = (
-    "image_shape",
-    "num_classes",
-    "num_train",
-    "link_note",
-    "remarks",
-)  # copied by dump as they are
+FACTS = ("image_shape", "num_classes", "num_train", "link_note", "remarks")  # dumped as they are
 
 
-def resolve(config: RunConfig, *, environment: Environment, tell: Tell = unheard) -> Resolved:
+def resolve(
+    config: RunConfig,
+    *,
+    environment: Environment,
+    recorded: ResolvedConfig | None = None,
+    tell: Tell = unheard,
+) -> Resolved:
     """Decide what is open and check the rest; resolving the result again changes nothing.
 
     Loads the data and the network, the user's own modules from the current directory included.
+    `recorded` is the config of a run that is resumed, from which open cuts and threads are taken.
     `tell` is told which phase of that begins. Raises ConfigError.
     """
     _let_users_modules_be_found()
+    asked = config if recorded is None else _as_recorded(config, recorded, environment)
     try:
-        return _resolve(config, environment, tell)
+        return _resolve(asked, environment, tell, given=config)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
@@ -68,7 +71,7 @@ def restore(text: str) -> Resolved:
     """Read back what `dump` wrote, without loading the data or looking at this machine."""
     _let_users_modules_be_found()
     facts = json.loads(text)
-    config = _with(from_toml(facts["config"]))
+    config = from_toml(facts["config"])
     image_shape = tuple(facts["image_shape"])
     network = load_network(config.model, image_shape, seed=config.seed)
     return Resolved(
@@ -91,7 +94,24 @@ def _let_users_modules_be_found() -> None:
         sys.path.append(os.getcwd())
 
 
-def _resolve(config: RunConfig, environment: Environment, tell: Tell) -> Resolved:
+def _as_recorded(
+    config: RunConfig, recorded: ResolvedConfig, environment: Environment
+) -> RunConfig:
+    """Leave what is open to the run that is resumed, so that it goes on with the same bits on a
+    machine of other cores; its cuts only if all that they were chosen by is asked for again."""
+    workers = config.workers or environment.world_size or recorded.workers
+    if workers != recorded.workers:
+        return config
+    asked = dataclasses.replace(config, threads=config.threads or recorded.threads)
+    names = ("model", "overlap", "cuts", "max_memory_mb")
+    if any(getattr(config, name) != getattr(recorded.given, name) for name in names):
+        return asked
+    return dataclasses.replace(asked, cuts=recorded.cuts)
+
+
+def _resolve(
+    config: RunConfig, environment: Environment, tell: Tell, *, given: RunConfig
+) -> Resolved:
     tell(f"loading the data ({config.data})")
     data = load_data(config.data, seed=config.seed, split=config.split)
     tell(f"building the network ({config.model})")
@@ -113,22 +133,23 @@ def _resolve(config: RunConfig, environment: Environment, tell: Tell) -> Resolve
     partition = Partition(num_units=len(network.units), cuts=cuts, overlap=config.overlap)
     _check_shared_dtypes(workload, partition)
     check_memory(workload, partition)
-    concrete = _with(
-        config,
-        workers=workers,
-        cuts=partition.cuts,
-        decoder_depth=workload.config.decoder_depth,
-        lag=None if config.free_ties else config.longest_lag,
-        epochs=epochs,
-        steps=steps,
-        threads=threads,
-        device=device,
-        link=link,
-        window=workload.window,
-        max_staleness=config.longest_lag if config.free_ties else None,
-        snapshot_every=config.snapshot_every or 1,
-        checkpoint_every=config.checkpoint_every or steps_per_epoch(num_train, config.batch_size),
-    )
+    decided = {
+        "workers": workers,
+        "cuts": partition.cuts,
+        "decoder_depth": workload.config.decoder_depth,
+        "lag": None if config.free_ties else config.longest_lag,
+        "epochs": epochs,
+        "steps": steps,
+        "threads": threads,
+        "device": device,
+        "link": link,
+        "window": workload.window,
+        "max_staleness": config.longest_lag if config.free_ties else None,
+        "snapshot_every": config.snapshot_every or 1,
+        "checkpoint_every": config.checkpoint_every
+        or steps_per_epoch(num_train, config.batch_size),
+    }
+    concrete = ResolvedConfig(**({"given": given} | vars(config) | decided))
     faults.check(faults.parse(config.faults), num_workers=workers, num_steps=steps)
     resolved = Resolved(
         config=concrete,
@@ -145,7 +166,7 @@ def _resolve(config: RunConfig, environment: Environment, tell: Tell) -> Resolve
     if config.snapshot_every is not None:
         return resolved
     every = streams.choose_snapshot_every(resolved)
-    return dataclasses.replace(resolved, config=_with(concrete, snapshot_every=every))
+    return dataclasses.replace(resolved, config=dataclasses.replace(concrete, snapshot_every=every))
 
 
 def _workload(
@@ -173,11 +194,6 @@ def _traces(network: Network, data: ImageData) -> list[UnitTrace]:
         for remark in data.remarks:
             error.add_note(f"note: {remark}")
         raise
-
-
-def _with(config: RunConfig, **decided: object) -> ConcreteConfig:
-    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    return ConcreteConfig(**(values | decided))
 
 
 def _check_names(config: RunConfig, data: ImageData) -> None:
@@ -245,7 +261,7 @@ def _decoder_depth(config: RunConfig, num_blocks: int) -> tuple[int, ...]:
         return depth[-1:]  # the one head is the top block's
     if len(depth) not in (1, num_blocks):
         raise ConfigError(
-            f"decoder-depth {_show(depth)} has {len(depth)} figures for {num_blocks} blocks; "
+            f"decoder-depth {show(depth)} has {len(depth)} figures for {num_blocks} blocks; "
             f"give one for all, or {num_blocks}"
         )
     return depth if len(set(depth)) > 1 else depth[:1]
@@ -257,7 +273,3 @@ def _device(config: RunConfig, environment: Environment) -> Literal["cpu", "cuda
     if config.device == "cuda" and not environment.gpus:
         raise ConfigError("device cuda is asked for, but no GPU is seen; use --device cpu or auto")
     return config.device
-
-
-def _show(values: tuple[int, ...]) -> str:
-    return ",".join(map(str, values))

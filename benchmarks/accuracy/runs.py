@@ -25,7 +25,8 @@ from rich.console import Console
 
 from benchmarks.accuracy import report
 from benchmarks.harness import RESULTS, Results, header, make_console, print_header
-from launch.config import RunConfig, to_toml
+from launch.config import RunConfig
+from launch.config_file import to_toml
 from runtime.lifetime import die_with_parent
 
 METHODS: dict[str, dict[str, Any]] = {

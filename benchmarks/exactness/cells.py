@@ -22,7 +22,7 @@ import torch
 from cyclopts import Parameter
 
 from benchmarks.harness import ROOT, header, make_console, make_table, print_header
-from launch.config import parse
+from launch.config_file import parse
 from launch.environment import Environment
 from launch.job import LocalLearningJob
 from launch.resolve import resolve

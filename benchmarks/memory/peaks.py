@@ -31,7 +31,8 @@ from benchmarks.harness import (
 from benchmarks.lock_step.processes import run_lock_step
 from benchmarks.lock_step.rank import LockStepCase
 from benchmarks.lock_step.real_work import real_work
-from launch.config import IntList, parse
+from launch.config import IntList
+from launch.config_file import parse
 from launch.environment import Environment
 from launch.job import LocalLearningJob
 from launch.planning.memory import block_memory

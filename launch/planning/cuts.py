@@ -6,7 +6,7 @@ fastest, of those whose workers fit the user's bound on memory.
 
 import math
 
-from launch.config import ConfigError
+from launch.config import ConfigError, show
 from launch.planning.costs import Costs, counted_costs
 from launch.planning.memory import block_memory
 from launch.planning.unit_times import measured_costs
@@ -24,9 +24,8 @@ def choose_cuts(
         return (0,), None
     if isinstance(config.cuts, tuple):
         if len(config.cuts) != workers:
-            shown = ",".join(map(str, config.cuts))
             raise ConfigError(
-                f"cuts {shown} make {len(config.cuts)} blocks for {workers} workers; "
+                f"cuts {show(config.cuts)} make {len(config.cuts)} blocks for {workers} workers; "
                 f"give {workers} cuts, or leave them out"
             )
         return config.cuts, None

@@ -1,13 +1,12 @@
 """A run that can start: its config, in which nothing is left open, and what that means.
 
-Owns those two; what decides them is launch.resolve's.
+Owns what that means; what decides it is launch.resolve's.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
-from launch.config import Link, RunConfig
+from launch.config import ResolvedConfig
 from launch.planning.costs import Costs
 from launch.planning.workload import Workload
 from models.network import Network, UnitTrace, trace_units
@@ -15,29 +14,14 @@ from runtime.core.partition import Partition
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConcreteConfig(RunConfig):
-    """A RunConfig in which nothing is left open; with free ties there is no `lag`."""
-
-    workers: int = field()
-    cuts: tuple[int, ...] = field()
-    steps: int = field()
-    threads: int = field()
-    window: int = field()
-    snapshot_every: int = field()
-    checkpoint_every: int = field()
-    device: Literal["cpu", "cuda"] = field()
-    link: Link = field()
-
-
-@dataclass(frozen=True, kw_only=True)
 class Resolved:
-    """A run that can start: its concrete config, and what that means for network and data.
+    """A run that can start: its resolved config, and what that means for network and data.
 
     `measured`: what the cuts were chosen by where that was measured, which no other process can
     find again. `link_note`: why the link is not the one that was asked for. `remarks`: what is odd
     about the data and the network, which are looked at here alone."""
 
-    config: ConcreteConfig
+    config: ResolvedConfig
     partition: Partition
     network: Network
     image_shape: tuple[int, int, int]

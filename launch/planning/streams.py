@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from launch.config import RunConfig
 from launch.planning.workload import Workload
 from models.network import UnitTrace
 from runtime.block import Specs, TensorSpec, message_bytes
@@ -74,10 +73,11 @@ def worker_plan(resolved: Resolved, k: int) -> WorkerPlan:
     """Worker k's steps, streams and windows."""
     config, workload = resolved.config, resolved.workload
     incoming, outgoing = block_specs(workload, resolved.partition.blocks[k])
+    free = Free(max_staleness=config.longest_lag, keeps_newest=config.tie == "elastic")
     return WorkerPlan(
         num_steps=config.steps,
         lag=config.lag or 0,
-        free=_free(config),
+        free=free if config.free_ties else None,
         incoming={
             s: _window(workload, s, specs, _room(resolved, k - 1 if s in UPWARD else k + 1, s))
             for s, specs in incoming.items()
@@ -87,16 +87,6 @@ def worker_plan(resolved: Resolved, k: int) -> WorkerPlan:
         },
         snapshot_every=config.snapshot_every,
         checkpoint_every=config.checkpoint_every,
-    )
-
-
-def _free(config: RunConfig) -> Free | None:
-    """How ties are taken if no lag is fixed."""
-    if not config.free_ties:
-        return None
-    return Free(
-        max_staleness=config.longest_lag,
-        keeps_newest=config.tie == "elastic",
     )
 
 

@@ -20,8 +20,8 @@ from runtime.state.checkpoint import write_durably
 
 # All that a run writes into its directory.
 WRITTEN = (
-    *("config.toml", "metrics.jsonl", "summary.json", "weights.safetensors", "faults.jsonl"),
-    *("checkpoints", "tensorboard", "logs", "trace", "trace.json"),
+    *("given.toml", "config.toml", "metrics.jsonl", "summary.json", "weights.safetensors"),
+    *("faults.jsonl", "checkpoints", "tensorboard", "logs", "trace", "trace.json"),
 )
 
 
@@ -118,9 +118,10 @@ class RunDir:
         """Directory of the logs, one a worker."""
         return self.path / "logs"
 
-    def write_config(self, text: str) -> None:
-        """Write config.toml, durably and at once. Raises ValueError where it can't be."""
+    def write_config(self, text: str, *, given: str) -> None:
+        """Write config.toml and given.toml, durably. Raises ValueError where they can't be."""
         try:
+            _write(self.path / "given.toml", given)
             _write(self.config_toml, text)
         except OSError as error:
             raise _unwritable(self.path, error) from error

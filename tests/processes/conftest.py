@@ -17,7 +17,7 @@ import psutil
 import pytest
 import torch
 
-from launch.config import parse
+from launch.config_file import parse
 from launch.environment import Environment
 from launch.job import LocalLearningJob
 from launch.resolve import resolve

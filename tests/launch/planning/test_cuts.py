@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from launch.config import ConfigError, parse, to_toml
+from launch.config import ConfigError
+from launch.config_file import parse, to_toml
 from launch.planning import cuts as module
 from launch.planning.costs import Cost, Costs, counted_costs
 from launch.planning.memory import block_memory
