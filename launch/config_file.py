@@ -117,20 +117,17 @@ class _File:
 
     def _refuse_flags(self, values: Mapping[str, Any], path: Path) -> None:
         """Raise ConfigError for flags with which a config.toml would not repeat its run."""
-        refused = [
-            key
-            for key, name in KEYS.items()
-            if key in self._flags and ROLES[name] not in (Role.RUNNING, Role.PLACE)
-        ]
-        if refused:
-            flags = ", ".join(f"--{key}" for key in refused)
-            there = ", ".join(f"{k} {show(_tuples(values.get(k, 'not set')))}" for k in refused)
-            given = path.with_name("given.toml")
-            instead = str(given) if given.is_file() else "a file of what its table [given] holds"
-            raise ConfigError(
-                f"{flags} can't be given with {str(path)!r}, which repeats its run exactly"
-                f" ({there}); to change that, give --config {instead}"
-            )
+        for key, name in KEYS.items():
+            if key in self._flags and ROLES[name] not in (Role.RUNNING, Role.PLACE):
+                there, given = (
+                    show(_tuples(values.get(key, "not set"))),
+                    path.with_name("given.toml"),
+                )
+                instead = given if given.is_file() else "a file of what its table [given] holds"
+                raise ConfigError(
+                    f"--{key} can't be given with {str(path)!r}, which repeats its run exactly"
+                    f" ({key} {there}); to change that, give --config {instead}"
+                )
 
     def complete(self, config: RunConfig) -> RunConfig:
         """What was read, with what a config.toml alone says."""

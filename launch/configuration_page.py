@@ -24,9 +24,9 @@ Each key is a flag (`--batch-size 32`) and a key of the TOML file that `--config
 with exit code 2 and one message: the value and the remedy. If the default is "–", the program
 chooses, or the key is off.
 
-Each run leaves two such files. `given.toml` holds what you gave; `--config` with it takes more flags
-and resolves anew. `config.toml` holds what that resolved to; `--config` with it repeats the run
-exactly, and takes no flags but those of the roles `running` and `place`. A key's role also says what
+Each run leaves two such files. `given.toml` holds what you gave; with it, `--config` takes more
+flags and resolves anew. `config.toml` holds what that resolved to; with it, `--config` repeats the
+run exactly, and takes only flags of the roles `running` and `place`. A key's role also says what
 becomes of another value when a run is resumed:
 
 | role | a key of it |

@@ -26,7 +26,7 @@ from launch.planning.resolved import Resolved
 from launch.planning.workload import Workload
 from models.data import ImageData, load_data, steps_per_epoch
 from models.heads import DEFAULT_HEAD_FEATURES
-from models.network import Network, UnitTrace, check_builds, compiled_remarks, trace_units
+from models.network import Network, check_builds, compiled_remarks
 from models.objectives import check_users_objective, load_objective
 from models.optimizers import load_optimizer
 from models.plugins import UsersError, is_dotted
@@ -71,19 +71,15 @@ def restore(text: str) -> Resolved:
     """Read back what `dump` wrote, without loading the data or looking at this machine."""
     _let_users_modules_be_found()
     facts = json.loads(text)
-    config = from_toml(facts["config"])
-    image_shape = tuple(facts["image_shape"])
-    network = load_network(config.model, image_shape, seed=config.seed)
+    config, measured = from_toml(facts.pop("config")), facts.pop("measured")
+    facts |= {name: tuple(facts[name]) for name in ("image_shape", "remarks")}
+    network = load_network(config.model, facts["image_shape"], seed=config.seed)
     return Resolved(
         config=config,
         partition=Partition(num_units=len(network.units), cuts=config.cuts, overlap=config.overlap),
         network=network,
-        image_shape=image_shape,
-        num_classes=facts["num_classes"],
-        num_train=facts["num_train"],
-        measured=None if facts["measured"] is None else Costs.from_dict(facts["measured"]),
-        link_note=facts["link_note"],
-        remarks=tuple(facts["remarks"]),
+        measured=None if measured is None else Costs.from_dict(measured),
+        **facts,
     )
 
 
@@ -133,23 +129,18 @@ def _resolve(
     partition = Partition(num_units=len(network.units), cuts=cuts, overlap=config.overlap)
     _check_shared_dtypes(workload, partition)
     check_memory(workload, partition)
+    every = config.checkpoint_every or steps_per_epoch(num_train, config.batch_size)
     decided = {
-        "workers": workers,
         "cuts": partition.cuts,
-        "decoder_depth": workload.config.decoder_depth,
-        "lag": None if config.free_ties else config.longest_lag,
         "epochs": epochs,
         "steps": steps,
         "threads": threads,
         "device": device,
         "link": link,
-        "window": workload.window,
-        "max_staleness": config.longest_lag if config.free_ties else None,
         "snapshot_every": config.snapshot_every or 1,
-        "checkpoint_every": config.checkpoint_every
-        or steps_per_epoch(num_train, config.batch_size),
+        "checkpoint_every": every,
     }
-    concrete = ResolvedConfig(**({"given": given} | vars(config) | decided))
+    concrete = ResolvedConfig(**({"given": given} | vars(workload.config) | decided))
     faults.check(faults.parse(config.faults), num_workers=workers, num_steps=steps)
     resolved = Resolved(
         config=concrete,
@@ -174,26 +165,27 @@ def _workload(
 ) -> Workload:
     """What the choice of cuts stands on."""
     workers = _num_workers(config, environment, len(network.units))
-    depth = _decoder_depth(config, workers)
-    return Workload(
-        config=dataclasses.replace(config, decoder_depth=depth),
+    config = dataclasses.replace(
+        config,
         workers=workers,
+        decoder_depth=_decoder_depth(config, workers),
+        lag=None if config.free_ties else config.longest_lag,
+        max_staleness=config.longest_lag if config.free_ties else None,
         window=config.window or max(2, config.longest_lag + 1),
+    )
+    workload = Workload(
+        config=config,
         network=network,
-        traces=_traces(network, data),
         image_shape=data.image_shape,
         num_classes=data.num_classes,
     )
-
-
-def _traces(network: Network, data: ImageData) -> list[UnitTrace]:
-    """Trace the units; if one raises, what is odd about the images may well be why."""
     try:
-        return trace_units(network, data.image_shape)
+        assert workload.traces
     except UsersError as error:
-        for remark in data.remarks:
+        for remark in data.remarks:  # what is odd about the images may well be why
             error.add_note(f"note: {remark}")
         raise
+    return workload
 
 
 def _check_names(config: RunConfig, data: ImageData) -> None:

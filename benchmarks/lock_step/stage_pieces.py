@@ -33,7 +33,7 @@ class Piece:
 def pieces(resolved: Resolved, heads: Heads) -> list[Piece]:
     """The row of all pieces: a head comes behind the last unit of its block's home, and those
     below the top pass on what they are given."""
-    workload, traces = resolved.workload, resolved.traces
+    workload, traces = resolved, resolved.traces
     ends = [block.home[-1] for block in resolved.partition.blocks]
     row = []
     for unit, cost in enumerate(workload.unit_costs):
@@ -95,7 +95,7 @@ def _build(resolved: Resolved, piece: Piece) -> nn.Module:
     randomness.seed_torch(config.seed, "head", unit=network.units[piece.unit].name)
     return build_head(
         in_shape=resolved.traces[piece.unit].output_shape,
-        out_features=resolved.workload.head_features,
+        out_features=resolved.head_features,
         depth=config.depth_of(piece.head),
     )
 

@@ -133,7 +133,7 @@ def estimates(options: Options) -> list[int]:
     config = parse(list(flags_of(options, options.network)), prog="memory")
     resolved = LocalLearningJob(resolve(config, environment=environment)).resolved
     blocks = resolved.partition.blocks
-    return [block_memory(resolved.workload, block).total for block in blocks]
+    return [block_memory(resolved, block).total for block in blocks]
 
 
 def show(records: Sequence[Mapping[str, Any]]) -> None:

@@ -49,7 +49,7 @@ def _slow_ties(resolved: Resolved) -> str | None:
     config = resolved.config
     if config.longest_lag >= 1:
         return None  # f <= T and C <= T are all that is asked for: a window holds two
-    costs = resolved.measured or counted_costs(resolved.workload)
+    costs = resolved.measured or counted_costs(resolved)
     slow = [edge for edge in edge_rates(resolved, costs) if edge.slowness > 1]
     if not slow:
         return None

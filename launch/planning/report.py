@@ -29,7 +29,7 @@ EQUAL_TO = 0.95  # of data parallelism's gain, above which the choice is not one
 
 def render_plan(resolved: Resolved, console: Console, *, environment: Environment) -> None:
     """Print the plan of a resolved run."""
-    costs = resolved.measured or counted_costs(resolved.workload)
+    costs = resolved.measured or counted_costs(resolved)
     prediction = predict(resolved, costs, cores=environment.cores)
     tables = [_blocks(resolved, prediction), _memory(resolved), _rates(resolved, prediction)]
     if prediction.edges:
@@ -54,7 +54,7 @@ def _blocks(resolved: Resolved, prediction: Prediction) -> Table:
     table = _table("block", "units (+ guest)")
     for heading in ("parameters", "GFLOP a step", "ms a step", "utilisation"):
         table.add_column(heading, justify="right", no_wrap=True)
-    workload, units = resolved.workload, resolved.network.units
+    workload, units = resolved, resolved.network.units
     counted = counted_costs(workload)
     for block, step in zip(resolved.partition.blocks, prediction.blocks, strict=True):
         members = (*block.home, *block.guest)
@@ -78,22 +78,14 @@ def _memory(resolved: Resolved) -> Table:
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for block in resolved.partition.blocks:
-        took = block_memory(resolved.workload, block)
+        took = block_memory(resolved, block)
         is_top = block.index + 1 == resolved.partition.num_blocks
         specs = {} if is_top else edge_specs(resolved, block.index)
         crossing = [specs.get(stream) for stream in (Stream.ACTIVATION, Stream.TIE_UP)]
+        sizes = took.weights, took.activations, took.messages, took.retained, took.total
         table.add_row(
             Text(str(block.index)),
-            *(
-                f"{size / 1e6:,.1f}"
-                for size in (
-                    took.weights,
-                    took.activations,
-                    took.messages,
-                    took.retained,
-                    took.total,
-                )
-            ),
+            *(f"{size / 1e6:,.1f}" for size in sizes),
             *(NONE if sent is None else f"{message_bytes(sent) / 1e6:,.2f}" for sent in crossing),
         )
     return table
@@ -127,14 +119,8 @@ def _threads(resolved: Resolved) -> str:
 def _edges(prediction: Prediction) -> Table:
     """Both inequalities of full rate, in steps of the slowest block; L is a link's latency."""
     table = _table("full rate of an edge")
-    for heading in (
-        "f + C above\n+ 2 L",
-        "<=\nlag + 1",
-        "C above\n+ 2 L",
-        "<=\nwindow",
-        "with\nL = 0",
-        "as long\nas L is",
-    ):
+    tie, window = ("f + C above\n+ 2 L", "<=\nlag + 1"), ("C above\n+ 2 L", "<=\nwindow")
+    for heading in (*tie, *window, "with\nL = 0", "as long\nas L is"):
         table.add_column(heading, justify="right", no_wrap=True)
     for edge in prediction.edges:
         table.add_row(

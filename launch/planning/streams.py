@@ -30,7 +30,7 @@ UPWARD = (Stream.ACTIVATION, Stream.TIE_UP)
 def edge_specs(resolved: Resolved, edge: int) -> Specs:
     """What crosses the edge between blocks `edge` and `edge` + 1; a private guest sends no tie."""
     block = resolved.partition.blocks[edge]
-    return _crossing(resolved.workload, block.home[-1], block.guest)
+    return _crossing(resolved, block.home[-1], block.guest)
 
 
 def _crossing(workload: Workload, top: int, guest: range) -> Specs:
@@ -71,19 +71,19 @@ def block_specs(workload: Workload, block: Block) -> tuple[Specs, Specs]:
 
 def worker_plan(resolved: Resolved, k: int) -> WorkerPlan:
     """Worker k's steps, streams and windows."""
-    config, workload = resolved.config, resolved.workload
-    incoming, outgoing = block_specs(workload, resolved.partition.blocks[k])
+    config = resolved.config
+    incoming, outgoing = block_specs(resolved, resolved.partition.blocks[k])
     free = Free(max_staleness=config.longest_lag, keeps_newest=config.tie == "elastic")
     return WorkerPlan(
         num_steps=config.steps,
         lag=config.lag or 0,
         free=free if config.free_ties else None,
         incoming={
-            s: _window(workload, s, specs, _room(resolved, k - 1 if s in UPWARD else k + 1, s))
+            s: _window(resolved, s, specs, _room(resolved, k - 1 if s in UPWARD else k + 1, s))
             for s, specs in incoming.items()
         },
         outgoing={
-            s: _window(workload, s, specs, _room(resolved, k, s)) for s, specs in outgoing.items()
+            s: _window(resolved, s, specs, _room(resolved, k, s)) for s, specs in outgoing.items()
         },
         snapshot_every=config.snapshot_every,
         checkpoint_every=config.checkpoint_every,
@@ -94,7 +94,7 @@ def choose_snapshot_every(resolved: Resolved) -> int:
     """The most steps between snapshots for which all that is sent meanwhile can be kept."""
     for every in range(MOST_STEPS_BETWEEN_SNAPSHOTS, 1, -1):
         if all(
-            _bytes(outgoing, _full_rooms(resolved.workload, outgoing, every)) <= _bound(resolved, k)
+            _bytes(outgoing, _full_rooms(resolved, outgoing, every)) <= _bound(resolved, k)
             for k, outgoing in enumerate(_all_outgoing(resolved))
         ):
             return every
@@ -104,7 +104,7 @@ def choose_snapshot_every(resolved: Resolved) -> int:
 def check_retention(resolved: Resolved) -> None:
     """Raise ValueError where the bound on retained messages is too little for the windows."""
     for k, outgoing in enumerate(_all_outgoing(resolved)):
-        least = _bytes(outgoing, _least_rooms(resolved.workload, outgoing))
+        least = _bytes(outgoing, _least_rooms(resolved, outgoing))
         if least > _bound(resolved, k):
             config, images = resolved.config, PLACES * image_bytes(resolved, k)
             raise ValueError(
@@ -117,7 +117,7 @@ def check_retention(resolved: Resolved) -> None:
 
 def image_bytes(resolved: Resolved, k: int) -> int:
     """About the size of one snapshot of block k."""
-    return snapshot_bytes(resolved.workload, resolved.partition.blocks[k])
+    return snapshot_bytes(resolved, resolved.partition.blocks[k])
 
 
 def snapshot_bytes(workload: Workload, block: Block) -> int:
@@ -156,16 +156,15 @@ def _itemsize(unit: UnitTrace) -> int:
 
 
 def _all_outgoing(resolved: Resolved) -> list[Specs]:
-    return [block_specs(resolved.workload, block)[1] for block in resolved.partition.blocks]
+    return [block_specs(resolved, block)[1] for block in resolved.partition.blocks]
 
 
 def _room(resolved: Resolved, k: int, stream: Stream) -> int:
     """How many messages of a stream worker k keeps: what its snapshots ask for, or what the bound
     allows, of which all that it sends has the same share."""
-    workload = resolved.workload
-    _, outgoing = block_specs(workload, resolved.partition.blocks[k])
-    least = _least_rooms(workload, outgoing)
-    full = _full_rooms(workload, outgoing, resolved.config.snapshot_every)
+    _, outgoing = block_specs(resolved, resolved.partition.blocks[k])
+    least = _least_rooms(resolved, outgoing)
+    full = _full_rooms(resolved, outgoing, resolved.config.snapshot_every)
     more = {s: full[s] - least[s] for s in outgoing}
     left = _bound(resolved, k) - _bytes(outgoing, least)
     share = max(0.0, min(1.0, left / max(1, _bytes(outgoing, more))))

@@ -3,13 +3,12 @@
 What a block would cost or take, wherever it were cut, is a function of a workload and the block.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from launch.config import RunConfig
 from models.heads import DEFAULT_HEAD_FEATURES, HeadTrace, trace_head
-from models.network import Network, UnitTrace
+from models.network import Network, UnitTrace, trace_units
 from models.objectives import load_objective
 from models.unit_costs import UnitCost, count_unit_costs
 from runtime.core.partition import Block
@@ -17,17 +16,30 @@ from runtime.core.partition import Block
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """`config` may leave its cuts open, and what follows from them. `workers` is the number of
-    blocks, `window` the activations in flight on an edge. `traces` are the units', for one image
-    (C, H, W)."""
+    """`config` may leave its cuts open, and what follows from them, but not its workers and its
+    window. `image_shape` is (C, H, W)."""
 
     config: RunConfig
-    workers: int
-    window: int
     network: Network
-    traces: Sequence[UnitTrace]
     image_shape: tuple[int, int, int]
     num_classes: int
+
+    @property
+    def workers(self) -> int:
+        """The number of blocks."""
+        assert self.config.workers is not None
+        return self.config.workers
+
+    @property
+    def window(self) -> int:
+        """Activations in flight on an edge."""
+        assert self.config.window is not None
+        return self.config.window
+
+    @cached_property
+    def traces(self) -> list[UnitTrace]:
+        """What goes through each unit for one image."""
+        return trace_units(self.network, self.image_shape)
 
     @property
     def num_samples(self) -> int:
