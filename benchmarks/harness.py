@@ -1,6 +1,7 @@
 """What all benchmarks share: a measurement's header, flags, the console, result files, runs.
 
-Owns where a figure was taken and how it is kept. Knows nothing of what is measured.
+Owns what is recorded of a figure: by which machine and commit, and how. Knows nothing of what is
+measured.
 """
 
 import datetime
@@ -39,7 +40,7 @@ __all__ = [
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results"
-"""Where benchmarks leave what the README shows."""
+"""The folder in which benchmarks leave what the README shows."""
 RUN_TIMEOUT_S = 900
 
 
@@ -156,7 +157,7 @@ def _program(path: Path) -> str:
 
 
 def _commit() -> str:
-    """Name the commit, and say where the tree differs from it; "unknown" outside of git."""
+    """Name the commit, and say whether the tree differs from it; "unknown" outside of git."""
     try:
         commit, changes = (
             subprocess.run(

@@ -168,10 +168,8 @@ class RunConfig:
     """Restarts of one worker in five minutes, beyond which the job ends."""
     max_bad_steps: Annotated[int, Role.RUNNING] = 10
     """Steps in a row that a block may skip because its numbers are not finite."""
-    time_alone_s: Annotated[float, Role.RUNNING] = 1.5
-    """Seconds for which each block is timed alone at the end, 100 steps at most."""
     quick_end: Annotated[bool, Role.RUNNING] = False
-    """End without evaluating and without timing each block alone."""
+    """End without evaluating."""
     trace: Annotated[bool, Role.RUNNING] = False
     """Write a timeline that opens in Perfetto: trace.json in the run directory."""
     faults: Annotated[str, Role.RUNNING] = ""
@@ -285,7 +283,6 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("phase_timeout_s", lambda v: 1 <= v <= 1e6, "give 1 to 1,000,000 s"),
     ("max_worker_restarts", lambda v: v >= 0, "give 0 or more; 0 ends the job at once"),
     ("max_bad_steps", lambda v: v >= 1, "give at least 1"),
-    ("time_alone_s", lambda v: 0 < v <= 60, "give seconds above 0, 60 at most"),
 )
 
 ROLES = {

@@ -6,7 +6,6 @@ Joins models and runtime, and is the only place that knows both a network and a 
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 from launch.config import ResolvedConfig
 from launch.config_file import from_toml, to_toml
 from launch.cores import usable_cores
+from launch.launcher import Launcher
 from launch.planning.notes import notes_on
 from launch.planning.resolved import Resolved
 from launch.planning.streams import edge_specs, worker_plan
@@ -33,6 +33,7 @@ from runtime.core.partition import Partition
 from runtime.core.plan import WorkerPlan
 from runtime.faults.plan import Fault, parse
 from runtime.program import Tell, unheard
+from runtime.records.schema import UnitAccuracy
 from runtime.state.checkpoint import Checkpoint
 from runtime.state.saving import split_part
 
@@ -48,11 +49,13 @@ class LocalLearningJob:
         self.batch_size = config.batch_size
         self.threads = config.threads
         self.cores = usable_cores()
+        launcher = Launcher.from_environ()
+        workers_here = self.num_workers if launcher is None else launcher.local_world_size
+        self.shares_cores = self.cores < workers_here * self.threads
         self.link: str = config.link
         self.checksum: str = config.checksum
         self.bind = config.bind
         self.report_every_s = config.report_every_s
-        self.time_alone_s = config.time_alone_s
         self.quick_end = config.quick_end
         self.trace = config.trace
         self.model_name = config.model.rpartition(":")[2]
@@ -111,12 +114,12 @@ class LocalLearningJob:
         block.load(state)
         return block, notes
 
-    def evaluate(self, weights: Mapping[str, Tensor], tell: Tell = unheard) -> list[dict[str, Any]]:
+    def evaluate(self, weights: Mapping[str, Tensor], tell: Tell = unheard) -> list[UnitAccuracy]:
         try:
             accuracies = evaluate(self.resolved.network, dict(weights), self.data, tell=tell)
         except UsersError as error:  # a unit that fails in eval mode costs the evaluation alone
             raise ValueError(str(error)) from error
-        return [asdict(accuracy) for accuracy in accuracies]
+        return [UnitAccuracy(**asdict(accuracy)) for accuracy in accuracies]
 
 
 def build_blocks(resolved: Resolved, data: ImageData) -> list[LocalBlock]:

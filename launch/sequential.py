@@ -27,6 +27,7 @@ from runtime.coordinator.live_view import LiveView, make_console
 from runtime.output import protect_output
 from runtime.program import REFUSED, unheard
 from runtime.records.recorder import NotWritten, Recorder
+from runtime.records.reports import Progress
 from runtime.records.run_dir import RunDir
 
 NAME = "sequential"
@@ -65,11 +66,14 @@ def run(job: LocalLearningJob, recorder: Recorder, started_t: float) -> None:
     torch.set_num_threads(job.threads)
     console = make_console()
     blocks = [TimedBlock(job, k) for k in range(job.num_workers)]
+    progress = Progress(job)
     with LiveView(job.num_steps, console=console) as view:
 
         def after_step(step: int) -> None:
-            recorder.add([block.step_done(step) for block in blocks])
-            view.update([block.status() for block in blocks])
+            for report in [block.step_done(step) for block in blocks]:
+                recorder.add(report.records)
+                progress.take(report)
+            view.update(progress.statuses())
 
         train(blocks, num_steps=job.num_steps, lag=job.plan(0).lag, after_step=after_step)
     weights: dict[str, Tensor] = {}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 IMAGES = "give (N, C, H, W) float32 in [0, 1], or uint8"
-LABELS = "give one int64 label an image, -1 where unknown"
+LABELS = "give one int64 label an image, -1 if unknown"
 SLICE_VALUES = 1 << 22  # images are looked at in slices, so that a large set needs no second copy
 
 

@@ -34,7 +34,7 @@ class BadSteps:
         self.last_finite_loss = math.nan
 
     def look_at(self, input_NCHW: Tensor) -> None:
-        """Keep the figures of a step's input where a bad step would be the last one allowed.
+        """Store the figures of a step's input if a bad step would be the last one allowed.
 
         Before the forward, since a unit may work in place on its input.
         """
@@ -47,7 +47,7 @@ class BadSteps:
         self.last_finite_loss = loss
 
     def failed(self, step: int, loss: float) -> None:
-        """A step was bad; raises BadNumbers where that was one too many."""
+        """A step was bad; raises BadNumbers if that was one too many."""
         self.num_bad_steps += 1
         self.num_in_a_row += 1
         if self.num_in_a_row < self._max_in_a_row:
@@ -61,7 +61,7 @@ class BadSteps:
             f"block of units {', '.join(self._units)}: loss or gradients not finite in"
             f" {self.num_in_a_row} steps in a row, up to step {step} (loss {loss}); its input"
             f" there: {self._input}; {before}; lower --lr (now {self._lr:g}) or raise"
-            " --warmup-steps; where the input is not finite, look at the data and at the block"
+            " --warmup-steps; if the input is not finite, look at the data and at the block"
             " below"
         )
 
@@ -84,7 +84,7 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
     """Whether every value is finite, at the cost of one norm.
 
     The Euclidean norm, since the maximum norm takes eight times as long on a CPU. It overflows
-    where values exceed some 1e19 in float32, so that a bad one calls for a second look.
+    if values exceed some 1e19 in float32, so that a bad one calls for a second look.
     """
     tensors = list(tensors)
     if math.isfinite(float(get_total_norm(tensors))):

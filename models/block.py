@@ -180,7 +180,7 @@ class LocalBlock:
         """Guest, head, loss, backward; own optimizer step unless the tie is on gradients.
 
         A bad step, one whose loss or gradients are not finite, is left out: nothing is learned
-        of it, the buffers are as before it, and `loss` is not finite. Raises BadNumbers where it
+        of it, the buffers are as before it, and `loss` is not finite. Raises BadNumbers if it
         is the recipe's `max_bad_steps`-th in a row.
         """
         features_ND = self._backward(step)
@@ -308,7 +308,7 @@ class LocalBlock:
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take over a copy of a state of `state()`; the block goes on as the one it came from.
 
-        Raises ValueError, and changes nothing, where the state is of another block.
+        Raises ValueError, and changes nothing, if the state is of another block.
         """
         _check_fits(state, self.state())
         self._optimizer_state.check(_part(state, "optimizer"))
@@ -354,7 +354,7 @@ def _check_fits(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
     if differ:
         name = differ[0]
         raise ValueError(
-            f"state {name!r} is {given_forms.get(name, 'missing')} where the block's is"
+            f"state {name!r} is {given_forms.get(name, 'missing')}, but the block's is"
             f" {own_forms.get(name, 'missing')} ({len(differ)} such in all); load it into a block"
             " of the model, cuts and heads that it was saved with"
         )

@@ -70,7 +70,7 @@ class ImageData:
         if len(labels) and not -1 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
             raise ValueError(
                 f"{part} labels from {int(labels.min())} to {int(labels.max())} for "
-                f"{self.num_classes} classes; number the classes from 0, -1 where unknown"
+                f"{self.num_classes} classes; number the classes from 0, -1 if unknown"
             )
         object.__setattr__(self, f"{part}_images", images)  # frozen for everyone else
         object.__setattr__(self, f"{part}_labels", labels)

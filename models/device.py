@@ -25,5 +25,5 @@ def copy_to_host(tensor: Tensor) -> Tensor:
 
 
 def on_host(tensor: Tensor) -> Tensor:
-    """The tensor itself where it is on the host, else a copy there."""
+    """The tensor itself if it is on the host, else a copy there."""
     return copy_to_host(tensor) if tensor.is_cuda else tensor

@@ -49,7 +49,7 @@ def unit_features(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield (unit name, pooled features (N, F) float32) for every unit, lowest first.
 
-    Runs where the images are. `state` is the plain network's state dict (a classifier `fc` is
+    Runs on the images' device. `state` is the plain network's state dict (a classifier `fc` is
     left out); it is copied and stays as it is. `going_on` is called with every batch. Raises
     ValueError if it belongs to another network, and UsersError if a unit raises in eval mode.
     """
@@ -72,7 +72,7 @@ def evaluate(
     """Measure every unit's features: fitted on the training images, top-1 on the test images.
 
     Deterministic. `tell` hears what is being done, and how long all of it can take. Raises
-    ValueError where labels are missing or features are not finite.
+    ValueError if labels are missing or features are not finite.
     """
     tell = tell or _unheard
     train, test = data.train_labels >= 0, data.test_labels >= 0

@@ -45,7 +45,7 @@ class Unit:
 class Network:
     """A network as the list of its units, lowest first.
 
-    `stages` holds the first unit of each of the architecture's own stages, where it has any:
+    `stages` holds the first unit of each of the architecture's own stages, if it has any:
     LoCo cuts there (arXiv 2008.01342). `num_features` is the last unit's number of channels,
     which a classifier needs.
     """
@@ -169,7 +169,7 @@ class Plain(nn.Module):
 def build_plain(network: Network, *, seed: int, num_classes: int | None = None) -> Plain:
     """Build every unit and join them into the plain network.
 
-    `num_classes` adds global average pool and a linear classifier `fc`. Raises ValueError where
+    `num_classes` adds global average pool and a linear classifier `fc`. Raises ValueError if
     the network does not say how many features that classifier gets.
     """
     modules = [network.build_unit(i, seed=seed) for i in range(len(network.units))]
@@ -226,7 +226,7 @@ def _whole(name: str, built: object) -> tuple[nn.Sequential, bool]:
         raise ValueError(f"model {name!r} built a {kind}; an nn.Sequential is needed, to be cut")
     if type(built).forward is not nn.Sequential.forward:
         raise ValueError(
-            f"model {name!r} built a {kind} with a forward of its own, which is lost where it is"
+            f"model {name!r} built a {kind} with a forward of its own, which is lost if it is"
             " cut; move it into the units"
         )
     if not len(built):
@@ -275,7 +275,7 @@ def trace_units(network: Network, image_shape: tuple[int, int, int]) -> list[Uni
     """Send two blank images (C, H, W) through the network, a unit at a time.
 
     Raises ValueError for a unit that no block can hold or end on, UsersError for one that raises.
-    On the CPU, where that takes milliseconds: the meta device, which would run nothing, first
+    On the CPU, on which that takes milliseconds: the meta device, which would run nothing, first
     imports torch's compiler (1.3 s of every worker's start).
     """
     traces = []

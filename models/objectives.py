@@ -142,6 +142,6 @@ def _num_images(projections_2BD: Tensor) -> int:
 def _unit_vectors(x_ND: Tensor) -> Tensor:
     norms: Tensor = torch.linalg.vector_norm(x_ND, dim=1, keepdim=True)
     # Multiplying by the mask, rather than only clamping, keeps a zero vector's gradient at zero
-    # where 1 / eps would blow it up.
+    # although 1 / eps would blow it up.
     z_ND: Tensor = x_ND / norms.clamp_min(1e-12) * (norms > 1e-12)
     return z_ND

@@ -43,7 +43,7 @@ class OptimizerState:
         self._numbers_at_first = [_numbers(group) for group in optimizer.param_groups]
 
     def state(self) -> dict[str, Tensor]:
-        """All of it; ValueError where the optimizer keeps what is no tensor and no number."""
+        """All of it; ValueError if the optimizer keeps what is no tensor and no number."""
         found: dict[str, Any] = {}
         for parameter, entries in self._optimizer.state.items():
             if parameter not in self._names:
@@ -119,7 +119,8 @@ class OptimizerState:
                 entries[key] = self._placed(key, value, self._parameters[owner])
 
     def _placed(self, key: str, value: Tensor, parameter: Parameter) -> Tensor:
-        """A copy where torch's optimizers want it: beside its parameter, but for the step count."""
+        """A copy on the device that torch's optimizers want: the parameter's, but for the step
+        count."""
         group = self._groups[parameter]
         if key == "step" and not (group.get("capturable") or group.get("fused")):
             return value.detach().clone()

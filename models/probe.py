@@ -40,9 +40,9 @@ class LinearProbe:
 
     @torch.no_grad()
     def observe(self, features_NF: Tensor, labels_N: Tensor) -> float | None:
-        """Return this batch's top-1, then learn from it; None where nothing is labelled.
+        """Return this batch's top-1, then learn from it; None if nothing is labelled.
 
-        `labels_N` has one label a row: repeat the labels where both views are given. A batch
+        `labels_N` has one label a row: repeat the labels if both views are given. A batch
         whose features are not finite is left out too.
         """
         known_N = labels_N >= 0
@@ -69,12 +69,12 @@ class LinearProbe:
         return {name: tensor.clone() for name, tensor in tensors.items()}
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Take over a state of `state()`; ValueError where it is another probe's."""
+        """Take over a state of `state()`; ValueError if it is another probe's."""
         shape = tuple(state["weight"].shape)
         if shape != tuple(self._weight_KF.shape):
             raise ValueError(
                 f"state of a probe of shape {shape} for one of {tuple(self._weight_KF.shape)}; "
-                "load it where features and classes are the same"
+                "load it into a probe of the same features and classes"
             )
         self._top1 = state["top1"].clone()
         self._weight_KF.copy_(state["weight"])

@@ -38,8 +38,8 @@ def carry(
     `fresh` is the new block's own state, `home` and `guest` its units with their tensors' names
     (LocalBlock.home_units, guest_units). Home units come with their buffers and optimizer state;
     guests are cloned from the old homes; the head is that of an old block with the same top
-    unit, the probe that of one whose home ends alike, where names and shapes fit; whatever else
-    there is starts fresh. The tensors returned are not copies. ValueError where the old run has
+    unit, the probe that of one whose home ends alike, if names and shapes fit; whatever else
+    there is starts fresh. The tensors returned are not copies. ValueError if the old run has
     no such unit, or has it in another shape.
     """
     state = dict(fresh)
@@ -53,7 +53,7 @@ def carry(
             notes.append(f"{unit} {verb}")
 
     last, top = list(home)[-1], [*home, *guest][-1]
-    # Where the overlap is a whole home, two old blocks have one top: the like one, else the upper.
+    # If the overlap is a whole home, two old blocks have one top: the like one, else the upper.
     heads = sorted((b for b in old if b.top == top), key=lambda block: block.home[-1] == last)
     probes = [block for block in old if block.home[-1] == last]
     for part, owners, what in (

@@ -113,7 +113,7 @@ def _assemble(
             build = partial(_initialised, block, in_channels, stage_width, stride)
             units.append(Unit(name=unit_name, prefix=f"{unit_name}.", build=build))
             in_channels = stage_width * block.expansion
-    # LoCo keeps conv4_x and conv5_x together, so the last stage begins no cut of its own.
+    # LoCo leaves conv4_x and conv5_x together, so the last stage begins no cut of its own.
     return Network(
         name=name, units=tuple(units), stages=tuple(first_units[:-1]), num_features=in_channels
     )

@@ -13,14 +13,14 @@ from models.device import on_host
 
 
 def flat_weights(parameters: list[nn.Parameter]) -> tuple[Tensor] | None:
-    """Copy the weights to the host; None where there are none."""
+    """Copy the weights to the host; None if there are none."""
     if not parameters:
         return None
     return (on_host(parameters_to_vector(parameters).detach()),)
 
 
 def flat_gradients(parameters: list[nn.Parameter]) -> tuple[Tensor] | None:
-    """Copy the gradients to the host, zero where a parameter has none."""
+    """Copy the gradients to the host, zero if a parameter has none."""
     if not parameters:
         return None
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]

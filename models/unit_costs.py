@@ -1,4 +1,4 @@
-"""What units cost for one image: FLOPs, what is kept until the backward, weights.
+"""What units cost for one image: FLOPs, what is saved for the backward, weights.
 
 Owns the counting. Knows nothing of blocks, or of where a network is cut.
 """

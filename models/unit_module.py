@@ -55,7 +55,7 @@ def check_module(module: object, who: str) -> None:
         if tensor.dtype in UNSAVED:
             dtype = str(tensor.dtype).removeprefix("torch.")
             raise ValueError(
-                f"{who} holds {name!r} of {dtype}, which a file of weights can't; keep it as"
+                f"{who} holds {name!r} of {dtype}, which a file of weights can't; store it as"
                 " complex64, or as its real and imaginary part"
             )
         if tensor.is_meta and torch.get_default_device().type != "meta":  # not asked for by ours

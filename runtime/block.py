@@ -18,7 +18,7 @@ Payload = tuple[Tensor, ...]
 
 
 class Ties(Protocol):
-    """What an update offers the neighbours; None where there is no tie on that side.
+    """What an update offers the neighbours; None if there is no tie on that side.
 
     `absent`: a tie was due and has no finite value, so that its term is left out.
     """
@@ -35,7 +35,7 @@ class BlockStep(Protocol):
     """One block. The runtime calls forward, update, apply for step 0, 1, ... on one thread.
 
     Payloads handed in are read-only, and valid until the step's update (activations) or apply
-    (ties) is done; payloads handed out are CPU tensors, contiguous, and never written again.
+    (ties) is done; payloads given out are CPU tensors, contiguous, and never written again.
     """
 
     @property
@@ -51,7 +51,7 @@ class BlockStep(Protocol):
         """The online probe's running accuracy on training batches, in 0..1; NaN before any."""
 
     def forward(self, step: int, incoming: Payload | None) -> Payload | None:
-        """Return what the block above receives, or None where there is none above."""
+        """Return what the block above receives, or None if there is none above."""
 
     def update(self, step: int) -> Ties:
         """Run everything that follows the home's forward up to the tie."""
@@ -66,7 +66,8 @@ class BlockStep(Protocol):
         """Everything the block holds, by name."""
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what `state` gave in another life. Raises ValueError where it doesn't fit."""
+        """Take over what `state` gave in another generation. Raises ValueError if
+        it doesn't fit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +97,7 @@ class TensorSpec:
         if found != (self.shape, self.dtype) or not tensor.is_contiguous() or tensor.is_cuda:
             raise ValueError(
                 f"a tensor of shape {found[0]}, {found[1]}, on {tensor.device} was to be sent"
-                f" where {self.shape}, {self.dtype}, contiguous on the CPU was agreed"
+                f" but {self.shape}, {self.dtype}, contiguous on the CPU was agreed"
             )
 
 

@@ -1,4 +1,4 @@
-"""Digests of named tensors: equal exactly where names, shapes, dtypes and bytes are.
+"""Digests of named tensors: equal exactly if names, shapes, dtypes and bytes are.
 
 Owns how a set of tensors becomes one SHA-256, in one go or from parts made in many processes.
 """

@@ -4,7 +4,7 @@ Owns the Protocols. Knows nothing of configs' contents: a job travels to its pro
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
@@ -12,6 +12,7 @@ from runtime.block import BlockStep, Specs
 from runtime.core.plan import WorkerPlan
 from runtime.faults.plan import Fault
 from runtime.program import Tell
+from runtime.records.schema import UnitAccuracy
 from runtime.state.checkpoint import Checkpoint
 
 
@@ -29,8 +30,12 @@ class Job(Protocol):
     @property
     def cores(self) -> int: ...
     @property
+    def shares_cores(self) -> bool:
+        """Whether the workers of a host have more threads than it has cores for them."""
+
+    @property
     def link(self) -> str:
-        """shm, zmq-ipc, zmq-tcp, gloo, or auto where that differs between edges."""
+        """shm, zmq-ipc, zmq-tcp, gloo, or auto if that differs between edges."""
 
     @property
     def checksum(self) -> str:
@@ -45,12 +50,8 @@ class Job(Protocol):
         """Whether to write a timeline."""
 
     @property
-    def time_alone_s(self) -> float:
-        """Seconds for which each block is timed alone at the end, 100 steps at most."""
-
-    @property
     def quick_end(self) -> bool:
-        """Whether to end without evaluating and without timing each block alone."""
+        """Whether to end without evaluating."""
 
     @property
     def patience_s(self) -> float:
@@ -66,7 +67,7 @@ class Job(Protocol):
 
     @property
     def final_errors(self) -> tuple[type[Exception], ...]:
-        """What a block raises where another life would only raise it again."""
+        """What a block raises where another generation would only raise it again."""
 
     @property
     def config_toml(self) -> str: ...
@@ -95,6 +96,6 @@ class Job(Protocol):
     def unit_names(self, k: int) -> tuple[Sequence[str], Sequence[str]]:
         """The names of block k's home units and guest units."""
 
-    def evaluate(self, weights: Mapping[str, Tensor], tell: Tell) -> Sequence[Mapping[str, Any]]:
+    def evaluate(self, weights: Mapping[str, Tensor], tell: Tell) -> Sequence[UnitAccuracy]:
         """Held-out accuracy after every unit, lowest first, from the weights alone. `tell` is told
         what is evaluated, and how long that can take."""

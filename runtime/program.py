@@ -1,6 +1,6 @@
 """What a keeper must know of a job to start its processes; imports no torch.
 
-Owns the description only: how the processes come by the job, and where they meet.
+Owns the description only: how the processes come by the job, and the place where they meet.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Meeting:
 
 @dataclass(frozen=True, kw_only=True)
 class Life:
-    """Which life of a process this is, why the one before ended, and what was kept for it.
+    """Which generation of a process this is, why the one before ended, and what was stored for it.
 
     `detected_t` (unix seconds) is when its keeper saw that end, and `hung_in` the phase in which it
     was taken to hang, if it was. The coordinator has no memory.

@@ -1,7 +1,7 @@
 """How the processes of a job find each other: a key-value store, opened in each of them.
 
 Owns the keys. Under torchrun the store is the agent's TCPStore; without it a FileStore on memory
-that the keeper owns. It holds addresses, the resolved config, and the word that the result is safe.
+that the keeper owns. It holds addresses, the resolved config, and that the result is durable.
 """
 
 import json
@@ -53,7 +53,7 @@ class Place:
 
 
 class Rendezvous:
-    """The store, with this attempt's keys kept apart from those of attempts before."""
+    """The store, in which each attempt has keys of its own."""
 
     def __init__(self, store: Store, *, attempt: int, timeout_s: float = STORE_TIMEOUT_S) -> None:
         """`timeout_s`: how long to wait for another process."""
@@ -76,12 +76,12 @@ class Rendezvous:
         return self.await_announcement() if self._store.check([JOB_KEY]) else None
 
     def mark_finished(self) -> None:
-        """Let the workers go: the result is safe."""
+        """Let the workers go: the result is durable."""
         self._store.set(FINISHED_KEY, "1")
 
     @property
     def is_finished(self) -> bool:
-        """Whether the result is safe."""
+        """Whether the result is durable."""
         finished: bool = self._store.check([FINISHED_KEY])
         return finished
 
@@ -107,7 +107,7 @@ class Rendezvous:
         return self.await_edge(edge) if self._store.check([f"edge/{edge}"]) else None
 
     def remember_run_dir(self, path: str) -> None:
-        """Keep the run directory for a restart by the same launcher."""
+        """Remember the run directory for a restart by the same launcher."""
         self._lasting.set(RUN_DIR_KEY, path)
 
     def recall_run_dir(self) -> str | None:
@@ -122,7 +122,7 @@ class Rendezvous:
             self._store.wait([key], timedelta(seconds=self._timeout_s))
         except (RuntimeError, DistStoreError) as error:
             raise RendezvousError(
-                f"no word of {key!r} from the other processes in {self._timeout_s:.0f} s"
+                f"nothing of {key!r} from the other processes in {self._timeout_s:.0f} s"
             ) from error
         value: bytes = self._store.get(key)
         return value.decode()
@@ -141,7 +141,7 @@ def open_rendezvous(
 def open_store(meeting: Meeting, *, is_coordinator: bool = False) -> Store:
     """Make a connection of one's own; waits at most STORE_TIMEOUT_S for torchrun's store.
 
-    Where the launcher leaves the store to the ranks, the coordinator's process hosts it.
+    If the launcher leaves the store to the ranks, the coordinator's process hosts it.
     """
     if meeting.file is not None:
         return FileStore(meeting.file, -1)

@@ -1,7 +1,7 @@
 """What local learning costs in accuracy: every tie against end-to-end training, over many seeds.
 
     python -m benchmarks.accuracy [--seeds 5] [--epochs N] [--jobs 2] [--json FILE]
-    python -m benchmarks.accuracy --resume FILE     goes on where an interrupted run stopped
+    python -m benchmarks.accuracy --resume FILE     resumes an interrupted run
     python -m benchmarks.accuracy --quick           one epoch, two seeds: does it run?
 
 Owns which methods are compared and how. Seed i trains on split i, so that five seeds test each of
@@ -200,7 +200,7 @@ def accuracy(
     json
         File that receives a line a run; an old one is replaced.
     resume
-        File of an interrupted run: what it holds is kept, the rest is run.
+        File of an interrupted run: what it holds stays, the rest is run.
     quick
         One epoch and two seeds, to see that all of it works.
     lags

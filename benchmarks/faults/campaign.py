@@ -83,7 +83,7 @@ def make_job(options: Options, *, steps: int, **flags: object) -> Job:
 
 
 def make_plan(kind: str, seed: int, num_steps: int) -> list[Fault]:
-    """The faults of one case: the kind's own, and a job-kill where only a resume can show it."""
+    """The faults of one case: the kind's own, and a job-kill if only a resume can show it."""
     rng = random.Random(f"{kind}/{seed}")
     if kind == "two-neighbours":
         low, step = rng.randrange(NUM_WORKERS - 1), rng.randrange(5, num_steps - 6)
@@ -289,7 +289,7 @@ def soak_plan(options: Options, steps: int, step_s: float) -> list[Fault]:
 
 
 def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
-    """Run, print a table, append JSON lines where asked to; exit with 1 where anything is wrong."""
+    """Run, print a table, append JSON lines if asked to; exit with 1 if anything is wrong."""
     unknown = set(options.only) - set(KINDS) - {"two-neighbours"}
     if unknown:
         print(f"faults: error: no kind {sorted(unknown)}; choose from {', '.join(KINDS)}")

@@ -100,8 +100,8 @@ def run_case(job: Job, run_dir: Path, faults: Sequence[Fault]) -> Outcome:
     """Run the job under faults; one that a job-kill ended is started again, by the same command."""
     text, code, seen = "", 0, set[psutil.Process]()
     shared_before = set(os.listdir("/dev/shm"))
-    lives = 1 + sum(fault.kind == "job-kill" for fault in faults)
-    for _ in range(lives):
+    starts = 1 + sum(fault.kind == "job-kill" for fault in faults)
+    for _ in range(starts):
         code, printed = _run(job.command(run_dir, faults, "pipeline.py"), seen)
         text += printed
     return Outcome(

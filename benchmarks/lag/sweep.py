@@ -60,13 +60,13 @@ class Options:
     json: Path = RESULTS / "lag.jsonl"
     """File of JSON lines, started anew."""
     picture: Path = RESULTS / "lag.png"
-    """Where the picture goes."""
+    """The picture's file."""
     redraw: bool = False
     """Draw what the file holds instead of measuring."""
 
 
 def measure(options: Options) -> Iterator[dict[str, Any]]:
-    """One record for each lag, draw and kind of stall: simulated, and real where asked for."""
+    """One record for each lag, draw and kind of stall: simulated, and real if asked for."""
     figures = latest(Results(VALIDATION).read())
     for jitter in options.jitter:
         for lag in options.lags:
@@ -190,7 +190,7 @@ def _jitters(records: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
-    """Measure, keep the records, print a table, and draw."""
+    """Measure, write the records, print a table, and draw."""
     results = Results(options.json)
     if not options.redraw:
         facts = header()

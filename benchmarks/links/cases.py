@@ -127,7 +127,7 @@ def receive(link: Link) -> Arrival:
 
 
 class OurSender:
-    """Keeps each message and sends it, as a driver does; shared memory is written each time."""
+    """Retains each message and sends it, as a driver does; shared memory is written each time."""
 
     def __init__(self, case: Case) -> None:
         self._case = case
@@ -257,7 +257,7 @@ def serve_raw_zmq(case: Case, address: str, rounds: int) -> None:
 
 class RawGlooSender:
     """torch.distributed's gloo alone, which sends when the peer receives: that is its
-    acknowledgement, but for one message in flight, where a byte comes back."""
+    acknowledgement, but for one message in flight, for which a byte comes back."""
 
     def __init__(self, case: Case) -> None:
         self._case = case
@@ -325,7 +325,7 @@ def serve(orders: Connection) -> None:
 
 
 def copy(source: Tensor, rooms: list[Tensor], num_messages: int) -> float:
-    """Seconds that plain copies take, into as many places as a sender keeps messages, each of
+    """Seconds that plain copies take, into as many places as a sender retains messages, each of
     which has been copied to before."""
     for room in rooms:
         room.copy_(source)

@@ -60,7 +60,7 @@ class Options:
     json: Path = RESULTS / "links.jsonl"
     """File of JSON lines, one a size and system."""
     picture: Path = RESULTS / "links.png"
-    """Where the picture goes."""
+    """The picture's file."""
     redraw: bool = False
     """Draw what the file holds instead of measuring."""
 
@@ -165,7 +165,7 @@ def draw(records: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
-    """Measure, print tables, keep the records, and draw them."""
+    """Measure, print tables, write the records, and draw them."""
     results = Results(options.json)
     if not options.redraw:
         facts = header()

@@ -28,7 +28,7 @@ class LockStepFailed(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class LockStepTiming:
-    """A case's batches a second, of its slowest rank, and the last one's loss where something is
+    """A case's batches a second, of its slowest rank, and the last one's loss if something is
     learned; of each rank, what it was asked to sleep, and the most resident bytes of its process so
     far."""
 
@@ -42,7 +42,7 @@ def run_lock_step(cases: Sequence[LockStepCase], *, wan: str = "") -> list[LockS
     """Run cases of one number of workers in turn, on the same processes.
 
     `wan` is the control address of a benchmarks.wan.proxy that all connections go through.
-    Raises LockStepFailed where a rank fails, and after PROCESS_TIMEOUT_S.
+    Raises LockStepFailed if a rank fails, and after PROCESS_TIMEOUT_S.
     """
     context = fork_server.make_context(PRELOAD)
     with tempfile.TemporaryDirectory() as directory:

@@ -78,7 +78,7 @@ class Part(Protocol):
 
     @property
     def loss(self) -> float | None:
-        """The last batch's, where this rank has the last stage and something is learned."""
+        """The last batch's, if this rank has the last stage and something is learned."""
 
     def begin(self, batch: int) -> tuple[list[Tensor], Tensor | None]:
         """What the schedule takes for a batch: the first stage's input, the last one's target."""

@@ -24,7 +24,7 @@ class SleptStage(nn.Module):
     """Sleeps `microbatch_s(batch)` a microbatch: a share of it forward, then half of the rest for
     the input's gradient and half for the weight's.
 
-    Where there is no input to give a gradient (`is_first`), all of the backward is the weight's,
+    If there is no input to give a gradient (`is_first`), all of the backward is the weight's,
     as schedules run it. `batch` is what the training loop is at.
     """
 

@@ -51,7 +51,7 @@ def pieces(resolved: Resolved, heads: Heads) -> list[Piece]:
 def cut_row(flops: Sequence[int], ranks: Sequence[int]) -> list[range]:
     """Cut pieces into stages, one for each of `ranks`, so that the busiest rank has least to do.
 
-    Raises ValueError where there are fewer pieces than stages.
+    Raises ValueError if there are fewer pieces than stages.
     """
     if len(flops) < len(ranks):
         raise ValueError(
@@ -77,7 +77,7 @@ def build_stage(
     resolved: Resolved, row: Sequence[Piece], loss: Loss, *, defers_heads: bool
 ) -> nn.Sequential:
     """Build pieces in a row. Heads below the top add `loss` of their output to the one above;
-    where that is deferred, they are run in the backward only."""
+    if that is deferred, they are run in the backward only."""
     top = len(resolved.partition.blocks) - 1
     modules = []
     for piece in row:

@@ -4,7 +4,7 @@
 
 Of each system the most resident memory of each process, less what a process of the same system
 takes for a network that is next to nothing: so what its blocks, batches and messages take. Shared
-pages, as of messages kept for neighbours, count where they are mapped. Beside ours stands the
+pages, as of messages retained for neighbours, count for whoever maps them. Beside ours stands the
 estimate that launch/plan.py prints.
 """
 
@@ -165,7 +165,7 @@ def _mb(size: float) -> str:
 
 
 def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
-    """Measure, keep the records, and print a table."""
+    """Measure, write the records, and print a table."""
     results = Results(options.json)
     if not options.redraw:
         facts = header()

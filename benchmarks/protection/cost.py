@@ -3,8 +3,8 @@
     python -m benchmarks.protection
 
 One run of the default job, in which they are switched off for every second stretch of steps, so
-that a slow minute of the machine meets both. What a worker sends is kept either way: the memory in
-which it is kept is the one that the receiver reads it from, so that keeping costs no copy.
+that a slow minute of the machine meets both. What a worker sends is retained either way: the
+receiver reads it from the very memory in which it is retained, so that this costs no copy.
 """
 
 import json
@@ -61,18 +61,18 @@ def is_off(step: int) -> bool:
 def load_half_protected(text: str) -> "LocalLearningJob":
     """The job, in a process that takes no snapshots in every second stretch."""
     from launch.program import load_job
-    from runtime.worker.compute_thread import Computing, Copied
+    from runtime.worker.compute_thread import ComputeThread, Copied
 
-    take = Computing._take_snapshot
+    take = ComputeThread._take_snapshot
 
-    def half_take(self: Computing, action: "Snapshot") -> None:
+    def half_take(self: ComputeThread, action: "Snapshot") -> None:
         if action.checkpoint or not is_off(action.step):
             take(self, action)
-        else:  # as if it were copied, and then safe
+        else:  # as if it were copied, and then durable
             now_s = time.monotonic()
             self._done.append(Copied(action.step, lambda: None, now_s, now_s))
 
-    Computing._take_snapshot = half_take  # type: ignore[method-assign]
+    ComputeThread._take_snapshot = half_take  # type: ignore[method-assign]
     return load_job(text)
 
 
@@ -132,7 +132,7 @@ def measure(options: Options) -> list[dict[str, Any]]:
 
 
 def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
-    """Measure, print the cost, and append JSON lines where asked to."""
+    """Measure, print the cost, and append JSON lines if asked to."""
     facts = header()
     print_header(facts, make_console())
     began_s = time.monotonic()

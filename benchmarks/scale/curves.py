@@ -70,7 +70,7 @@ class Options:
     json: Path | None = None
     """File of JSON lines, started anew; scale.jsonl or scale-validation.jsonl in results."""
     picture: Path = RESULTS / "scale.png"
-    """Where the curves' picture goes."""
+    """The file of the curves' picture."""
     redraw: bool = False
     """Show what the file holds instead of running anything."""
 
@@ -80,7 +80,7 @@ class Options:
 
 
 def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
-    """Validate or simulate, keep the records, print a table, and draw the curves."""
+    """Validate or simulate, write the records, print a table, and draw the curves."""
     results = Results(options.json or (VALIDATION if options.validate else RESULTS / "scale.jsonl"))
     if not options.redraw:
         facts = header()
@@ -124,7 +124,7 @@ def _simulate(options: Options, keep: Callable[[dict[str, Any]], None]) -> None:
 
 
 def make_site(options: Options, validation: Sequence[Mapping[str, Any]]) -> Site:
-    """The hosts: figures that were measured here where there are any, each worker on a core and
+    """The hosts: figures that were measured here if there are any, each worker on a core and
     with memory of its own, and no stalls but those asked for.
 
     Between hosts a message is guarded and received as over a socket, but has its own wire.
@@ -177,8 +177,8 @@ def _curves(records: Sequence[Mapping[str, Any]]) -> list[str]:
 PANELS = (
     ("share_of_full_rate", "share of the full rate", 1.0),
     ("fill_s", "seconds until the pipeline is filled", 1.0),
-    ("retained_bytes_per_worker", "kept or in flight, MB a worker (most)", 1e-6),
-    ("retained_bytes", "kept or in flight, GB in all (most)", 1e-9),
+    ("retained_bytes_per_worker", "retained or in flight, MB a worker (most)", 1e-6),
+    ("retained_bytes", "retained or in flight, GB in all (most)", 1e-9),
 )
 
 

@@ -2,7 +2,7 @@
 
 Owns the probes: copies in memory, a checksum, large messages through the runtime's own link, and
 runs of slept blocks with small messages: one worker, which has none; two that wait for each other,
-with lag 0; and many, whose processor time tells what a message takes where the machine is busy. So
+with lag 0; and many, whose processor time tells what a message takes if the machine is busy. So
 of all rates that are compared with it later, that of two workers with lag 0 alone has been fitted.
 """
 
@@ -86,11 +86,11 @@ USUAL = Figures(
         takes_cores=True,
     ),
 )
-"""What a machine of 2020 takes, roughly, where nothing was measured."""
+"""What a machine of 2020 takes, roughly, if nothing was measured."""
 
 
 def latest(records: Sequence[Mapping[str, Any]]) -> Figures:
-    """The last figures among a validation's records; where there are none, usual ones."""
+    """The last figures among a validation's records; if there are none, usual ones."""
     found = [r["figures"] for r in records if "figures" in r]
     return Figures.of_facts(found[-1]) if found else USUAL
 
@@ -120,7 +120,7 @@ def probe(*, steps: int) -> Figures:
 
 
 def _as_tuple(value: Any) -> Any:
-    """What a Machine has where JSON has a list."""
+    """What a Machine has instead of JSON's lists."""
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -182,7 +182,7 @@ def _calibrated(machine: Machine, *, steps: int) -> Machine:
 
 
 def _latency_s(machine: Machine, *, steps: int) -> float:
-    """Find what a word's way takes: it stands in the way of two workers with lag 0."""
+    """Find what a small message's way takes: it stands in the way of two workers with lag 0."""
     two = replace(plain(2, steps), lag=0)
 
     def rate_of(latency_s: float) -> float:
@@ -194,9 +194,9 @@ def _latency_s(machine: Machine, *, steps: int) -> float:
 
 
 def fitted_latency_s(rate_of: Callable[[float], float], rate: float) -> float:
-    """The latency with which a rate that falls with it is `rate`; none where even that is slower.
+    """The latency with which a rate that falls with it is `rate`; none if even that is slower.
 
-    Raises RuntimeError where it would be over MOST_LATENCY_S.
+    Raises RuntimeError if it would be over MOST_LATENCY_S.
     """
     if rate_of(0.0) <= rate:
         return 0.0

@@ -16,7 +16,7 @@ from benchmarks.scale.transfers import Transfers
 class Wire:
     """One direction of an edge.
 
-    `latency_s` is what the smallest word takes, beside what it costs either loop. The rates, in
+    `latency_s` is what the smallest message takes, beside what it costs either loop. The rates, in
     bytes a second, are of tensors: `send` and `receive` keep the loop of that end busy (a checksum;
     a checksum and a copy), `transfer` the wire. A message in shared memory has no transfer.
     """
@@ -37,7 +37,7 @@ class Machine:
     message_s: a loop's work for one message, header and all, that it sends or receives, and any
     thread's for one thing that was done. step_overheads_s: what a step takes beside the block's own
     work, step after step, and from the beginning again: to ask the core what follows, and what the
-    machine lets it wait. copy_bytes_per_s: a copy of what a block made to where it is kept, alone.
+    machine lets it wait. copy_bytes_per_s: a copy of what a block made into retention, alone.
     copy_speeds: the share of that which each of 1, 2, ... copies of a host gets; more share what
     the last of these make in all. None given: they don't share. cores: how many threads of a host
     work at once; None: all.

@@ -1,7 +1,7 @@
 """The simulation with a machine below it: loops, copies, wires and cores take time.
 
 Owns what each worker's threads are at. The order of things is the driver's: the compute thread
-notes what it did and begins what is handed out to it, and where there is nothing asks the core
+notes what it did and begins what is issued to it, and if there is nothing asks the core
 itself; the loop takes one thing after the other, what is done or a message, each at its cost, and
 sends; large messages are copied by a thread of their own and sent when that is done, and states
 saved behind them. Ticks are not simulated.
@@ -43,7 +43,7 @@ MADE = {
 Ended = Computed | Snapshot  # what a compute thread has done; of a snapshot, the copy
 
 
-class Keeper(Thread):
+class Copier(Thread):
     """The thread that copies one worker's large messages, and what is sent behind the copies."""
 
     def __init__(self, host: Host) -> None:
@@ -52,22 +52,22 @@ class Keeper(Thread):
         self._to_send: dict[Stream, deque[tuple[int, Happen]]] = {s: deque() for s in Stream}
 
     def copy(self, stream: Stream, step: int, took_s: float) -> None:
-        """Keep what a block made."""
+        """Retain what a block made."""
         self._copying.add((stream, step))
 
-        def kept() -> None:
+        def copied() -> None:
             self._copying.discard((stream, step))
-            self._send_kept(stream)
+            self._send_copied(stream)
 
-        self.add(took_s, kept)
+        self.add(took_s, copied)
 
     def send(self, stream: Stream, step: int, send: Happen) -> None:
-        """Send a message when it is kept; a mark is not copied, and yet does not overtake what is
-        of its stream."""
+        """Send a message when it is copied; an absent marker is not copied, and yet overtakes
+        nothing of its stream."""
         self._to_send[stream].append((step, send))
-        self._send_kept(stream)
+        self._send_copied(stream)
 
-    def _send_kept(self, stream: Stream) -> None:
+    def _send_copied(self, stream: Stream) -> None:
         line = self._to_send[stream]
         while line and (stream, line[0][0]) not in self._copying:
             line.popleft()[1]()
@@ -107,10 +107,10 @@ class TimedSimulation(Simulation):
         )
         self._computes = [Thread(host) for host in self._hosts]
         self._loops = [Thread(host) for host in self._hosts]
-        self._keepers = [Keeper(host) for host in self._hosts]
+        self._copiers = [Copier(host) for host in self._hosts]
         self._done: list[deque[Ended]] = [deque() for _ in plans]
         self.most_retained_bytes = [0] * len(plans)
-        """For each worker, the most that it kept at once: what its receivers may yet ask for."""
+        """For each worker, the most that it retained at once."""
         self.most_in_flight_bytes = [0] * len(plans)
         """For each worker, the most that it had sent and not heard to be released."""
 
@@ -148,7 +148,7 @@ class TimedSimulation(Simulation):
         self._computes[k].add(self._machine.message_s, lambda: self._note_done(worker, k, done))
 
     def _note_done(self, worker: SimulatedWorker, k: int, done: Ended) -> None:
-        """Go on with what is handed out, and let the loop hear; else tell the core."""
+        """Go on with what is issued, and let the loop hear; else tell the core."""
         self._done[k].append(done)
         worker.is_busy = False
         if worker.works:
@@ -174,7 +174,7 @@ class TimedSimulation(Simulation):
                 continue
             for stream, took_s in self._copies_s(k, event):
                 if took_s is not None:
-                    self._keepers[k].copy(stream, event.step, self._machine.message_s + took_s)
+                    self._copiers[k].copy(stream, event.step, self._machine.message_s + took_s)
             self._deliver(k, event)
             if isinstance(event, Computed) and event.phase is Phase.UPDATE:
                 self._note_memory(k)  # all that a step makes is made
@@ -211,7 +211,7 @@ class TimedSimulation(Simulation):
             self._let_send(k, side, message, payload, size=0)
             return
         size = self._size(k, message)
-        self._keepers[k].send(
+        self._copiers[k].send(
             message.stream,
             message.step,
             lambda: self._let_send(k, side, message, payload, size=size),
@@ -242,8 +242,8 @@ class TimedSimulation(Simulation):
         self.after(self._snapshot_s(k), lambda: self._end(worker, k, action))
 
     def _save(self, k: int, action: Snapshot) -> None:
-        """It is safe when all before it is kept."""
-        self._keepers[k].add(0.0, lambda: self._reach(k, SnapshotDurable(step=action.step)))
+        """It is durable when all before it is copied."""
+        self._copiers[k].add(0.0, lambda: self._reach(k, SnapshotDurable(step=action.step)))
 
     def _note_memory(self, k: int) -> None:
         retained = in_flight = 0

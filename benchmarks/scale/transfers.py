@@ -31,7 +31,7 @@ class Transfers:
 
     def carry(self, k: int, to: int, duration_s: float, then: Happen) -> None:
         """Let something happen when what worker k sends now is with worker `to`: tensors behind all
-        that waits for either thread, and a word (no duration) behind the tensors on its way."""
+        that waits for either thread, a small one (no duration) behind the tensors on its way."""
         if duration_s == 0.0:
             before = [t for t in self._lines[k] if t.ends == (k, to)]
             if before:

@@ -6,6 +6,7 @@ blocks, which is the same work a batch as theirs, and once with the top's alone,
 what one would run who has no need of local losses. LoCo's blocks do more, their guests.
 """
 
+import math
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from benchmarks.harness import ROOT, run_once
 from benchmarks.lock_step.real_work import RealWork, real_work
 from benchmarks.lock_step.stage_pieces import Heads
 from benchmarks.throughput.baselines import best_microbatches, run_schedules
+from benchmarks.throughput.block_times import ceiling_samples_per_s
 from benchmarks.throughput.slept import UNDISTURBED
 
 GIM = ("--overlap", "0", "--tie", "none")
@@ -51,22 +53,16 @@ class RealCase:
         return real_work([*SIZE, *GIM], workers=self.workers, steps=self.steps, heads=heads)
 
 
-def real_commands(case: RealCase, run_dir: Path) -> dict[str, list[str]]:
-    """The main job with overlap and without, and the same blocks in one process."""
+def real_systems(case: RealCase) -> dict[str, tuple[str, list[str]]]:
+    """Program and flags of the main job with overlap and without, and of one process."""
     flags = [*SIZE, "--workers", str(case.workers), "--steps", str(case.steps)]
-    timed = ["--time-alone-s", "6", "--threads", "1"]
-    loco = ["--lag", str(case.lag), "--window", str(case.window), *timed]
+    loco = ["--lag", str(case.lag), "--window", str(case.window), "--threads", "1"]
     all_cores = ["--threads", str(len(os.sched_getaffinity(0)))]
-    systems = {
-        f"LoCo, {case.workers} workers": ("pipeline.py", loco),
-        _gim(case): ("pipeline.py", [*GIM, *timed]),
-        "GIM, one process, all cores": ("sequential.py", [*GIM, *all_cores]),
+    return {
+        f"LoCo, {case.workers} workers": ("pipeline.py", [*flags, *loco]),
+        _gim(case): ("pipeline.py", [*flags, *GIM, "--threads", "1"]),
+        "GIM, one process, all cores": ("sequential.py", [*flags, *GIM, *all_cores]),
     }
-    commands = {}
-    for name, (script, own) in systems.items():
-        where = ["--run-dir", str(run_dir / name)]
-        commands[name] = [sys.executable, str(ROOT / "launch" / script), *flags, *own, *where]
-    return commands
 
 
 def _gim(case: RealCase) -> str:
@@ -74,16 +70,27 @@ def _gim(case: RealCase) -> str:
 
 
 def run_real(case: RealCase, run: int, run_dir: Path) -> Iterator[dict[str, Any]]:
-    """Each system in turn, one record each."""
-    for name, command in real_commands(case, run_dir).items():
-        summary = run_once(command, Path(command[-1]))
+    """Each system in turn, one record each, and right behind it the ceiling of its blocks."""
+    for name, (script, flags) in real_systems(case).items():
+        where = run_dir / name
+        command = [sys.executable, str(ROOT / "launch" / script), *flags, "--run-dir", str(where)]
+        summary = run_once(command, where)
+        is_pipeline = script == "pipeline.py"
         yield case.facts | {
             "run": run,
             "system": name,
             "samples_per_s": summary["samples_per_s"],
-            "ceiling_samples_per_s": summary["ceiling_samples_per_s"],
+            "ceiling_samples_per_s": ceiling_samples_per_s(flags)
+            if is_pipeline
+            else _computing_rate(summary),
             "summary": summary,
         }
+
+
+def _computing_rate(summary: Mapping[str, Any]) -> float:
+    """Samples/s of one process that does nothing but its blocks' steps."""
+    steps_s = math.fsum(block["compute_s"] for block in summary["blocks"])
+    return BATCH_SIZE * int(summary["steps"]) / steps_s
 
 
 Chosen = dict[Heads, dict[str, int]]

@@ -29,7 +29,7 @@ from benchmarks.throughput.step_costs import make_step_costs_table
 HEADINGS = ("system", "samples/s", "ceiling", "of ceiling", "lowest", "highest", "kept", "runs")
 NOTES = (
     "* splits the loss batch over its microbatches (m of each batch): a contrastive loss would be",
-    "  another one. kept: of the system's own undisturbed rate. Where one block is slower, a",
+    "  another one. kept: of the system's own undisturbed rate. If one block is slower, a",
     "  schedule with two stages a rank has its halves on two ranks, and another ceiling. one head:",
     "  less work a batch than the blocks of the ceiling, which have a head and a loss each.",
 )
@@ -125,7 +125,7 @@ def _row(system: str, own: Sequence[Mapping[str, Any]], undisturbed: float | Non
 
 
 def print_report(records: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """Print a table a case, and where the steps of ours go."""
+    """Print a table a case, and what the time of our steps is spent on."""
     panels = summarise(records)
     for panel in panels:
         console.print(f"{panel.title}, {panel.condition} (ceiling: {panel.ceiling})", style="bold")

@@ -5,10 +5,10 @@
     python -m benchmarks.throughput --baselines --wan-rtt-ms 50 --lag 2 --window 3
     python -m benchmarks.throughput --blocks real --baselines
 
-Every figure of ours is the runtime's own, and each stands beside its ceiling from the same run:
-the slowest block (real ones are timed alone on their cores while the other cores are busy), and
-under stalls the simulated run with the same draws, lag and windows. Baselines are
-torch.distributed.pipelining's schedules on gloo, each with its best number of microbatches.
+Every figure of ours is the runtime's own, and each stands beside its ceiling: the slowest block
+(real ones are timed alone behind the run, while the other cores time others), and under stalls the
+simulated run with the same draws, lag and windows. Baselines are torch.distributed.pipelining's
+schedules on gloo, each with its best number of microbatches.
 """
 
 import sys
@@ -172,7 +172,7 @@ def _say(text: str) -> None:
 
 
 def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
-    """Measure, append JSON lines where asked to, and print a table."""
+    """Measure, append JSON lines if asked to, and print a table."""
     facts = header()
     print_header(facts, make_console())
     results = Results(options.json) if options.json is not None else None

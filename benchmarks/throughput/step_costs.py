@@ -1,4 +1,4 @@
-"""Where a step of ours goes beside its block's compute: a table of the throughput benchmark's runs.
+"""What a step of ours takes beside its block's compute: a table of the throughput benchmark's runs.
 
 Owns which of a summary's seconds are shown, and their unit. The overhead is what core, driver and
 Python take of a block's time; a wait may be a neighbour's fault, or the pipeline's filling.
@@ -33,7 +33,7 @@ def step_costs(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, floa
 
 
 def make_step_costs_table(records: Sequence[Mapping[str, Any]]) -> Table | None:
-    """A row a case, in milliseconds; None where no run was of slept blocks."""
+    """A row a case, in milliseconds; None if no run was of slept blocks."""
     found = step_costs(records)
     if not found:
         return None

@@ -40,7 +40,7 @@ class Pacer:
 
 
 class WanProxy:
-    """Listens where asked to, and carries bytes with half of `rtt_s` each way."""
+    """Listens at the address asked for, and carries bytes with half of `rtt_s` each way."""
 
     def __init__(self, *, rtt_s: float, bits_per_s: float) -> None:
         """Raises ValueError for a delay below 0 or a rate that is not above 0."""
@@ -50,7 +50,7 @@ class WanProxy:
                 " and a rate above 0"
             )
         self.control = ""
-        """Where it is asked for ways, as host:port; known once it runs."""
+        """The address at which it is asked for ways, as host:port; known once it runs."""
         self._delay_s = rtt_s / 2
         self._bits_per_s = bits_per_s
         self._loop = asyncio.new_event_loop()
@@ -100,7 +100,7 @@ class WanProxy:
                 self._ways[target] = await self._open_way(*target)
             writer.write(f"{self._ways[target]}\n".encode())
             await writer.drain()
-        finally:  # who asked hears at once where there is no way
+        finally:  # who asked hears at once if there is no way
             writer.close()
 
     async def _open_way(self, host: str, port: int) -> int:
@@ -191,7 +191,7 @@ async def _sleep_until(due_s: float) -> None:
 def ask_way(control: str, host: str, port: int) -> tuple[str, int]:
     """Have the proxy at `control` lead to `host`:`port`; return where to dial instead.
 
-    Raises OSError where the proxy is not there or opens no way.
+    Raises OSError if the proxy is not there or opens no way.
     """
     proxy_host, proxy_port = control.split(":")
     with socket.create_connection((proxy_host, int(proxy_port)), CONTROL_TIMEOUT_S) as connection:

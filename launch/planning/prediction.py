@@ -58,14 +58,3 @@ def predict(resolved: Resolved, costs: Costs, *, cores: int) -> Prediction:
         end_to_end_memory=block_memory(resolved, whole),
         cores=cores,
     )
-
-
-def lock_step_bubble(num_blocks: int, num_microbatches: int) -> float:
-    """The share of a step that workers idle under GPipe (arXiv 1811.06965) or 1F1B."""
-    return (num_blocks - 1) / (num_microbatches + num_blocks - 1)
-
-
-def zero_bubble_bubble(num_blocks: int, num_microbatches: int) -> float:
-    """The same under ZB-H1 (arXiv 2401.10241, table 2), which takes 1F1B's memory: it idles for
-    (P - 1) (T_F + T_B - T_W), a third of 1F1B's where the three are equal."""
-    return (num_blocks - 1) / (3 * num_microbatches + num_blocks - 1)

@@ -15,12 +15,14 @@ from launch.environment import Environment
 from launch.planning.costs import counted_costs
 from launch.planning.memory import block_memory
 from launch.planning.notes import notes_on
-from launch.planning.prediction import Prediction, lock_step_bubble, predict, zero_bubble_bubble
+from launch.planning.prediction import Prediction, predict
 from launch.planning.resolved import Resolved
 from launch.planning.streams import edge_specs
 from runtime.block import message_bytes
 from runtime.core.plan import Stream
+from runtime.records.bubbles import lock_step_bubble, zero_bubble_bubble
 from runtime.records.reports import units_label
+from runtime.records.tables import plain_table
 
 NONE = "–"
 MICROBATCHES = (4, 8, 16, 32)
@@ -51,11 +53,11 @@ def render_plan(resolved: Resolved, console: Console, *, environment: Environmen
 
 def _blocks(resolved: Resolved, prediction: Prediction) -> Table:
     """What each block holds and computes; the utilisation is that of full rate's."""
-    table = _table("block", "units (+ guest)")
+    table = plain_table("block", "units (+ guest)")
     for heading in ("parameters", "GFLOP a step", "ms a step", "utilisation"):
         table.add_column(heading, justify="right", no_wrap=True)
-    workload, units = resolved, resolved.network.units
-    counted = counted_costs(workload)
+    units = resolved.network.units
+    counted = counted_costs(resolved)
     for block, step in zip(resolved.partition.blocks, prediction.blocks, strict=True):
         members = (*block.home, *block.guest)
         parameters = sum(resolved.traces[unit].num_trainable for unit in members)
@@ -63,7 +65,7 @@ def _blocks(resolved: Resolved, prediction: Prediction) -> Table:
         table.add_row(
             Text(str(block.index)),
             Text(units_label(home, guest)),
-            f"{parameters + workload.head_of(block).num_trainable:,}",
+            f"{parameters + resolved.head_of(block).num_trainable:,}",
             f"{counted.of(block).step / 1e9:.3g}",
             NONE if resolved.measured is None else f"{step * 1e3:.1f}",
             f"{step / prediction.step:.0%}",
@@ -73,7 +75,7 @@ def _blocks(resolved: Resolved, prediction: Prediction) -> Table:
 
 def _memory(resolved: Resolved) -> Table:
     """What each worker takes, and what it sends up and holds with its neighbours, in megabytes."""
-    table = _table("block, MB")
+    table = plain_table("block, MB")
     headings = ("weights", "activations", "messages", "kept for restarts", "all", "sent up", "tie")
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
@@ -93,7 +95,7 @@ def _memory(resolved: Resolved) -> Table:
 
 def _rates(resolved: Resolved, prediction: Prediction) -> Table:
     """Samples/s where times were measured; else how the same work compares, which FLOPs tell."""
-    table = _table("predicted, without latency")
+    table = plain_table("predicted, without latency")
     table.add_column("samples/s", justify="right", no_wrap=True)
     table.add_column("x one process, end to end", justify="right", no_wrap=True)
     here = f"on {prediction.cores} core{'s' if prediction.cores > 1 else ''}"
@@ -118,7 +120,7 @@ def _threads(resolved: Resolved) -> str:
 
 def _edges(prediction: Prediction) -> Table:
     """Both inequalities of full rate, in steps of the slowest block; L is a link's latency."""
-    table = _table("full rate of an edge")
+    table = plain_table("full rate of an edge")
     tie, window = ("f + C above\n+ 2 L", "<=\nlag + 1"), ("C above\n+ 2 L", "<=\nwindow")
     for heading in (*tie, *window, "with\nL = 0", "as long\nas L is"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -138,7 +140,7 @@ def _edges(prediction: Prediction) -> Table:
 def _schedules(prediction: Prediction) -> Table:
     """How much of a step the lock-step schedules idle, if blocks were equal and transfers free."""
     num_blocks = len(prediction.blocks)
-    table = _table("lock-step schedules idle, with microbatches:")
+    table = plain_table("lock-step schedules idle, with microbatches:")
     for count in MICROBATCHES:
         table.add_column(str(count), justify="right", no_wrap=True)
     for label, bubble in (
@@ -189,10 +191,3 @@ def _room_mb(resolved: Resolved) -> float:
     if resolved.config.device == "cuda":
         return float(torch.cuda.get_device_properties(0).total_memory / 1e6)
     return float(psutil.virtual_memory().total / 1e6)
-
-
-def _table(*headings: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for heading in headings:
-        table.add_column(heading)
-    return table

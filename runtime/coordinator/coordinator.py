@@ -14,9 +14,10 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import msgpack
 import safetensors.torch
@@ -42,8 +43,9 @@ from runtime.program import (
     Tell,
 )
 from runtime.records.recorder import EVALUATING, NotWritten, Recorder
-from runtime.records.reports import WorkerStatus, event_line, units_label
+from runtime.records.reports import Progress
 from runtime.records.run_dir import RunDir
+from runtime.records.schema import Report, WorkerResult, from_dict
 from runtime.rendezvous import Announcement, Rendezvous, open_rendezvous
 from runtime.signals import Ended, leave_when_told, relay_to
 
@@ -51,10 +53,6 @@ log = logging.getLogger(__name__)
 
 POLL_MS = 200
 TELL_EVERY_S = 1.0
-MEASURING_TIMEOUT_S = 60.0
-IDLE_SHARES = dict.fromkeys(
-    ("compute_s", "overhead_s", "wait_input_s", "wait_credit_s", "wait_tie_s", "snapshot_s"), 0.0
-)
 
 
 def run_coordinator(program: Program, meeting: Meeting, life: Life, keeper: Connection) -> None:
@@ -166,11 +164,9 @@ class Coordinator:
         self._log = FaultLog(recorder.run_dir.path, generation=life.generation)
         self._faults = [f for f in self._job.faults if f.kind == "coordinator-kill"]
         self._console = make_console()
-        self._identities: dict[int, bytes] = {}
-        self._reports: dict[int, dict[str, Any]] = {}
-        self._last_records: dict[int, dict[str, Any]] = {}
-        self._shares: dict[int, dict[str, float]] = {}
-        self._results: dict[int, dict[str, Any]] = {}
+        self._progress = Progress(self._job)
+        self._results: dict[int, WorkerResult] = {}
+        self._weights: dict[int, bytes] = {}
 
     def run(
         self, rendezvous: Rendezvous, *, gathered: Callable[[], None], ended: Callable[[], None]
@@ -187,8 +183,6 @@ class Coordinator:
         weights = self._gather_weights()
         # First: nothing that follows may lose them.
         self._recorder.write_weights(weights, console=self._console, tell=self._tell_phase)
-        if not self._job.quick_end:
-            self._measure_blocks()
         self._recorder.finish(
             self._job,
             [result for _, result in sorted(self._results.items())],
@@ -221,116 +215,54 @@ class Coordinator:
                     self._tell_phase("following the steps")
                     told_s = time.monotonic()
                 self._listen()
+                statuses = self._progress.statuses()
                 # One that took over knows only of blocks that have spoken since.
-                if self._last_records.keys() >= self._reports.keys() or self._is_first:
-                    view.update(self._statuses())
-            view.update(self._statuses())
+                if self._is_first or all(status.last for status in statuses):
+                    view.update(statuses)
+            view.update(self._progress.statuses())
 
-    def _listen(self) -> list[dict[str, Any]]:
-        """Take what comes within a poll; return the measurements among it."""
-        measured: list[dict[str, Any]] = []
+    def _listen(self) -> None:
+        """Take what comes within a poll: a result comes with its weights, a report alone."""
         timeout_ms = POLL_MS
         while self._socket.poll(timeout_ms):
             timeout_ms = 0
             identity, packed, *weights = self._socket.recv_multipart()
-            report: dict[str, Any] = msgpack.unpackb(packed)
-            block = report["block"]
-            self._identities[block] = identity
-            match report["kind"]:
-                case "report":
-                    self._take_report(block, report)
-                case "result":
-                    last = report["last"] or self._last_records.get(block)
-                    if last is not None:
-                        self._last_records[block] = last
-                    more = {"weights": weights[0], "last": last, "restarts": report["generation"]}
-                    self._results[block] = report | more
-                case "measured":
-                    measured.append(report)
-        return measured
+            said = msgpack.unpackb(packed)
+            if weights:
+                self._take_result(from_dict(WorkerResult, said), weights[0])
+            else:
+                self._take_report(from_dict(Report, said), identity)
 
-    def _take_report(self, block: int, report: dict[str, Any]) -> None:
-        last = self._reports.get(block)
-        same_life = last is not None and last["generation"] == report["generation"]
-        before = last["seconds"] if last is not None and same_life else IDLE_SHARES
-        spent = {name: report["seconds"][name] - before[name] for name in IDLE_SHARES}
-        total = sum(spent.values())
-        if total > 0:
-            self._shares[block] = {name: value / total for name, value in spent.items()}
-        self._reports[block] = report
-        if report["finished"] and block not in self._results:
-            self._order(block, "hand-in")
-        if report["records"]:
-            self._recorder.add(report["records"])
-        for record in report["records"]:
-            line = event_line(record, self._last_records.get(block))
-            if line:
-                self._say(line)
-            if "event" not in record:
-                self._last_records[block] = record
-                self._fall_over(record)
+    def _take_report(self, report: Report, identity: bytes) -> None:
+        if report.finished and report.block not in self._results:
+            self._socket.send_multipart([identity, msgpack.packb({"kind": "hand-in"})])
+        if report.records:
+            self._recorder.add(report.records)
+        for line in self._progress.take(report):
+            self._say(line)
+        if report.block == 0 and report.records:
+            self._fall_over()
 
-    def _fall_over(self, record: dict[str, Any]) -> None:
+    def _take_result(self, result: WorkerResult, weights: bytes) -> None:
+        """Take a result; a generation that had no step to run has the last of the one before."""
+        last = result.last or self._progress.last.get(result.block)
+        if last is not None:
+            self._progress.last[result.block] = last
+        self._results[result.block] = replace(result, last=last)
+        self._weights[result.block] = weights
+
+    def _fall_over(self) -> None:
         """Die where the fault plan says so; the step is the lowest worker's."""
+        last = self._progress.last.get(0)
         for fault in self._faults:
-            is_due = record["block"] == 0 and record["step"] >= fault.step
-            if is_due and self._log.claim(str(fault)):
+            if last is not None and last.step >= fault.step and self._log.claim(str(fault)):
                 os.kill(os.getpid(), signal.SIGKILL)
-
-    def _order(self, block: int, kind: str) -> None:
-        self._socket.send_multipart([self._identities[block], msgpack.packb({"kind": kind})])
 
     def _say(self, line: str) -> None:
         self._console.print(line, soft_wrap=True)
 
-    def _statuses(self) -> list[WorkerStatus]:
-        statuses = []
-        for block, report in sorted(self._reports.items()):
-            record = self._last_records.get(block, {})
-            shares = self._shares.get(block, IDLE_SHARES)
-            statuses.append(
-                WorkerStatus(
-                    block=block,
-                    units=units_label(*self._job.unit_names(block)),
-                    step=record.get("step", -1) + 1,
-                    num_steps=self._job.num_steps,
-                    loss=record.get("loss"),
-                    probe_top1=record.get("probe_top1"),
-                    samples_per_s=record.get("samples_per_s", 0.0),
-                    compute_share=shares["compute_s"],
-                    wait_input_share=shares["wait_input_s"],
-                    wait_credit_share=shares["wait_credit_s"],
-                    wait_tie_share=shares["wait_tie_s"],
-                    queue_depth=report["queue_depth"],
-                    rss_bytes=report["rss_bytes"],
-                    state=report["state"],
-                )
-            )
-        return statuses
-
-    def _measure_blocks(self) -> None:
-        """Have each worker time its block alone on its cores.
-
-        As many are timed at once as the machine has cores for, so that the other cores are as
-        busy as they are in training; the rest are idle.
-        """
-        at_once = max(1, self._job.cores // self._job.threads)
-        for first in range(0, self.num_workers, at_once):
-            self._tell_phase("timing the blocks", takes_s=self._job.time_alone_s)
-            waiting = set(range(first, min(first + at_once, self.num_workers)))
-            for block in waiting:
-                self._order(block, "measure")
-            deadline_s = time.monotonic() + self._job.time_alone_s + MEASURING_TIMEOUT_S
-            while waiting and time.monotonic() < deadline_s:
-                for answer in self._listen():
-                    if answer["step_s"] is not None:
-                        self._results[answer["block"]]["measured"] = answer
-                    waiting.discard(answer["block"])
-            for block in sorted(waiting):
-                self._say(f"block {block} was not timed alone in time: there is no ceiling")
-
     def _gather_weights(self) -> dict[str, Tensor]:
         weights: dict[str, Tensor] = {}
-        for _, result in sorted(self._results.items()):
-            weights |= safetensors.torch.load(result["weights"])
+        for _, packed in sorted(self._weights.items()):
+            weights |= safetensors.torch.load(packed)
         return weights

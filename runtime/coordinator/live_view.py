@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runtime.records.reports import WorkerStatus
+from runtime.records.tables import plain_table
 
 PLAIN_LINE_EVERY_S = 5.0
 REDRAW_EVERY_S = 0.2
@@ -82,7 +83,7 @@ class LiveView:
         if not statuses:
             return
         now = self._clock()
-        step = min(status.step for status in statuses)
+        step = min(status.steps_done for status in statuses)
         if self._start is None:
             self._start = (now, step)
         left = _duration(self._left_s(now, step))
@@ -146,9 +147,7 @@ def _progress(step: int, num_steps: int, left: str, statuses: Sequence[WorkerSta
 
 
 def _table(statuses: Sequence[WorkerStatus]) -> Table:
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("block", no_wrap=True)
-    table.add_column("units")
+    table = plain_table("block", "units", gap=1)
     for heading in (
         "step",
         "loss",
@@ -169,23 +168,22 @@ def _table(statuses: Sequence[WorkerStatus]) -> Table:
 
 
 def _cells(status: WorkerStatus) -> list[Text]:
+    report, spent = status.report, status.spent
+    shown_s = (spent.compute_s, spent.wait_input_s, spent.wait_credit_s, spent.wait_tie_s)
     figures = [
-        str(status.step),
+        str(status.steps_done),
         _figure(status.loss, "{:.3f}"),
         _fraction(status.probe_top1),
         f"{status.samples_per_s:.0f}",
-        f"{status.compute_share:.0%}",
-        f"{status.wait_input_share:.0%}",
-        f"{status.wait_credit_share:.0%}",
-        f"{status.wait_tie_share:.0%}",
-        str(status.queue_depth),
-        f"{status.rss_bytes / 1e6:.0f} MB",
+        *(f"{spent.share(seconds) or 0.0:.0%}" for seconds in shown_s),
+        str(report.queue_depth),
+        f"{report.rss_bytes / 1e6:.0f} MB",
     ]
     # Of names and states what fits is shown, so that a worker stays one line; Text keeps
     # brackets in them from being read as markup.
     block, units, state = (
         Text(text, no_wrap=True, overflow="ellipsis")
-        for text in (str(status.block), status.units, status.state)
+        for text in (str(report.block), status.units, report.state)
     )
     return [block, units, *map(Text, figures), state]
 

@@ -133,7 +133,7 @@ def _checkpoint(
                 f"run directory {str(run_dir.path)!r} is at step {found.step}, beyond the"
                 f" {job.num_steps} steps asked for; give more --epochs or --steps, or --fresh"
             )
-        _say(program, f"goes on from step {found.step} ({found.path})")
+        _say(program, f"resumes from step {found.step} ({found.path})")
         for note in how.notes:
             _say(program, note)
         return found, how

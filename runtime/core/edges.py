@@ -254,7 +254,7 @@ class Edges:
         for side, peer in self.peers.items():
             acknowledges = any(stream.source is side for stream in self.incoming)
             if not peer.is_linked or not acknowledges:
-                yield self.hello(side)  # also as a sign of life, if there is no other
+                yield self.hello(side)  # also to be heard at all, if there is no other
         for stream, incoming in self.incoming.items():
             if self.peers[stream.source].generation is not None:
                 asks = incoming.has_been_quiet_for_long()

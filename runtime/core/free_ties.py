@@ -1,4 +1,4 @@
-"""A tie's stream where no lag is fixed, as each of its ends sees it.
+"""A tie's stream if no lag is fixed, as each of its ends sees it.
 
 Owns what makes it differ from streams.py: what arrives is taken at once, gaps and all, so that it
 needs no snapshot; and of all that was ever sent only the newest message may be wanted again, by a
@@ -23,7 +23,7 @@ class FreeIncoming(Incoming):
     def accept(self, step: int, *, checksum: int, absent: bool) -> bool:
         """Take a message as received, released and durable; False for one that is not news.
 
-        An absent gradient is heard of, for its sender has none. A worker that kept its weights
+        An absent gradient is heard of, for its sender has none. A worker whose weights stayed
         has not said how they are: it is waited for until it does.
         """
         del checksum

@@ -23,7 +23,7 @@ class Partition:
     """A network of `num_units` units cut into len(cuts) homes that overlap by `overlap` units.
 
     `cuts` is the first unit of each home. The guest of block k is a replica of the first
-    `overlap` units of home k+1; the last block has none. Raises ValueError where the cuts are
+    `overlap` units of home k+1; the last block has none. Raises ValueError if the cuts are
     out of order or the overlap exceeds a home that is to be overlapped.
     """
 
@@ -94,7 +94,7 @@ def balanced_cuts(
     What a block costs and takes may depend on its index, home and guest, and on nothing else; so
     the answer is exact (dynamic programming). Among equals the lowest first cut wins, and the
     blocks above it are balanced in turn, so it is a function of the arguments. Raises ValueError
-    where the units don't suffice, or where no cut keeps every block within `max_memory_mb`.
+    if the units don't suffice, or if no cut holds every block within `max_memory_mb`.
     """
     if num_units < 1 + (num_blocks - 1) * max(overlap, 1):
         most = 1 + (num_units - 1) // max(overlap, 1)
@@ -115,7 +115,7 @@ def balanced_cuts(
     needed, _ = _min_max(num_units, num_blocks, overlap, memory_mb)
     raise ValueError(
         f"max-memory-mb {max_memory_mb} is too little: no cut into {num_blocks} blocks with overlap"
-        f" {overlap} keeps every worker within it; give --max-memory-mb {math.ceil(needed)}, or a"
+        f" {overlap} holds every worker within it; give --max-memory-mb {math.ceil(needed)}, or a"
         " smaller --batch-size"
     )
 

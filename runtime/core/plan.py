@@ -41,8 +41,8 @@ class Stream(Enum):
 class Window:
     """How much of a stream may be sent and not yet released by its receiver.
 
-    `max_retained` is how many messages the sender can keep until the receiver's snapshot covers
-    them; None sets no bound. Both ends must know it.
+    `max_retained` is how many messages the sender can retain until the receiver's snapshot
+    covers them; None sets no bound. Both ends must know it.
     """
 
     max_messages: int
@@ -70,7 +70,7 @@ class Window:
 class Free:
     """Ties without a fixed lag: a step takes what has arrived, and so no run repeats another.
 
-    It waits only where the newest that was heard is over `max_staleness` steps old. With
+    It waits only if the newest that was heard is over `max_staleness` steps old. With
     `keeps_newest` (weights) the newest message stays in use until a newer one comes; without it
     (gradients) each is used once.
     """
@@ -96,7 +96,7 @@ class WorkerPlan:
     at step s + lag, and one that would be due after the last step is made but never sent. Under
     `free` no tie is due at any step. `snapshot_every` and `checkpoint_every` are in steps. Without
     snapshots (0) what is released is also durable; with them a checkpoint is taken at the end
-    too, where 0 takes no others.
+    too, and 0 takes no others.
     """
 
     num_steps: int
@@ -127,12 +127,12 @@ class WorkerPlan:
             least = self.min_retained(stream)
             if window.max_retained is not None and window.max_retained < least:
                 raise ValueError(
-                    f"room to keep {window.max_retained} messages of the {stream.value} stream;"
+                    f"room to retain {window.max_retained} messages of the {stream.value} stream;"
                     f" its window and lag need {least}"
                 )
 
     def min_retained(self, stream: Stream) -> int:
-        """How many messages of a stream its sender must be able to keep: a window, and those
+        """How many messages of a stream its sender must be able to retain: a window, and those
         that the receiver's latest possible snapshot does not cover."""
         late = self.lag if stream is Stream.TIE_DOWN else 0
         window = self.outgoing.get(stream) or self.incoming[stream]

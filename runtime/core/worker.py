@@ -3,7 +3,7 @@
     LINKING -> WAIT_CREDIT -> WAIT_INPUT -> FORWARD -> UPDATE -> WAIT_TIE -> APPLY -+
                    ^   |                              ^                             |
                    +---|------------------------------|---------- issued ahead -----+
-                       +-> after the last step, or where the job stops: DRAINING -> DONE
+                       +-> after the last step, or before the one to stop at: DRAINING -> DONE
 
 The state is that of the computation that is not known to be done. What will follow it without doubt
 is issued ahead, so that nobody waits: a FORWARD with its UPDATE, and while these run, as soon
@@ -85,7 +85,7 @@ class WorkerCore:
     ) -> None:
         """`retained`: for each outgoing stream, the messages below `start_step` that outlived the
         generation before, and whether each is absent. `reached` is the first step that no
-        generation has begun, and `stop_at` where an earlier one knew that the job stops.
+        generation has begun, and `stop_at` the one before which the job stops, if that is known.
         `tie_stats` are those of the state which this one begins with."""
         self.plan = plan
         self.generation = generation
@@ -102,7 +102,7 @@ class WorkerCore:
 
     @property
     def end(self) -> int:
-        """The first step that is not run: after the last one, or where the job stops."""
+        """The first step that is not run: after the last one, or the one to stop at."""
         last = self.plan.num_steps
         return last if self.stop_at is None else min(last, self.stop_at)
 

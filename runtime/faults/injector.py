@@ -1,7 +1,7 @@
 """Carries out the faults of a plan in one worker, each once in a run.
 
 Owns when and how a process is hurt; faulty_link.py does the same to what it sends. What has fired
-stands in the run's faults.jsonl before it happens, so that no later life fires it again.
+stands in the run's faults.jsonl before it happens, so that no later generation fires it again.
 """
 
 import ctypes
@@ -30,7 +30,7 @@ class InjectedFault(Exception):
 
 
 class Injector:
-    """Worker k's faults. Where there are none, every call returns at once."""
+    """Worker k's faults. If there are none, every call returns at once."""
 
     def __init__(self, faults: Sequence[Fault], k: int, log: FaultLog, *, keeper_pid: int) -> None:
         self._k = k
@@ -60,7 +60,7 @@ class Injector:
         return wrapped
 
     def starting(self) -> None:
-        """A new life has its snapshot and has not linked yet."""
+        """A new generation has its snapshot and has not linked yet."""
         for fault in self._at_starts:
             if self._log.has_fired(str(fault)) and self._log.claim(f"{fault} again"):
                 _kill_self()
@@ -103,7 +103,7 @@ class Injector:
         time.sleep(FOR_EVER_S)  # the kernel ends this process with its keeper
 
     def _kill_job(self) -> None:
-        """End the launcher, or the keeper where it is the launcher: all others die with it."""
+        """End the launcher, or the keeper if that is the launcher: all others die with it."""
         under_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
         keeper = psutil.Process(self._keeper_pid)
         os.kill(keeper.ppid() if under_torchrun else keeper.pid, signal.SIGKILL)

@@ -24,7 +24,7 @@ class FaultLog:
         return name in self._fired
 
     def claim(self, name: str) -> bool:
-        """Note that a fault fires now; False where it has fired before."""
+        """Note that a fault fires now; False if it has fired before."""
         if name in self._fired:
             return False
         self._fired.add(name)

@@ -7,7 +7,7 @@ processes; how a fault is carried out is theirs. Imports the standard library on
     slow:2@50x3+20      block 2 is three times as slow for 20 steps
     drop:0-1@70         what worker 0 sends to worker 1 at step 70 (1-0: downward)
     partition:0-1@70+2  for two seconds
-    coordinator-kill@80 where the whole job is meant
+    coordinator-kill@80 (of the whole job)
 """
 
 import difflib
@@ -47,7 +47,7 @@ KINDS = {
     "hang": Kind(place=Place.BLOCK, told="the step's compute never ends; the loop turns"),
     "slow": Kind(place=Place.BLOCK, told="slower steps", amount=10, amount_of="steps"),
     "nan": Kind(place=Place.BLOCK, told="the loss is not a number"),
-    "zombie": Kind(place=Place.BLOCK, told="the worker dies, and its dead life sends once more"),
+    "zombie": Kind(place=Place.BLOCK, told="the worker dies, and the dead one sends once more"),
     "kill-restarting": Kind(place=Place.BLOCK, told="SIGKILL, and again during the recovery"),
     "kill-checkpointing": Kind(
         place=Place.BLOCK, told="SIGKILL in the next checkpoint from that step on"

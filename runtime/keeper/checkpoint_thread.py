@@ -1,6 +1,6 @@
 """Brings checkpoint parts from workers' memory to the disk, on a thread of the keeper.
 
-Owns the thread and what happens where the disk fails: the checkpoint stays incomplete, training
+Owns the thread and what happens if the disk fails: the checkpoint stays incomplete, training
 goes on. A worker may die meanwhile; its part is in the keeper's memory.
 """
 

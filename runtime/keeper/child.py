@@ -1,4 +1,4 @@
-"""One process under a keeper's care, through all its lives.
+"""One process under a keeper's care, through all its generations.
 
 Owns its start, what it says, how it ends, and whether it still makes progress. Imports no torch.
 """
@@ -22,18 +22,20 @@ RESTART_WINDOW_S = 300.0
 FIRST_NOTICE_S = 10.0  # of a phase that lasts; the next one after twice as long
 FIRST_NOTICE_OF_A_WAIT_S = 60.0
 LEAVING_TIMEOUT_S = 30.0  # from its loop's last turn: what was said may still be on its way
-FIRST_STEP_PATIENCE = 5  # times the hang timeout, for the first step of a life
+FIRST_STEP_PATIENCE = 5  # times the hang timeout, for the first step of a generation
 END_S = 3.0
 MOST_CHARACTERS = 200  # of what is told of an end; all of it follows when the job ends
 WAIT_MARGIN = 1.1  # it gives up by itself before
 TAKES_MARGIN = 2.0  # over what a process says that a phase takes
 STATES = tuple(State)
-OF_THIS_LIFE = (*(Word.TURNS, Word.STATE, Word.STEPS_DONE, Word.LEAVING, Word.SILENT, Word.SAVING),)
+OF_ONE_GENERATION = (
+    *(Word.TURNS, Word.STATE, Word.STEPS_DONE, Word.LEAVING, Word.SILENT, Word.SAVING),
+)
 REMEDY = " (--hang-timeout-s)"
 PHASE_REMEDY = " (--phase-timeout-s)"
 
 
-class Ward:
+class Child:
     """The coordinator (`block` None), or a worker with the memory that outlives it."""
 
     def __init__(
@@ -63,8 +65,8 @@ class Ward:
         self._start()
 
     def _start(self) -> None:
-        if self.memory is not None:  # what the life before has left there says nothing of this one
-            for word in OF_THIS_LIFE:
+        if self.memory is not None:  # what the one before has left there says nothing of this one
+            for word in OF_ONE_GENERATION:
                 self.memory.page[word] = 0
         self.pipe, theirs = self._context.Pipe()
         who = () if self.block is None else (self.block,)
@@ -98,7 +100,7 @@ class Ward:
         return self.has_ended and self.said.get("end") == DONE
 
     def listen(self) -> bool:
-        """Take all that it says; True where it has announced a part of a checkpoint."""
+        """Take all that it says; True if it has announced a part of a checkpoint."""
         announced = False
         try:
             while self.pipe.poll():
@@ -202,7 +204,7 @@ class Ward:
 
     def restart(self, cause: str, *, hung: bool = False) -> None:
         """Begin its next generation; the one before has ended, because it hung or otherwise."""
-        assert self.has_ended, "two lives at once would be a zombie"
+        assert self.has_ended, "two generations at once: one would be a zombie"
         self.pipe.close()
         self.process.close()
         self._life = Life(
@@ -229,7 +231,7 @@ class Ward:
             self.process.join(END_S)
 
     def how_it_ended(self) -> str:
-        """In words, with the last line of its traceback where it left one."""
+        """In words, with the last line of its traceback if it left one."""
         code = self.process.exitcode
         if code is not None and code < 0:
             return f"was killed by {signal_name(-code)}"
@@ -249,6 +251,6 @@ def _cut(line: str) -> str:
 
 
 def signal_name(number: int) -> str:
-    """A signal by its name, where it has one."""
+    """A signal by its name, if it has one."""
     names = {known.value: known.name for known in signal.Signals}
     return names.get(number, f"signal {number}")

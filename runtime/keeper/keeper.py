@@ -21,7 +21,7 @@ import psutil
 from runtime.core.state import State
 from runtime.keeper import fork_server
 from runtime.keeper.checkpoint_thread import Disk
-from runtime.keeper.child import END_S, STATES, Ward
+from runtime.keeper.child import END_S, STATES, Child
 from runtime.lifetime import adopt_orphans, die_with_parent, resume, suspend
 from runtime.program import COORDINATOR, DONE, FINAL, NOT_STARTED, REFUSED, WORKER, Meeting, Program
 from runtime.records.run_dir import worker_log
@@ -39,15 +39,15 @@ SHOW_CURSOR = "\x1b[?25h"
 
 
 class Keeper:
-    """Keeps the worker of one rank under a launcher, or without one (`rank` None) all workers."""
+    """Supervises the worker of one rank under a launcher, or (`rank` None) all workers of a job."""
 
     def __init__(self, program: Program, *, rank: int | None) -> None:
         self._program = program
         self._rank = rank
         self._speaks = rank in (None, 0)  # this rank has the coordinator, and talks to the user
         self._context = fork_server.make_context(program.preload)
-        self._coordinator: Ward | None = None
-        self._workers: list[Ward] = []
+        self._coordinator: Child | None = None
+        self._workers: list[Child] = []
         self._memory = os.memfd_create("loco-rendezvous") if rank is None else -1
         file = f"/proc/{os.getpid()}/fd/{self._memory}" if rank is None else None
         self._meeting = Meeting(file=file, keeper_pid=os.getpid())
@@ -63,11 +63,11 @@ class Keeper:
         before = self._take_signals()
         adopt_orphans()  # of a fork server that is killed
         if self._rank is not None:
-            die_with_parent(signal.SIGTERM)  # a launcher's end is a stop: what was learned is kept
+            die_with_parent(signal.SIGTERM)  # a launcher's end is a stop, at a checkpoint
         self._disk = Disk(self._program.faults, say=self._say)
         try:
             if self._speaks:
-                self._coordinator = Ward(self._context, COORDINATOR, self._program, self._meeting)
+                self._coordinator = Child(self._context, COORDINATOR, self._program, self._meeting)
             if self._rank is not None:
                 self._start_worker(self._rank)
             code = self._watch()
@@ -77,22 +77,23 @@ class Keeper:
             self._say(f"a process can't be started ({error}); the job is ended", always=True)
             return 1
         finally:
-            for ward in self._wards():
-                ward.kill()
+            for child in self._children():
+                child.kill()
             with contextlib.suppress(OSError):  # no file can be opened, not even to look for them
                 fork_server.end_orphans()
-            for ward in self._wards():
-                ward.close()
+            for child in self._children():
+                child.close()
             if self._memory >= 0:
                 os.close(self._memory)
             for number, action in before.items():
                 signal.signal(number, action)
 
-    def _wards(self) -> list[Ward]:
+    def _children(self) -> list[Child]:
         return [*([] if self._coordinator is None else [self._coordinator]), *self._workers]
 
     def _start_worker(self, block: int) -> None:
-        self._workers.append(Ward(self._context, WORKER, self._program, self._meeting, block=block))
+        worker = Child(self._context, WORKER, self._program, self._meeting, block=block)
+        self._workers.append(worker)
 
     # Signals ----------------------------------------------------------------------------------
 
@@ -134,15 +135,15 @@ class Keeper:
     def _suspend(self, wait: Callable[[], None]) -> None:
         """Stop all that this keeper has started while `wait` lasts: Ctrl-Z reaches the keeper or
         the launcher alone. No one is blamed for that time."""
-        wards = [ward for ward in self._wards() if not ward.has_ended]
-        stopped = suspend(ward.process.pid for ward in wards if ward.process.pid is not None)
+        children = [child for child in self._children() if not child.has_ended]
+        stopped = suspend(child.process.pid for child in children if child.process.pid is not None)
         if self._coordinator is not None and sys.stdout.isatty():
             print(SHOW_CURSOR, end="", flush=True)  # the live view hides it; a shell needs it
         wait()
         resume(stopped)
         now_s = time.monotonic()
-        for ward in wards:
-            ward.forgive(now_s)
+        for child in children:
+            child.forgive(now_s)
         self._polled_s = now_s
 
     def _stop_oneself(self) -> None:
@@ -164,8 +165,8 @@ class Keeper:
     def _watch(self) -> int:
         """Until all have ended well, or the job ends otherwise; never waits longer than a poll."""
         while True:
-            living = [ward for ward in self._wards() if not ward.has_ended]
-            sources = [source for ward in living for source in (ward.process.sentinel, ward.pipe)]
+            living = [child for child in self._children() if not child.has_ended]
+            sources = [source for c in living for source in (c.process.sentinel, c.pipe)]
             multiprocessing.connection.wait(sources, timeout=POLL_S)
             if self._is_to_suspend:
                 self._is_to_suspend = False
@@ -173,91 +174,91 @@ class Keeper:
             elif self._rank is not None and self._launcher_is_stopped():
                 self._suspend(self._await_launcher)
             self._forgive_own_absence()
-            for ward in self._wards():
-                self._listen(ward)
+            for child in self._children():
+                self._listen(child)
             if self._all_ended_well():
                 return 0
             if self._signals and (code := self._stop()) is not None:
                 return code
-            for ward in self._wards():
-                if (code := self._look_after(ward)) is not None:
+            for child in self._children():
+                if (code := self._look_after(child)) is not None:
                     return code
 
     def _forgive_own_absence(self) -> None:
-        """A keeper that was stopped itself (a paused container) must not blame its wards."""
+        """A keeper that was stopped itself (a paused container) must not blame its children."""
         now_s = time.monotonic()
         if now_s - self._polled_s > ABSENCE_S:
-            for ward in self._wards():
-                ward.forgive(now_s)
+            for child in self._children():
+                child.forgive(now_s)
         self._polled_s = now_s
 
     def _all_ended_well(self) -> bool:
-        return all(ward.has_ended_well for ward in self._wards())
+        return all(child.has_ended_well for child in self._children())
 
-    def _listen(self, ward: Ward) -> None:
-        """Take what a ward says, and do what it asks for."""
-        announced = ward.listen()
-        if ward.block is None and self._rank is None and not self._workers:
-            for block in range(ward.said.get("num_workers", 0)):
+    def _listen(self, child: Child) -> None:
+        """Take what a child says, and do what it asks for."""
+        announced = child.listen()
+        if child.block is None and self._rank is None and not self._workers:
+            for block in range(child.said.get("num_workers", 0)):
                 self._start_worker(block)
         if announced:
-            assert ward.memory is not None
-            assert ward.block is not None
+            assert child.memory is not None
+            assert child.block is not None
             if self._writer is None:
                 self._writer = CheckpointWriter(
-                    run_dir=Path(ward.said["run_dir"]),
-                    run_id=ward.said["run_id"],
-                    num_parts=ward.said["num_workers"],
+                    run_dir=Path(child.said["run_dir"]),
+                    run_id=child.said["run_id"],
+                    num_parts=child.said["num_workers"],
                 )
-            self._disk.write(self._writer, ward.block, ward.memory)
+            self._disk.write(self._writer, child.block, child.memory)
 
-    def _look_after(self, ward: Ward) -> int | None:
-        """Restart a ward that has died or hangs; the exit code if that ends the job."""
+    def _look_after(self, child: Child) -> int | None:
+        """Restart a child that has died or hangs; the exit code if that ends the job."""
         now_s = time.monotonic()
-        why = "" if ward.has_ended else ward.hangs(now_s)
+        why = "" if child.has_ended else child.hangs(now_s)
         if why:
-            ward.kill()
-            if not ward.has_ended:
+            child.kill()
+            if not child.has_ended:
                 return None  # the kernel takes its time; the next poll looks again
-        elif not ward.has_ended:
-            if notice := ward.notice(now_s):
+        elif not child.has_ended:
+            if notice := child.notice(now_s):
                 self._say(notice, always=True)
             return None
-        self._listen(ward)  # its last words
-        if not why and (ward.has_ended_well or now_s < ward.rest_until_s):
+        self._listen(child)  # what it said last
+        if not why and (child.has_ended_well or now_s < child.rest_until_s):
             return None
-        fork_server.end_orphans(of=ward.process.pid)
-        cause = f"was killed, for {why}" if why else ward.how_it_ended()
-        return self._go_on_without(ward, cause, hung=bool(why))
+        fork_server.end_orphans(of=child.process.pid)
+        cause = f"was killed, for {why}" if why else child.how_it_ended()
+        return self._go_on_without(child, cause, hung=bool(why))
 
-    def _go_on_without(self, ward: Ward, cause: str, *, hung: bool = False) -> int | None:
-        """Restart a ward that has ended; the exit code if that ends the job."""
-        now_s, end = time.monotonic(), ward.said.get("end")
+    def _go_on_without(self, child: Child, cause: str, *, hung: bool = False) -> int | None:
+        """Restart a child that has ended; the exit code if that ends the job."""
+        now_s, end = time.monotonic(), child.said.get("end")
         if end in (REFUSED, NOT_STARTED):
             return self._end_unstarted(1 if end == NOT_STARTED else REFUSED)
         if end == FINAL:
-            return self._end_badly(ward, "can't go on", repeats=True)
-        if ward.block is None and self._signals:
+            return self._end_badly(child, "can't go on", repeats=True)
+        if child.block is None and self._signals:
             return None  # the job is stopping, and needs none
-        too_many = ward.count_restart(now_s)
-        if too_many and (ward.block is not None or not self._is_training):
-            return self._end_badly(ward, f"{cause}; that is {too_many} (--max-worker-restarts)")
-        if too_many and not ward.rest_until_s:
+        too_many = child.count_restart(now_s)
+        if too_many and (child.block is not None or not self._is_training):
+            return self._end_badly(child, f"{cause}; that is {too_many} (--max-worker-restarts)")
+        if too_many and not child.rest_until_s:
             # No reason to stop training; only to come back less often.
-            ward.rest_until_s = now_s + COORDINATOR_REST_S
+            child.rest_until_s = now_s + COORDINATOR_REST_S
             self._say(f"the coordinator {cause}; training goes on without it for a while")
             return None
-        ward.rest_until_s = 0.0
-        if ward.block is None:
-            self._say(f"the coordinator (pid {ward.process.pid}) {cause}; a new one takes over")
-        ward.restart(cause, hung=hung)
+        child.rest_until_s = 0.0
+        if child.block is None:
+            self._say(f"the coordinator (pid {child.process.pid}) {cause}; a new one takes over")
+        child.restart(cause, hung=hung)
         return None
 
     @property
     def _is_training(self) -> bool:
         """Whether a worker of this rank is between its first step and its end: then it needs no
         coordinator."""
-        pages = [ward.memory.page for ward in self._workers if ward.memory]
+        pages = [child.memory.page for child in self._workers if child.memory]
         states = [STATES[page[Word.STATE]] for page in pages if page[Word.REACHED]]
         return any(state is not State.DONE for state in states)
 
@@ -269,12 +270,12 @@ class Keeper:
         if self._coordinator is not None and self._coordinator.said.get("end") == DONE:
             return None  # all is written; the processes only leave
         if not self._stop_by_s:
-            if not any(ward.memory and ward.memory.page[Word.REACHED] for ward in self._workers):
+            if not any(child.memory and child.memory.page[Word.REACHED] for child in self._workers):
                 return self._end_stopped(f"stopped by {name} before the first step")
             self._stop_by_s = time.monotonic() + STOP_S
-            for ward in self._workers:
-                assert ward.memory is not None
-                ward.memory.page[Word.STOP_WANTED] = 1
+            for child in self._workers:
+                assert child.memory is not None
+                child.memory.page[Word.STOP_WANTED] = 1
             self._say(f"{name}: stopping at a checkpoint (at most {STOP_S:.0f} s; again: at once)")
         if self._stopped_well():
             return self._end_stopped(f"stopped by {name}")
@@ -282,27 +283,27 @@ class Keeper:
         return self._end_stopped(f"stopped by {name}; {why}") if why else None
 
     def _stopped_well(self) -> bool:
-        """Whether the checkpoint where the job stops is complete: then nothing is lost."""
-        steps = {ward.memory.page[Word.STOP_AT] - 1 for ward in self._workers if ward.memory}
+        """Whether the checkpoint at which the job stops is complete: then nothing is lost."""
+        steps = {child.memory.page[Word.STOP_AT] - 1 for child in self._workers if child.memory}
         if len(steps) != 1 or self._writer is None:
             return False
         (step,) = steps
         return step >= 0 and self._writer.is_complete(step)
 
     def _why_not_wait(self) -> str:
-        """Why the checkpoint where the job is to stop is not waited for any longer."""
+        """Why the checkpoint at which the job is to stop is not waited for any longer."""
         if len(self._signals) > 1:
             return "at once"
         if time.monotonic() > self._stop_by_s:
             return f"no checkpoint in {STOP_S:.0f} s"
-        living = [ward for ward in self._workers if not ward.has_ended]
+        living = [child for child in self._workers if not child.has_ended]
         if self._rank is not None and any(w.memory and w.memory.page[Word.SILENT] for w in living):
             return "another rank is not there any more"
         return ""
 
     def _end_stopped(self, how: str) -> int:
         self._end_coordinator()
-        self._say(f"{how}{self._how_to_go_on()}")
+        self._say(f"{how}{self._how_to_resume()}")
         return 128 + self._signals[0]
 
     def _end_unstarted(self, code: int) -> int:
@@ -311,21 +312,20 @@ class Keeper:
             self._coordinator.process.join(END_S)
         return code
 
-    def _end_badly(self, ward: Ward, how: str, *, repeats: bool = False) -> int:
-        """End the job because of this ward, and say why, below whatever the view has drawn.
+    def _end_badly(self, child: Child, how: str, *, repeats: bool = False) -> int:
+        """End the job because of this child, and say why, below whatever the view has drawn.
 
         `repeats`: the same command would only fail again.
         """
         self._end_coordinator()
         self._speaks = True
-        self._say(f"{ward.name} (pid {ward.process.pid}) {how}; the job is ended")
-        if "traceback" in ward.said:
-            print(ward.said["traceback"].rstrip(), file=sys.stderr, flush=True)
-        elif ward.block is not None and "run_dir" in ward.said:
-            self._say(f"its log: {worker_log(Path(ward.said['run_dir']), ward.block)}")
-        going_on = self._how_to_go_on(repeats=repeats)
-        if going_on:
-            self._say(going_on.removeprefix("; "))
+        self._say(f"{child.name} (pid {child.process.pid}) {how}; the job is ended")
+        if "traceback" in child.said:
+            print(child.said["traceback"].rstrip(), file=sys.stderr, flush=True)
+        elif child.block is not None and "run_dir" in child.said:
+            self._say(f"its log: {worker_log(Path(child.said['run_dir']), child.block)}")
+        if remedy := self._how_to_resume(repeats=repeats):
+            self._say(remedy.removeprefix("; "))
         return 1
 
     def _end_coordinator(self) -> None:
@@ -334,7 +334,7 @@ class Keeper:
             self._coordinator.end(END)
             self._coordinator.process.join(END_S)
 
-    def _how_to_go_on(self, *, repeats: bool = False) -> str:
+    def _how_to_resume(self, *, repeats: bool = False) -> str:
         run_dir = next((w.said["run_dir"] for w in self._workers if "run_dir" in w.said), None)
         if run_dir is None or not self._speaks:
             return ""
@@ -342,11 +342,11 @@ class Keeper:
         found = last_complete(Path(run_dir))
         if found is None:
             return f"; {run_dir} holds no complete checkpoint"
-        where = f"; the last complete checkpoint is of step {found.step}"
+        last = f"; the last complete checkpoint is of step {found.step}"
         if repeats:
-            return f"{where} ({found.path})"
+            return f"{last} ({found.path})"
         fresh = ", without --fresh," if self._program.fresh else ""
-        return f"{where}: the same command{fresh} with --run-dir {run_dir} goes on from there"
+        return f"{last}: the same command{fresh} with --run-dir {run_dir} resumes from there"
 
     def _say(self, text: str, *, always: bool = False) -> None:
         if self._speaks or always:

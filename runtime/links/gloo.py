@@ -179,8 +179,8 @@ class GroupTensors:
             open_group = partial(self._open_group, name, SENDER)
             self._sends = self._begin(Direction(name, open_group, _send, _forget))
         sizes = [len(tensor) for tensor in tensors]
-        where = [self._sends.name, self._sends.num_taken, sizes]
-        sent = self._channel.send([header, msgpack.packb(where)])
+        place = [self._sends.name, self._sends.num_taken, sizes]
+        sent = self._channel.send([header, msgpack.packb(place)])
         if sent:
             self._sends.take(tensors)
         return sent
@@ -197,8 +197,7 @@ class GroupTensors:
             case Ack(resend=True):
                 self._leave_group()  # what is asked for again may have been lost with it
             case Damaged() if self._receives is not None:
-                # It may have been of tensors that come by the group, where nothing tells them
-                # apart.
+                # Its tensors may come by the group, in which nothing tells them apart.
                 self._left = self._receives.name
                 self._receives.end()
                 self._receives = None
@@ -238,7 +237,7 @@ class GroupTensors:
         if sizes != due:
             return f"frames of {sizes} bytes for {due}"
         if index != self._receives.num_taken:
-            return f"message {index} of its group, where {self._receives.num_taken} is due"
+            return f"message {index} of its group, but {self._receives.num_taken} is due"
         self._receives.take(message)
         return None
 

@@ -9,8 +9,8 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 from rich.console import Console
@@ -21,6 +21,7 @@ from runtime import digest
 from runtime.job import Job
 from runtime.program import Tell
 from runtime.records.run_dir import RunDir
+from runtime.records.schema import Record, StepRecord, UnitAccuracy, WorkerResult, read_record
 from runtime.records.summary import summarise
 from runtime.records.tables import render_closing
 from runtime.records.trace import join
@@ -46,7 +47,7 @@ class Recorder:
         self._events = SummaryWriter(str(run_dir.tensorboard))
         self._is_failing = False
 
-    def add(self, records: Iterable[Mapping[str, Any]]) -> None:
+    def add(self, records: Iterable[Record]) -> None:
         """Append records and events to metrics.jsonl, flushed, and each block's newest record to
         TensorBoard. Where they can't be written that is said once, and the run goes on."""
         try:
@@ -59,18 +60,14 @@ class Recorder:
             print(f"records are lost: {error.strerror or error}", file=sys.stderr, flush=True)
         self._is_failing = True
 
-    def _add(self, records: list[Mapping[str, Any]]) -> None:
-        self.run_dir.append_metrics(records)
-        steps = [record for record in records if "event" not in record]
-        for record in {record["block"]: record for record in steps}.values():
+    def _add(self, records: list[Record]) -> None:
+        self.run_dir.append_metrics(map(asdict, records))
+        steps = [record for record in records if isinstance(record, StepRecord)]
+        for record in {record.block: record for record in steps}.values():
             for name in SCALARS:
-                if record[name] is not None and math.isfinite(record[name]):
-                    self._events.add_scalar(
-                        f"{name}/block{record['block']}",
-                        record[name],
-                        record["step"],
-                        walltime=record["t"],
-                    )
+                if math.isfinite(value := getattr(record, name)):
+                    tag = f"{name}/block{record.block}"
+                    self._events.add_scalar(tag, value, record.step, walltime=record.t)
 
     def write_weights(self, weights: Mapping[str, Tensor], *, console: Console, tell: Tell) -> None:
         """Write weights.safetensors as one: a reader sees the old file or the new.
@@ -101,7 +98,7 @@ class Recorder:
     def finish(
         self,
         job: Job,
-        results: Sequence[Mapping[str, Any]],
+        results: Sequence[WorkerResult],
         weights: Mapping[str, Tensor],
         *,
         started_t: float,
@@ -122,14 +119,14 @@ class Recorder:
             results,
             weights_sha256=digest.of_tensors(weights),
             units=units,
-            events=self.run_dir.events(),
+            events=[read_record(row) for row in self.run_dir.events()],
             started_t=started_t,
             ended_t=time.time(),
             one_process=one_process,
         )
         tell("writing the summary")
         try:
-            self.run_dir.write_summary(summary)
+            self.run_dir.write_summary(asdict(summary))
         except OSError as error:
             has_checkpoint = last_complete(self.run_dir.path) is not None
             raise _not_written(self.run_dir.summary, error, has_checkpoint) from error
@@ -154,9 +151,9 @@ class Recorder:
         console: Console,
         tell: Tell,
         not_evaluated: str,
-    ) -> Sequence[Mapping[str, Any]]:
+    ) -> Sequence[UnitAccuracy]:
         names = [name for k in range(job.num_workers) for name in job.unit_names(k)[0]]
-        unknown = [{"name": name, "linear_top1": None, "knn_top1": None} for name in names]
+        unknown = [UnitAccuracy(name=name) for name in names]
         if job.quick_end:
             return unknown
         if not_evaluated:

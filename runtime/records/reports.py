@@ -1,35 +1,78 @@
-"""What a worker says of itself while it runs.
+"""What is told of a run's workers while they run, made of their reports.
 
-Owns the report's fields and units. Knows nothing of how it travels or how it is shown.
+Owns which facts those are, and in which words. Knows nothing of how reports travel, or of how a
+view shows them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from runtime.job import Job
+from runtime.records.schema import Carried, Healed, Record, Report, Restarted, Seconds, StepRecord
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerStatus:
-    """One worker's latest report; shares are fractions (0 to 1) of the time since the last.
+    """How a worker is: its latest report, its latest step if one is known, and what it spent its
+    time on since the report before. `units` names the block's home and guest in a few letters."""
 
-    `step` counts the steps done; `units` names the block's home and guest in a few letters.
-    `probe_top1` is measured on training batches. Figures not known yet are None.
-    """
-
-    block: int
     units: str
-    step: int
-    num_steps: int
-    loss: float | None
-    probe_top1: float | None
-    samples_per_s: float
-    compute_share: float
-    wait_input_share: float
-    wait_credit_share: float
-    wait_tie_share: float
-    queue_depth: int
-    rss_bytes: int
-    state: str
+    report: Report
+    last: StepRecord | None
+    spent: Seconds
+
+    @property
+    def steps_done(self) -> int:
+        return 0 if self.last is None else self.last.step + 1
+
+    @property
+    def loss(self) -> float | None:
+        return None if self.last is None else self.last.loss
+
+    @property
+    def probe_top1(self) -> float | None:
+        return None if self.last is None else self.last.probe_top1
+
+    @property
+    def samples_per_s(self) -> float:
+        return 0.0 if self.last is None else self.last.samples_per_s
+
+
+class Progress:
+    """What has been heard of all workers of a job so far; `last` is each one's latest step."""
+
+    def __init__(self, job: Job) -> None:
+        self.last: dict[int, StepRecord] = {}
+        self._units = [units_label(*job.unit_names(k)) for k in range(job.num_workers)]
+        self._reports: dict[int, Report] = {}
+        self._spent: dict[int, Seconds] = {}
+
+    def take(self, report: Report) -> list[str]:
+        """Take the next report; return what the user should be told of it."""
+        block, before = report.block, self._reports.get(report.block)
+        is_same_life = before is not None and before.generation == report.generation
+        spent = report.seconds - before.seconds if before and is_same_life else report.seconds
+        if spent.total_s > 0:
+            self._spent[block] = spent
+        self._reports[block] = report
+        lines = []
+        for record in report.records:
+            lines.append(event_line(record, self.last.get(block)))
+            if isinstance(record, StepRecord):
+                self.last[block] = record
+        return [line for line in lines if line]
+
+    def statuses(self) -> list[WorkerStatus]:
+        """Those of all that have reported, lowest first."""
+        return [
+            WorkerStatus(
+                units=self._units[block],
+                report=report,
+                last=self.last.get(block),
+                spent=self._spent.get(block, Seconds()),
+            )
+            for block, report in sorted(self._reports.items())
+        ]
 
 
 def units_label(home: Sequence[str], guest: Sequence[str]) -> str:
@@ -37,35 +80,30 @@ def units_label(home: Sequence[str], guest: Sequence[str]) -> str:
     return " ".join(home) + (f" (+ {' '.join(guest)})" if guest else "")
 
 
-def event_line(record: Mapping[str, Any], before: Mapping[str, Any] | None) -> str:
-    """What the user should be told of a record of metrics.jsonl; mostly nothing.
-
-    `before` is the same worker's step record before this one.
-    """
-    who = f"worker {record['block']}"
-    match record.get("event"):
-        case "restart":
+def event_line(record: Record, before: StepRecord | None) -> str:
+    """What the user should be told of a record; mostly nothing. `before` is the same worker's step
+    record before this one."""
+    who = f"worker {record.block}"
+    match record:
+        case Restarted():
             return (
-                f"{who} {record['cause']}, after {record['completed_before']} steps; a new one goes"
-                f" on from step {record['from_step']}"
+                f"{who} {record.cause}, after {record.completed_before} steps; a new one goes"
+                f" on from step {record.from_step}"
             )
-        case "healed":
-            return f"{who} is back where it was, {record['healed_s']:.1f} s later"
-        case "carried":
-            return f"{who} begins with {', '.join(record['notes'])}"
-        case None if record["bad_steps"] > _bad_before(record, before):
+        case Healed():
+            return f"{who} is back where it was, {record.healed_s:.1f} s later"
+        case Carried():
+            return f"{who} begins with {', '.join(record.notes)}"
+        case StepRecord() if record.bad_steps > _bad_before(record, before):
             return (
-                f"{who}: step {record['step']} was skipped, for its numbers were not finite"
-                f" ({record['bad_steps']} such steps so far)"
+                f"{who}: step {record.step} was skipped, for its numbers were not finite"
+                f" ({record.bad_steps} such steps so far)"
             )
     return ""
 
 
-def _bad_before(record: Mapping[str, Any], before: Mapping[str, Any] | None) -> int:
+def _bad_before(record: StepRecord, before: StepRecord | None) -> int:
     """The bad steps before this record; all of its own where no one knows."""
-    bad: int = record["bad_steps"]
     if before is not None:
-        bad = before["bad_steps"]
-    elif record["step"] == 0:
-        bad = 0
-    return bad
+        return before.bad_steps
+    return 0 if record.step == 0 else record.bad_steps

@@ -30,6 +30,13 @@ class RunDir:
 
     def __init__(self, path: Path, lock: TextIO) -> None:
         self.path = path
+        self.config_toml = path / "config.toml"  # the resolved config
+        self.metrics = path / "metrics.jsonl"  # what workers reported, a JSON object a line
+        self.weights = path / "weights.safetensors"  # home weights and buffers by unit name
+        self.summary = path / "summary.json"  # the run's outcome as one JSON object
+        self.tensorboard = path / "tensorboard"  # directory of TensorBoard's event files
+        self.trace = path / "trace.json"  # the timeline
+        self.logs = path / "logs"  # directory of the logs, one a process
         self._lock = lock
         self._metrics: TextIO | None = None
 
@@ -71,26 +78,6 @@ class RunDir:
                 path.unlink(missing_ok=True)
 
     @property
-    def config_toml(self) -> Path:
-        """The resolved config."""
-        return self.path / "config.toml"
-
-    @property
-    def metrics(self) -> Path:
-        """What workers reported, a JSON object a line."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def weights(self) -> Path:
-        """Home weights and buffers by unit name."""
-        return self.path / "weights.safetensors"
-
-    @property
-    def summary(self) -> Path:
-        """The run's outcome as one JSON object."""
-        return self.path / "summary.json"
-
-    @property
     def finished_steps(self) -> int | None:
         """The steps of the run that was finished here, if one was."""
         try:
@@ -99,24 +86,9 @@ class RunDir:
             return None  # there is none, or it is no summary of ours
         return steps if isinstance(steps, int) else None
 
-    @property
-    def tensorboard(self) -> Path:
-        """Directory of TensorBoard's event files."""
-        return self.path / "tensorboard"
-
-    @property
-    def trace(self) -> Path:
-        """The timeline."""
-        return self.path / "trace.json"
-
     def trace_parts(self) -> list[Path]:
         """Each worker's part of the timeline."""
         return sorted((self.path / "trace").glob("worker-*.jsonl"))
-
-    @property
-    def logs(self) -> Path:
-        """Directory of the logs, one a worker."""
-        return self.path / "logs"
 
     def write_config(self, text: str, *, given: str) -> None:
         """Write config.toml and given.toml, durably. Raises ValueError where they can't be."""

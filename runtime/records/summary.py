@@ -1,179 +1,136 @@
 """What a run comes to: the figures of summary.json, from what the workers handed in.
 
-Owns the arithmetic of the summary. Measured figures come from workers and evaluation; what is
-predicted from block times says so by its name's place under `benefit`.
+Owns the arithmetic of the summary. All figures are measured by workers and evaluation, but for the
+bubbles of lock-step schedules, which are formulas (see runtime.records.bubbles).
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from itertools import pairwise
 
 from runtime import digest
 from runtime.job import Job
+from runtime.records.bubbles import (
+    fill_steps,
+    lock_step_bubble,
+    measured_bubble,
+    zero_bubble_bubble,
+)
+from runtime.records.schema import (
+    Accuracy,
+    BlockSummary,
+    Bubble,
+    Healed,
+    Record,
+    Restart,
+    Restarted,
+    Spread,
+    Summary,
+    UnitAccuracy,
+    WorkerResult,
+    shared,
+)
 
-PREDICTIONS = ("ceiling", "one_process", "lock_step", "ceiling_core_each", "lock_step_core_each")
-COUNTERS = ("bad_steps", "fenced", "damaged", "dropped_reports")
-MICROBATCHES = 8  # of the lock-step schedule that predictions are compared with
+MICROBATCHES = 8  # of the lock-step schedules whose bubbles stand beside the measured one
 
 
 def summarise(
     job: Job,
-    results: Sequence[Mapping[str, Any]],
+    results: Sequence[WorkerResult],
     *,
     weights_sha256: str,
-    units: Sequence[Mapping[str, Any]],
-    events: Sequence[Mapping[str, Any]],
+    units: Sequence[UnitAccuracy],
+    events: Sequence[Record],
     started_t: float,
     ended_t: float,
     one_process: bool,
-) -> dict[str, Any]:
-    """Make the summary of a finished run; `results` holds one report a block, lowest first.
+) -> Summary:
+    """Make the summary of a finished run; `results` holds one a block, lowest first.
 
-    `one_process`: the blocks ran one after another, so that is their ceiling too.
+    `one_process`: the blocks ran one after another, which is no pipeline and has no bubble.
     """
-    predicted = throughput_from_block_times(
-        [result.get("measured") for result in results],
-        batch_size=job.batch_size,
-        cores=job.cores,
+    lasts = [result.last for result in results]
+    firsts = [result.first_step_t for result in results if result.first_step_t is not None]
+    return Summary(
+        samples_per_s=None if None in lasts else min(last.samples_per_s for last in lasts if last),
+        wall_s=ended_t - started_t,
+        time_to_first_step_s=min(firsts) - started_t if firsts else None,
+        steps=job.num_steps,
+        weights_sha256=weights_sha256,
+        state_sha256=digest.combine(result.digests for result in results),
+        final=Accuracy(**shared(Accuracy, units[-1])) if units else Accuracy(),
+        units=tuple(units),
+        blocks=tuple(_block(job, result) for result in results),
+        batches=_batches(results),
+        restarts=restarts_of(events),
+        bubble=None if one_process or job.num_workers == 1 else _bubble(job, results),
     )
-    if one_process:
-        predicted["ceiling_samples_per_s"] = predicted["one_process_samples_per_s"]
-    rates = [_last(result, "samples_per_s") for result in results]
-    samples_per_s = None if None in rates else min(rates)
-    firsts = [result["first_step_t"] for result in results if result["first_step_t"] is not None]
+
+
+def _bubble(job: Job, results: Sequence[WorkerResult]) -> Bubble:
+    """The pipeline's bubble, if workers have cores of their own, and those of lock-step."""
+    measured = measured_bubble([result.steady for result in results])
+    return Bubble(
+        measured=None if job.shares_cores else measured,
+        shares_cores=job.shares_cores,
+        fill_steps=fill_steps(job),
+        microbatches=MICROBATCHES,
+        gpipe_and_1f1b=lock_step_bubble(job.num_workers, MICROBATCHES),
+        zb_h1=zero_bubble_bubble(job.num_workers, MICROBATCHES),
+    )
+
+
+def _batches(results: Sequence[WorkerResult]) -> dict[str, int]:
+    counted = [result.counters for result in results]
+    trained = sum(counters.trained for counters in counted)
+    sent = sum(min(below.sent, above.trained) for below, above in pairwise(counted))
     return {
-        "samples_per_s": samples_per_s,
-        "ceiling_samples_per_s": predicted["ceiling_samples_per_s"],
-        "wall_s": ended_t - started_t,
-        "time_to_first_step_s": min(firsts) - started_t if firsts else None,
-        "steps": job.num_steps,
-        "weights_sha256": weights_sha256,
-        "state_sha256": digest.combine(result["digests"] for result in results),
-        "final": {key: units[-1][key] if units else None for key in ("linear_top1", "knn_top1")},
-        "units": list(units),
-        "blocks": [_block(job, k, result) for k, result in enumerate(results)],
-        "batches": _batches(results),
-        "restarts": restarts_of(events),
-        "benefit": {
-            "samples_per_s": samples_per_s,
-            "cores": job.cores,
-            "microbatches": MICROBATCHES,
-            **predicted,
-        },
+        "sent": sent,
+        "trained": trained,
+        "replayed": sum(counters.replayed for counters in counted),
+        "duplicates_dropped": sum(counters.duplicates_dropped for counters in counted),
+        "retrained": sum(counters.retrained for counters in counted),
+        "bad": sum(counters.bad_steps for counters in counted),
     }
 
 
-def _batches(results: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    def total(counter: str) -> int:
-        return sum(result["counters"][counter] for result in results)
-
-    trained = [result["counters"]["trained"] for result in results]
-    sent = [result["counters"]["sent"] for result in results[:-1]]
-    return {
-        "sent": sum(map(min, sent, trained[1:])),
-        "trained": total("trained"),
-        "replayed": total("replayed"),
-        "duplicates_dropped": total("duplicates_dropped"),
-        "retrained": total("retrained"),
-        "bad": total("bad_steps"),
-    }
-
-
-def _staleness(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """By tie, how many steps old the messages were that the block used; empty where that is a
-    fixed lag. `counts` is by staleness; a negative one is of a neighbour that was ahead."""
-    return {tie: spread(counts) for tie, counts in result.get("staleness", {}).items()}
-
-
-def spread(counts: Mapping[str, int]) -> dict[str, Any]:
+def spread(counts: Mapping[str, int]) -> Spread:
     """Median, 95th percentile and maximum of counted whole numbers."""
-    ordered = sorted((int(value), count) for value, count in counts.items())
-    total = sum(count for _, count in ordered)
-
-    def quantile(share: float) -> int:
-        seen = 0
-        for value, count in ordered:
-            seen += count
-            if seen >= share * total:
-                return value
-        raise AssertionError("nothing was counted")
-
-    return {
-        "num": total,
-        "median": quantile(0.5),
-        "p95": quantile(0.95),
-        "max": ordered[-1][0],
-        "counts": dict(counts),
-    }
+    ordered = sorted(int(value) for value, count in counts.items() for _ in range(count))
+    median, p95 = (ordered[math.ceil(share * len(ordered)) - 1] for share in (0.5, 0.95))
+    return Spread(num=len(ordered), median=median, p95=p95, max=ordered[-1], counts=dict(counts))
 
 
-def restarts_of(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The restarts of workers, oldest first, each with what it took until it was healed.
-
-    `healed_s` is None where it died again before that.
-    """
-    restarts: list[dict[str, Any]] = []
+def restarts_of(events: Sequence[Record]) -> tuple[Restart, ...]:
+    """The restarts of workers, oldest first, each with what it took until it was healed."""
+    restarts: list[Restart] = []
+    open_ones: dict[tuple[int, int], int] = {}  # by block and generation
     for event in events:
-        life = {key: event[key] for key in ("block", "generation")}
-        if event["event"] == "restart":
-            facts = ("cause", "detected_t", "from_step", "completed_before")
-            restarts.append(life | {key: event[key] for key in facts} | {"healed_s": None})
-        elif event["event"] == "healed":
-            own = [r for r in restarts if r.items() >= life.items() and r["healed_s"] is None]
-            if own:  # its restart may be in a report that a coordinator took with it
-                own[-1]["healed_s"] = event["healed_s"]
-    return restarts
+        life = (event.block, event.generation)
+        if isinstance(event, Restarted):
+            open_ones[life] = len(restarts)
+            restarts.append(Restart(**shared(Restart, event)))
+        # Its restart may be in a report that a coordinator took with it.
+        elif isinstance(event, Healed) and (i := open_ones.pop(life, None)) is not None:
+            restarts[i] = replace(restarts[i], healed_s=event.healed_s)
+    return tuple(restarts)
 
 
-def _last(result: Mapping[str, Any], key: str) -> Any:
-    """A figure of a block's last step; None where this attempt had no step to run."""
-    return (result["last"] or {}).get(key)
-
-
-def _block(job: Job, k: int, result: Mapping[str, Any]) -> dict[str, Any]:
-    units, guest_units = job.unit_names(k)
-    seconds = result["seconds"]
-    total_s = sum(seconds.values())
-    measured = result.get("measured") or {}
-    return {
-        "index": k,
-        "units": list(units),
-        "guest_units": list(guest_units),
-        "loss": _last(result, "loss"),
-        "probe_top1": _last(result, "probe_top1"),
-        **seconds,
-        "utilisation": seconds["compute_s"] / total_s if total_s else None,
-        "alone_step_s": measured.get("step_s"),
-        "alone_cpu_s": measured.get("cpu_s"),
-        **{key: result["counters"].get(key, 0) for key in COUNTERS},
-        "staleness": _staleness(result),
-        "stale_ties": result["counters"].get("stale_ties", 0),
-        "restarts": result.get("restarts", 0),
-        "peak_rss_bytes": result["peak_rss_bytes"],
-    }
-
-
-def throughput_from_block_times(
-    measured: Sequence[Mapping[str, float] | None], *, batch_size: int, cores: int
-) -> dict[str, Any]:
-    """Samples/s that block times allow; each block was timed alone, in wall and CPU seconds.
-
-    ceiling: the slowest block, or all CPU time over the cores, whichever binds. one_process:
-    blocks after one another. lock_step: GPipe's schedule (arXiv 1811.06965) with MICROBATCHES
-    micro-batches, its bubble of (P - 1) slots a batch included and transfers free. core_each:
-    the same where every worker has its cores to itself. None where a block was not timed.
-    """
-    times = [m for m in measured if m is not None]
-    if len(times) < len(measured):
-        return dict.fromkeys(f"{name}_samples_per_s" for name in PREDICTIONS)
-    slowest_s = max(m["step_s"] for m in times)
-    cpu_bound_s = sum(m["cpu_s"] for m in times) / cores
-    bubble = (MICROBATCHES + len(times) - 1) / MICROBATCHES
-    step_s = {
-        "ceiling": max(slowest_s, cpu_bound_s),
-        "one_process": math.fsum(m["step_s"] for m in times),
-        "lock_step": max(bubble * slowest_s, cpu_bound_s),
-        "ceiling_core_each": slowest_s,
-        "lock_step_core_each": bubble * slowest_s,
-    }
-    return {f"{name}_samples_per_s": batch_size / value for name, value in step_s.items()}
+def _block(job: Job, result: WorkerResult) -> BlockSummary:
+    units, guest_units = job.unit_names(result.block)
+    last = result.last  # none if this attempt had no step to run
+    return BlockSummary(
+        **shared(BlockSummary, result.seconds),
+        **shared(BlockSummary, result.counters),
+        index=result.block,
+        units=tuple(units),
+        guest_units=tuple(guest_units),
+        loss=None if last is None else last.loss,
+        probe_top1=None if last is None else last.probe_top1,
+        utilisation=result.seconds.share(result.seconds.compute_s),
+        steady=result.steady,
+        staleness={tie: spread(counts) for tie, counts in result.staleness.items()},
+        restarts=result.generation,
+        peak_rss_bytes=result.peak_rss_bytes,
+    )

@@ -25,7 +25,7 @@ from typing import Any
 
 import xxhash
 
-KEPT = 2  # complete checkpoints that stay: where the newest is damaged, the one before serves
+NUM_STORED = 2  # complete checkpoints that stay: if the newest is damaged, the one before serves
 CHUNK_BYTES = 1 << 22
 NAME = re.compile(r"(?P<step>\d{8,})-[0-9a-f]{8}")
 GIVEN_UP = ".given-up"
@@ -41,7 +41,7 @@ class DamagedCheckpoint(Exception):
         self.certain = certain
 
     def set_aside(self) -> str:
-        """Rename its directory, where it is certain to be damaged, so that it counts no more and
+        """Rename its directory, if it is certain to be damaged, so that it counts no more and
         can still be looked at; return what to say of that."""
         if not self.certain:
             return ""
@@ -96,7 +96,7 @@ class CheckpointWriter:
         return _part(self.directory(step), block)
 
     def write_part(self, block: int, step: int, image: bytes) -> None:
-        """Make one part durable, and the manifest where it is the last part. Raises OSError."""
+        """Make one part durable, and the manifest if it is the last part. Raises OSError."""
         path = self.directory(step)
         if self._given_up(step).exists():
             return
@@ -222,10 +222,10 @@ def _verify(path: Path, parts: Iterable[dict[str, Any]]) -> None:
 def _prune(run_dir: Path) -> None:
     """Delete all but the newest complete checkpoints, and what was begun before them."""
     complete = _by_age(run_dir)
-    for _, path in complete[KEPT:]:
+    for _, path in complete[NUM_STORED:]:
         shutil.rmtree(path, ignore_errors=True)  # another keeper may be at it too
-    if len(complete) >= KEPT:
-        _remove_incomplete(run_dir, up_to=complete[KEPT - 1][0]["step"] - 1)
+    if len(complete) >= NUM_STORED:
+        _remove_incomplete(run_dir, up_to=complete[NUM_STORED - 1][0]["step"] - 1)
 
 
 def _remove_incomplete(run_dir: Path, *, up_to: int) -> None:
@@ -260,7 +260,7 @@ def _age(found: tuple[dict[str, Any], Path]) -> tuple[int, float]:
 
 
 def _manifest(path: Path) -> dict[str, Any]:
-    """What a manifest says. Raises DamagedCheckpoint where it can't be read or was changed."""
+    """What a manifest says. Raises DamagedCheckpoint if it can't be read or was changed."""
     signed = _read_json(path / "manifest.json")
     if not isinstance(signed, dict) or signed.keys() != {"xxh3_64", "manifest"}:
         raise DamagedCheckpoint(path, f"{path / 'manifest.json'} can't be read")

@@ -26,7 +26,7 @@ def write_image(path: str, step: int, image: bytes | bytearray) -> None:
 
 
 def read_image(path: str) -> tuple[int, bytes] | None:
-    """The step and bytes of the image that lies there; None where none is whole."""
+    """The step and bytes of the image that lies there; None if none is whole."""
     fd = os.open(path, os.O_RDONLY)
     try:
         head = os.pread(fd, HEAD.size, 0)

@@ -44,7 +44,7 @@ Rings = Mapping[Stream, list[Slot]]
 class Retention:
     """The rings of one worker. `path` is a file of the keeper's; a first generation's is empty.
 
-    With `checksums`, what is kept gets one over its tensors' bytes (see links.codec.checksum).
+    With `checksums`, what is retained gets one over its tensors' bytes (see links.codec.checksum).
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class Retention:
         self._rings = _rings(memory, plan, specs)
 
     def put(self, stream: Stream, step: int, payload: Payload | None) -> None:
-        """Keep a message (None: absent) by copying it; the one that was in its slot is gone.
+        """Retain a message (None: absent) by copying it; the one that was in its slot is gone.
 
-        One that an earlier life has kept is left as it lies, and so is a later one, for a
+        One that an earlier generation has retained is left as it lies, and so is a later one, for a
         neighbour may be reading it: what it has taken the place of is not wanted any more. Raises
-        ProtocolError where what is made again differs from what is kept, unless ties are free.
+        ProtocolError if what is made again differs from what is retained, unless ties are free.
         """
         slot = self._slot(stream, step)
         held, state, _ = slot.header.tolist()
@@ -105,11 +105,11 @@ class Retention:
         return int.from_bytes(digest.digest(), signed=True)
 
     def checksum(self, stream: Stream, step: int) -> int:
-        """The checksum of a message that is kept; 0 where none was asked for."""
+        """The checksum of a retained message; 0 if none was asked for."""
         return int(self._slot(stream, step).header[2]) % (1 << 64)
 
     def get(self, stream: Stream, step: int) -> Payload:
-        """The tensors of a message that is kept, in place; () where it is absent."""
+        """The tensors of a retained message, in place; () if it is absent."""
         slot = self._slot(stream, step)
         found, state, _ = slot.header.tolist()
         assert found == step, (stream, step, found)
@@ -148,8 +148,8 @@ class Retention:
 class NeighboursRetention:
     """The rings of a neighbour on this host, to be read only: a write to them is SIGSEGV.
 
-    Raises OSError where `path` can't be opened here (another host, user or process namespace),
-    ValueError where it holds no such rings.
+    Raises OSError if `path` can't be opened here (another host, user or process namespace),
+    ValueError if it holds no such rings.
     """
 
     def __init__(self, path: str, plan: WorkerPlan, specs: Specs) -> None:
@@ -162,7 +162,7 @@ class NeighboursRetention:
         self._rings = _rings(memory, plan, specs)
 
     def find(self, stream: Stream, step: int) -> Payload | None:
-        """The tensors of a message, in place; None where its slot holds something else."""
+        """The tensors of a message, in place; None if its slot holds something else."""
         ring = self._rings[stream]
         slot = ring[step % len(ring)]
         return slot.tensors if slot.header[:2].tolist() == [step, PRESENT] else None
@@ -172,9 +172,9 @@ def _state(payload: Payload | None) -> int:
     return ABSENT if payload is None else PRESENT
 
 
-def _equal(kept: Tensor, made: Tensor) -> bool:
+def _equal(retained: Tensor, made: Tensor) -> bool:
     """Bit for bit: torch.equal holds no NaN for equal to itself."""
-    return torch.equal(_flat(kept), _flat(made))
+    return torch.equal(_flat(retained), _flat(made))
 
 
 def _flat(tensor: Tensor) -> Tensor:
@@ -197,7 +197,7 @@ def _rings(memory: mmap.mmap, plan: WorkerPlan, specs: Specs) -> Rings:
         if stream not in plan.outgoing:
             continue
         room = plan.outgoing[stream].max_retained
-        assert room is not None, "a worker that may restart has a bound on what it keeps"
+        assert room is not None, "a worker that may restart has a bound on what it retains"
         rings[stream] = []
         for _ in range(room):
             rings[stream].append(_slot(memory, offset, specs[stream]))
@@ -227,5 +227,5 @@ def _tensor(memory: mmap.mmap, offset: int, spec: TensorSpec) -> Tensor:
     """A tensor over mapped memory, by its address: torch warns of buffers that are read-only."""
     base = np.frombuffer(memory, dtype=np.uint8)
     places: Any = (ctypes.c_char * spec.size_bytes).from_address(base.ctypes.data + offset)
-    places.base = base  # keeps the mapping
+    places.base = base  # holds the mapping
     return torch.frombuffer(places, dtype=spec.torch_dtype).view(spec.shape)

@@ -1,7 +1,7 @@
-"""How a worker's state is made safe, and where a new generation takes it up.
+"""How a worker's state is made durable, and where a new generation takes it up.
 
 Owns what a snapshot and a part of a checkpoint hold: the block's state, and in a part also the
-downward ties that its receiver has not used up. Both are written where the keeper keeps them.
+downward ties that its receiver has not used up. Both are written to memory of the keeper's.
 """
 
 import math
@@ -26,7 +26,7 @@ PLACES = 3  # two for snapshots, one for a part of a checkpoint
 
 
 class OutOfRoom(Exception):
-    """What must be kept for other lives takes more memory than the user allows."""
+    """What must be retained for other generations takes more memory than the user allows."""
 
 
 class Saver:
@@ -46,7 +46,7 @@ class Saver:
     ) -> None:
         """`announce` wakes the keeper; `between` is called when a part is written and its
         snapshot is not yet (a place where a fault can strike). `max_bytes` bounds all that is
-        kept: messages, two snapshots and a part of a checkpoint."""
+        retained: messages, two snapshots and a part of a checkpoint."""
         self._checkpoint = memory.checkpoint
         self._snapshots = Snapshots(memory.snapshots)
         self._page = page
@@ -67,8 +67,8 @@ class Saver:
         return image
 
     def save(self, step: int, image: bytearray, *, checkpoint: bool) -> None:
-        """Save the image of the state before `step`, first as a part of a checkpoint where it is
-        one; all messages made before must be kept, and none of those that follow.
+        """Save the image of the state before `step`, first as a part of a checkpoint if it is
+        one; all messages made before must be retained, and none of those that follow.
 
         A death between the two repeats both; the part is then found to be there already.
         """
@@ -77,17 +77,17 @@ class Saver:
             write_image(self._checkpoint, step, self._with_messages(image, step))
             self._page[Word.CHECKPOINT] = step + 1
         if checkpoint:
-            self._announce()  # each time: a life before may have died before it could
+            self._announce()  # each time: a generation before may have died before it could
             self._between(step)
         self._snapshots.take(step, image)
 
     def check_room(self, image_bytes: int) -> None:
-        """Raise OutOfRoom unless snapshots of that size fit beside what is kept of messages."""
+        """Raise OutOfRoom unless snapshots of that size fit beside the retained messages."""
         needed = PLACES * image_bytes + self._retention.size_bytes
         if needed > self._max_bytes:
             raise OutOfRoom(
                 f"retain-mb {self._max_bytes / 1e6:.0f} is too little: this block's snapshots"
-                f" ({PLACES} times {image_bytes / 1e6:.1f} MB) and what it keeps of its messages"
+                f" ({PLACES} times {image_bytes / 1e6:.1f} MB) and what it retains of its messages"
                 f" take {needed / 1e6:.1f} MB; give --retain-mb {math.ceil(needed / 1e6)}"
             )
 
@@ -132,14 +132,14 @@ def with_tie_stats(state: Mapping[str, Tensor], tie_stats: TieStats) -> dict[str
 
 
 def split_tie_stats(saved: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], TieStats]:
-    """Take apart what `with_tie_stats` joined; where there is none, it is an empty one."""
+    """Take apart what `with_tie_stats` joined; if there is none, it is an empty one."""
     state = dict(saved)
     rows = state.pop(TIE_STATS, torch.empty(0, 3))
     return state, TieStats.from_rows(rows.tolist())
 
 
 def put_back(ties: Mapping[int, list[Tensor]], retention: Retention) -> None:
-    """Keep a checkpoint's downward ties as if they had just been sent."""
+    """Retain a checkpoint's downward ties as if they had just been sent."""
     for step, tensors in ties.items():
         absent = len(tensors) == 1 and tensors[0].numel() == 0
         retention.put(Stream.TIE_DOWN, step, None if absent else tuple(tensors))

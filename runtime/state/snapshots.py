@@ -50,7 +50,7 @@ def image_of(tensors: Mapping[str, Tensor]) -> bytearray:
         dtype, shape = DTYPES.get(tensors[name].dtype), list(tensors[name].shape)
         if dtype is None:
             raise ValueError(
-                f"{name!r} is of {tensors[name].dtype}, which safetensors can't hold; keep it as"
+                f"{name!r} is of {tensors[name].dtype}, which safetensors can't hold; store it as"
                 " one of " + ", ".join(str(known).removeprefix("torch.") for known in DTYPES)
             )
         span = [offset, offset + raw.numel()]
@@ -95,7 +95,7 @@ class Snapshots:
         self._next = self._paths.index(newest) ^ 1
 
     def take(self, step: int, image: bytes | bytearray) -> None:
-        """Keep the state before `step`, in the place of the older one."""
+        """Store the state before `step`, in the place of the older one."""
         write_image(self._paths[self._next], step, image)
         self._next ^= 1
 

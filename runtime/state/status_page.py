@@ -53,7 +53,7 @@ class OwnedMemory:
 
 class Word(IntEnum):
     """The words of the page: 64-bit integers, each written by one side while the worker lives;
-    before a new life the keeper clears what the one before has said of itself."""
+    before a new generation the keeper clears what the one before has said of itself."""
 
     # By the worker:
     TURNS = 0  # of its loop, in this generation
@@ -62,11 +62,11 @@ class Word(IntEnum):
     STEPS_DONE = auto()  # in this generation
     REACHED = auto()  # the first step that no generation has begun
     COMPLETED = auto()  # the first step that no generation has ended
-    STOP_AT = auto()  # where the job stops, plus 1; 0: nowhere yet
+    STOP_AT = auto()  # the step before which the job stops, plus 1; 0: not known yet
     FIRST_STEP = auto()  # the job's first step here, and when it was done
     FIRST_STEP_T_NS = auto()
     RETRAINED = auto()
-    REPLAYED = auto()
+    RESENT = auto()
     DUPLICATES = auto()
     FENCED = auto()
     DAMAGED = auto()

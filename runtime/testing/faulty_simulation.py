@@ -74,7 +74,7 @@ class FaultySimulation(Simulation):
         self.fired: Counter[str] = Counter()
         self.counted: Counter[str] = Counter()
         self._run = 0  # how often the whole job was started
-        self._taken: dict[int, Part] = {}  # the latest snapshots, safe or not
+        self._taken: dict[int, Part] = {}  # the latest snapshots, durable or not
         self._dead: set[int] = set()
         self._frozen: set[int] = set()
         self._slowed: dict[int, tuple[range, float]] = {}
@@ -110,7 +110,7 @@ class FaultySimulation(Simulation):
         return super().run()
 
     def _tick_all(self) -> None:
-        """Ticks begin with the first fault: before it they only matter where all stand still.
+        """Ticks begin with the first fault: before it they only matter if all stand still.
 
         Who computes will be waiting soon, or hangs and is replaced.
         """
@@ -186,7 +186,7 @@ class FaultySimulation(Simulation):
         return False
 
     def _reaper(self, k: int) -> Callable[[], None]:
-        """The keeper finds that this life of worker k hangs."""
+        """The keeper finds that this generation of worker k hangs."""
         worker = self.workers[k]
 
         def reap() -> None:
@@ -234,7 +234,7 @@ class FaultySimulation(Simulation):
             super()._trim(worker, stream, step - worker.core.plan.lag)
 
     def _kill(self, k: int, fault: Fault | None = None) -> None:
-        """End this life of worker k; its keeper starts the next one, from the last snapshot."""
+        """End this generation of worker k; its keeper starts the next from the last snapshot."""
         worker = self.workers[k]
         worker.works.clear()
         self._dead.add(k)
@@ -327,7 +327,7 @@ class FaultySimulation(Simulation):
             self.after(again_s, self._flight(k, to, left, payload))
 
     def _flight(self, k: int, to: int, event: Event, payload: Any) -> Callable[[], None]:
-        """A message on its way. Where either end dies meanwhile, it may be lost, or be late."""
+        """A message on its way. If either end dies meanwhile, it may be lost, or be late."""
         run, low, ends = self._run, min(k, to), (self.workers[k], self.workers[to])
         epoch = self._edges.epochs[low]
         is_late = False
@@ -351,7 +351,7 @@ class FaultySimulation(Simulation):
         return land
 
     def _let_out(self, k: int) -> None:
-        """Deliver what was meant for a dead life of worker k where it would do the most harm."""
+        """Deliver what was meant for a dead generation of worker k when it does the most harm."""
         for late in list(self._lurking[k]):
             event, payload = late
             data = event.message
@@ -363,7 +363,7 @@ class FaultySimulation(Simulation):
                 super()._deliver(k, event, payload)
 
     def _haunt(self, k: int, side: Side, dead: SimulatedWorker) -> None:
-        """The dead life speaks once more, to a neighbour that knows the living one by now."""
+        """The dead generation speaks once more, to a neighbour that knows the living one by now."""
         to, _ = edge_of(k, side)
         hearer = self.workers[to].core
         known = hearer.edges.peers[OTHER[side]].generation

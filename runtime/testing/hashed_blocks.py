@@ -16,7 +16,7 @@ MESSAGE_BYTES = 10
 class Case:
     """What a run is. Every window holds `size` messages, or lag + 1 of the downward ties.
 
-    `spare` is the room to keep messages beyond the least that works; None sets no bound.
+    `spare` is the room to retain messages beyond the least that works; None sets no bound.
     `absent` holds the (worker, step) whose ties are not finite.
     """
 

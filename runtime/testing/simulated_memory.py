@@ -23,7 +23,7 @@ class Part:
 
 @dataclass
 class Memory:
-    """What outlives the lives of one worker; of these, its parts outlive the job too."""
+    """What outlives the generations of one worker; of these, its parts outlive the job too."""
 
     saved: tuple[int, int]  # step, weights
     stop_at: int | None = None

@@ -72,7 +72,7 @@ class Stuck(Exception):
 class SimulatedWorker:
     """One generation of a worker: core, block if it has one, and what its driver would store.
 
-    `works` is what its compute thread was handed; the first of it is under way where it is busy.
+    `works` is what its compute thread was handed; the first of it is under way if it is busy.
     """
 
     core: WorkerCore
@@ -235,7 +235,7 @@ def neighbour(k: int, side: Side) -> int:
 
 
 def _run_phase(worker: SimulatedWorker, block: SimulatedBlock, action: Compute) -> bool:
-    """Compute, keep what is made, and return whether it is absent."""
+    """Compute, store what is made, and return whether it is absent."""
     step, plan = action.step, worker.core.plan
     made, absent = {}, False
     if action.phase is Phase.FORWARD:
@@ -255,7 +255,7 @@ def _run_phase(worker: SimulatedWorker, block: SimulatedBlock, action: Compute) 
         if window is None or step >= plan.num_messages(stream):
             continue
         if plan.free is not None and (stream, step) in worker.outbox:
-            continue  # what an earlier life made stays as it is, for others have seen it
+            continue  # what an earlier generation made stays as it is, for others have seen it
         if plan.is_free(stream) and absent:
             continue
         worker.outbox[stream, step] = payload

@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from runtime.block import Payload, Specs, TensorSpec, message_bytes
 from runtime.core.plan import Stream, Window, WorkerPlan
 from runtime.program import Tell
+from runtime.records.schema import UnitAccuracy
 from runtime.state.checkpoint import Checkpoint
 from runtime.testing.sleeper import Sleeper
 from runtime.testing.stalls import parse_stalls
@@ -127,7 +128,7 @@ class SleptJob:
     notes = ()
     patience_s = 300.0
     retain_bytes = math.inf
-    time_alone_s = 1.5
+    shares_cores = False  # sleeping needs none
     quick_end = False
     trace = False
     faults = ()
@@ -189,7 +190,7 @@ class SleptJob:
     def unit_names(self, k: int) -> tuple[list[str], list[str]]:
         return [f"sleep{k}"], []
 
-    def evaluate(self, weights: Mapping[str, Tensor], tell: Tell) -> list[dict[str, Any]]:
+    def evaluate(self, weights: Mapping[str, Tensor], tell: Tell) -> list[UnitAccuracy]:
         del weights, tell
         return []
 

@@ -1,6 +1,6 @@
 """What one worker's compute thread does: the block's phases, and copies of its state.
 
-Owns the block while it trains, what is handed out to it, and what it has done and nobody has heard
+Owns the block while it trains, what is issued to it, and what it has done and nobody has heard
 of. When something is to be done is the core's choice; it is told by whoever calls `settle`.
 """
 
@@ -22,10 +22,7 @@ from runtime.worker.inbox import Ready
 from runtime.worker.outbox import Made
 from runtime.worker.telemetry import Figures, Stopwatch, figures_of
 
-Task = Callable[[], None]
-
-
-Work = Ready | Snapshot | Task
+Work = Ready | Snapshot
 
 
 class Done(NamedTuple):
@@ -39,7 +36,7 @@ class Done(NamedTuple):
 
 class Copied(NamedTuple):
     """The state before a step was copied, from and until when (time.monotonic); `save` makes that
-    safe."""
+    durable."""
 
     step: int
     save: Callable[[], None]
@@ -47,11 +44,11 @@ class Copied(NamedTuple):
     ended_s: float
 
 
-class Computing:
-    """The compute thread. It alone touches the block while that trains, and does what is handed out
+class ComputeThread:
+    """The compute thread. It alone touches the block while that trains, and does what is issued
     in order.
 
-    `settle` is called where something is done and nothing handed out, so that what follows need
+    `settle` is called when something is done and nothing issued, so that what follows need
     not wait for another thread; `wake` whenever something is done.
     """
 
@@ -78,8 +75,8 @@ class Computing:
 
     # Any thread -------------------------------------------------------------------------------
 
-    def hand_out(self, work: Work) -> None:
-        """Let something be done behind all that was handed out."""
+    def issue(self, work: Work) -> None:
+        """Let something be done behind all that was issued."""
         self._works.put(work)
 
     def take_done(self) -> Done | Copied | None:
@@ -94,7 +91,7 @@ class Computing:
     # The compute thread -----------------------------------------------------------------------
 
     def run(self) -> None:
-        """Do what is handed out, until there is no more. Raises what the block raised."""
+        """Do what is issued, until there is no more. Raises what the block raised."""
         while (work := self._works.get()) is not None:
             if self._is_ending:
                 continue
@@ -115,9 +112,6 @@ class Computing:
                 self._compute(work.action, work)
             case Snapshot():
                 self._take_snapshot(work)
-            case _:
-                assert callable(work)
-                work()
 
     def _compute(self, action: Compute, ready: Ready) -> None:
         """One phase of a step."""
@@ -142,7 +136,7 @@ class Computing:
         self._done.append(Done(event, made, figures_of(self.block), ended_s))
 
     def _take_snapshot(self, action: Snapshot) -> None:
-        """Copy the block's state; it is to be saved when all that was made before is kept."""
+        """Copy the block's state; it is to be saved when all that was made before is retained."""
         began_s, step = time.monotonic(), action.step
         state: Mapping[str, Tensor] = self.block.state()
         if action.tie_stats is not None:

@@ -1,4 +1,5 @@
-"""How a worker's edges are made: which kind of link joins it to each neighbour, and where.
+"""How a worker's edges are made: which kind of link joins it to each neighbour, and at which
+address.
 
 Owns the choice between links and the order in which the two ends meet. Each worker first says
 where it is, so that neighbours on one host share memory and others don't try.
@@ -46,7 +47,7 @@ def this_host() -> str:
     return " ".join([boot, *spaces, f"user {os.getuid()}"])
 
 
-class Linking:
+class Connector:
     """Makes the links of worker k."""
 
     def __init__(
@@ -67,10 +68,10 @@ class Linking:
         self._run_id = run_id
         self._context = context
 
-    def link(self, retention: Retention) -> dict[Side, Link]:
+    def connect(self, retention: Retention) -> dict[Side, Link]:
         """Say where this worker is, then bind and connect; waits for the neighbours.
 
-        Raises LinkError where an edge can't be made, RendezvousError where no one comes.
+        Raises LinkError if an edge can't be made, RendezvousError if no one comes.
         """
         place = Place(host=this_host(), memory=retention.path)
         self._rendezvous.publish_place(self._k, place)
@@ -83,7 +84,7 @@ class Linking:
         return links
 
     def _link_above(self, place: Place) -> EdgeLink:
-        """Listen where an earlier life did, if that address is free; elsewhere if not."""
+        """Listen at an earlier generation's address if that is free, elsewhere if not."""
         known = self._rendezvous.find_edge(self._k)
         link = None
         if known is not None:

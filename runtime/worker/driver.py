@@ -40,15 +40,16 @@ from runtime.core.messages import (
 )
 from runtime.core.plan import Side, Stream
 from runtime.core.state import State
+from runtime.core.stats import CoreStats
 from runtime.core.worker import WorkerCore
 from runtime.faults.injector import Injector
 from runtime.links.link import Damaged, Link, Pollable
 from runtime.state.retention import Retention
 from runtime.state.saving import Saver
 from runtime.state.status_page import Page, Word
-from runtime.worker.compute_thread import Computing, Copied, Done, Task
+from runtime.worker.compute_thread import ComputeThread, Copied, Done
 from runtime.worker.inbox import Inbox
-from runtime.worker.liveness import Neighbours
+from runtime.worker.liveness import Liveness
 from runtime.worker.outbox import Outbox
 from runtime.worker.telemetry import Figures, Telemetry
 
@@ -68,11 +69,22 @@ class StepDone(NamedTuple):
     staleness: int
 
 
+class DriverStatus(NamedTuple):
+    """A worker as it is now. `is_done`: all steps are done, and no neighbour needs this worker;
+    `queue_depth`: activations that are here and not yet used; `num_damaged`: messages that were
+    thrown away in this generation."""
+
+    core: CoreStats
+    is_done: bool
+    queue_depth: int
+    num_damaged: int
+
+
 class Driver:
     """One worker: its core, block and links. `run` and `compute` are called on two threads.
 
     Both tell the core events, under the lock, which also covers what is put into inbox, outbox and
-    todo, and what is handed out. The loop alone takes out of todo, sends, and gives back what is
+    todo, and what is issued. The loop alone takes out of todo, sends, and gives back what is
     used up.
     """
 
@@ -82,7 +94,7 @@ class Driver:
         block: BlockStep,
         *,
         links: Mapping[Side, Link],
-        neighbours: Neighbours,
+        liveness: Liveness,
         outgoing_specs: Mapping[Stream, tuple[TensorSpec, ...]],
         telemetry: Telemetry,
         retention: Retention,
@@ -93,10 +105,9 @@ class Driver:
         self.core = core
         self.block = block
         self.telemetry = telemetry
-        self.last_inputs: dict[Stream, Payload] = {}
-        self.damaged = 0
+        self._num_damaged = 0
         self._links = links
-        self._neighbours = neighbours
+        self._liveness = liveness
         self._page = page
         self._injector = injector
         self._inbox = Inbox(core.plan)
@@ -106,7 +117,7 @@ class Driver:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         wake = partial(os.eventfd_write, self._wake, 1)
         self._outbox = Outbox(retention, outgoing_specs, wake)
-        self._computing = Computing(
+        self._compute_thread = ComputeThread(
             block,
             saver=saver,
             injector=injector,
@@ -125,16 +136,12 @@ class Driver:
     # The compute thread -----------------------------------------------------------------------
 
     def compute(self) -> None:
-        """Run what is handed out until `end_compute`. Raises what the block raised."""
-        self._computing.run()
+        """Run what is issued until `end_compute`. Raises what the block raised."""
+        self._compute_thread.run()
 
     def end_compute(self) -> None:
         """Let `compute` return when the phase that it is at is done."""
-        self._computing.end()
-
-    def submit(self, task: Task) -> None:
-        """Hand something over to the compute thread."""
-        self._computing.hand_out(task)
+        self._compute_thread.end()
 
     # Both threads -----------------------------------------------------------------------------
 
@@ -142,7 +149,7 @@ class Driver:
         """Tell the core what the compute thread has done; behind a failure nothing more, for what
         follows would not fit and hide it."""
         with self._lock:
-            while not self._has_failed and (done := self._computing.take_done()) is not None:
+            while not self._has_failed and (done := self._compute_thread.take_done()) is not None:
                 self._has_failed = True
                 self._settle_one(done)
                 self._has_failed = False
@@ -170,7 +177,7 @@ class Driver:
         self._sort(actions, arrived)
 
     def _note_reach(self) -> None:
-        """Leave on the page what a later life must know, before anyone hears of it."""
+        """Leave on the page what a later generation must know, before anyone hears of it."""
         core, page = self.core, self._page
         page[Word.REACHED] = max(page[Word.REACHED], core.reached)
         page[Word.STOP_AT] = 0 if core.stop_at is None else core.stop_at + 1
@@ -179,9 +186,9 @@ class Driver:
         for action in actions:
             match action:
                 case Compute():
-                    self._computing.hand_out(self._inbox.find(action))
+                    self._compute_thread.issue(self._inbox.find(action))
                 case Snapshot():
-                    self._computing.hand_out(action)
+                    self._compute_thread.issue(action)
                 case Store(stream=stream, step=step):
                     assert arrived is not None
                     self._inbox.store(stream, step, arrived)
@@ -192,7 +199,9 @@ class Driver:
 
     # The loop ---------------------------------------------------------------------------------
 
-    def run(self, *, until: Callable[[], bool], poll_also: zmq.Socket[bytes] | None = None) -> None:
+    def run(
+        self, *, until: Callable[[DriverStatus], bool], poll_also: zmq.Socket[bytes] | None = None
+    ) -> None:
         """Turn until `until` holds; it is asked once a turn, on this thread.
 
         A turn never waits longer than a tick. `poll_also` wakes the loop too; whoever gives it
@@ -202,10 +211,10 @@ class Driver:
             self._poller.register(poll_also, zmq.POLLIN)
         self._begin()
         next_tick_s = 0.0
-        while not until():
+        while not until(self.status()):
             wait_s = max(0.0, next_tick_s - time.monotonic())
             ready = self._poller.poll(math.ceil(wait_s * 1000))
-            if self._computing.failure is not None:
+            if self._compute_thread.failure is not None:
                 return  # the compute thread raises it
             self._injector.turn()
             is_tick = time.monotonic() >= next_tick_s
@@ -218,8 +227,8 @@ class Driver:
                 self._handle(Tick())
                 if self._page[Word.STOP_WANTED] and self.core.stop_at is None:
                     self._handle(StopWanted())
-                self._neighbours.check(self.core)
-                self._page[Word.SILENT] = self._neighbours.are_silent
+                self._liveness.check(self.core.step)
+                self._page[Word.SILENT] = self._liveness.are_silent
             self._tell_keeper()
 
     def close(self) -> None:
@@ -230,18 +239,25 @@ class Driver:
         os.close(self._wake)
 
     def _tell_keeper(self) -> None:
-        """Leave on the page where this worker is, once a turn."""
-        core, page = self.core, self._page
+        """Leave on the page what this worker is at, once a turn."""
+        stats, page = self.core.stats(), self._page
         page[Word.TURNS] += 1
-        page[Word.STATE] = STATES.index(core.state)
-        page[Word.STEP] = core.step
-        pending = core.snapshots.pending
-        page[Word.SAVING] = 0 if pending is None or pending > core.step else pending + 1
+        page[Word.STATE] = STATES.index(stats.state)
+        page[Word.STEP] = stats.step
+        pending = stats.pending_snapshot
+        page[Word.SAVING] = 0 if pending is None or pending > stats.step else pending + 1
 
-    @property
-    def queue_depth(self) -> int:
-        """Activations that are here and not yet used."""
-        return self._inbox.num_activations
+    def status(self) -> DriverStatus:
+        """How this worker is, for those who report it."""
+        with self._lock:
+            stats = self.core.stats()
+            is_done = stats.state is State.DONE and not self._todo
+        return DriverStatus(
+            core=stats,
+            is_done=is_done,
+            queue_depth=self._inbox.num_activations,
+            num_damaged=self._num_damaged,
+        )
 
     def _begin(self) -> None:
         with self._lock:
@@ -279,13 +295,13 @@ class Driver:
 
     def _note_step(self, done: StepDone) -> None:
         self.telemetry.step_done(done.step, done.figures)
-        self.telemetry.trace.counters(queue_depth=self.queue_depth)
+        self.telemetry.trace.counters(queue_depth=self._inbox.num_activations)
         if self.core.plan.free is not None:
             self.telemetry.trace.counters(staleness=done.staleness)
 
     def _take_messages(self, side: Side, link: Link) -> None:
         while (found := link.receive()) is not None:
-            self._neighbours.heard(side)
+            self._liveness.heard(side)
             if isinstance(found, Damaged):
                 self._note_damage(side, found)
                 if found.stream is not None:
@@ -294,18 +310,14 @@ class Driver:
                 self._handle(Received(side=side, message=found.message), found.payload)
 
     def _note_damage(self, side: Side, damaged: Damaged) -> None:
-        self.damaged += 1
-        if self.damaged <= LOGGED_DAMAGES:
+        self._num_damaged += 1
+        if self._num_damaged <= LOGGED_DAMAGES:
             log.warning("a damaged message from the worker %s: %s", side.value, damaged.reason)
 
     def _release(self, stream: Stream, step: int) -> None:
-        """Give back the message before this one: the last is kept, for timing the block alone."""
-        before, payload = self.last_inputs.get(stream), self._inbox.release(stream, step)
-        if not payload:
-            return  # a mark only
-        self.last_inputs[stream] = payload
-        if before:
-            self._links[stream.source].recycle(stream, before)
+        """Give a message's tensors back to its link; an absent marker has none."""
+        if payload := self._inbox.release(stream, step):
+            self._links[stream.source].recycle(stream, payload)
 
     def _send(self, send: Send) -> None:
         link = self._links[send.side]
@@ -320,9 +332,3 @@ class Driver:
         if not link.send(data, payload):
             log.warning("%s %d found no peer", data.stream.value, data.step)
         self.telemetry.trace.sent(data.stream, data.step, began_s, time.monotonic())
-
-    @property
-    def is_done(self) -> bool:
-        """Whether all steps are done and no neighbour needs this worker."""
-        with self._lock:
-            return self.core.state is State.DONE and not self._todo

@@ -1,4 +1,4 @@
-"""Whether the neighbours can still be heard, and dialling anew where they can't.
+"""Whether the neighbours can still be heard, and dialling anew if they can't.
 
 Owns the patience with silence. A neighbour says something at least every other tick, also while it
 computes, so a silent one is dead, stopped, or behind a broken connection. The first two are its
@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from runtime.core.plan import Side
-from runtime.core.worker import WorkerCore
 from runtime.links.link import Link, LinkError
 
 log = logging.getLogger(__name__)
@@ -28,7 +27,7 @@ class _Silence:
     redial_after_s: float = REDIAL_AFTER_S
 
 
-class Neighbours:
+class Liveness:
     """Watches the silence on each side of one worker.
 
     `find_below` says where the worker below listens now, if it has said so. After `patience_s` of
@@ -51,7 +50,7 @@ class Neighbours:
         self._checked_s = clock()
 
     def heard(self, side: Side) -> None:
-        """Note a word from a side."""
+        """Note that a side was heard."""
         self._silences[side] = _Silence(since_s=self._clock())
 
     @property
@@ -59,15 +58,16 @@ class Neighbours:
         """Whether one has been silent for longer than a restart takes when all goes well."""
         return any(self._clock() - s.since_s > LONG_SILENCE_S for s in self._silences.values())
 
-    def check(self, core: WorkerCore) -> None:
-        """Dial anew where it has been silent for long. Raises LinkError after all patience."""
+    def check(self, step: int) -> None:
+        """Dial anew on a side that has been silent for long. Raises LinkError after all patience;
+        `step` is for its message."""
         self._forgive_own_absence()
         for side, silence in self._silences.items():
             silent_s = self._clock() - silence.since_s
             if silent_s > self._patience_s:
                 raise LinkError(
-                    f"no word from the worker {side.value} in {self._patience_s:.0f} s, at step"
-                    f" {core.step}; can its address be reached from this host (--bind)?"
+                    f"nothing from the worker {side.value} in {self._patience_s:.0f} s, at step"
+                    f" {step}; can its address be reached from this host (--bind)?"
                 )
             if silent_s > silence.redial_after_s:
                 silence.redial_after_s = silent_s + min(MAX_REDIAL_S, silence.redial_after_s)

@@ -1,7 +1,7 @@
 """A worker process: holds one block, runs its driver, and reports to the coordinator.
 
-Owns the order of a worker's life: meet, take up the state, link, train, hand in the result, be
-measured, leave. What a life leaves behind for the next one is runtime.state.saving's.
+Owns the order of a worker's life: meet, take up the state, link, train, hand in the result, leave.
+What a life leaves behind for the next one is runtime.state.saving's.
 """
 
 import faulthandler
@@ -32,6 +32,7 @@ from runtime.job import Job
 from runtime.lifetime import die_with_parent
 from runtime.output import protect_output
 from runtime.program import DONE, FINAL, TRACEBACK_CHARACTERS, Life, Meeting, Program
+from runtime.records.bubbles import fill_steps
 from runtime.records.reports import units_label
 from runtime.records.run_dir import trace_part, worker_log
 from runtime.records.trace import Trace
@@ -48,9 +49,9 @@ from runtime.state.saving import (
     with_tie_stats,
 )
 from runtime.state.status_page import Page, Word
-from runtime.worker.connect import Linking, guards_payload, outgoing_specs
+from runtime.worker.connect import Connector, guards_payload, outgoing_specs
 from runtime.worker.driver import Driver
-from runtime.worker.liveness import Neighbours
+from runtime.worker.liveness import Liveness
 from runtime.worker.reporter import Reporter
 from runtime.worker.telemetry import Telemetry
 
@@ -166,7 +167,7 @@ class Worker:
         )
 
     def take_up(self) -> None:
-        """Build the block and give it the state that is to be gone on from."""
+        """Build the block and give it the state to begin with."""
         torch.set_num_threads(self._job.threads)
         self._start_step, self._tie_stats = 0, TieStats()
         snapshot = self._saver.latest()
@@ -191,7 +192,7 @@ class Worker:
         return self._job.build_block(self._k, self._tell_phase)
 
     def _resume(self, checkpoint: Checkpoint) -> None:
-        """Begin from a checkpoint, and keep a snapshot of it: files may go, memory stays."""
+        """Begin from a checkpoint, and store a snapshot of it: files may go, memory stays."""
         if self._announcement.recut:
             self._block, notes = self._job.carry(self._k, checkpoint, self._tell_phase)
             self._carried = list(notes)
@@ -215,7 +216,7 @@ class Worker:
 
     def link(self, rendezvous: Rendezvous) -> None:
         """Bind and connect this worker's edges; waits for the neighbours."""
-        linking = Linking(
+        connector = Connector(
             self._job,
             self._k,
             rendezvous,
@@ -223,29 +224,28 @@ class Worker:
             run_id=self._announcement.run_id,
             context=self._context,
         )
-        links = linking.link(self._retention)
+        links = connector.connect(self._retention)
         self._links = self._injector.wrap(links)
-        self._neighbours = Neighbours(
+        self._liveness = Liveness(
             self._links,
             find_below=lambda: rendezvous.find_edge(self._k - 1),
             patience_s=self._job.patience_s,
         )
 
     def train(self, rendezvous: Rendezvous) -> None:
-        """Train to the end, hand in the result, and stay until it is safe.
+        """Train to the end, hand in the result, and stay until it is durable.
 
-        Where the job stops before its end, leave when the neighbours no longer need this worker.
+        If the job stops before its end, leave when the neighbours no longer need this worker.
         """
         driver = self._make_driver()
         reporter = Reporter(
             self._context,
             self._announcement.coordinator,
-            driver,
+            block=self._block,
+            telemetry=driver.telemetry,
             page=self._page,
-            k=self._k,
+            block_index=self._k,
             generation=self._life.generation,
-            num_steps=self._job.num_steps,
-            time_alone_s=self._job.time_alone_s,
             patience_s=self._job.patience_s,
             is_over=lambda: rendezvous.is_finished,
         )
@@ -279,6 +279,7 @@ class Worker:
             batch_size=self._job.batch_size,
             every_s=self._job.report_every_s,
             from_step=self._start_step,
+            fill_steps=fill_steps(self._job),
             trace=self._make_trace(),
             carried=self._carried,
         )
@@ -286,7 +287,7 @@ class Worker:
             core,
             self._block,
             links=self._links,
-            neighbours=self._neighbours,
+            liveness=self._liveness,
             outgoing_specs=self._outgoing,
             telemetry=telemetry,
             retention=self._retention,

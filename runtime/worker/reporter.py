@@ -1,31 +1,28 @@
-"""What a worker sends its coordinator: reports, its result, its block's time when asked for it.
+"""What a worker sends its coordinator: reports, and its result when asked for it.
 
 Owns the worker's end of that conversation. Nothing waits for the coordinator but the end: it may
 die and come back, so a result is handed over whenever it is asked for, and a worker leaves when
 the result is safe.
 """
 
-import itertools
-import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import asdict
 
 import msgpack
 import safetensors.torch
 import zmq
 
 from runtime import digest
-from runtime.core.plan import Stream
+from runtime.block import BlockStep
 from runtime.core.state import State
 from runtime.core.tie_stats import TieStats
 from runtime.links.channel import connect_to
+from runtime.records.schema import Counters
 from runtime.state.status_page import Page, Word
-from runtime.worker.driver import Driver
+from runtime.worker.driver import DriverStatus
+from runtime.worker.telemetry import Telemetry
 
-WARM_UP_STEPS = 2
-MEASURED_STEPS = 100  # at most
-MIN_MEASURED_STEPS = 3
 ASK_EVERY_S = 0.2
 COORDINATOR_PATIENCE_S = 3600.0  # beyond what phases take: others may be slow to finish
 STOP_LINGER_S = 0.5
@@ -38,31 +35,30 @@ class Reporter:
         self,
         context: "zmq.Context[zmq.Socket[bytes]]",
         address: str,
-        driver: Driver,
         *,
+        block: BlockStep,
+        telemetry: Telemetry,
         page: Page,
-        k: int,
+        block_index: int,
         generation: int,
-        num_steps: int,
-        time_alone_s: float,
         patience_s: float,
         is_over: Callable[[], bool],
     ) -> None:
-        self._driver = driver
+        """`block` is read when all its steps are done; `is_over` says whether the result is
+        durable."""
+        self._block = block
+        self._telemetry = telemetry
         self._page = page
-        self._k = k
-        self._num_steps = num_steps
-        self._time_alone_s = time_alone_s
+        self._block_index = block_index
         self._patience_s = COORDINATOR_PATIENCE_S + patience_s
         self._is_over = is_over
         self._final: tuple[bytes, bytes] | None = None
-        self._measuring: dict[str, Any] | None = None
         self._done_s = 0.0
         self._asked_s = 0.0
         self._before = {word: page[word] for word in _COUNTED}
         self._socket = context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.setsockopt(zmq.IDENTITY, f"{k}/{generation}".encode())
+        self._socket.setsockopt(zmq.IDENTITY, f"{block_index}/{generation}".encode())
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
         connect_to(self._socket, address)
 
@@ -74,47 +70,41 @@ class Reporter:
     def close(self) -> None:
         self._socket.close()
 
-    def turn(self) -> bool:
+    def turn(self, status: DriverStatus) -> bool:
         """Report, answer, count; True when this worker may leave."""
-        driver = self._driver
-        self._count()
-        done = driver.is_done
-        if done and not self._done_s:
-            driver.telemetry.healed()
+        self._count(status)
+        is_stopping = status.core.is_stopping  # then there is no result
+        if status.is_done and not self._done_s:
+            self._telemetry.healed()
             self._done_s = time.monotonic()
-            if not self._is_stopped:
-                self._final = self._result()
-            self._report(force=True)
-        self._report(force=False)
+            if not is_stopping:
+                self._final = self._result(status)
+            self._report(status, force=True)
+        self._report(status, force=False)
         self._listen()
-        if done and self._is_stopped:
+        if status.is_done and is_stopping:
             # A neighbour may still need to hear what was said last.
             return time.monotonic() - self._done_s > STOP_LINGER_S
-        is_linking = driver.core.state is State.LINKING  # the others may have left meanwhile
-        return (done or is_linking) and self._may_leave(done)
+        is_linking = status.core.state is State.LINKING  # the others may have left meanwhile
+        return (status.is_done or is_linking) and self._may_leave(status.is_done)
 
-    @property
-    def _is_stopped(self) -> bool:
-        """Whether the job stops before its end, and so has no result."""
-        return self._driver.core.end < self._num_steps
-
-    def _may_leave(self, done: bool) -> bool:
+    def _may_leave(self, is_done: bool) -> bool:
         now_s = time.monotonic()
         if now_s - self._asked_s < ASK_EVERY_S:
             return False
         self._asked_s = now_s
-        if done and now_s - self._done_s > self._patience_s:
-            raise TimeoutError(f"no result is safe after {self._patience_s:.0f} s")
+        if is_done and now_s - self._done_s > self._patience_s:
+            raise TimeoutError(f"no result is durable after {self._patience_s:.0f} s")
         return self._is_over()
 
-    def _count(self) -> None:
-        """Add what this life counts to what earlier ones did, where it outlives them all."""
-        core = self._driver.core
+    def _count(self, status: DriverStatus) -> None:
+        """Add what this generation counts to what earlier ones did, on the page that outlives
+        them all."""
         counts = {
-            Word.REPLAYED: core.edges.num_resent,
-            Word.DUPLICATES: core.edges.num_duplicates,
-            Word.FENCED: core.edges.num_fenced,
-            Word.DAMAGED: self._driver.damaged,
+            Word.RESENT: status.core.num_resent,
+            Word.DUPLICATES: status.core.num_duplicates,
+            Word.FENCED: status.core.num_fenced,
+            Word.DAMAGED: status.num_damaged,
         }
         for word, count in counts.items():
             self._page[word] = self._before[word] + count
@@ -124,19 +114,17 @@ class Reporter:
             order = msgpack.unpackb(self._socket.recv())
             if order["kind"] == "hand-in" and self._final is not None:
                 self._tell(*self._final)
-            elif order["kind"] == "measure":
-                self._driver.submit(self._measure)
-        if self._measuring is not None:
-            answer, self._measuring = self._measuring, None
-            self._tell(msgpack.packb(answer))
 
-    def _report(self, *, force: bool) -> None:
+    def _report(self, status: DriverStatus, *, force: bool) -> None:
         """Send a report if one is due; one that finds no room is lost, and counted."""
-        driver = self._driver
-        report = driver.telemetry.due_report(driver.core.state, driver.queue_depth, force=force)
+        report = self._telemetry.due_report(
+            status.core.state.value,
+            status.queue_depth,
+            finished=self._final is not None,
+            force=force,
+        )
         if report is not None:
-            report["finished"] = self._final is not None
-            driver.telemetry.dropped_reports += not self._tell(msgpack.packb(report))
+            self._telemetry.dropped_reports += not self._tell(msgpack.packb(asdict(report)))
 
     def _tell(self, *frames: bytes) -> bool:
         try:
@@ -145,61 +133,31 @@ class Reporter:
             return False
         return True
 
-    def _result(self) -> tuple[bytes, bytes]:
+    def _result(self, status: DriverStatus) -> tuple[bytes, bytes]:
         """What the coordinator makes the run's result of: figures and digests, and the weights."""
-        driver, page = self._driver, self._page
-        activations = driver.core.edges.outgoing.get(Stream.ACTIVATION)
-        counters = {
-            "sent": activations.sent if activations is not None else 0,
-            "trained": driver.core.step,
-            "stale_ties": driver.core.tie_stats.stale,
-            "retrained": page[Word.RETRAINED],
-            "bad_steps": driver.block.num_bad_steps,
-            "duplicates_dropped": page[Word.DUPLICATES],
-            "replayed": page[Word.REPLAYED],
-            "fenced": page[Word.FENCED],
-            "damaged": page[Word.DAMAGED],
-            "dropped_reports": driver.telemetry.dropped_reports,
-        }
+        page, stats = self._page, status.core
+        counters = Counters(
+            sent=stats.num_activations_sent,
+            trained=stats.step,
+            stale_ties=stats.tie_stats.stale,
+            retrained=page[Word.RETRAINED],
+            bad_steps=self._block.num_bad_steps,
+            duplicates_dropped=page[Word.DUPLICATES],
+            replayed=page[Word.RESENT],
+            fenced=page[Word.FENCED],
+            damaged=page[Word.DAMAGED],
+            dropped_reports=self._telemetry.dropped_reports,
+        )
         home = {
             name: tensor.cpu().contiguous().clone()  # tied weights too are tensors of their own
-            for name, tensor in driver.block.home_state().items()
+            for name, tensor in self._block.home_state().items()
         }
-        result = driver.telemetry.closing(counters) | {
-            "kind": "result",
-            "staleness": staleness_of(driver.core.tie_stats),
-            "digests": digest.block_records(self._k, driver.block.state()),
-        }
-        return msgpack.packb(result), safetensors.torch.save(home)
-
-    def _measure(self) -> None:
-        """Time this block alone, on the compute thread; its state is spent afterwards.
-
-        The mean, as of a rate: what holds a core up for a while does so in training too."""
-        driver, step = self._driver, self._num_steps - 1
-        inputs = driver.last_inputs
-        if Stream.ACTIVATION in driver.core.edges.incoming and Stream.ACTIVATION not in inputs:
-            self._measuring = {"kind": "measured", "block": self._k, "step_s": None}
-            return  # this life has had no step to repeat
-        ties = inputs.get(Stream.TIE_UP), inputs.get(Stream.TIE_DOWN)
-        walls, cpu_s, began_s = [], 0.0, time.monotonic()
-        for repeat in itertools.count():
-            wall_0, cpu_0 = time.perf_counter(), time.process_time()
-            driver.block.forward(step, inputs.get(Stream.ACTIVATION))
-            driver.block.update(step)
-            driver.block.apply(step, *ties)
-            if repeat >= WARM_UP_STEPS:
-                walls.append(time.perf_counter() - wall_0)
-                cpu_s += time.process_time() - cpu_0
-            late = time.monotonic() - began_s > self._time_alone_s
-            if len(walls) >= (MIN_MEASURED_STEPS if late else MEASURED_STEPS):
-                break
-        self._measuring = {
-            "kind": "measured",
-            "block": self._k,
-            "step_s": statistics.fmean(walls),
-            "cpu_s": cpu_s / len(walls),
-        }
+        result = self._telemetry.result(
+            counters,
+            staleness=staleness_of(stats.tie_stats),
+            digests=digest.block_records(self._block_index, self._block.state()),
+        )
+        return msgpack.packb(asdict(result)), safetensors.torch.save(home)
 
 
 def staleness_of(tie_stats: TieStats) -> dict[str, dict[str, int]]:
@@ -211,4 +169,4 @@ def staleness_of(tie_stats: TieStats) -> dict[str, dict[str, int]]:
     }
 
 
-_COUNTED = (Word.REPLAYED, Word.DUPLICATES, Word.FENCED, Word.DAMAGED)
+_COUNTED = (Word.RESENT, Word.DUPLICATES, Word.FENCED, Word.DAMAGED)

@@ -1,13 +1,12 @@
-"""What a worker tells of itself: where its time went, one record a step, and its restarts.
+"""What a worker tells of itself: what its time went into, one record a step, and its restarts.
 
-Owns the measuring and the shape of reports. A report is lossy by design: nothing that training
-needs travels here.
+Owns the measuring. A report is lossy by design: nothing that training needs travels here.
 """
 
 import os
 import resource
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import psutil
@@ -15,10 +14,19 @@ import psutil
 from runtime.block import BlockStep
 from runtime.core.state import COMPUTING, State
 from runtime.program import Life
+from runtime.records.schema import (
+    Carried,
+    Counters,
+    Healed,
+    Record,
+    Report,
+    Restarted,
+    Seconds,
+    StepRecord,
+    WorkerResult,
+)
 from runtime.records.trace import Trace
 from runtime.state.status_page import Page, Word
-
-Report = dict[str, Any]
 
 
 class Figures(NamedTuple):
@@ -65,20 +73,21 @@ class Stopwatch:
         self._copied_s[self._state] += ended_s - began_s
         self._trace.snapshot(step, began_s, ended_s)
 
-    def shares(self) -> dict[str, float]:
-        """Seconds by the words that reports and summaries use, those under way included."""
+    def booked(self) -> Seconds:
+        """What was booked so far, what is under way included; compute may be a phase ahead, for
+        the compute thread adds it before the core has heard of it."""
         seconds = dict(self.seconds)
         seconds[self._state] += time.monotonic() - self._since_s
         seconds = {state: max(0.0, s - self._copied_s[state]) for state, s in seconds.items()}
         computing_s = sum(seconds[state] for state in COMPUTING)
-        return {
-            "compute_s": self.computed_s,
-            "overhead_s": max(0.0, computing_s - self.computed_s),
-            "wait_input_s": seconds[State.WAIT_INPUT],
-            "wait_credit_s": seconds[State.WAIT_CREDIT],
-            "wait_tie_s": seconds[State.WAIT_TIE],
-            "snapshot_s": self.snapshot_s,
-        }
+        return Seconds(
+            compute_s=self.computed_s,
+            overhead_s=max(0.0, computing_s - self.computed_s),
+            wait_input_s=seconds[State.WAIT_INPUT],
+            wait_credit_s=seconds[State.WAIT_CREDIT],
+            wait_tie_s=seconds[State.WAIT_TIE],
+            snapshot_s=self.snapshot_s,
+        )
 
 
 class Telemetry:
@@ -93,11 +102,13 @@ class Telemetry:
         batch_size: int,
         every_s: float,
         from_step: int,
+        fill_steps: int,
         trace: Trace,
         carried: Sequence[str] = (),
     ) -> None:
-        """`from_step` is where this life begins; the page tells what earlier ones did. `carried`
-        is what was made of another cut's checkpoint."""
+        """`from_step` is where this life begins; the page tells what earlier ones did. After
+        `fill_steps` steps its steady state begins (see runtime.records.bubbles). `carried` is what
+        was made of another cut's checkpoint."""
         self.trace = trace
         self.stopwatch = Stopwatch(trace)
         self.dropped_reports = 0
@@ -106,18 +117,21 @@ class Telemetry:
         self._detected_t = life.detected_t
         self._page = page
         self._completed_before = page[Word.COMPLETED]
+        self._steady_from = from_step + fill_steps
+        self._steady_began: Seconds | None = None
+        self._steady: Seconds | None = None
         self._is_healed = life.generation == 0
         self._batch_size = batch_size
         self._every_s = every_s
-        self._records: list[dict[str, Any]] = []
-        self._last: dict[str, Any] | None = None
+        self._records: list[Record] = []
+        self._last: StepRecord | None = None
         self._reported_s = 0.0
         self._process = psutil.Process()
         if carried:
-            self._note("carried", notes=list(carried))
+            self._note(Carried, notes=tuple(carried))
         if not self._is_healed:
             self._note(
-                "restart",
+                Restarted,
                 cause=life.cause,
                 detected_t=life.detected_t,
                 from_step=from_step,
@@ -125,11 +139,18 @@ class Telemetry:
             )
 
     def count_step(self, step: int) -> None:
-        """Count a finished step, at once: this life may end before it is recorded."""
+        """Count a finished step, at once: this life may end before it is recorded. Whoever calls
+        has told the stopwatch of it."""
         page = self._page
         page[Word.STEPS_DONE] += 1
         page[Word.RETRAINED] += step < page[Word.COMPLETED]
         page[Word.COMPLETED] = max(page[Word.COMPLETED], step + 1)
+        if step + 1 >= self._steady_from:
+            booked = self.stopwatch.booked()
+            if self._steady_began is None:
+                self._steady_began = booked
+            else:
+                self._steady = booked - self._steady_began
 
     def step_done(self, step: int, figures: Figures) -> None:
         """Record a finished step."""
@@ -137,19 +158,18 @@ class Telemetry:
         page = self._page
         if not page[Word.FIRST_STEP_T_NS]:
             page[Word.FIRST_STEP], page[Word.FIRST_STEP_T_NS] = step, int(t * 1e9)
-        record = {
-            "t": t,
-            "block": self._block,
-            "pid": os.getpid(),
-            "generation": self._generation,
-            "step": step,
-            "loss": figures.loss,
-            "probe_top1": figures.probe_top1,
-            "samples_per_s": self._rate(t, step),
-            "bad_steps": figures.num_bad_steps,
-        }
-        self._last = record
-        self._records.append(record)
+        self._last = StepRecord(
+            t=t,
+            block=self._block,
+            pid=os.getpid(),
+            generation=self._generation,
+            step=step,
+            loss=figures.loss,
+            probe_top1=figures.probe_top1,
+            samples_per_s=self._rate(t, step),
+            bad_steps=figures.num_bad_steps,
+        )
+        self._records.append(self._last)
         if step >= self._completed_before:
             self.healed()
 
@@ -157,20 +177,17 @@ class Telemetry:
         """Note, once in a later life, that it has come beyond all lives before it."""
         if not self._is_healed:
             self._is_healed = True
-            self._note("healed", healed_s=time.time() - self._detected_t)
+            self._note(Healed, healed_s=time.time() - self._detected_t)
 
-    def _note(self, event: str, **fields: Any) -> None:
-        self.trace.instant(event, **fields)
-        self._records.append(
-            {
-                "event": event,
-                "t": time.time(),
-                "block": self._block,
-                "pid": os.getpid(),
-                "generation": self._generation,
-                **fields,
-            }
-        )
+    def _note(self, kind: type[Restarted | Healed | Carried], **fields: Any) -> None:
+        origin: dict[str, Any] = {
+            "block": self._block,
+            "pid": os.getpid(),
+            "generation": self._generation,
+        }
+        event = kind(t=time.time(), **origin, **fields)
+        self.trace.instant(event.event, **fields)
+        self._records.append(event)
 
     @property
     def _first_step_t(self) -> float | None:
@@ -184,7 +201,9 @@ class Telemetry:
         done = step - self._page[Word.FIRST_STEP]
         return self._batch_size * done / elapsed_s if elapsed_s > 0 else 0.0
 
-    def due_report(self, state: State, queue_depth: int, *, force: bool = False) -> Report | None:
+    def due_report(
+        self, state: str, queue_depth: int, *, finished: bool = False, force: bool = False
+    ) -> Report | None:
         """The next report, if one is due; it takes the collected records with it."""
         now_s = time.monotonic()
         if not force and now_s - self._reported_s < self._every_s:
@@ -192,26 +211,35 @@ class Telemetry:
         self._reported_s = now_s
         self.trace.flush()
         records, self._records = self._records, []
-        return {
-            "kind": "report",
-            "block": self._block,
-            "records": records,
-            "state": state.value,
-            "generation": self._generation,
-            "seconds": self.stopwatch.shares(),
-            "queue_depth": queue_depth,
-            "rss_bytes": self._process.memory_info().rss,
-            "dropped_reports": self.dropped_reports,
-        }
+        return Report(
+            block=self._block,
+            generation=self._generation,
+            state=state,
+            seconds=self.stopwatch.booked(),
+            queue_depth=queue_depth,
+            rss_bytes=self._process.memory_info().rss,
+            dropped_reports=self.dropped_reports,
+            finished=finished,
+            records=tuple(records),
+        )
 
-    def closing(self, counters: Mapping[str, int]) -> Report:
+    def result(
+        self,
+        counters: Counters,
+        *,
+        staleness: dict[str, dict[str, int]],
+        digests: dict[str, str],
+    ) -> WorkerResult:
         """What the summary needs of this worker."""
-        return {
-            "block": self._block,
-            "generation": self._generation,
-            "seconds": self.stopwatch.shares(),
-            "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            "first_step_t": self._first_step_t,
-            "last": self._last,
-            "counters": dict(counters),
-        }
+        return WorkerResult(
+            block=self._block,
+            generation=self._generation,
+            seconds=self.stopwatch.booked(),
+            steady=self._steady,
+            peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            first_step_t=self._first_step_t,
+            last=self._last,
+            counters=counters,
+            staleness=staleness,
+            digests=digests,
+        )

@@ -15,6 +15,8 @@ from runtime.block import message_bytes
 from runtime.core.plan import Stream
 from runtime.state.snapshots import image_of
 
+from .environs import TORCHRUN
+
 MACHINE = Environment(world_size=None, local_world_size=None, cores=2, gpus=0)
 FLAGS = ("--batch-size", "8", "--steps", "3")
 
@@ -75,12 +77,23 @@ def test_neighbours_agree_on_every_stream():
 
 
 def test_what_a_job_says_of_its_faults_patience_and_end():
-    flags = ("--hang-timeout-s", "30", "--time-alone-s", "0.5")
-    job = LocalLearningJob(resolved("--faults", "kill:1@2, nan:0@1", *flags))
-    assert job.time_alone_s == 0.5
+    flags = ("--faults", "kill:1@2, nan:0@1", "--hang-timeout-s", "30")
+    job = LocalLearningJob(resolved(*flags))
     assert [str(fault) for fault in job.faults] == ["kill:1@2", "nan:0@1"]
     assert job.patience_s > 300  # a silent neighbour is its keeper's business first
     assert BadNumbers in job.final_errors
+
+
+@pytest.mark.parametrize(
+    ("cores", "launched", "shares"), [(4, False, False), (3, False, True), (2, True, False)]
+)
+def test_workers_share_cores_if_a_host_has_fewer(monkeypatch, cores, launched, shares):
+    """With a launcher there are LOCAL_WORLD_SIZE workers on a host, here 2 of 4."""
+    monkeypatch.setattr("launch.job.usable_cores", lambda: cores)
+    for name, value in TORCHRUN.items() if launched else ():
+        monkeypatch.setenv(name, value)
+    job = LocalLearningJob(resolved("--workers", "4", "--threads", "1"))
+    assert job.shares_cores is shares
 
 
 def test_a_block_takes_up_what_another_life_left():

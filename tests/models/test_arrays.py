@@ -90,7 +90,7 @@ def test_what_is_no_image_is_refused(given, found, remedy):
 @pytest.mark.parametrize(
     ("given", "found", "remedy"),
     [
-        (None, "None", "-1 where unknown"),
+        (None, "None", "-1 if unknown"),
         (["cat", "dog"], "strings", r"numpy\.unique\(labels, return_inverse=True\)"),
         ([0.0, 1.0], r"of shape \(2,\), float64", "classes are whole numbers"),
         (np.eye(3), r"of shape \(3, 3\), float64", r"labels\.argmax\(1\), if they are one-hot"),

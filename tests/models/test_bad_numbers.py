@@ -60,7 +60,7 @@ def test_the_last_of_a_row_says_where_what_and_what_to_do():
         "block of units stem, layer1.0: loss or gradients not finite in 2 steps in a row, up to"
         " step 8 (loss inf); its input there: shape (1, 2), min 8, max 8, mean 8, 1 of 2 values"
         " not finite; the last finite loss was 0.25; lower --lr (now 0.5) or raise"
-        " --warmup-steps; where the input is not finite, look at the data and at the block below"
+        " --warmup-steps; if the input is not finite, look at the data and at the block below"
     )
 
 

@@ -176,7 +176,7 @@ def test_a_stop_is_no_error_of_the_users_and_finishes_nothing(start, tmp_path, w
     )
     flags = {"load": ("--data", "mine:slow"), "evaluate": ("--model", "mine:build")}[when]
     few = ("--workers", "2", "--steps", "3", "--batch-size", "16", "--decoder-depth", "0")
-    run = start(*few, *flags, "--time-alone-s", "0.1")
+    run = start(*few, *flags)
     await_true((tmp_path / "begun").exists)
     run.descendants = psutil.Process(run.process.pid).children(recursive=True)
     run.process.send_signal(signal.SIGINT)

@@ -97,7 +97,7 @@ def test_a_run_is_stopped_resumed_extended_twice_and_recut(start):
         longer = (*QUICK, "--workers", "2", "--steps", str(steps))
         code, out, err = start(*longer, run_dir=run.dir).end()
         assert code == 0, out + err
-        assert "goes on from step" in err
+        assert "resumes from step" in err
         assert f"{before} steps become {steps}; from step" in err
         assert digests(run) == reference_digests("--config", str(run.dir / "config.toml"))
         assert digests(run) != reference_digests(*longer)
@@ -125,7 +125,7 @@ def test_a_damaged_checkpoint_is_passed_over_after_the_whole_job_was_killed(star
     code, out, err = start(*flags, *plan, run_dir=run.dir).end()
     assert code == 0, out + err
     assert "a damaged checkpoint is passed over" in err
-    assert "goes on from step 50" in err
+    assert "resumes from step 50" in err
     assert digests(run) == reference_digests(*flags)
 
 
@@ -139,7 +139,7 @@ def test_under_torchrun_a_dead_keeper_resumes_from_the_checkpoint_without_help(s
     assert code == 0, out + err
     assert digests(run) == reference_digests(*flags, "--workers", "4")
     assert len(run.summary["blocks"]) == 4
-    assert "goes on from step" in err
+    assert "resumes from step" in err
     assert_nothing_is_left(run)
 
 

@@ -52,9 +52,9 @@ def test_what_is_announced_again_counts(meet):
 def test_nobody_waits_for_ever():
     # A FileStore waits in whole seconds.
     alone = Rendezvous(HashStore(), attempt=0, timeout_s=0.002)
-    with pytest.raises(RendezvousError, match="no word of 'job' from the other processes in 0 s"):
+    with pytest.raises(RendezvousError, match="nothing of 'job' from the other processes in 0 s"):
         alone.await_announcement()
-    with pytest.raises(RendezvousError, match="no word of 'edge/2'"):
+    with pytest.raises(RendezvousError, match="nothing of 'edge/2'"):
         alone.await_edge(2)
 
 

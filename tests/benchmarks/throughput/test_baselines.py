@@ -11,7 +11,7 @@ from benchmarks.throughput.real import (
     BATCH_SIZE,
     RealCase,
     best_for_real,
-    real_commands,
+    real_systems,
     run_real_baselines,
 )
 from benchmarks.throughput.runs import Options, slept_config
@@ -85,10 +85,10 @@ def test_real_baselines_train_gims_blocks_and_the_network_with_one_head(ran):
     assert (config.overlap, config.tie, config.batch_size) == (0, "none", BATCH_SIZE)
 
 
-def test_workers_have_a_thread_each_and_one_process_all_cores(tmp_path):
-    loco, gim, one = real_commands(CASE, tmp_path).values()
+def test_workers_have_a_thread_each_and_one_process_all_cores():
+    loco, gim, one = (flags for _, flags in real_systems(CASE).values())
     assert "--overlap" not in loco
-    assert [command[command.index("--threads") + 1] for command in (loco, gim)] == ["1", "1"]
+    assert [flags[flags.index("--threads") + 1] for flags in (loco, gim)] == ["1", "1"]
     assert gim[gim.index("--overlap") + 1] == one[one.index("--overlap") + 1] == "0"
     assert int(one[one.index("--threads") + 1]) >= 1
 

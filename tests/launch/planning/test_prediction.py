@@ -2,7 +2,7 @@
 
 import pytest
 
-from launch.planning.prediction import lock_step_bubble, predict, zero_bubble_bubble
+from launch.planning.prediction import predict
 
 from ..runs import light
 from .test_rates import EQUAL
@@ -35,14 +35,3 @@ def test_one_process_has_the_whole_network_and_keeps_nothing_for_neighbours():
     alone = predict(light(workers=1), EQUAL, cores=4)
     assert found.end_to_end_memory.messages == 0
     assert found.end_to_end_memory.weights == alone.end_to_end_memory.weights
-
-
-def test_bubbles_of_lock_step_schedules():
-    assert lock_step_bubble(4, 4) == pytest.approx(3 / 7)
-    assert zero_bubble_bubble(4, 4) == pytest.approx(1 / 5)
-    assert lock_step_bubble(1, 4) == zero_bubble_bubble(1, 4) == 0
-    for bubble in (lock_step_bubble, zero_bubble_bubble):
-        assert bubble(8, 16) > bubble(8, 32) > 0
-    # ZB-H1 idles a third as long beside the same work.
-    idle = [b(6, 10) / (1 - b(6, 10)) for b in (zero_bubble_bubble, lock_step_bubble)]
-    assert idle[0] == pytest.approx(idle[1] / 3)

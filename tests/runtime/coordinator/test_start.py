@@ -174,7 +174,7 @@ def test_it_goes_on_from_the_newest_whole_checkpoint(place, capsys):
     found = place.begin()
     assert (found.resume, found.resume_step, found.recut) == (str(newest), 8, False)
     assert found.run_id != before.run_id
-    assert said(capsys) == [f"loco: goes on from step 8 ({newest})"]
+    assert said(capsys) == [f"loco: resumes from step 8 ({newest})"]
 
 
 def test_a_damaged_checkpoint_is_set_aside_and_said(place, capsys):
@@ -185,11 +185,11 @@ def test_a_damaged_checkpoint_is_set_aside_and_said(place, capsys):
     assert said(capsys) == [
         f"loco: a damaged checkpoint is passed over: {newest}/part-0001.safetensors is not what"
         f" was written (its checksum differs); it is now damaged-{newest.name}",
-        f"loco: goes on from step 4 ({older})",
+        f"loco: resumes from step 4 ({older})",
     ]
     assert in_directory(place.path / "checkpoints") == [older.name, f"damaged-{newest.name}"]
     place.begin()
-    assert said(capsys) == [f"loco: goes on from step 4 ({older})"]
+    assert said(capsys) == [f"loco: resumes from step 4 ({older})"]
 
 
 def test_a_checkpoint_that_can_not_be_read_this_time_stays(place, capsys, monkeypatch):
@@ -241,7 +241,7 @@ def test_a_checkpoints_config_is_held_against_the_new_one(place, capsys):
     assert found.recut
     assert found.job_text == config(steps=20, window=7).to_text()
     assert said(capsys) == [
-        f"loco: goes on from step 4 ({checkpoint})",
+        f"loco: resumes from step 4 ({checkpoint})",
         "loco: another cut",
         "loco: 12 steps become 20",
     ]

@@ -2,34 +2,55 @@
 
 import io
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from runtime.coordinator.live_view import LiveView
 from runtime.records.reports import WorkerStatus
+from runtime.records.schema import (
+    Accuracy,
+    BlockSummary,
+    Bubble,
+    Report,
+    Seconds,
+    Spread,
+    StepRecord,
+    Summary,
+    UnitAccuracy,
+)
 from runtime.records.tables import render_closing
 
 
-def status(block: int, step: int, **changes: Any) -> WorkerStatus:
-    facts: dict[str, Any] = {
-        "block": block,
-        "units": f"layer{block}.0 [layer{block + 1}.0]",
-        "step": step,
-        "num_steps": 330,
-        "loss": 4.0 - block / 4,
-        "probe_top1": 0.5 + block / 10,
-        "samples_per_s": 512.0 + block,
-        "compute_share": 0.91,
-        "wait_input_share": 0.02,
-        "wait_credit_share": 0.03,
-        "wait_tie_share": 0.04,
-        "queue_depth": 2,
-        "rss_bytes": 412_000_000,
-        "state": "waiting for credit",
-    }
-    return WorkerStatus(**(facts | changes))
+def status(
+    block: int, steps_done: int, *, units: str = "", has_stepped: bool = True
+) -> WorkerStatus:
+    spent = Seconds(compute_s=9.1, wait_input_s=0.2, wait_credit_s=0.3, wait_tie_s=0.4)
+    report = Report(
+        block=block,
+        generation=0,
+        state="waiting for credit",
+        seconds=spent,
+        queue_depth=2,
+        rss_bytes=412_000_000,
+        dropped_reports=0,
+        finished=False,
+        records=(),
+    )
+    last = StepRecord(
+        t=0.0,
+        block=block,
+        pid=1,
+        generation=0,
+        step=steps_done - 1,
+        loss=4.0 - block / 4,
+        probe_top1=0.5 + block / 10,
+        samples_per_s=512.0 + block,
+        bad_steps=0,
+    )
+    units = units or f"layer{block}.0 [layer{block + 1}.0]"
+    return WorkerStatus(units=units, report=report, last=last if has_stepped else None, spent=spent)
 
 
 def plain_console() -> Console:
@@ -72,10 +93,10 @@ def test_a_line_already_printed_is_not_repeated_at_the_end():
 def test_a_plain_line_of_many_workers_shows_the_ends():
     console = plain_console()
     with LiveView(330, console=console, clock=clock([0])) as view:
-        lowest, highest = status(0, 3), status(8, 2, loss=None, probe_top1=None)
+        lowest, highest = status(0, 3), status(8, 0, has_stepped=False)
         view.update([lowest, *(status(k, 2) for k in range(1, 8)), highest])
     assert printed(console) == [
-        "step 2/330 1% left –  loss 4.00 … –  probe (train) .50 … –  512 samples/s"
+        "step 0/330 0% left –  loss 4.00 … –  probe (train) .50 … –  0 samples/s"
     ]
 
 
@@ -116,55 +137,59 @@ def test_a_dumb_terminal_gets_plain_lines():
     assert len(printed(console)) == 1
 
 
+def block_of(index: int, units: tuple[str, ...], guest_units: tuple[str, ...]) -> BlockSummary:
+    counts = ("bad_steps", "fenced", "damaged", "dropped_reports", "stale_ties")
+    steady = Seconds(
+        compute_s=10.0, overhead_s=1.0, wait_input_s=2.0, wait_credit_s=3.0, wait_tie_s=4.0
+    )
+    return BlockSummary(
+        index=index,
+        units=units,
+        guest_units=guest_units,
+        loss=4.25,
+        probe_top1=0.5,
+        utilisation=0.62,
+        steady=steady,
+        staleness={},
+        restarts=0,
+        peak_rss_bytes=400_000_000,
+        **dict.fromkeys(counts, 0),
+    )
+
+
 @pytest.fixture
-def summary() -> dict[str, Any]:
-    block = {
-        "loss": 4.25,
-        "probe_top1": 0.5,
-        "compute_s": 10.0,
-        "wait_input_s": 1.0,
-        "wait_credit_s": 2.0,
-        "wait_tie_s": 3.0,
-        "restarts": 0,
-        "peak_rss_bytes": 4e8,
-        "utilisation": 0.62,
-        "alone_step_s": 0.031,
-        "alone_cpu_s": 0.03,
-    }
-    return {
-        "samples_per_s": 500.0,
-        "ceiling_samples_per_s": 625.0,
-        "wall_s": 61.24,
-        "time_to_first_step_s": 4.1,
-        "steps": 330,
-        "weights_sha256": "ab",
-        "state_sha256": "cd",
-        "final": {"linear_top1": 0.975, "knn_top1": 0.981},
-        "units": [
-            {"name": "stem", "linear_top1": 0.9, "knn_top1": 0.91},
-            {"name": "layer1.0", "linear_top1": 0.94, "knn_top1": 0.95},
-            {"name": "layer2.0", "linear_top1": 0.975, "knn_top1": 0.981},
-        ],
-        "blocks": [
-            block | {"index": 0, "units": ["stem"], "guest_units": ["layer1.0"]},
-            block | {"index": 1, "units": ["layer1.0", "layer2.0"], "guest_units": []},
-        ],
-        "batches": {"sent": 330, "trained": 660, "duplicates_dropped": 3},
-        "restarts": [],
-        "benefit": {
-            "samples_per_s": 500.0,
-            "ceiling_samples_per_s": 625.0,
-            "one_process_samples_per_s": 250.0,
-            "lock_step_samples_per_s": 400.0,
-            "ceiling_core_each_samples_per_s": 1000.0,
-            "lock_step_core_each_samples_per_s": 800.0,
-            "microbatches": 8,
-            "cores": 2,
-        },
-    }
+def summary() -> Summary:
+    return Summary(
+        samples_per_s=500.0,
+        wall_s=61.24,
+        time_to_first_step_s=4.1,
+        steps=330,
+        weights_sha256="ab",
+        state_sha256="cd",
+        final=Accuracy(linear_top1=0.975, knn_top1=0.981),
+        units=(
+            UnitAccuracy(name="stem", linear_top1=0.9, knn_top1=0.91),
+            UnitAccuracy(name="layer1.0", linear_top1=0.94, knn_top1=0.95),
+            UnitAccuracy(name="layer2.0", linear_top1=0.975, knn_top1=0.981),
+        ),
+        blocks=(
+            block_of(0, ("stem",), ("layer1.0",)),
+            block_of(1, ("layer1.0", "layer2.0"), ()),
+        ),
+        batches={"sent": 330, "trained": 660, "duplicates_dropped": 3},
+        restarts=(),
+        bubble=Bubble(
+            measured=0.45,
+            shares_cores=False,
+            fill_steps=3,
+            microbatches=8,
+            gpipe_and_1f1b=1 / 9,
+            zb_h1=0.04,
+        ),
+    )
 
 
-def closing(summary: dict[str, Any]) -> list[str]:
+def closing(summary: Summary) -> list[str]:
     """The closing tables' lines, each run of spaces as one."""
     console = plain_console()
     render_closing(summary, console)
@@ -175,17 +200,14 @@ def closing(summary: dict[str, Any]) -> list[str]:
 
 def test_closing_tables(summary):
     lines = closing(summary)
-    figures = "4.250 0.500 {} 62% 10.0 1.0 2.0 3.0 31"
-    assert f"0 stem (+ layer1.0) {figures.format('0.900 0.910')}" in lines
-    assert f"1 layer1.0 layer2.0 {figures.format('0.975 0.981')}" in lines
+    assert "0 stem (+ layer1.0) 4.250 0.500 0.900 0.910" in lines
+    assert "1 layer1.0 layer2.0 4.250 0.500 0.975 0.981" in lines
     assert "stem 0.900 0.910" in lines
-    assert "measured 500.0" in lines
-    ceiling = "ceiling of these blocks, timed alone, on 2 cores 625.0 0.80 x"
-    assert ceiling in lines
-    assert "one process, block after block (predicted) 250.0 2.00 x" in lines
-    assert "lock-step, GPipe of 8, on 2 cores (predicted) 400.0 1.25 x" in lines
-    assert "this runtime with a core a worker (predicted) 1000.0 0.50 x" in lines
-    assert "lock-step, GPipe of 8 with a core a worker (predicted) 800.0 0.62 x" in lines
+    assert "block 1 50.0% 5.0% 10.0% 15.0% 20.0% 0.0%" in lines
+    assert "samples/s 500.0" in lines
+    assert "bubble: share of time that workers waited, behind the first 3 steps 45.0%" in lines
+    assert "bubble of GPipe and 1F1B, 8 micro-batches, if stages were equal 11.1%" in lines
+    assert "bubble of ZB-H1, 8 micro-batches, if stages were equal 4.0%" in lines
     assert "test top-1: linear 0.975, kNN 0.981" in lines
     assert "330 steps in 61.2 s, the first after 4.1 s" in lines
     assert "batches: 330 sent, 660 trained, 3 duplicates dropped" in lines
@@ -193,25 +215,39 @@ def test_closing_tables(summary):
 
 def test_how_old_the_ties_were_is_shown_where_no_lag_is_fixed(summary):
     assert not any("staleness" in line for line in closing(summary))
-    found = {"num": 330, "median": -1, "p95": 2, "max": 8, "counts": {}}
-    for block in summary["blocks"]:
-        block.update(staleness={})
-    summary["blocks"][1].update(staleness={"tie_up": found, "tie_down": found})
-    lines = closing(summary)
+    found = Spread(num=330, median=-1, p95=2, max=8, counts={})
+    lower, upper = summary.blocks
+    upper = replace(upper, staleness={"tie_up": found, "tie_down": found})
+    lines = closing(replace(summary, blocks=(lower, upper)))
     assert "block 1, from below 330 -1 2 8" in lines
     assert "block 1, from above 330 -1 2 8" in lines
     assert not any(line.startswith("block 0, from") for line in lines)
 
 
 def test_what_was_not_measured_shows_as_a_dash(summary):
-    for block in summary["blocks"]:
-        block.update({k: None for k in block if k not in ("index", "units", "guest_units")})
-    for unit in summary["units"]:
-        unit.update(linear_top1=None, knn_top1=None)
-    summary["final"] = {"linear_top1": None, "knn_top1": None}
-    summary["benefit"] = dict.fromkeys(summary["benefit"]) | {"cores": 2, "microbatches": 8}
-    summary.update(wall_s=None, time_to_first_step_s=None)
-    lines = closing(summary)
+    unknown = {"loss": None, "probe_top1": None, "steady": None}
+    unmeasured = replace(
+        summary,
+        samples_per_s=None,
+        time_to_first_step_s=None,
+        final=Accuracy(),
+        units=tuple(UnitAccuracy(name=unit.name) for unit in summary.units),
+        blocks=tuple(replace(block, **unknown) for block in summary.blocks),
+        bubble=replace(summary.bubble, measured=None),
+    )
+    lines = closing(unmeasured)
     assert "layer1.0 – –" in lines
-    assert "measured –" in lines
-    assert "lock-step, GPipe of 8, on 2 cores (predicted) – –" in lines
+    assert "0 stem (+ layer1.0) – – – –" in lines
+    assert "block 0 – – – – – –" in lines
+    assert "samples/s –" in lines
+    assert "bubble: share of time that workers waited, behind the first 3 steps –" in lines
+
+
+def test_a_bubble_is_shown_only_if_workers_share_no_cores(summary):
+    bubble = replace(summary.bubble, measured=None, shares_cores=True)
+    lines = [line for line in closing(replace(summary, bubble=bubble)) if "bubble" in line]
+    assert lines == ["bubble: not measured, for workers shared cores –"]
+
+
+def test_one_process_has_no_bubble_to_show(summary):
+    assert not [line for line in closing(replace(summary, bubble=None)) if "bubble" in line]

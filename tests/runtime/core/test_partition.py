@@ -185,7 +185,7 @@ def test_a_bound_that_no_cut_meets_is_told_with_the_least_that_does():
             3, 2, 0, cost=len_of_home, memory_mb=lambda b: 1.5 * len(b.home), max_memory_mb=2
         )
     assert str(caught.value) == (
-        "max-memory-mb 2 is too little: no cut into 2 blocks with overlap 0 keeps every worker"
+        "max-memory-mb 2 is too little: no cut into 2 blocks with overlap 0 holds every worker"
         " within it; give --max-memory-mb 3, or a smaller --batch-size"
     )
 

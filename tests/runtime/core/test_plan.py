@@ -100,7 +100,7 @@ def test_less_room_than_that_is_refused():
     down = wide_down(5)[TIE_DOWN]
     WorkerPlan(num_steps=9, lag=3, outgoing={TIE_DOWN: replace(down, max_retained=9)})
     with pytest.raises(
-        ValueError, match=r"room to keep 8 messages of the tie_down stream; .* need 9"
+        ValueError, match=r"room to retain 8 messages of the tie_down stream; .* need 9"
     ):
         WorkerPlan(num_steps=9, lag=3, outgoing={TIE_DOWN: replace(down, max_retained=8)})
 

@@ -19,7 +19,7 @@ from runtime.keeper.child import (
     REMEDY,
     RESTART_WINDOW_S,
     WAIT_MARGIN,
-    Ward,
+    Child,
 )
 from runtime.program import DONE, Meeting, Program
 from runtime.state.status_page import Word
@@ -48,7 +48,7 @@ class FakeProcess:
 
 
 class Case:
-    """A ward over fake processes, on a clock that begins with 0."""
+    """A child over fake processes, on a clock that begins with 0."""
 
     def __init__(self, *, block: int | None = 0, max_restarts: int = 3) -> None:
         self.lives: list[FakeProcess] = []
@@ -66,7 +66,7 @@ class Case:
         )
         context = SimpleNamespace(Pipe=self._pipe, Process=self._process)
         meeting = Meeting(file=None, keeper_pid=os.getpid())
-        self.ward = Ward(context, "module:body", program, meeting, block=block)
+        self.child = Child(context, "module:body", program, meeting, block=block)
 
     def _pipe(self) -> tuple[Any, Any]:
         ours, theirs = Pipe()
@@ -78,11 +78,11 @@ class Case:
 
     def turn(self, state: State, *, step: int = 5, steps_done: int = 1) -> None:
         """A turn of the worker's loop, which has begun."""
-        assert self.ward.memory is not None
-        if self.ward.phase:
+        assert self.child.memory is not None
+        if self.child.phase:
             self.say(phase="")
-            self.ward.listen()
-        page = self.ward.memory.page
+            self.child.listen()
+        page = self.child.memory.page
         page[Word.TURNS] += 1
         page[Word.STATE], page[Word.STEP] = list(State).index(state), step
         page[Word.STEPS_DONE] = steps_done
@@ -91,7 +91,7 @@ class Case:
         self.lives[-1].pipe.real.send_bytes(msgpack.packb(facts))
 
     def close(self) -> None:
-        self.ward.close()
+        self.child.close()
         for life in self.lives:
             life.pipe.real.close()
 
@@ -122,26 +122,26 @@ def case(make) -> Case:
 def test_one_that_waits_in_good_health_is_left_alone(case, state):
     for now_s in range(0, 1000, 5):
         case.turn(state)
-        assert case.ward.hangs(now_s) == ""
+        assert case.child.hangs(now_s) == ""
 
 
 @pytest.mark.parametrize("state", list(State))
 def test_a_loop_that_does_not_turn_hangs_whatever_it_does(case, state):
     case.turn(state)
-    assert case.ward.hangs(3.0) == ""
-    assert case.ward.hangs(3.0 + LIMIT_S) == ""
-    assert case.ward.hangs(3.1 + LIMIT_S) == f"its loop has not turned for 10.1 s{REMEDY}"
+    assert case.child.hangs(3.0) == ""
+    assert case.child.hangs(3.0 + LIMIT_S) == ""
+    assert case.child.hangs(3.1 + LIMIT_S) == f"its loop has not turned for 10.1 s{REMEDY}"
 
 
 @pytest.mark.parametrize("state", sorted(set(State) - WAITING, key=lambda state: state.value))
 def test_computing_beyond_the_limit_hangs(case, state):
     case.turn(state)
-    assert case.ward.hangs(2.0) == ""
+    assert case.child.hangs(2.0) == ""
     case.turn(state)
-    assert case.ward.hangs(2.0 + LIMIT_S) == ""
+    assert case.child.hangs(2.0 + LIMIT_S) == ""
     case.turn(state)
     assert (
-        case.ward.hangs(2.1 + LIMIT_S)
+        case.child.hangs(2.1 + LIMIT_S)
         == f"the {state.value} of step 5 has not ended in 10.0 s{REMEDY}"
     )
 
@@ -150,105 +150,105 @@ def test_each_phase_and_each_step_has_its_own_time(case):
     phases = (State.FORWARD, State.UPDATE, State.APPLY)
     for now_s, (step, state) in enumerate((s, p) for s in range(5) for p in phases):
         case.turn(state, step=step)
-        assert case.ward.hangs(0.9 * LIMIT_S * now_s) == ""
+        assert case.child.hangs(0.9 * LIMIT_S * now_s) == ""
 
 
 def test_a_wait_in_between_begins_the_time_anew(case):
     for now_s, state in ((0, State.UPDATE), (9, State.WAIT_TIE), (18, State.UPDATE)):
         case.turn(state)
-        assert case.ward.hangs(now_s) == ""
+        assert case.child.hangs(now_s) == ""
     case.turn(State.UPDATE)
-    assert case.ward.hangs(27) == ""
+    assert case.child.hangs(27) == ""
 
 
 def test_the_first_step_of_a_life_may_take_five_times_as_long(case):
     case.turn(State.FORWARD, step=0, steps_done=0)
-    assert case.ward.hangs(0.0) == ""
+    assert case.child.hangs(0.0) == ""
     case.turn(State.FORWARD, step=0, steps_done=0)
-    assert case.ward.hangs(FIRST_STEP_PATIENCE * LIMIT_S) == ""
+    assert case.child.hangs(FIRST_STEP_PATIENCE * LIMIT_S) == ""
     case.turn(State.FORWARD, step=0, steps_done=0)
     late = FIRST_STEP_PATIENCE * LIMIT_S + 0.1
-    assert case.ward.hangs(late) == f"the forward of step 0 has not ended in 50.0 s{REMEDY}"
+    assert case.child.hangs(late) == f"the forward of step 0 has not ended in 50.0 s{REMEDY}"
 
 
 def test_a_snapshot_that_does_not_become_safe_hangs_in_whatever_state(case):
     """Nothing but computing was bounded: a copy that stuck at the end was waited for for ever."""
-    page = case.ward.memory.page
+    page = case.child.memory.page
     for now_s in range(0, 100, 5):
         case.turn(State.DRAINING)
         page[Word.SAVING] = 1 + now_s  # one after the other
-        assert case.ward.hangs(now_s) == ""
+        assert case.child.hangs(now_s) == ""
     case.turn(State.DRAINING)
-    assert case.ward.hangs(95 + LIMIT_S) == ""
+    assert case.child.hangs(95 + LIMIT_S) == ""
     case.turn(State.DRAINING)
     late = f"the snapshot of step 95 has not ended in {LIMIT_S:.1f} s{REMEDY}"
-    assert case.ward.hangs(95.1 + LIMIT_S) == late
+    assert case.child.hangs(95.1 + LIMIT_S) == late
     page[Word.SAVING] = 0
-    assert case.ward.hangs(95.1 + LIMIT_S) == ""
+    assert case.child.hangs(95.1 + LIMIT_S) == ""
 
 
 def test_a_wait_for_the_disk_is_not_counted(case):
-    page = case.ward.memory.page
+    page = case.child.memory.page
     page[Word.SAVING], page[Word.CHECKPOINT] = 13, 13
     for now_s in range(0, 100, 5):
         case.turn(State.WAIT_CREDIT)
-        assert case.ward.hangs(now_s) == ""
+        assert case.child.hangs(now_s) == ""
     page[Word.CHECKPOINT_DONE] = 13
     case.turn(State.WAIT_CREDIT)
-    assert case.ward.hangs(95 + LIMIT_S) == ""
+    assert case.child.hangs(95 + LIMIT_S) == ""
     case.turn(State.WAIT_CREDIT)
-    assert "the snapshot of step 12" in case.ward.hangs(95.1 + LIMIT_S)
+    assert "the snapshot of step 12" in case.child.hangs(95.1 + LIMIT_S)
 
 
 def test_each_phase_before_the_steps_has_a_bound_and_a_name(case):
     """A `load()` that slept for ever was not noticed: a start as a whole had ten minutes, and no
     one said what it was at."""
-    assert case.ward.hangs(PHASE_LIMIT_S) == ""
+    assert case.child.hangs(PHASE_LIMIT_S) == ""
     late = PHASE_LIMIT_S + 0.1
-    assert case.ward.hangs(late) == "it has been starting for 200.1 s (--phase-timeout-s)"
+    assert case.child.hangs(late) == "it has been starting for 200.1 s (--phase-timeout-s)"
     case.say(phase="loading the data")
-    case.ward.listen()
-    assert case.ward.hangs(late) == "it has been loading the data for 200.1 s (--phase-timeout-s)"
+    case.child.listen()
+    assert case.child.hangs(late) == "it has been loading the data for 200.1 s (--phase-timeout-s)"
 
 
 def test_who_waits_for_others_has_time_for_all_their_lives(case):
     case.say(phase="waiting for the coordinator", waits=True)
-    case.ward.listen()
+    case.child.listen()
     most_s = WAIT_MARGIN * 5 * PHASE_LIMIT_S  # a start, three restarts, and one to spare
-    assert case.ward.hangs(most_s) == ""
-    late = case.ward.hangs(most_s + 0.1)
+    assert case.child.hangs(most_s) == ""
+    late = case.child.hangs(most_s + 0.1)
     assert late == "it has been waiting for the coordinator for 1100.1 s"
 
 
 def test_a_phase_that_says_what_it_takes_has_that_time_twice(case):
     """A healthy evaluation of a large set was killed four times, and its result lost."""
     case.say(phase="evaluating", takes_s=PHASE_LIMIT_S)
-    case.ward.listen()
-    assert case.ward.hangs(2 * PHASE_LIMIT_S) == ""
-    assert case.ward.hangs(2 * PHASE_LIMIT_S + 0.1) == "it has been evaluating for 400.1 s"
+    case.child.listen()
+    assert case.child.hangs(2 * PHASE_LIMIT_S) == ""
+    assert case.child.hangs(2 * PHASE_LIMIT_S + 0.1) == "it has been evaluating for 400.1 s"
 
 
 def test_the_next_generation_is_told_in_which_phase_the_one_before_hung(case):
     case.say(phase="evaluating: unit a")
-    case.ward.listen()
+    case.child.listen()
     case.lives[0].exitcode = -9
-    case.ward.restart("was killed", hung=True)
+    case.child.restart("was killed", hung=True)
     case.lives[1].exitcode = 1
-    case.ward.restart("failed")
+    case.child.restart("failed")
     assert [life.life.hung_in for life in case.lives] == ["", "evaluating: unit a", ""]
 
 
 def test_a_process_that_could_not_be_started_has_ended(case):
     """Its keeper waited for it, deaf to signals, and left the others behind."""
     case.lives[0].pid = None
-    assert case.ward.has_ended
-    case.ward.kill()
+    assert case.child.has_ended
+    case.child.kill()
 
 
 def test_a_phase_that_lasts_is_told_less_and_less_often(case):
     case.say(phase="loading the data")
-    case.ward.listen()
-    told = {s: said for s in range(101) if (said := case.ward.notice(float(s)))}
+    case.child.listen()
+    told = {s: said for s in range(101) if (said := case.child.notice(float(s)))}
     assert list(told) == [FIRST_NOTICE_S, 2 * FIRST_NOTICE_S, 4 * FIRST_NOTICE_S, 80.0]
     assert told[20] == (
         "worker 0 has been loading the data for 20 s; it is replaced after 200 s"
@@ -258,86 +258,86 @@ def test_a_phase_that_lasts_is_told_less_and_less_often(case):
 
 def test_the_steps_are_no_phase_to_tell_of(case):
     case.turn(State.FORWARD)
-    assert case.ward.notice(10**6) == ""
+    assert case.child.notice(10**6) == ""
 
 
 def test_a_coordinator_hangs_in_a_phase_that_it_does_not_say_again(make, monkeypatch):
     """One that was stopped while it followed the steps was never replaced: the job did not end."""
-    ward = (case := make(block=None)).ward
+    child = (case := make(block=None)).child
     for now_s in range(0, 1000, 100):
         monkeypatch.setattr(child_module.time, "monotonic", lambda now_s=now_s: float(now_s))
         case.say(phase="following the steps")
-        ward.listen()
-        assert ward.hangs(now_s + 100.0) == ""
-    assert "following the steps for 200.1 s" in ward.hangs(900 + PHASE_LIMIT_S + 0.1)
+        child.listen()
+        assert child.hangs(now_s + 100.0) == ""
+    assert "following the steps for 200.1 s" in child.hangs(900 + PHASE_LIMIT_S + 0.1)
 
 
 def test_a_coordinator_that_comes_no_further_is_restarted_so_often_only(make):
     """Each life took longer than the window of restarts, so that it came back for ever."""
     case = make(block=None, max_restarts=2)
-    assert [case.ward.count_restart(1000.0 * life) for life in range(2)] == ["", ""]
+    assert [case.child.count_restart(1000.0 * life) for life in range(2)] == ["", ""]
     case.say(reached=1)
-    case.ward.listen()
-    assert [case.ward.count_restart(2000.0 + 1000.0 * life) for life in range(3)] == ["", "", ""]
-    assert case.ward.count_restart(5000.0) == "2 restarts without progress"
+    case.child.listen()
+    assert [case.child.count_restart(2000.0 + 1000.0 * life) for life in range(3)] == ["", "", ""]
+    assert case.child.count_restart(5000.0) == "2 restarts without progress"
 
 
 def test_one_that_leaves_has_time_to_close_what_it_has_open(case):
     """Its loop has ended, and what it said last may still be on its way."""
     case.turn(State.DONE)
-    assert case.ward.hangs(0.0) == ""
-    case.ward.memory.page[Word.LEAVING] = 1
-    assert case.ward.hangs(LEAVING_TIMEOUT_S) == ""
-    assert "its loop has not turned" in case.ward.hangs(LEAVING_TIMEOUT_S + 0.1)
+    assert case.child.hangs(0.0) == ""
+    case.child.memory.page[Word.LEAVING] = 1
+    assert case.child.hangs(LEAVING_TIMEOUT_S) == ""
+    assert "its loop has not turned" in case.child.hangs(LEAVING_TIMEOUT_S + 0.1)
 
 
 # Lives ------------------------------------------------------------------------------------------
 
 
 def test_a_new_life_keeps_the_memory_and_forgets_the_progress(case):
-    page = case.ward.memory.page
+    page = case.child.memory.page
     case.turn(State.UPDATE)
-    assert case.ward.hangs(3.0) == ""
+    assert case.child.hangs(3.0) == ""
     page[Word.COMPLETED] = 6
     case.say(traceback="Oh no", run_dir="runs/x")
-    case.ward.listen()
+    case.child.listen()
     case.lives[0].exitcode = 1
-    case.ward.restart("failed")
+    case.child.restart("failed")
 
     first, second = (process.life for process in case.lives)
     assert (first.generation, second.generation, second.cause) == (0, 1, "failed")
-    assert first.memory == second.memory == case.ward.memory.paths
+    assert first.memory == second.memory == case.child.memory.paths
     assert [page[w] for w in (Word.TURNS, Word.STATE, Word.STEPS_DONE, Word.LEAVING)] == [0] * 4
     assert page[Word.COMPLETED] == 6
-    assert case.ward.said == {"run_dir": "runs/x"}
-    assert case.ward.phase == "starting"
+    assert case.child.said == {"run_dir": "runs/x"}
+    assert case.child.phase == "starting"
 
 
 def test_two_lives_at_once_are_refused(case):
     with pytest.raises(AssertionError, match="zombie"):
-        case.ward.restart("for no reason")
+        case.child.restart("for no reason")
 
 
 def progress(case, steps: int) -> None:
-    case.ward.memory.page[Word.COMPLETED] += steps
+    case.child.memory.page[Word.COMPLETED] += steps
 
 
 def test_restarts_are_counted_within_a_window(make):
     case = make(max_restarts=2)
     for now_s in (0.0, 100.0):
         progress(case, 1)
-        assert case.ward.count_restart(now_s) == ""
+        assert case.child.count_restart(now_s) == ""
     progress(case, 1)
-    assert case.ward.count_restart(RESTART_WINDOW_S) == "more than 2 restarts in 300 s"
+    assert case.child.count_restart(RESTART_WINDOW_S) == "more than 2 restarts in 300 s"
 
 
 def test_restarts_long_ago_do_not_count_where_there_is_progress(make):
     case = make(max_restarts=2)
     for now_s in (0.0, 100.0, RESTART_WINDOW_S + 1, RESTART_WINDOW_S + 101):
         progress(case, 1)
-        assert case.ward.count_restart(now_s) == ""
+        assert case.child.count_restart(now_s) == ""
     progress(case, 1)
-    assert "more than 2" in case.ward.count_restart(RESTART_WINDOW_S + 102)
+    assert "more than 2" in case.child.count_restart(RESTART_WINDOW_S + 102)
 
 
 def test_lives_without_progress_end_the_job_however_long_each_takes(make):
@@ -345,27 +345,27 @@ def test_lives_without_progress_end_the_job_however_long_each_takes(make):
     case = make(max_restarts=2)
     progress(case, 5)
     for life in range(3):
-        assert case.ward.count_restart(1000.0 * life) == ""
-    assert case.ward.count_restart(3000.0) == "2 restarts without progress"
+        assert case.child.count_restart(1000.0 * life) == ""
+    assert case.child.count_restart(3000.0) == "2 restarts without progress"
     progress(case, 1)
-    assert case.ward.count_restart(4000.0) == ""
+    assert case.child.count_restart(4000.0) == ""
 
 
 def test_no_restart_where_none_is_allowed(make):
     case = make(max_restarts=0)
     progress(case, 1)
-    assert "more than 0" in case.ward.count_restart(0.0)
+    assert "more than 0" in case.child.count_restart(0.0)
 
 
 def test_only_one_that_says_so_has_ended_well_and_another_life_has_to_say_it_again(case):
     case.lives[0].exitcode = 0
-    assert not case.ward.has_ended_well
+    assert not case.child.has_ended_well
     case.say(end=DONE)
-    case.ward.listen()
-    assert case.ward.has_ended_well
-    case.ward.restart("for the next attempt")
+    case.child.listen()
+    assert case.child.has_ended_well
+    case.child.restart("for the next attempt")
     case.lives[1].exitcode = 0
-    assert not case.ward.has_ended_well
+    assert not case.child.has_ended_well
 
 
 # Words ------------------------------------------------------------------------------------------
@@ -373,21 +373,21 @@ def test_only_one_that_says_so_has_ended_well_and_another_life_has_to_say_it_aga
 
 def test_what_it_says_is_kept_and_a_part_is_announced_once(case):
     case.say(run_dir="runs/x", run_id="ab")
-    assert not case.ward.listen()
+    assert not case.child.listen()
     case.say(checkpoint=True)
     case.say(num_workers=4)
-    assert case.ward.listen()
-    assert not case.ward.listen()
-    assert case.ward.said == {"run_dir": "runs/x", "run_id": "ab", "num_workers": 4}
+    assert case.child.listen()
+    assert not case.child.listen()
+    assert case.child.said == {"run_dir": "runs/x", "run_id": "ab", "num_workers": 4}
 
 
 def test_last_words_are_heard_after_the_end(case):
     case.say(checkpoint=True)
     case.say(traceback="Traceback ...\nValueError: no")
     case.lives[0].pipe.real.close()
-    assert case.ward.listen()
+    assert case.child.listen()
     case.lives[0].exitcode = 1
-    assert case.ward.how_it_ended() == "failed with exit code 1 (ValueError: no)"
+    assert case.child.how_it_ended() == "failed with exit code 1 (ValueError: no)"
 
 
 @pytest.mark.parametrize(
@@ -401,14 +401,14 @@ def test_last_words_are_heard_after_the_end(case):
 )
 def test_an_end_is_put_into_words(case, code, words):
     case.lives[0].exitcode = code
-    assert case.ward.how_it_ended() == words
+    assert case.child.how_it_ended() == words
 
 
 def test_a_long_message_is_cut_until_the_job_ends(case):
     case.say(traceback="Traceback ...\nValueError: " + "x" * 5000)
-    case.ward.listen()
+    case.child.listen()
     case.lives[0].exitcode = 1
-    assert len(case.ward.how_it_ended()) < 300
+    assert len(case.child.how_it_ended()) < 300
 
 
 def test_a_fork_server_that_was_killed_is_started_again(make, monkeypatch):
@@ -426,10 +426,10 @@ def test_a_fork_server_that_was_killed_is_started_again(make, monkeypatch):
 
 
 def test_a_signal_to_one_that_has_just_ended_is_no_error(case):
-    case.ward.kill()
+    case.child.kill()
     case.lives[0].exitcode = 0
-    case.ward.kill()
+    case.child.kill()
 
 
 def test_names(make):
-    assert [make(block=k).ward.name for k in (None, 3)] == ["the coordinator", "worker 3"]
+    assert [make(block=k).child.name for k in (None, 3)] == ["the coordinator", "worker 3"]

@@ -26,7 +26,7 @@ class Clock:
 
 
 class Child:
-    """A ward that has ended, or works on; notes that it is restarted."""
+    """A child that has ended, or works on; notes that it is restarted."""
 
     def __init__(
         self, block: int | None, *, code: int | None = None, end: int | None = None
@@ -180,7 +180,7 @@ def test_an_exit_code_of_the_users_means_nothing(make, code):
 
 
 def test_a_job_that_has_written_all_is_not_stopped(make, capsys):
-    """SIGTERM at the last moment: exit code 143 and "goes on from there", and all was written."""
+    """SIGTERM at the last moment: exit code 143 and "resumes from there", and all was written."""
     keeper = make()
     keeper._coordinator = Child(None, end=DONE)
     hear(keeper, signal.SIGTERM)

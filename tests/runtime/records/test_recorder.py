@@ -16,6 +16,7 @@ from runtime.program import unheard
 from runtime.records import recorder as module
 from runtime.records.recorder import NotWritten, Recorder
 from runtime.records.run_dir import RunDir
+from runtime.records.schema import UnitAccuracy
 from runtime.state.checkpoint import CheckpointWriter, write_durably
 
 WEIGHTS = {"in.weight": torch.arange(6.0).view(2, 3)}
@@ -124,7 +125,7 @@ def test_a_user_sees_the_path_that_he_gave(recorder, capsys):
 
 
 def test_an_evaluation_is_told_phase_by_phase(recorder, capsys):
-    def evaluate(weights: object, tell) -> list[dict[str, object]]:
+    def evaluate(weights: object, tell) -> list[UnitAccuracy]:
         for _ in range(3):
             tell("computing the features")
         tell("unit a (1 of 1)", takes_s=7.0)
@@ -152,17 +153,17 @@ def test_an_evaluation_that_hung_is_not_tried_again(recorder, capsys):
         unit_names=lambda k: (["a"], []),
     )
     found = recorder._evaluate(job, WEIGHTS, make_console(), unheard, "it hung while evaluating")
-    assert found == [{"name": "a", "linear_top1": None, "knn_top1": None}]
+    assert found == [UnitAccuracy(name="a")]
     assert "not evaluated: it hung while evaluating" in capsys.readouterr().out
 
 
 def test_an_evaluation_that_can_not_be_costs_its_figures_alone(recorder, capsys):
-    def evaluate(weights: object, tell) -> list[dict[str, object]]:
+    def evaluate(weights: object, tell) -> list[UnitAccuracy]:
         raise ValueError("no labels [here]")
 
     job = SimpleNamespace(
         num_workers=1, quick_end=False, evaluate=evaluate, unit_names=lambda k: (["a"], [])
     )
     found = recorder._evaluate(job, WEIGHTS, make_console(), unheard, "")
-    assert found == [{"name": "a", "linear_top1": None, "knn_top1": None}]
+    assert found == [UnitAccuracy(name="a")]
     assert "not evaluated: no labels [here]" in capsys.readouterr().out

@@ -1,30 +1,58 @@
 """What the user is told of a worker's records, and how its units are shown."""
 
-from typing import Any
+from types import SimpleNamespace
 
 import pytest
 
-from runtime.records.reports import event_line, units_label
+from runtime.records.reports import Progress, event_line, units_label
+from runtime.records.schema import (
+    Carried,
+    Healed,
+    Record,
+    Report,
+    Restarted,
+    Seconds,
+    StepRecord,
+)
+
+WORKER = {"t": 5.0, "block": 2, "pid": 7, "generation": 1}
 
 
-def step(step: int, *, bad: int = 0) -> dict[str, Any]:
-    return {"block": 2, "step": step, "loss": 1.5, "bad_steps": bad}
+def step(step: int, *, bad: int = 0) -> StepRecord:
+    figures = {"loss": 1.5, "probe_top1": 0.5, "samples_per_s": 8.0}
+    return StepRecord(step=step, bad_steps=bad, **figures, **WORKER)
 
 
-def event(kind: str, **facts: Any) -> dict[str, Any]:
-    return {"event": kind, "block": 2, "generation": 1, **facts}
+def report(compute_s: float, *records: Record, generation: int = 1) -> Report:
+    return Report(
+        block=2,
+        generation=generation,
+        state="update",
+        seconds=Seconds(compute_s=compute_s),
+        queue_depth=0,
+        rss_bytes=1,
+        dropped_reports=0,
+        finished=False,
+        records=records,
+    )
 
 
 @pytest.mark.parametrize(
     ("record", "line"),
     [
         (
-            event("restart", cause="was killed by SIGKILL", completed_before=41, from_step=40),
+            Restarted(
+                cause="was killed by SIGKILL",
+                detected_t=4.0,
+                completed_before=41,
+                from_step=40,
+                **WORKER,
+            ),
             "worker 2 was killed by SIGKILL, after 41 steps; a new one goes on from step 40",
         ),
-        (event("healed", healed_s=3.14159), "worker 2 is back where it was, 3.1 s later"),
+        (Healed(healed_s=3.14159, **WORKER), "worker 2 is back where it was, 3.1 s later"),
         (
-            event("carried", notes=["the weights of layer1", "a fresh optimizer"]),
+            Carried(notes=("the weights of layer1", "a fresh optimizer"), **WORKER),
             "worker 2 begins with the weights of layer1, a fresh optimizer",
         ),
     ],
@@ -37,10 +65,6 @@ def test_an_event_is_said_whatever_the_step_before_it(record, line, before):
 def test_a_step_is_no_news():
     assert event_line(step(0), None) == ""
     assert event_line(step(1), step(0)) == ""
-
-
-def test_an_event_that_is_not_known_is_no_news():
-    assert event_line(event("eclipse"), step(0)) == ""
 
 
 def test_a_skipped_step_is_said_when_the_count_rises_and_only_then():
@@ -66,6 +90,27 @@ def test_what_was_skipped_before_the_first_record_is_no_news():
 
 def test_a_count_that_falls_back_to_a_snapshots_is_no_news():
     assert event_line(step(40, bad=1), step(43, bad=2)) == ""
+
+
+def test_progress_shows_what_was_spent_since_a_report():
+    progress = Progress(SimpleNamespace(num_workers=3, unit_names=lambda k: ([f"u{k}"], [])))
+    assert progress.statuses() == []
+    assert progress.take(report(2.0)) == []
+    (status,) = progress.statuses()
+    assert (status.units, status.steps_done, status.loss, status.samples_per_s) == (
+        *("u2", 0, None),
+        0.0,
+    )
+    healed = Healed(healed_s=1.0, **WORKER)
+    assert progress.take(report(5.0, step(3), healed)) == [
+        "worker 2 is back where it was, 1.0 s later"
+    ]
+    (status,) = progress.statuses()
+    assert (status.steps_done, status.loss, status.spent.compute_s) == (4, 1.5, 3.0)
+    progress.take(report(5.0))  # nothing was spent: what was shown stays
+    assert progress.statuses()[0].spent.compute_s == 3.0
+    progress.take(report(1.0, generation=2))  # which counts afresh
+    assert progress.statuses()[0].spent.compute_s == 1.0
 
 
 def test_units_are_shown_with_their_guest_in_brackets():

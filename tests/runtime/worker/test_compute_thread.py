@@ -1,4 +1,4 @@
-"""The compute thread does what is handed out in order, and asks only where nothing is."""
+"""The compute thread does what is issued in order, and asks only if nothing is."""
 
 from types import SimpleNamespace
 
@@ -9,7 +9,7 @@ from runtime.core.messages import Compute, Computed, Phase, Snapshot
 from runtime.core.plan import Stream
 from runtime.core.tie_stats import TieStats
 from runtime.state.saving import TIE_STATS
-from runtime.worker.compute_thread import Computing, Copied
+from runtime.worker.compute_thread import ComputeThread, Copied
 from runtime.worker.inbox import Ready
 
 FORWARD, UPDATE, APPLY = Phase
@@ -47,7 +47,7 @@ class Case:
         self.block, self.heard, self.saved = Block(), [], []
         self.num_wakes = 0
         self.stopwatch = SimpleNamespace(computed_s=0.0)
-        self.computing = Computing(
+        self.computing = ComputeThread(
             self.block,
             saver=SimpleNamespace(
                 image=dict,
@@ -67,12 +67,12 @@ class Case:
     def _wake(self) -> None:
         self.num_wakes += 1
 
-    def hand_out(self, phase: Phase, step: int, **payloads) -> None:
-        self.computing.hand_out(Ready(Compute(phase=phase, step=step), **payloads))
+    def issue(self, phase: Phase, step: int, **payloads) -> None:
+        self.computing.issue(Ready(Compute(phase=phase, step=step), **payloads))
 
     def run(self) -> None:
-        """Do all that was handed out, and end."""
-        self.computing.hand_out(self.computing.end)
+        """Do all that was issued, and end."""
+        self.computing._works.put(None)  # as `end`, but behind all that was issued
         self.computing.run()
 
 
@@ -82,9 +82,9 @@ def case() -> Case:
 
 
 def test_phases_get_what_was_found_for_them_and_tell_what_they_made(case):
-    case.hand_out(FORWARD, 3, activation=ACTIVATION)
-    case.hand_out(UPDATE, 3)
-    case.hand_out(APPLY, 3, from_below=FROM_BELOW, from_above=FROM_ABOVE)
+    case.issue(FORWARD, 3, activation=ACTIVATION)
+    case.issue(UPDATE, 3)
+    case.issue(APPLY, 3, from_below=FROM_BELOW, from_above=FROM_ABOVE)
     case.run()
     assert case.block.calls == [
         ("forward", 3, ACTIVATION),
@@ -105,16 +105,16 @@ def test_phases_get_what_was_found_for_them_and_tell_what_they_made(case):
 
 
 def test_an_update_without_finite_ties_says_so(case):
-    case.hand_out(UPDATE, 13)
+    case.issue(UPDATE, 13)
     case.run()
     assert case.computing.take_done().event == Computed(phase=UPDATE, step=13, absent=True)
 
 
-def test_the_core_is_asked_only_where_nothing_is_handed_out(case):
-    seen = []
-    case.hand_out(FORWARD, 0)
-    case.computing.hand_out(lambda: seen.append(list(case.heard)))
-    case.hand_out(UPDATE, 0)
+def test_the_core_is_asked_only_where_nothing_is_issued(case):
+    seen, update = [], case.block.update
+    case.block.update = lambda step: (seen.append(list(case.heard)), update(step))[1]
+    case.issue(FORWARD, 0)
+    case.issue(UPDATE, 0)
     case._wake = lambda: None
 
     def then() -> None:  # by the loop, when it has heard
@@ -128,16 +128,16 @@ def test_the_core_is_asked_only_where_nothing_is_handed_out(case):
 
 
 def test_others_are_woken_by_all_that_is_done(case):
-    case.hand_out(FORWARD, 0)
-    case.hand_out(UPDATE, 0)
+    case.issue(FORWARD, 0)
+    case.issue(UPDATE, 0)
     case.run()
-    assert case.num_wakes == 3  # the third ends it
+    assert case.num_wakes == 2
 
 
 def test_a_state_is_copied_in_its_turn_and_told_behind_what_was_done_before(case):
-    case.hand_out(APPLY, 4)
-    case.computing.hand_out(Snapshot(step=5, checkpoint=True))
-    case.hand_out(FORWARD, 5)
+    case.issue(APPLY, 4)
+    case.computing.issue(Snapshot(step=5, checkpoint=True))
+    case.issue(FORWARD, 5)
     case.run()
     assert [call[0] for call in case.block.calls] == ["apply", "state", "forward"]
     applied, copied, forwarded = (case.computing.take_done() for _ in range(3))
@@ -149,37 +149,37 @@ def test_a_state_is_copied_in_its_turn_and_told_behind_what_was_done_before(case
 
 
 def test_what_is_copied_is_saved_by_who_hears_of_it_and_not_before(case):
-    case.computing.hand_out(Snapshot(step=5, checkpoint=True))
+    case.computing.issue(Snapshot(step=5, checkpoint=True))
     case.run()
     assert case.saved == []
     case.computing.take_done().save()
     assert case.saved == [((5, {"weight": torch.zeros(1)}), {"checkpoint": True})]
 
 
-def test_who_waits_hears_of_a_copy_where_nothing_else_is_handed_out(case):
-    case.computing.hand_out(Snapshot(step=5))
+def test_who_waits_hears_of_a_copy_where_nothing_else_is_issued(case):
+    case.computing.issue(Snapshot(step=5))
     case.computing._wake = case.computing.end  # behind it all
     case.computing.run()
     settled, copied = case.heard
     assert (settled, copied.step) == ("settle", 5)
 
 
-def test_others_are_woken_by_a_copy_behind_which_more_is_handed_out(case):
-    case.computing.hand_out(Snapshot(step=5))
+def test_others_are_woken_by_a_copy_behind_which_more_is_issued(case):
+    case.computing.issue(Snapshot(step=5))
     case.run()
-    assert (case.heard, case.num_wakes) == ([], 2)  # the second ends it
+    assert (case.heard, case.num_wakes) == ([], 1)
 
 
 def test_with_free_ties_a_state_holds_what_its_steps_came_to(case):
-    case.computing.hand_out(Snapshot(step=5, tie_stats=TieStats(stale=3)))
+    case.computing.issue(Snapshot(step=5, tie_stats=TieStats(stale=3)))
     case.run()
     case.computing.take_done().save()
     ((_, state), _), *_ = case.saved
     assert TieStats.from_rows(state[TIE_STATS].tolist()).stale == 3
 
 
-def test_what_is_handed_out_is_left_where_the_end_is_wanted(case):
-    case.hand_out(FORWARD, 0)
+def test_what_is_issued_is_left_where_the_end_is_wanted(case):
+    case.issue(FORWARD, 0)
     case.computing.end()
     case.computing.run()
     assert case.block.calls == []
@@ -187,7 +187,7 @@ def test_what_is_handed_out_is_left_where_the_end_is_wanted(case):
 
 def test_what_a_block_raises_is_raised_and_the_loop_woken_to_see_it(case):
     case.block.forward = lambda *_: 1 / 0
-    case.hand_out(FORWARD, 0)
+    case.issue(FORWARD, 0)
     with pytest.raises(ZeroDivisionError):
         case.computing.run()
     assert isinstance(case.computing.failure, ZeroDivisionError)

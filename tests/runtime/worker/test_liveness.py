@@ -7,10 +7,10 @@ import pytest
 
 from runtime.core.plan import Side
 from runtime.links.link import LinkError
-from runtime.worker.liveness import MAX_REDIAL_S, REDIAL_AFTER_S, Neighbours
+from runtime.worker.liveness import MAX_REDIAL_S, REDIAL_AFTER_S, Liveness
 
 PATIENCE_S = 100.0
-CORE = SimpleNamespace(step=17)
+STEP = 17
 
 
 class Silent:
@@ -20,7 +20,7 @@ class Silent:
         self.now_s = 50.0
         self.dialled: list[tuple[float, Side, str | None]] = []
         links = {side: SimpleNamespace(redial=self._dial(side)) for side in sides or Side}
-        self.neighbours = Neighbours(
+        self.liveness = Liveness(
             links, find_below=lambda: below, patience_s=PATIENCE_S, clock=lambda: self.now_s
         )
 
@@ -32,9 +32,9 @@ class Silent:
         for time_s in times_s:
             while self.now_s < 50.0 + time_s:
                 self.now_s = min(self.now_s + 1.0, 50.0 + time_s)
-                self.neighbours.check(CORE)
+                self.liveness.check(STEP)
             self.now_s = 50.0 + time_s
-            self.neighbours.check(CORE)
+            self.liveness.check(STEP)
 
     def times(self, side: Side) -> list[float]:
         return [now_s - 50.0 for now_s, who, _ in self.dialled if who is side]
@@ -72,11 +72,11 @@ def test_each_time_that_nothing_comes_of_it_the_wait_doubles_up_to_a_bound():
     assert max(waits) == pytest.approx(MAX_REDIAL_S, abs=0.2)
 
 
-def test_a_word_begins_the_patience_anew():
+def test_a_message_begins_the_patience_anew():
     silent = Silent()
     silent.check(1.1, 2.3, 4.7)
     assert len(silent.times(Side.BELOW)) == 3
-    silent.neighbours.heard(Side.BELOW)
+    silent.liveness.heard(Side.BELOW)
     silent.dialled.clear()
     silent.check(5.7, 5.8)
     assert silent.times(Side.BELOW) == pytest.approx([5.8])
@@ -86,11 +86,11 @@ def test_a_word_begins_the_patience_anew():
 def test_after_all_patience_it_is_an_error_that_says_where():
     silent = Silent()
     silent.check(PATIENCE_S)
-    silent.neighbours.heard(Side.ABOVE)
+    silent.liveness.heard(Side.ABOVE)
     with pytest.raises(LinkError) as caught:
         silent.check(PATIENCE_S + 0.1)
     assert str(caught.value) == (
-        "no word from the worker below in 100 s, at step 17; can its address be reached from this"
+        "nothing from the worker below in 100 s, at step 17; can its address be reached from this"
         " host (--bind)?"
     )
 
@@ -99,7 +99,7 @@ def test_one_that_speaks_now_and_then_is_never_given_up():
     silent = Silent(Side.ABOVE)
     for time_s in range(0, 1000, 90):
         silent.check(float(time_s))
-        silent.neighbours.heard(Side.ABOVE)
+        silent.liveness.heard(Side.ABOVE)
 
 
 def test_one_that_was_stopped_itself_blames_nobody():
@@ -108,8 +108,8 @@ def test_one_that_was_stopped_itself_blames_nobody():
     silent = Silent()
     silent.check(1.0)
     silent.now_s += 10 * PATIENCE_S
-    silent.neighbours.check(CORE)
+    silent.liveness.check(STEP)
     assert silent.dialled == []
     silent.now_s += 1.0
-    silent.neighbours.check(CORE)
+    silent.liveness.check(STEP)
     assert len(silent.dialled) == 2

@@ -1,7 +1,7 @@
 """Telemetry: one record a step, each restart and each recovery once, reports in their time."""
 
-import math
 import os
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +10,15 @@ import pytest
 
 from runtime.core.state import State
 from runtime.program import Life
+from runtime.records.schema import (
+    Counters,
+    Event,
+    Report,
+    Restarted,
+    Seconds,
+    StepRecord,
+    WorkerResult,
+)
 from runtime.records.trace import Trace
 from runtime.state.status_page import OwnedMemory, Word
 from runtime.worker import telemetry
@@ -17,6 +26,7 @@ from runtime.worker.telemetry import Telemetry, figures_of
 
 BLOCK = SimpleNamespace(loss=2.5, probe_top1=0.25, num_bad_steps=0)
 EVERY_S = 5.0
+FILL_STEPS = 2
 NEXT_LIFE = {"generation": 1, "cause": "was killed by SIGKILL", "detected_t": 1008.0}
 
 
@@ -38,6 +48,7 @@ class Worker:
             batch_size=8,
             every_s=EVERY_S,
             from_step=from_step,
+            fill_steps=FILL_STEPS,
             trace=Trace(None, 0),
             carried=carried,
         )
@@ -48,13 +59,16 @@ class Worker:
             self.telemetry.count_step(step)
             self.telemetry.step_done(step, figures_of(block))
 
-    def report(self, state: State = State.FORWARD, *, force: bool = True) -> dict[str, Any]:
-        report = self.telemetry.due_report(state, 2, force=force)
+    def report(self, *, force: bool = True) -> Report:
+        report = self.telemetry.due_report("update", 2, force=force)
         assert report is not None
         return report
 
-    def events(self) -> list[dict[str, Any]]:
-        return [record for record in self.report()["records"] if "event" in record]
+    def events(self) -> list[Event]:
+        return [record for record in self.report().records if isinstance(record, Event)]
+
+    def result(self) -> WorkerResult:
+        return self.telemetry.result(Counters(sent=2), staleness={}, digests={})
 
     def words(self, *words: Word) -> list[int]:
         return [self.page[word] for word in words]
@@ -70,19 +84,18 @@ def worker(memory, monkeypatch) -> Worker:
 
 def test_a_step_makes_one_record(worker):
     worker.train(0, block=SimpleNamespace(loss=2.5, probe_top1=0.25, num_bad_steps=1))
-    assert worker.report()["records"] == [
-        {
-            "t": 1001.0,
-            "block": 3,
-            "pid": os.getpid(),
-            "generation": 0,
-            "step": 0,
-            "loss": 2.5,
-            "probe_top1": 0.25,
-            "samples_per_s": 0.0,
-            "bad_steps": 1,
-        }
-    ]
+    record = StepRecord(
+        t=1001.0,
+        block=3,
+        pid=os.getpid(),
+        generation=0,
+        step=0,
+        loss=2.5,
+        probe_top1=0.25,
+        samples_per_s=0.0,
+        bad_steps=1,
+    )
+    assert worker.report().records == (record,)
 
 
 def test_the_page_counts_steps_and_remembers_the_first(worker):
@@ -107,7 +120,7 @@ def test_what_a_life_before_had_ended_is_counted_as_retrained(worker):
 def test_the_rate_leaves_the_warm_up_out(worker):
     worker.train(10, every_s=100.0)
     worker.train(11, 12, every_s=0.5)
-    rates = [record["samples_per_s"] for record in worker.report()["records"]]
+    rates = [record.samples_per_s for record in worker.report().records]
     assert rates == [0.0, pytest.approx(16.0), pytest.approx(16.0)]
 
 
@@ -118,15 +131,15 @@ def test_the_rate_is_over_all_lives_and_what_they_cost(worker):
     worker.begin(from_step=2, **NEXT_LIFE)
     worker.report()
     worker.train(2, 3, 4)
-    records = worker.report()["records"]
-    rates = [record["samples_per_s"] for record in records if "event" not in record]
+    records = worker.report().records
+    rates = [record.samples_per_s for record in records if isinstance(record, StepRecord)]
     assert rates == [pytest.approx(8 * 2 / 8), pytest.approx(8 * 3 / 9), pytest.approx(8 * 4 / 10)]
 
 
 def test_a_clock_that_is_set_back_makes_no_rate(worker):
     worker.train(0)
     worker.train(1, every_s=-50.0)
-    assert [record["samples_per_s"] for record in worker.report()["records"]] == [0.0, 0.0]
+    assert [record.samples_per_s for record in worker.report().records] == [0.0, 0.0]
 
 
 # Lives ------------------------------------------------------------------------------------------
@@ -142,17 +155,16 @@ def test_a_later_life_says_why_and_from_where_it_begins(worker):
     worker.train(0, 1, 2)
     worker.now_s = 1010.0
     worker.begin(from_step=2, **NEXT_LIFE)
-    restart = {
-        "event": "restart",
-        "t": 1010.0,
-        "block": 3,
-        "pid": os.getpid(),
-        "generation": 1,
-        "cause": "was killed by SIGKILL",
-        "detected_t": 1008.0,
-        "from_step": 2,
-        "completed_before": 3,
-    }
+    restart = Restarted(
+        t=1010.0,
+        block=3,
+        pid=os.getpid(),
+        generation=1,
+        cause="was killed by SIGKILL",
+        detected_t=1008.0,
+        from_step=2,
+        completed_before=3,
+    )
     assert worker.events() == [restart]
     assert worker.events() == []
 
@@ -166,7 +178,7 @@ def test_it_is_healed_once_when_it_is_beyond_all_lives_before(worker):
     assert worker.events() == []
     worker.train(3)
     (healed,) = worker.events()
-    assert (healed["event"], healed["generation"], healed["healed_s"]) == ("healed", 1, 5.0)
+    assert (healed.event, healed.generation, healed.healed_s) == ("healed", 1, 5.0)
     worker.train(4)
     worker.telemetry.healed()
     assert worker.events() == []
@@ -176,22 +188,22 @@ def test_a_life_that_has_no_step_to_run_is_healed_at_the_end(worker):
     worker.train(0, 1, 2)
     worker.begin(from_step=3, **NEXT_LIFE)
     worker.telemetry.healed()
-    assert [event["event"] for event in worker.events()] == ["restart", "healed"]
+    assert [event.event for event in worker.events()] == ["restart", "healed"]
 
 
 def test_the_step_that_heals_comes_before_the_word_of_it(worker):
     worker.train(0)
     worker.begin(from_step=1, **NEXT_LIFE)
     worker.train(1)
-    kinds = [record.get("event", "step") for record in worker.report()["records"]]
+    kinds = [getattr(record, "event", "step") for record in worker.report().records]
     assert kinds == ["restart", "step", "healed"]
 
 
 def test_what_was_carried_over_is_said_once(worker):
     worker.begin(from_step=40, carried=("the weights of layer1", "a fresh optimizer"))
     (carried,) = worker.events()
-    assert (carried["event"], carried["block"]) == ("carried", 3)
-    assert carried["notes"] == ["the weights of layer1", "a fresh optimizer"]
+    assert (carried.event, carried.block) == ("carried", 3)
+    assert carried.notes == ("the weights of layer1", "a fresh optimizer")
     assert worker.events() == []
 
 
@@ -199,34 +211,33 @@ def test_what_was_carried_over_is_said_once(worker):
 
 
 def test_a_report_comes_when_it_is_due_and_takes_the_records_along(worker):
-    due = partial(worker.telemetry.due_report, State.FORWARD, 0)
+    due = partial(worker.telemetry.due_report, "forward", 0)
     worker.train(0)
-    assert [record["step"] for record in due()["records"]] == [0]
+    assert [record.step for record in due().records] == [0]
     worker.train(1, 2, 3, 4)
     assert due() is None
     worker.train(5)
-    assert [record["step"] for record in due()["records"]] == [1, 2, 3, 4, 5]
+    assert [record.step for record in due().records] == [1, 2, 3, 4, 5]
     assert due() is None
     worker.now_s += EVERY_S
-    assert due()["records"] == []
+    assert due().records == ()
 
 
 def test_a_forced_report_does_not_wait_and_puts_off_the_next(worker):
     worker.report()
     worker.now_s += EVERY_S - 1
     worker.train(0, every_s=0.0)
-    assert len(worker.report(force=True)["records"]) == 1
+    assert len(worker.report(force=True).records) == 1
     worker.now_s += EVERY_S - 1
-    assert worker.telemetry.due_report(State.FORWARD, 0) is None
+    assert worker.telemetry.due_report("forward", 0) is None
 
 
-@pytest.mark.parametrize("state", State)
-def test_a_report_says_how_the_worker_is(worker, state):
+def test_a_report_says_how_the_worker_is(worker):
     worker.telemetry.dropped_reports = 4
-    report = worker.report(state)
-    assert report["rss_bytes"] > 0
-    fields = ("kind", "block", "state", "generation", "queue_depth", "dropped_reports")
-    assert [report[field] for field in fields] == ["report", 3, state.value, 0, 2, 4]
+    report = worker.report()
+    assert report.rss_bytes > 0
+    assert (report.block, report.state, report.generation) == (3, "update", 0)
+    assert (report.queue_depth, report.dropped_reports, report.finished) == (2, 4, False)
 
 
 def test_seconds_are_booked_on_the_state_that_held(worker):
@@ -242,17 +253,12 @@ def test_seconds_are_booked_on_the_state_that_held(worker):
         watch.enter(state, 0)
         worker.now_s += lasts_s
     watch.computed_s = 20.0
-    shares = {
-        "compute_s": 20.0,
-        "overhead_s": 2.0,
-        "wait_input_s": 1.0,
-        "wait_credit_s": 64.0,
-        "wait_tie_s": 8.0,
-        "snapshot_s": 0.0,
-    }
-    assert worker.report()["seconds"] == shares
+    seconds = Seconds(
+        compute_s=20.0, overhead_s=2.0, wait_input_s=1.0, wait_credit_s=64.0, wait_tie_s=8.0
+    )
+    assert worker.report().seconds == seconds
     worker.now_s += 1.0
-    assert worker.report()["seconds"] == shares | {"wait_credit_s": 65.0}
+    assert worker.report().seconds == replace(seconds, wait_credit_s=65.0)
 
 
 def test_what_the_core_hears_of_late_is_booked_when_it_was(worker):
@@ -276,9 +282,9 @@ def test_the_copy_of_a_state_is_taken_off_what_it_fell_in(worker, state, share):
     watch.enter(state, 0)
     worker.now_s += 10.0
     watch.took_snapshot(0, worker.now_s - 4.0, worker.now_s)
-    seconds = watch.shares()
-    assert (seconds["snapshot_s"], seconds[share]) == (4.0, 6.0)
-    assert sum(seconds.values()) == 10.0
+    seconds = watch.booked()
+    assert (seconds.snapshot_s, getattr(seconds, share)) == (4.0, 6.0)
+    assert seconds.total_s == 10.0
 
 
 def test_a_copy_behind_what_the_core_hears_of_late_is_booked_once(worker):
@@ -288,28 +294,39 @@ def test_a_copy_behind_what_the_core_hears_of_late_is_booked_once(worker):
     watch.computed_s = 3.0
     watch.enter(State.WAIT_INPUT, 1, worker.now_s - 7.0)
     watch.took_snapshot(1, worker.now_s - 7.0, worker.now_s - 3.0)
-    seconds = watch.shares()
-    assert [seconds[f"{name}_s"] for name in ("compute", "snapshot", "wait_input")] == [3, 4, 3]
-    assert sum(seconds.values()) == 10.0
+    assert watch.booked() == Seconds(compute_s=3.0, snapshot_s=4.0, wait_input_s=3.0)
 
 
-def test_the_closing_word_holds_what_the_summary_needs(worker):
+def test_the_steady_state_is_from_a_fill_to_the_last_step(worker):
+    """What the first steps, another life's, and the way out took, is no part of it."""
+    watch = worker.telemetry.stopwatch
+    worker.train(0, 1, 2)
+    worker.begin(from_step=2, **NEXT_LIFE)
+    watch = worker.telemetry.stopwatch
+    for step, waits_s in ((2, 8.0), (3, 4.0), (4, 2.0), (5, 1.0)):
+        assert worker.result().steady is None or step == 5
+        watch.enter(State.WAIT_TIE, step)
+        worker.now_s += waits_s
+        watch.enter(State.APPLY, step)
+        worker.now_s += 0.5
+        watch.computed_s += 0.25
+        watch.enter(State.WAIT_CREDIT, step + 1)
+        worker.telemetry.count_step(step)
+    worker.now_s += 64.0
+    assert worker.result().steady == Seconds(compute_s=0.5, overhead_s=0.5, wait_tie_s=3.0)
+
+
+def test_a_result_holds_what_the_summary_needs(worker):
     worker.train(0, 1)
     worker.report()
-    closing = worker.telemetry.closing({"sent": 2})
-    assert (closing["block"], closing["counters"], closing["first_step_t"]) == (
-        3,
-        {"sent": 2},
-        1001,
-    )
-    assert closing["last"]["step"] == 1
-    assert closing["peak_rss_bytes"] > 0
-    assert not math.isnan(sum(closing["seconds"].values()))
+    result = worker.result()
+    assert (result.block, result.counters, result.first_step_t) == (3, Counters(sent=2), 1001)
+    assert result.last.step == 1
+    assert result.peak_rss_bytes > 0
 
 
-def test_the_closing_word_of_a_life_without_a_step_still_knows_the_jobs_first(worker):
-    assert worker.telemetry.closing({})["first_step_t"] is None
+def test_a_result_of_a_life_without_a_step_knows_the_first_one(worker):
+    assert worker.result().first_step_t is None
     worker.train(0)
     worker.begin(from_step=1, **NEXT_LIFE)
-    closing = worker.telemetry.closing({})
-    assert (closing["last"], closing["first_step_t"]) == (None, 1001.0)
+    assert (worker.result().last, worker.result().first_step_t) == (None, 1001.0)

@@ -26,7 +26,7 @@ from runtime.state.saving import Saver
 from runtime.state.snapshots import Snapshots
 from runtime.state.status_page import OwnedMemory, Word
 from runtime.worker.driver import Driver
-from runtime.worker.liveness import Neighbours
+from runtime.worker.liveness import Liveness
 from runtime.worker.telemetry import Telemetry
 
 SPEC = TensorSpec(shape=(4,), dtype="float32")
@@ -135,9 +135,7 @@ class Seat:
             core,
             block,
             links=links,
-            neighbours=Neighbours(
-                links, find_below=lambda: self._address, patience_s=self._patience_s
-            ),
+            liveness=Liveness(links, find_below=lambda: self._address, patience_s=self._patience_s),
             outgoing_specs=self.specs,
             telemetry=Telemetry(
                 block=self._k,
@@ -146,6 +144,7 @@ class Seat:
                 batch_size=8,
                 every_s=60,
                 from_step=step,
+                fill_steps=1,
                 trace=Trace(None, 0),
             ),
             retention=retention,
@@ -214,7 +213,7 @@ class Pair:
         self._threads: list[threading.Thread] = []
 
     def start(self, *ks: int, until: Callable[[Driver], bool] = lambda driver: False) -> None:
-        """Start workers (all: none is named); each ends with the job, or where `until` holds."""
+        """Start workers (all: none is named); each ends with the job, or when `until` holds."""
         for k in ks or range(2):
             for body in (self._loop, self._compute):
                 arguments = (self.drivers[k], until) if body == self._loop else (self.drivers[k],)
@@ -224,7 +223,7 @@ class Pair:
 
     def _loop(self, driver: Driver, until: Callable[[Driver], bool]) -> None:
         try:
-            driver.run(until=lambda: self._is_over() or until(driver))
+            driver.run(until=lambda _: self._is_over() or until(driver))
         except Exception as error:
             self.failures.append(error)
             self._stop.set()
@@ -239,7 +238,7 @@ class Pair:
             self._stop.set()
 
     def _is_over(self) -> bool:
-        return self._stop.is_set() or all(driver.is_done for driver in self.drivers)
+        return self._stop.is_set() or all(driver.status().is_done for driver in self.drivers)
 
     def join_loop(self) -> None:
         """Wait until the worker that was started last has left its loop."""

@@ -132,11 +132,11 @@ def test_a_silent_neighbour_is_an_error_not_a_wait(make_pair):
     pair = make_pair(num_steps=3, lag=1, blocks=blocks, patience_s=0.3)
     pair.start(0)
     lower = pair.drivers[0]
-    pair.drivers[1].run(until=lambda: lower.core.edges.are_linked)
+    pair.drivers[1].run(until=lambda _: lower.core.edges.are_linked)
     pair.join()  # nobody turns the upper one's loop any more
     (failure,) = pair.failures
     assert isinstance(failure, LinkError)
-    assert "no word from the worker above" in str(failure)
+    assert "nothing from the worker above" in str(failure)
 
 
 def test_a_tie_that_is_not_finite_is_left_out_by_the_partner(make_pair):
@@ -155,23 +155,23 @@ def test_a_tie_that_is_not_finite_is_left_out_by_the_partner(make_pair):
     assert applied[1] == [(10.0, None), (None, None), (12.0, None), (13.0, None)]
 
 
-def test_a_step_is_on_the_page_before_it_is_handed_out(make_pair):
+def test_a_step_is_on_the_page_before_it_is_issued(make_pair):
     """Who dies in it leaves word that it was begun: a job stops behind all that was."""
     pair = make_pair(num_steps=4, lag=1, blocks=(HeldBlock(), HeldBlock()))
     seen = []
 
     def watch(seat, computing):
-        hand_out = computing.hand_out
+        issue = computing.issue
 
-        def look_and_hand_out(work):
+        def look_and_issue(work):
             if isinstance(work, Ready):
                 seen.append(work.action.step < seat.memory.page[Word.REACHED])
-            hand_out(work)
+            issue(work)
 
-        computing.hand_out = look_and_hand_out
+        computing.issue = look_and_issue
 
     for seat, driver in zip(pair.seats, pair.drivers, strict=True):
-        watch(seat, driver._computing)
+        watch(seat, driver._compute_thread)
     pair.start()
     pair.join()
     assert seen == [True] * 2 * 4 * 3
@@ -188,10 +188,10 @@ def test_what_follows_a_failure_does_not_hide_it(make_pair, monkeypatch):
     monkeypatch.setattr(driver._outbox, "retain", retain)
     for phase in (Phase.FORWARD, Phase.UPDATE):
         event = Computed(phase=phase, step=0)
-        driver._computing._done.append(Done(event, {}, Figures(0.0, 0.0, 0), 0.0))
+        driver._compute_thread._done.append(Done(event, {}, Figures(0.0, 0.0, 0), 0.0))
     with pytest.raises(ProtocolError, match="different contents"):
         driver._settle()
-    driver._computing._done.append(Copied(1, save=lambda: None, began_s=0.0, ended_s=0.0))
+    driver._compute_thread._done.append(Copied(1, save=lambda: None, began_s=0.0, ended_s=0.0))
     monkeypatch.setattr(driver._outbox, "save", lambda *_: pytest.fail("saved behind a failure"))
     driver._settle()
     assert driver.core.state is State.LINKING

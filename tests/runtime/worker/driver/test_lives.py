@@ -104,6 +104,6 @@ def test_an_absent_tie_leaves_nothing_to_receive_into(make_pair):
     pair.start()
     pair.join()
     assert pair.failures == []
-    assert [driver.damaged for driver in pair.drivers] == [0, 0]
+    assert [driver.status().num_damaged for driver in pair.drivers] == [0, 0]
     assert ("apply", 2, None, None) in blocks[1].calls
     assert ("apply", 3, None, None) in blocks[0].calls

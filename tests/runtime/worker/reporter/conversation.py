@@ -1,24 +1,26 @@
-"""A worker's reporter and a coordinator's socket, over a driver and a clock of the test's."""
+"""A worker's reporter and a coordinator's socket, over a status and a clock of the test's."""
 
 import math
-from types import SimpleNamespace
+from dataclasses import replace
 from typing import Any
 
 import msgpack
 import torch
 import zmq
 
-from runtime.core.plan import Stream
+from runtime.core.plan import Side
 from runtime.core.state import State
+from runtime.core.stats import CoreStats
 from runtime.core.tie_stats import TieStats
 from runtime.program import Life
+from runtime.records.schema import Report, WorkerResult, from_dict
 from runtime.records.trace import Trace
 from runtime.state.status_page import OwnedMemory
+from runtime.worker.driver import DriverStatus
 from runtime.worker.reporter import Reporter
 from runtime.worker.telemetry import Telemetry
 
 NUM_STEPS = 12
-TIME_ALONE_S = 0.75
 WEIGHT = torch.arange(4.0)
 # All share memory, which safetensors refuses.
 HOME = {"in.weight": WEIGHT, "mid.weight": WEIGHT.view(2, 2), "out.weight": WEIGHT.view(2, 2).T}
@@ -26,29 +28,11 @@ STATE = {"home.weight": torch.arange(3.0), "step": torch.tensor(NUM_STEPS)}
 
 
 class Block:
-    """Notes what it is asked to compute; each forward takes `forward_s` on the test's clock, and
-    the third one `stall_s` more."""
+    """What a reporter sees of a block."""
 
     loss = 2.5
     probe_top1 = 0.25
     num_bad_steps = 1
-
-    def __init__(self, clock: "Clock") -> None:
-        self.calls: list[tuple[Any, ...]] = []
-        self.forward_s = self.stall_s = 0.0
-        self._clock = clock
-
-    def forward(self, step, incoming):
-        self.calls.append(("forward", step, incoming))
-        self._clock.now_s += self.forward_s
-        if len(self.calls) == 7:
-            self._clock.now_s += self.stall_s
-
-    def update(self, step):
-        self.calls.append(("update", step))
-
-    def apply(self, step, from_below, from_above):
-        self.calls.append(("apply", step, from_below, from_above))
 
     def home_state(self):
         return HOME
@@ -58,9 +42,7 @@ class Block:
 
 
 class Clock:
-    """One clock for all: `cpu_share` of the time is spent computing."""
-
-    cpu_share = 0.5
+    """One clock for all."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0
@@ -68,46 +50,7 @@ class Clock:
     def monotonic(self) -> float:
         return self.now_s
 
-    perf_counter = time = monotonic
-
-    def process_time(self) -> float:
-        return self.now_s * self.cpu_share
-
-
-class Driver:
-    """What a reporter sees of a driver; what is handed over to it is computed by `compute`."""
-
-    queue_depth = 2
-
-    def __init__(self, block: Block, telemetry: Telemetry, *, k: int) -> None:
-        self.block = block
-        self.telemetry = telemetry
-        self.damaged = 0
-        self.last_inputs: dict[Stream, Any] = {}
-        edges = SimpleNamespace(
-            incoming={} if k == 0 else {Stream.ACTIVATION: None},
-            outgoing={Stream.ACTIVATION: SimpleNamespace(sent=NUM_STEPS)},
-            num_resent=0,
-            num_fenced=0,
-            num_duplicates=0,
-        )
-        self.core = SimpleNamespace(
-            state=State.FORWARD,
-            step=0,
-            end=NUM_STEPS,
-            edges=edges,
-            tie_stats=TieStats(),
-        )
-        self._tasks: list[Any] = []
-        self.submit = self._tasks.append
-
-    @property
-    def is_done(self) -> bool:
-        return self.core.state is State.DONE
-
-    def compute(self) -> None:
-        while self._tasks:
-            self._tasks.pop(0)()
+    time = monotonic
 
 
 class Conversation:
@@ -128,7 +71,7 @@ class Conversation:
     def begin(
         self, *, k: int = 1, generation: int = 0, every_s: float = math.inf
     ) -> "Conversation":
-        """Begin the worker's next life."""
+        """Begin the worker's next generation."""
         if self._reporter is not None:
             self._reporter.close()
         telemetry = Telemetry(
@@ -138,19 +81,34 @@ class Conversation:
             batch_size=8,
             every_s=every_s,
             from_step=0,
+            fill_steps=1,
             trace=Trace(None, 0),
         )
-        self.block = Block(self.clock)
-        self.driver = Driver(self.block, telemetry, k=k)
+        self.block, self.telemetry = Block(), telemetry
+        self.core = CoreStats(
+            state=State.FORWARD,
+            step=0,
+            reached=0,
+            stop_at=None,
+            end=NUM_STEPS,
+            is_stopping=False,
+            pending_snapshot=None,
+            linked=frozenset(Side),
+            num_activations_sent=NUM_STEPS,
+            num_resent=0,
+            num_duplicates=0,
+            num_fenced=0,
+            tie_stats=TieStats(),
+        )
+        self.num_damaged = 0
         self._reporter = Reporter(
             self._context,
             "inproc://coordinator",
-            self.driver,
+            block=self.block,
+            telemetry=telemetry,
             page=self.page,
-            k=k,
+            block_index=k,
             generation=generation,
-            num_steps=NUM_STEPS,
-            time_alone_s=TIME_ALONE_S,
             patience_s=0.0,
             is_over=self._ask,
         )
@@ -162,35 +120,49 @@ class Conversation:
         return self.is_over
 
     def turn(self) -> bool:
-        """One turn of the worker's loop; True where it may leave."""
-        return self._reporter.turn()
+        """One turn of the worker's loop; True if it may leave."""
+        is_done = self.core.state is State.DONE
+        return self._reporter.turn(
+            DriverStatus(
+                core=self.core, is_done=is_done, queue_depth=2, num_damaged=self.num_damaged
+            )
+        )
+
+    def now(self, **changes: object) -> None:
+        """What the core says from now on."""
+        self.core = replace(self.core, **changes)
 
     def finish(self, *, end: int = NUM_STEPS) -> bool:
         """All steps are done; the turn that follows."""
-        core = self.driver.core
-        core.state, core.step, core.end = State.DONE, end, end
+        self.now(state=State.DONE, step=end, end=end, is_stopping=end < NUM_STEPS)
         return self.turn()
 
     def order(self, kind: str) -> None:
         self._socket.poll(0)  # it takes notice of who is there
         self._socket.send_multipart([self.identity, msgpack.packb({"kind": kind})])
 
-    def hand_in(self) -> tuple[dict[str, Any], bytes]:
+    def hand_in(self) -> tuple[WorkerResult, bytes]:
         """The result of a worker that is asked for it."""
         self.order("hand-in")
         self.turn()
-        (found,) = self.heard("result")
+        (found,) = self.results()
         return found
 
-    def heard(self, kind: str) -> list[Any]:
-        """What has come of this kind; a result comes with its weights. The rest is forgotten."""
+    def reports(self) -> list[Report]:
+        """The reports that have come; the rest is forgotten."""
+        return [from_dict(Report, said) for said, *weights in self._heard() if not weights]
+
+    def results(self) -> list[tuple[WorkerResult, bytes]]:
+        """The results that have come, with their weights; the rest is forgotten."""
+        heard = self._heard()
+        return [(from_dict(WorkerResult, said), weights[0]) for said, *weights in heard if weights]
+
+    def _heard(self) -> list[list[Any]]:
         found = []
         while self._socket.poll(0):
             identity, packed, *weights = self._socket.recv_multipart()
             assert identity == self.identity
-            said = msgpack.unpackb(packed)
-            if said["kind"] == kind:
-                found.append((said, *weights) if weights else said)
+            found.append([msgpack.unpackb(packed), *weights])
         return found
 
     def end(self) -> None:

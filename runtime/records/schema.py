@@ -1,0 +1,275 @@
+"""What a run's records are: a step's, an event's, a worker's report and result, and the summary.
+
+Owns their fields, which are the keys of metrics.jsonl and summary.json, and how they become plain
+data (`asdict`) and are read back (`from_dict`). Knows nothing of where figures come from. Shares
+and accuracies are fractions (0 to 1); what is not known is None; `_t` is unix seconds.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, TypeVar, get_args, get_origin
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seconds:
+    """What a worker's time went into, and what it waited for."""
+
+    compute_s: float = 0.0
+    overhead_s: float = 0.0
+    wait_input_s: float = 0.0
+    wait_credit_s: float = 0.0
+    wait_tie_s: float = 0.0
+    snapshot_s: float = 0.0
+
+    @property
+    def total_s(self) -> float:
+        return self.compute_s + self.overhead_s + self.waited_s + self.snapshot_s
+
+    @property
+    def waited_s(self) -> float:
+        return self.wait_input_s + self.wait_credit_s + self.wait_tie_s
+
+    def share(self, seconds: float) -> float | None:
+        """So many seconds as a share of all of these."""
+        return seconds / self.total_s if self.total_s else None
+
+    def __sub__(self, before: "Seconds") -> "Seconds":
+        names = [field.name for field in fields(Seconds)]
+        return Seconds(**{name: getattr(self, name) - getattr(before, name) for name in names})
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRecord:
+    """A step that a worker has done, and its block's figures then. `probe_top1` is measured on
+    training batches, and `bad_steps` counts those skipped so far."""
+
+    t: float
+    block: int
+    pid: int
+    generation: int
+    step: int
+    loss: float
+    probe_top1: float
+    samples_per_s: float
+    bad_steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Something that a worker tells once."""
+
+    event: str
+    t: float
+    block: int
+    pid: int
+    generation: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restarted(Event):
+    """A later generation begins: why the one before ended, and when its keeper saw that."""
+
+    event: str = "restart"
+    cause: str
+    detected_t: float
+    from_step: int
+    completed_before: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Healed(Event):
+    """It has come beyond all generations before it, so long after the end of the last one."""
+
+    event: str = "healed"
+    healed_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Carried(Event):
+    """What was made of another cut's checkpoint."""
+
+    event: str = "carried"
+    notes: tuple[str, ...]
+
+
+Record = StepRecord | Restarted | Healed | Carried
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """How a worker is, and its records since the last report that was sent."""
+
+    block: int
+    generation: int
+    state: str
+    seconds: Seconds
+    queue_depth: int
+    rss_bytes: int
+    dropped_reports: int
+    finished: bool
+    records: tuple[Record, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counters:
+    """What a worker has counted, in all its generations."""
+
+    sent: int = 0
+    trained: int = 0
+    stale_ties: int = 0
+    retrained: int = 0
+    bad_steps: int = 0
+    duplicates_dropped: int = 0
+    replayed: int = 0
+    fenced: int = 0
+    damaged: int = 0
+    dropped_reports: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerResult:
+    """What the summary needs of a worker. `seconds` are of its last generation, and `steady` of
+    its steady state; `last` is the latest step of this generation. `staleness` counts ties by how
+    many steps old they were; `digests` are of its whole state."""
+
+    block: int
+    generation: int
+    seconds: Seconds
+    steady: Seconds | None
+    peak_rss_bytes: int
+    first_step_t: float | None
+    last: StepRecord | None
+    counters: Counters
+    staleness: dict[str, dict[str, int]]
+    digests: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """Top-1 on held-out images."""
+
+    linear_top1: float | None = None
+    knn_top1: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitAccuracy(Accuracy):
+    """That of the features after one unit."""
+
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """Counted whole numbers; `counts` is by number."""
+
+    num: int
+    median: int
+    p95: int
+    max: int
+    counts: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockSummary(Seconds):
+    """One block: its seconds, as in its worker's result, and what became of it. `staleness` is by
+    tie, and empty if the lag is fixed; a negative one is of a neighbour that was ahead."""
+
+    index: int
+    units: tuple[str, ...]
+    guest_units: tuple[str, ...]
+    loss: float | None
+    probe_top1: float | None
+    utilisation: float | None
+    steady: Seconds | None
+    bad_steps: int
+    fenced: int
+    damaged: int
+    dropped_reports: int
+    staleness: dict[str, Spread]
+    stale_ties: int
+    restarts: int
+    peak_rss_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restart:
+    """A worker's restart; `healed_s` is None if it died again before it was healed."""
+
+    block: int
+    generation: int
+    cause: str
+    detected_t: float
+    from_step: int
+    completed_before: int
+    healed_s: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bubble:
+    """The pipeline's bubble, and those of lock-step schedules (see runtime.records.bubbles)."""
+
+    measured: float | None
+    shares_cores: bool
+    fill_steps: int
+    microbatches: int
+    gpipe_and_1f1b: float
+    zb_h1: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What a run came to; blocks and units lowest first. `batches` are all workers' counts by what
+    became of a batch, which counts once for each block that it came to."""
+
+    samples_per_s: float | None
+    wall_s: float
+    time_to_first_step_s: float | None
+    steps: int
+    weights_sha256: str
+    state_sha256: str
+    final: Accuracy
+    units: tuple[UnitAccuracy, ...]
+    blocks: tuple[BlockSummary, ...]
+    batches: dict[str, int]
+    restarts: tuple[Restart, ...]
+    bubble: Bubble | None
+
+
+def from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
+    """Read a record, and the records in it. Raises ValueError unless the keys are its fields."""
+    types = _types(kind)
+    unknown, missing = values.keys() - types.keys(), types.keys() - values.keys()
+    for wrong, names in (("unknown", unknown), ("missing", missing)):
+        if names:
+            raise ValueError(f"{kind.__name__} with {wrong} keys: {', '.join(sorted(names))}")
+    return kind(**{name: _read(hint, values[name]) for name, hint in types.items()})
+
+
+def read_record(values: Mapping[str, Any]) -> Record:
+    """Read a line of metrics.jsonl. Raises ValueError."""
+    record: Record = _read(Record, values)
+    return record
+
+
+def _types(kind: Any) -> dict[str, Any]:
+    return {field.name: field.type for field in fields(kind)}
+
+
+def _read(hint: Any, value: Any) -> Any:
+    """Read a field: of a union the record with these keys, of a tuple each item."""
+    if get_origin(hint) is tuple:
+        return tuple(_read(get_args(hint)[0], item) for item in value)
+    kinds: list[Any] = [kind for kind in (hint, *get_args(hint)) if is_dataclass(kind)]
+    if not kinds or value is None:
+        return value
+    fitting = (kind for kind in kinds if _types(kind).keys() == value.keys())
+    return from_dict(next(fitting, kinds[0]), value)
+
+
+def shared(kind: type, record: object) -> dict[str, Any]:
+    """Those fields of a record that `kind` has too."""
+    names = [field.name for field in fields(kind)]
+    return {name: getattr(record, name) for name in names if hasattr(record, name)}
