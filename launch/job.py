@@ -11,11 +11,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from launch.config import from_toml, to_toml
+from launch.config import ResolvedConfig
+from launch.config_file import from_toml, to_toml
 from launch.cores import usable_cores
 from launch.launcher import Launcher
 from launch.planning.notes import notes_on
-from launch.planning.resolved import ConcreteConfig, Resolved
+from launch.planning.resolved import Resolved
 from launch.planning.streams import edge_specs, worker_plan
 from models.bad_numbers import BadNumbers
 from models.block import Feed, LocalBlock, Payload, Recipe
@@ -43,7 +44,7 @@ class LocalLearningJob:
     def __init__(self, resolved: Resolved) -> None:
         self.resolved = resolved
         config = resolved.config
-        self.num_workers = resolved.partition.num_blocks
+        self.num_workers = config.workers
         self.num_steps = config.steps
         self.batch_size = config.batch_size
         self.threads = config.threads
@@ -59,6 +60,7 @@ class LocalLearningJob:
         self.trace = config.trace
         self.model_name = config.model.rpartition(":")[2]
         self.config_toml = to_toml(config)
+        self.given_toml = to_toml(config.given)
         phases_s = (config.max_worker_restarts + 2) * config.phase_timeout_s
         self.patience_s = phases_s + 10 * config.hang_timeout_s
         self.retain_bytes = config.retain_mb * 1e6
@@ -101,7 +103,6 @@ class LocalLearningJob:
         """Build block k from the parts of another cut, as far as that goes."""
         units = self.resolved.network.units
         config = from_toml(checkpoint.config_toml)
-        assert isinstance(config.cuts, tuple), "a checkpoint's config is resolved"
         partition = Partition(num_units=len(units), cuts=config.cuts, overlap=config.overlap)
         old = []
         for index, part in enumerate(partition.blocks):
@@ -141,7 +142,8 @@ def build_block(resolved: Resolved, k: int, data: ImageData | None) -> LocalBloc
         schedule=config.schedule,
         warmup_steps=config.warmup_steps,
         num_steps=config.steps,
-        decoder_depth=config.decoder_depth[k],
+        earlier_lengths=config.earlier_lengths,
+        decoder_depth=config.depth_of(k),
         max_bad_steps=config.max_bad_steps,
         seed=config.seed,
         device=_device(config, k),
@@ -166,7 +168,7 @@ def build_block(resolved: Resolved, k: int, data: ImageData | None) -> LocalBloc
     )
 
 
-def _device(config: ConcreteConfig, k: int) -> str:
+def _device(config: ResolvedConfig, k: int) -> str:
     """A GPU a worker, shared in turn where there are fewer."""
     if config.device == "cpu":
         return "cpu"

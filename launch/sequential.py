@@ -14,7 +14,8 @@ if __name__ == "__main__":  # our packages come first, and the files beside this
 import torch
 from torch import Tensor
 
-from launch.config import parse, refuse_free_lag
+from launch.config import refuse_free_ties
+from launch.config_file import parse
 from launch.environment import Environment
 from launch.job import LocalLearningJob
 from launch.program import command_time
@@ -39,10 +40,10 @@ def main(argv: list[str]) -> int:
     started_t = command_time()
     try:
         config = parse(argv, prog=NAME)
-        refuse_free_lag(config)
+        refuse_free_ties(config)
         job = LocalLearningJob(resolve(config, environment=Environment.from_process()))
         run_dir = RunDir.create(config.run_dir, name=f"{NAME}-{job.model_name}")
-        run_dir.write_config(job.config_toml)
+        run_dir.write_config(job.config_toml, given=job.given_toml)
     except ValueError as error:
         print(f"{NAME}: error: {error}", file=sys.stderr)
         return REFUSED

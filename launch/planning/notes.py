@@ -5,7 +5,6 @@ Owns the sentences. What they stand on is found elsewhere.
 
 import torch
 
-from launch.config import FREE
 from launch.planning.costs import counted_costs
 from launch.planning.rates import edge_rates
 from launch.planning.resolved import Resolved
@@ -50,7 +49,7 @@ def _slow_ties(resolved: Resolved) -> str | None:
     config = resolved.config
     if config.longest_lag >= 1:
         return None  # f <= T and C <= T are all that is asked for: a window holds two
-    costs = resolved.measured or counted_costs(resolved.setting)
+    costs = resolved.measured or counted_costs(resolved)
     slow = [edge for edge in edge_rates(resolved, costs) if edge.slowness > 1]
     if not slow:
         return None
@@ -65,10 +64,10 @@ def _slow_ties(resolved: Resolved) -> str | None:
 
 def _not_reproducible(resolved: Resolved) -> str | None:
     config = resolved.config
-    if config.lag != FREE:
+    if not config.free_ties:
         return None
     return (
-        f"lag {FREE}: each step takes the ties that have arrived, so this run can't be reproduced;"
+        "free ties: each step takes the ties that have arrived, so this run can't be reproduced;"
         f" only ties over {config.longest_lag} steps old are waited for, and how old they were is"
         " measured"
     )

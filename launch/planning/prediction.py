@@ -55,6 +55,6 @@ def predict(resolved: Resolved, costs: Costs, *, cores: int) -> Prediction:
         step_here=max(step, sum(blocks) * config.threads / cores),
         one_process=math.fsum(blocks),
         end_to_end=costs.end_to_end(),
-        end_to_end_memory=block_memory(resolved.setting, whole),
+        end_to_end_memory=block_memory(resolved, whole),
         cores=cores,
     )

@@ -20,8 +20,8 @@ from runtime.state.checkpoint import write_durably
 
 # All that a run writes into its directory.
 WRITTEN = (
-    *("config.toml", "metrics.jsonl", "summary.json", "weights.safetensors", "faults.jsonl"),
-    *("checkpoints", "tensorboard", "logs", "trace", "trace.json"),
+    *("given.toml", "config.toml", "metrics.jsonl", "summary.json", "weights.safetensors"),
+    *("faults.jsonl", "checkpoints", "tensorboard", "logs", "trace", "trace.json"),
 )
 
 
@@ -90,9 +90,10 @@ class RunDir:
         """Each worker's part of the timeline."""
         return sorted((self.path / "trace").glob("worker-*.jsonl"))
 
-    def write_config(self, text: str) -> None:
-        """Write config.toml, durably and at once. Raises ValueError if it can't be."""
+    def write_config(self, text: str, *, given: str) -> None:
+        """Write config.toml and given.toml, durably. Raises ValueError if they can't be."""
         try:
+            _write(self.path / "given.toml", given)
             _write(self.config_toml, text)
         except OSError as error:
             raise _unwritable(self.path, error) from error

@@ -76,8 +76,9 @@ def test_other_links_heal_too(link, start):
     assert run.summary["batches"]["trained"] == 3 * 40
 
 
-def test_a_stopped_run_goes_on_by_the_same_command_and_a_finished_one_can_be_extended(start):
-    flags = (*QUICK, "--workers", "2", "--steps", "150", "--schedule", "constant")
+def test_a_run_is_stopped_resumed_extended_twice_and_recut(start):
+    """What an extended run ended with, no other program could compute: its schedule was lost."""
+    flags = (*QUICK, "--workers", "2", "--steps", "150")
     run = start(*flags)
     run.await_step(1, 5)
     run.process.send_signal(signal.SIGINT)
@@ -92,18 +93,20 @@ def test_a_stopped_run_goes_on_by_the_same_command_and_a_finished_one_can_be_ext
     assert code == 2
     assert "other settings (lr 0.002 -> 0.5)" in err
 
-    longer = (*QUICK, "--workers", "2", "--steps", "170", "--schedule", "constant")
-    code, out, err = start(*longer, run_dir=run.dir).end()
-    assert code == 0, out + err
-    assert "resumes from step" in err
-    assert "150 steps become 170" in err
-    assert digests(run) == reference_digests(*longer)
+    for before, steps in ((150, 170), (170, 190)):
+        longer = (*QUICK, "--workers", "2", "--steps", str(steps))
+        code, out, err = start(*longer, run_dir=run.dir).end()
+        assert code == 0, out + err
+        assert "resumes from step" in err
+        assert f"{before} steps become {steps}; from step" in err
+        assert digests(run) == reference_digests("--config", str(run.dir / "config.toml"))
+        assert digests(run) != reference_digests(*longer)
 
     code, _, err = start(*longer, run_dir=run.dir).end()
     assert code == 0
-    assert "holds a finished run of 170 steps" in err
+    assert "holds a finished run of 190 steps" in err
 
-    other = (*QUICK, "--workers", "3", "--steps", "180", "--schedule", "constant")
+    other = ("--config", str(run.dir / "given.toml"), "--workers", "3", "--steps", "200")
     code, out, err = start(*other, run_dir=run.dir).end()
     assert code == 0, out + err
     assert "another cut (workers 2 -> 3" in err

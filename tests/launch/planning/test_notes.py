@@ -33,8 +33,8 @@ def test_measured_cuts_are_told_and_measured_times_used():
 
 
 def test_a_run_with_free_ties_is_said_not_to_be_reproducible():
-    (note,) = notes_on(light(lag="free", max_staleness=5))
+    (note,) = notes_on(light(free_ties=True, max_staleness=5))
     assert note == (
-        "lag free: each step takes the ties that have arrived, so this run can't be reproduced;"
+        "free ties: each step takes the ties that have arrived, so this run can't be reproduced;"
         " only ties over 5 steps old are waited for, and how old they were is measured"
     )

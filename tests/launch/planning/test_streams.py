@@ -147,7 +147,7 @@ def test_too_little_room_is_refused_with_what_is_needed():
 
 def test_free_ties_are_held_up_by_their_bound_alone():
     """The window of each holds one more than the bound, as a lag's does; none is late."""
-    run = light(workers=3, lag="free", max_staleness=4, tie="gradient")
+    run = light(workers=3, free_ties=True, max_staleness=4, tie="gradient")
     assert (run.config.window, run.config.max_staleness) == (5, 4)
     plan = worker_plan(run, 1)
     assert (plan.lag, plan.free) == (
@@ -156,7 +156,7 @@ def test_free_ties_are_held_up_by_their_bound_alone():
     )
     for stream in (Stream.TIE_UP, Stream.TIE_DOWN):
         assert plan.outgoing[stream].max_messages == 5
-    other = light(workers=3, lag="free")
+    other = light(workers=3, free_ties=True)
     assert other.config.max_staleness == DEFAULT_MAX_STALENESS
     free = Free(max_staleness=DEFAULT_MAX_STALENESS, keeps_newest=True)
     assert worker_plan(other, 0).free == free

@@ -76,7 +76,7 @@ def make(clock) -> Iterator[Callable[..., Keeper]]:
 
     def make(*, rank: int | None = None) -> Keeper:
         program = Program(
-            resolve=lambda tell: pytest.fail("nothing is resolved"),
+            resolve=lambda recorded, tell: pytest.fail("nothing is resolved"),
             load=lambda text: pytest.fail("no job is needed"),
             preload=(),
             run_dir=None,
