@@ -100,7 +100,7 @@ class RunConfig:
     """Worker processes, one a block; without it torchrun's world size, else 4."""
     cuts: Annotated[Cuts, Role.CUT] = None
     """First unit of each home, such as 0,1,2,3; auto balances the blocks by counted FLOPs, profiled
-    by times measured here; without it LoCo's cut where that serves, else auto."""
+    by times measured here; without it LoCo's cut if that serves, else auto."""
     max_memory_mb: Annotated[int | None, Role.RUNNING] = None
     """Megabytes that a worker may take beside Python and torch, as estimated before the start."""
     overlap: Annotated[int, Role.CUT] = 1
@@ -132,7 +132,7 @@ class RunConfig:
     warmup_steps: int = 0
     """Steps over which the learning rate rises."""
     epochs: Annotated[int, Role.LENGTH] = 12
-    """Passes over the training images; ignored where steps is given."""
+    """Passes over the training images; ignored if steps is given."""
     steps: Annotated[int | None, Role.LENGTH] = None
     """Training steps, instead of epochs."""
     batch_size: int = 64
@@ -142,7 +142,7 @@ class RunConfig:
     threads: Annotated[int | None, Role.BITS] = None
     """Compute threads a worker; without it cores / workers."""
     device: Annotated[Device, Role.BITS] = "auto"
-    """Where workers compute; auto takes GPUs where there are any."""
+    """Where workers compute; auto takes GPUs if there are any."""
     link: Annotated[Link, Role.RUNNING] = "auto"
     """How workers talk; auto shares memory within a host and takes tcp between hosts. nccl is
     not built: auto is used, and the run says why."""

@@ -65,7 +65,7 @@ def load_job(text: str) -> LocalLearningJob:
 
 
 def command_time() -> float:
-    """When the command was given, in unix seconds: torchrun's start where it runs us.
+    """When the command was given, in unix seconds: torchrun's start if it runs us.
 
     By the process's age: the kernel's boot time, on which psutil's create_time stands, is whole
     seconds only.

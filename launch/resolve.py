@@ -93,7 +93,7 @@ def _let_users_modules_be_found() -> None:
 def _as_recorded(
     config: RunConfig, recorded: ResolvedConfig, environment: Environment
 ) -> RunConfig:
-    """Leave what is open to the run that is resumed, so that it goes on with the same bits on a
+    """Leave what is open to the run that is resumed, so that it resumes with the same bits on a
     machine of other cores; its cuts only if all that they were chosen by is asked for again."""
     workers = config.workers or environment.world_size or recorded.workers
     if workers != recorded.workers:
@@ -201,7 +201,7 @@ def _check_names(config: RunConfig, data: ImageData) -> None:
 
 
 def _length(config: RunConfig, num_train: int) -> tuple[int, int]:
-    """Return (epochs, steps); steps, where given, decide."""
+    """Return (epochs, steps); steps, if given, decide."""
     per_epoch = steps_per_epoch(num_train, config.batch_size)
     if config.steps is None:
         return config.epochs, config.epochs * per_epoch
@@ -247,7 +247,7 @@ def _check_shared_dtypes(workload: Workload, partition: Partition) -> None:
 
 
 def _decoder_depth(config: RunConfig, num_blocks: int) -> tuple[int, ...]:
-    """One figure, or one a block where they differ."""
+    """One figure, or one a block if they differ."""
     depth = config.decoder_depth
     if config.method == "e2e":
         return depth[-1:]  # the one head is the top block's

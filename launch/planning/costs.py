@@ -33,7 +33,7 @@ class BlockCost:
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """`heads[unit][k]` is the head of block k standing on that unit. In seconds where measured,
+    """`heads[unit][k]` is the head of block k standing on that unit. In seconds if measured,
     else in FLOPs: then figures mean something in relation to each other only."""
 
     measured: bool

@@ -17,8 +17,8 @@ from runtime.core.partition import Block, Partition, balanced_cuts
 def choose_cuts(
     workload: Workload, *, device: str, threads: int
 ) -> tuple[tuple[int, ...], Costs | None]:
-    """The first unit of each home, and the costs that they were chosen by where these were
-    measured. Raises ValueError where nothing fits, ConfigError where what is given doesn't."""
+    """The first unit of each home, and the costs that they were chosen by if these were
+    measured. Raises ValueError if nothing fits, ConfigError if what is given doesn't."""
     config, workers = workload.config, workload.workers
     if config.method == "e2e":
         return (0,), None
@@ -38,7 +38,7 @@ def choose_cuts(
 
 
 def check_memory(workload: Workload, partition: Partition) -> None:
-    """Raise ConfigError where a worker would take more than the user's bound."""
+    """Raise ConfigError if a worker would take more than the user's bound."""
     bound_mb = workload.config.max_memory_mb
     if bound_mb is None:
         return

@@ -30,7 +30,7 @@ PASSING = 8
 @dataclass(frozen=True, kw_only=True)
 class BlockMemory:
     """Bytes of one worker. `retained` lies in memory that its keeper owns, and is an upper bound:
-    messages that are kept for a restarted neighbour, and the snapshots."""
+    messages that are retained for a restarted neighbour, and the snapshots."""
 
     weights: int
     activations: int
@@ -46,7 +46,7 @@ def block_memory(workload: Workload, block: Block) -> BlockMemory:
     """Estimate what the worker of a block takes.
 
     weights: parameters and buffers, gradients and optimizer state of home, guest and head.
-    activations: a step's input, all that is kept of it until the backward, and what passes.
+    activations: a step's input, all that is saved of it for the backward, and what passes.
     messages: the windows of what comes in, and one of each kind that goes out.
     retained: what may be resent, and snapshots.
     """

@@ -45,7 +45,7 @@ def _measured(resolved: Resolved) -> str | None:
 
 
 def _slow_ties(resolved: Resolved) -> str | None:
-    """Where blocks must wait for each other, even over links without latency."""
+    """The edges at which blocks wait for each other, even over links without latency."""
     config = resolved.config
     if config.longest_lag >= 1:
         return None  # f <= T and C <= T are all that is asked for: a window holds two
@@ -56,7 +56,7 @@ def _slow_ties(resolved: Resolved) -> str | None:
     worst = max(slow, key=lambda edge: edge.slowness)
     by = "measured times" if costs.measured else "counted FLOPs"
     return (
-        f"lag {config.lag} keeps neighbours waiting: by {by}, edge {worst.edge}-{worst.edge + 1}"
+        f"lag {config.lag} makes neighbours wait: by {by}, edge {worst.edge}-{worst.edge + 1}"
         f" allows {1 / worst.slowness:.0%} of full rate at most; --lag {worst.least_lag} would"
         " allow all of it"
     )

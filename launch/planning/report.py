@@ -76,7 +76,7 @@ def _blocks(resolved: Resolved, prediction: Prediction) -> Table:
 def _memory(resolved: Resolved) -> Table:
     """What each worker takes, and what it sends up and holds with its neighbours, in megabytes."""
     table = plain_table("block, MB")
-    headings = ("weights", "activations", "messages", "kept for restarts", "all", "sent up", "tie")
+    headings = ("weights", "activations", "messages", "retained", "all", "sent up", "tie")
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for block in resolved.partition.blocks:
@@ -94,7 +94,7 @@ def _memory(resolved: Resolved) -> Table:
 
 
 def _rates(resolved: Resolved, prediction: Prediction) -> Table:
-    """Samples/s where times were measured; else how the same work compares, which FLOPs tell."""
+    """Samples/s if times were measured; else how the same work compares, which FLOPs tell."""
     table = plain_table("predicted, without latency")
     table.add_column("samples/s", justify="right", no_wrap=True)
     table.add_column("x one process, end to end", justify="right", no_wrap=True)

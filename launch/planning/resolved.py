@@ -15,7 +15,7 @@ from runtime.core.partition import Partition
 class Resolved(Workload):
     """A workload that is cut, with its resolved config.
 
-    `measured`: what the cuts were chosen by where that was measured, which no other process can
+    `measured`: what the cuts were chosen by, if that was measured, which no other process can
     find again. `link_note`: why the link is not the one that was asked for. `remarks`: what is odd
     about the data and the network, which are looked at here alone."""
 

@@ -1,7 +1,7 @@
 """What crosses each edge of a resolved run, and each worker's plan: steps, windows, retention.
 
-Owns how many messages are kept for workers that restart, and how often snapshots are taken, under
-the bound on that memory.
+Owns how many messages are retained for workers that restart, and how often snapshots are taken,
+under the bound on that memory.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from launch.planning.resolved import Resolved
 
 MOST_STEPS_BETWEEN_SNAPSHOTS = 4  # a restarted worker repeats half of them, on the average
-OPTIMIZER_STATES = {"sgd": 1, "adamw": 2}  # tensors that an optimizer keeps for each parameter
+OPTIMIZER_STATES = {"sgd": 1, "adamw": 2}  # tensors that an optimizer has for each parameter
 UNKNOWN_STATES = 2
 HEAD_ITEMSIZE = 4  # bytes: heads compute in float32
 MARGIN = 1.1  # over a block's parameters and their state: buffers, names, the probe
@@ -69,55 +69,52 @@ def block_specs(workload: Workload, block: Block) -> tuple[Specs, Specs]:
     return incoming, outgoing
 
 
-def worker_plan(resolved: Resolved, k: int) -> WorkerPlan:
-    """Worker k's steps, streams and windows."""
-    config = resolved.config
-    incoming, outgoing = block_specs(resolved, resolved.partition.blocks[k])
+def worker_plan(resolved: Resolved, block_index: int) -> WorkerPlan:
+    """A worker's steps, streams and windows."""
+    config, blocks = resolved.config, resolved.partition.blocks
+    block = blocks[block_index]
+    incoming, outgoing = block_specs(resolved, block)
+
+    def window(stream: Stream, specs: tuple[TensorSpec, ...], sender: Block) -> Window:
+        return _window(resolved, stream, specs, _room(resolved, sender, stream))
+
     free = Free(max_staleness=config.longest_lag, keeps_newest=config.tie == "elastic")
     return WorkerPlan(
         num_steps=config.steps,
         lag=config.lag or 0,
         free=free if config.free_ties else None,
         incoming={
-            s: _window(resolved, s, specs, _room(resolved, k - 1 if s in UPWARD else k + 1, s))
+            s: window(s, specs, blocks[block_index + (-1 if s in UPWARD else 1)])
             for s, specs in incoming.items()
         },
-        outgoing={
-            s: _window(resolved, s, specs, _room(resolved, k, s)) for s, specs in outgoing.items()
-        },
+        outgoing={s: window(s, specs, block) for s, specs in outgoing.items()},
         snapshot_every=config.snapshot_every,
         checkpoint_every=config.checkpoint_every,
     )
 
 
 def choose_snapshot_every(resolved: Resolved) -> int:
-    """The most steps between snapshots for which all that is sent meanwhile can be kept."""
+    """The most steps between snapshots for which all that is sent meanwhile can be retained."""
+    blocks = resolved.partition.blocks
     for every in range(MOST_STEPS_BETWEEN_SNAPSHOTS, 1, -1):
-        if all(
-            _bytes(outgoing, _full_rooms(resolved, outgoing, every)) <= _bound(resolved, k)
-            for k, outgoing in enumerate(_all_outgoing(resolved))
-        ):
+        if all(_most_bytes(resolved, b, every) <= _bound(resolved, b) for b in blocks):
             return every
     return 1
 
 
 def check_retention(resolved: Resolved) -> None:
-    """Raise ValueError where the bound on retained messages is too little for the windows."""
-    for k, outgoing in enumerate(_all_outgoing(resolved)):
+    """Raise ValueError if the bound on retained messages is too little for the windows."""
+    for block in resolved.partition.blocks:
+        _, outgoing = block_specs(resolved, block)
         least = _bytes(outgoing, _least_rooms(resolved, outgoing))
-        if least > _bound(resolved, k):
-            config, images = resolved.config, PLACES * image_bytes(resolved, k)
+        if least > _bound(resolved, block):
+            config, images = resolved.config, PLACES * snapshot_bytes(resolved, block)
             raise ValueError(
-                f"retain-mb {config.retain_mb} is too little: worker {k} must be able to keep"
+                f"retain-mb {config.retain_mb} is too little: worker {block.index} must retain"
                 f" {least / 1e6:.1f} MB of what it has sent (window {config.window},"
                 f" {config.lag_in_words}) and {images / 1e6:.1f} MB of snapshots; give --retain-mb"
                 f" {math.ceil((least + images) / 1e6)}, or a smaller --batch-size"
             )
-
-
-def image_bytes(resolved: Resolved, k: int) -> int:
-    """About the size of one snapshot of block k."""
-    return snapshot_bytes(resolved, resolved.partition.blocks[k])
 
 
 def snapshot_bytes(workload: Workload, block: Block) -> int:
@@ -133,7 +130,7 @@ def trained_bytes(workload: Workload, block: Block) -> int:
 
 
 def num_states(workload: Workload) -> int:
-    """How many tensors the optimizer keeps for each parameter."""
+    """How many tensors the optimizer has for each parameter."""
     return OPTIMIZER_STATES.get(workload.config.optimizer, UNKNOWN_STATES)
 
 
@@ -143,11 +140,15 @@ def window_bytes(workload: Workload, specs: Specs) -> int:
 
 
 def retained_bytes(workload: Workload, block: Block) -> float:
-    """What may be kept of a block's messages for other lives, as far as the bound allows."""
-    _, outgoing = block_specs(workload, block)
+    """What may be retained of a block's messages, as far as the bound allows."""
     every = workload.config.snapshot_every or MOST_STEPS_BETWEEN_SNAPSHOTS
-    bound = workload.config.retain_mb * 1e6 - PLACES * snapshot_bytes(workload, block)
-    return max(0.0, min(bound, _bytes(outgoing, _full_rooms(workload, outgoing, every))))
+    return max(0.0, min(_bound(workload, block), _most_bytes(workload, block, every)))
+
+
+def _most_bytes(workload: Workload, block: Block, every: int) -> int:
+    """What a block's messages take, if no bound holds."""
+    _, outgoing = block_specs(workload, block)
+    return _bytes(outgoing, _full_rooms(workload, outgoing, every))
 
 
 def _itemsize(unit: UnitTrace) -> int:
@@ -155,24 +156,20 @@ def _itemsize(unit: UnitTrace) -> int:
     return max(sizes, default=0)
 
 
-def _all_outgoing(resolved: Resolved) -> list[Specs]:
-    return [block_specs(resolved, block)[1] for block in resolved.partition.blocks]
-
-
-def _room(resolved: Resolved, k: int, stream: Stream) -> int:
-    """How many messages of a stream worker k keeps: what its snapshots ask for, or what the bound
-    allows, of which all that it sends has the same share."""
-    _, outgoing = block_specs(resolved, resolved.partition.blocks[k])
+def _room(resolved: Resolved, block: Block, stream: Stream) -> int:
+    """How many messages of a stream a block's worker retains: what its snapshots ask for, or what
+    the bound allows, of which all that it sends has the same share."""
+    _, outgoing = block_specs(resolved, block)
     least = _least_rooms(resolved, outgoing)
     full = _full_rooms(resolved, outgoing, resolved.config.snapshot_every)
     more = {s: full[s] - least[s] for s in outgoing}
-    left = _bound(resolved, k) - _bytes(outgoing, least)
+    left = _bound(resolved, block) - _bytes(outgoing, least)
     share = max(0.0, min(1.0, left / max(1, _bytes(outgoing, more))))
     return least[stream] + math.floor(share * more[stream])
 
 
 def _full_rooms(workload: Workload, outgoing: Specs, every: int) -> dict[Stream, int]:
-    """Twice what is kept where all goes well, for at half a snapshot is asked for."""
+    """Twice what is retained if all goes well, for at half of it a snapshot is requested."""
     return {s: 2 * (every + _size(workload, s) + _late(workload, s)) for s in outgoing}
 
 
@@ -184,9 +181,9 @@ def _bytes(streams: Specs, rooms: dict[Stream, int]) -> int:
     return sum(rooms[s] * message_bytes(specs) for s, specs in streams.items())
 
 
-def _bound(resolved: Resolved, k: int) -> float:
-    """What the user's bound leaves for worker k's messages beside its snapshots."""
-    return resolved.config.retain_mb * 1e6 - PLACES * image_bytes(resolved, k)
+def _bound(workload: Workload, block: Block) -> float:
+    """What the user's bound leaves for a worker's messages beside its snapshots."""
+    return workload.config.retain_mb * 1e6 - PLACES * snapshot_bytes(workload, block)
 
 
 def _late(workload: Workload, stream: Stream) -> int:

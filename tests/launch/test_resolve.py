@@ -306,7 +306,7 @@ def test_snapshots_and_checkpoints():
 
 
 def test_too_little_memory_to_keep_messages_is_refused():
-    assert "retain-mb 1 is too little: worker 0 must be able to keep" in refusal(retain_mb=1)
+    assert "retain-mb 1 is too little: worker 0 must retain" in refusal(retain_mb=1)
 
 
 @pytest.mark.parametrize(

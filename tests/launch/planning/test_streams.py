@@ -14,7 +14,7 @@ from launch.planning.streams import (
     UPWARD,
     check_retention,
     choose_snapshot_every,
-    image_bytes,
+    snapshot_bytes,
     worker_plan,
 )
 from launch.resolve import resolve
@@ -50,7 +50,7 @@ def largest_least_mb() -> float:
     for k in range(3):
         plan = worker_plan(base, k)
         least = sum(plan.min_retained(s) * w.message_bytes for s, w in plan.outgoing.items())
-        needed.append(least + PLACES * image_bytes(base, k))
+        needed.append(least + PLACES * snapshot_bytes(base, base.partition.blocks[k]))
     return max(needed) / 1e6 + 1e-3  # whole bytes, in spite of rounding
 
 
@@ -121,7 +121,7 @@ def test_what_a_snapshot_will_take_is_known_within_a_quarter():
         block = build_block(run, k, None)
         parameters = sum(p.nbytes for name, p in block.state().items() if "optimizer" not in name)
         # Before the first step adamw has nothing; then it has two tensors a parameter.
-        assert 0.9 < image_bytes(run, k) / (3 * parameters) < 1.25
+        assert 0.9 < snapshot_bytes(run, run.partition.blocks[k]) / (3 * parameters) < 1.25
 
 
 def test_one_worker_has_nothing_to_keep():
