@@ -119,10 +119,8 @@ class _File:
         """Raise ConfigError for flags with which a config.toml would not repeat its run."""
         for key, name in KEYS.items():
             if key in self._flags and ROLES[name] not in (Role.RUNNING, Role.PLACE):
-                there, given = (
-                    show(_tuples(values.get(key, "not set"))),
-                    path.with_name("given.toml"),
-                )
+                there = show(_tuples(values.get(key, "not set")))
+                given = path.with_name("given.toml")
                 instead = given if given.is_file() else "a file of what its table [given] holds"
                 raise ConfigError(
                     f"--{key} can't be given with {str(path)!r}, which repeats its run exactly"

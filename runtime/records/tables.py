@@ -107,12 +107,17 @@ def _outcome(summary: Summary) -> str:
     linear, knn = (_figure(top1, "{:.3f}").plain for top1 in final)
     first = _figure(summary.time_to_first_step_s, "{:.1f} s").plain
     batches = summary.batches.items()
-    counts = ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in batches)
+    counts = ", ".join(f"{count} {_words(what)}" for what, count in batches)
     return (
         f"test top-1: linear {linear}, kNN {knn}\n"
         f"{summary.steps} steps in {summary.wall_s:.1f} s, the first after {first}\n"
         f"batches: {counts}" + _restarts(summary.restarts)
     )
+
+
+def _words(what: str) -> str:
+    """What became of batches, as it is shown."""
+    return "resent" if what == "replayed" else what.replace("_", " ")
 
 
 def _restarts(restarts: Sequence[Restart]) -> str:
