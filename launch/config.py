@@ -39,9 +39,9 @@ class Role(Enum):
     whether a config.toml, which repeats its run, takes the flag (RUNNING and PLACE only)."""
 
     RESULT = "makes up what is learned: with another value it is another run, and not resumed"
-    CUT = "says which blocks there are: learning goes on in others, as far as it can"
+    CUT = "says which blocks there are: learning continues in others, as far as it can"
     LENGTH = "says how long the run is: it may be extended; a flag replaces all that a file says"
-    BITS = "changes what is learned in the last bits only"
+    BITS = "changes what is learned in the last bits only, or what timing decides anyway"
     RUNNING = "says how the run is run; nothing that is learned depends on it, save a `nan` fault"
     PLACE = "says where the run's files are"
 
@@ -97,22 +97,24 @@ class RunConfig:
     split: int = 0
     """Which fold of the digits is held out."""
     workers: Annotated[int | None, Role.CUT] = None
-    """Worker processes, one a block; without it torchrun's world size, else 4."""
+    """Worker processes, one per block; without it torchrun's world size, else one for each of cuts,
+    else at most 4."""
     cuts: Annotated[Cuts, Role.CUT] = None
     """First unit of each home, such as 0,1,2,3; auto balances the blocks by counted FLOPs, profiled
     by times measured here; without it LoCo's cut if that serves, else auto."""
-    max_memory_mb: Annotated[int | None, Role.RUNNING] = None
+    max_memory_mb: Annotated[int | None, Role.CUT] = None
     """Megabytes that a worker may take beside Python and torch, as estimated before the start."""
     overlap: Annotated[int, Role.CUT] = 1
     """Units that each block shares with the next; 0 is Greedy InfoMax."""
     tie: Tie = "elastic"
     """How the two replicas of shared units are held together."""
     lag: Lag = None
-    """Age, in steps, of what comes down from the block above; without it 1."""
+    """How many steps old the tie from the block above is; without it 1."""
     free_ties: bool = False
     """Take whatever ties have arrived, under no fixed lag; no two such runs are alike."""
     max_staleness: Annotated[int | None, Role.BITS] = None
-    """Steps: with free-ties, a tie that is older is waited for; without it 8."""
+    """With free-ties, the most steps a tie may be old: a step waits rather than use an older one;
+    without it 8."""
     alpha: float = 0.02
     """Pull of the elastic tie, from 0 to 1."""
     objective: str = "nt-xent"
@@ -120,7 +122,7 @@ class RunConfig:
     temperature: float = 0.2
     """Temperature of NT-Xent."""
     decoder_depth: IntList = (1,)
-    """Residual conv blocks in a head: one figure for all blocks, or one a block (1,1,1,0)."""
+    """Residual conv blocks in a head: one figure for all blocks, or one per block (1,1,1,0)."""
     optimizer: str = "adamw"
     """Optimizer by name (sgd, adamw), or a function of your own."""
     lr: float = 2e-3
@@ -136,11 +138,11 @@ class RunConfig:
     steps: Annotated[int | None, Role.LENGTH] = None
     """Training steps, instead of epochs."""
     batch_size: int = 64
-    """Images a step, each in two views."""
+    """Images per step, each in two views."""
     seed: int = 0
     """Seed of every random draw."""
     threads: Annotated[int | None, Role.BITS] = None
-    """Compute threads a worker; without it cores / workers."""
+    """Compute threads per worker; without it cores / workers."""
     device: Annotated[Device, Role.BITS] = "auto"
     """Where workers compute; auto takes GPUs if there are any."""
     link: Annotated[Link, Role.RUNNING] = "auto"
@@ -149,7 +151,8 @@ class RunConfig:
     checksum: Annotated[Checksum, Role.RUNNING] = "auto"
     """What checksums guard; auto: headers in shared memory, tensors too on every wire."""
     window: Annotated[int | None, Role.RUNNING] = None
-    """Activations in flight on an edge; without it max(2, lag + 1)."""
+    """Activations in flight on an edge; without it max(2, lag + 1), or
+    max-staleness + 1 with free-ties."""
     bind: Annotated[str, Role.RUNNING] = "127.0.0.1"
     """Address that sockets bind to."""
     report_every_s: Annotated[float, Role.RUNNING] = 0.5
@@ -165,7 +168,8 @@ class RunConfig:
     phase_timeout_s: Annotated[float, Role.RUNNING] = 600.0
     """Seconds that a phase outside the steps may take: loading the data, building, evaluating."""
     max_worker_restarts: Annotated[int, Role.RUNNING] = 3
-    """Restarts of one worker in five minutes, beyond which the job ends."""
+    """Restarts of one worker in five minutes, or in a row without progress, beyond which the job
+    ends."""
     max_bad_steps: Annotated[int, Role.RUNNING] = 10
     """Steps in a row that a block may skip because its numbers are not finite."""
     quick_end: Annotated[bool, Role.RUNNING] = False
@@ -177,7 +181,7 @@ class RunConfig:
     fresh: Annotated[bool, Role.PLACE] = field(default=False, compare=False)
     """Start over in a run directory that holds a run."""
     run_dir: Annotated[Path | None, Role.PLACE] = field(default=None, compare=False)
-    """Directory that receives the run, or holds one to go on with; else a new one in runs/."""
+    """Directory that receives the run, or holds one to resume; else a new one in runs/."""
     config: Annotated[Path | None, Role.PLACE] = field(default=None, compare=False)
     """TOML file of these same keys; flags win over it."""
 
@@ -189,16 +193,15 @@ class RunConfig:
         for name, holds, remedy in RULES:
             value = getattr(self, name)
             if value is not None and not holds(value):
-                raise ConfigError(f"{kebab(name)} {show(value)} can't be; {remedy}")
+                raise ConfigError(f"{kebab(name)} {show(value)} is not allowed; {remedy}")
         if self.free_ties and self.lag is not None:
             raise ConfigError(
-                f"lag {self.lag} can't be with free-ties, under which none is fixed; leave one of"
-                " them out"
+                f"lag {self.lag} and free-ties exclude each other; leave one of them out"
             )
         if self.max_staleness is not None and not self.free_ties:
             raise ConfigError(
-                f"max-staleness {self.max_staleness} can't be under a fixed lag; give --free-ties,"
-                " or leave --max-staleness out"
+                f"max-staleness {self.max_staleness} is not allowed under a fixed lag; give"
+                " --free-ties, or leave --max-staleness out"
             )
         try:
             faults.parse(self.faults)

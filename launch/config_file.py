@@ -1,7 +1,8 @@
 """Reads a config from flags and a TOML file, and writes the two files that a run leaves.
 
-given.toml holds what the user gave, config.toml what that resolved to. The latter's table [given]
-marks it, and makes a run that is repeated leave the same two files. Must not import torch, zmq or
+given.toml holds what the user gave, config.toml what that resolved to. config.toml also holds what
+was given, in a table [given]: that tells it from given.toml, and lets a repeated run write both
+files again. Must not import torch, zmq or
 scikit-learn: light processes read this.
 """
 

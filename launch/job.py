@@ -16,6 +16,7 @@ from launch.config_file import from_toml, to_toml
 from launch.cores import usable_cores
 from launch.launcher import Launcher
 from launch.planning.notes import notes_on
+from launch.planning.partition import Partition
 from launch.planning.resolved import Resolved
 from launch.planning.streams import edge_specs, worker_plan
 from models.bad_numbers import BadNumbers
@@ -29,7 +30,6 @@ from models.plugins import UsersError
 from models.recut import OldBlock, carry
 from models.views import two_views
 from runtime.block import Specs
-from runtime.core.partition import Partition
 from runtime.core.plan import WorkerPlan
 from runtime.faults.plan import Fault, parse
 from runtime.program import Tell, unheard

@@ -22,6 +22,7 @@ from launch.link_choice import choose_link
 from launch.planning import streams
 from launch.planning.costs import Costs
 from launch.planning.cuts import check_memory, choose_cuts
+from launch.planning.partition import Partition
 from launch.planning.resolved import Resolved
 from launch.planning.workload import Workload
 from models.data import ImageData, load_data, steps_per_epoch
@@ -31,7 +32,6 @@ from models.objectives import check_users_objective, load_objective
 from models.optimizers import load_optimizer
 from models.plugins import UsersError, is_dotted
 from models.registry import load_network
-from runtime.core.partition import Partition
 from runtime.faults import plan as faults
 from runtime.program import Tell, unheard
 

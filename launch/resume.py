@@ -16,7 +16,8 @@ def resume(old_toml: str, step: int, new_text: str) -> Resumption:
     """Compare the config of a checkpoint before `step` with a resolved one, which is in the text of
     launch.resolve.dump. Raises ConfigError if the two are different runs.
 
-    The text that is returned also says up to which steps the schedule was laid over other lengths.
+    The text that is returned also records each earlier length, and up to which step it shaped the
+    learning-rate schedule.
     """
     facts = json.loads(new_text)
     old, asked = from_toml(old_toml), from_toml(facts["config"])

@@ -26,8 +26,8 @@ from models.sequential import train
 from runtime.coordinator.live_view import LiveView, make_console
 from runtime.output import protect_output
 from runtime.program import REFUSED, unheard
+from runtime.records.progress import Progress
 from runtime.records.recorder import NotWritten, Recorder
-from runtime.records.reports import Progress
 from runtime.records.run_dir import RunDir
 
 NAME = "sequential"
@@ -42,7 +42,10 @@ def main(argv: list[str]) -> int:
         config = parse(argv, prog=NAME)
         refuse_free_ties(config)
         job = LocalLearningJob(resolve(config, environment=Environment.from_process()))
-        run_dir = RunDir.create(config.run_dir, name=f"{NAME}-{job.model_name}")
+        name = f"{NAME}-{job.model_name}"
+        run_dir = RunDir.create(config.run_dir, name=name, restart=config.fresh)
+        if config.fresh:
+            run_dir.clear()
         run_dir.write_config(job.config_toml, given=job.given_toml)
     except ValueError as error:
         print(f"{NAME}: error: {error}", file=sys.stderr)

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from launch.planning.partition import Block
 from launch.planning.workload import Workload
-from runtime.core.partition import Block
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import math
 from launch.config import ConfigError, show
 from launch.planning.costs import Costs, counted_costs
 from launch.planning.memory import block_memory
+from launch.planning.partition import Block, Partition, balanced_cuts
 from launch.planning.unit_times import measured_costs
 from launch.planning.workload import Workload
-from runtime.core.partition import Block, Partition, balanced_cuts
 
 
 def choose_cuts(

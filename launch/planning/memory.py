@@ -8,6 +8,7 @@ what is said here of weights, activations and messages, 15 MB for torch's first 
 
 from dataclasses import dataclass
 
+from launch.planning.partition import Block
 from launch.planning.streams import (
     block_specs,
     num_states,
@@ -18,7 +19,6 @@ from launch.planning.streams import (
 )
 from launch.planning.workload import Workload
 from runtime.block import TensorSpec, message_bytes
-from runtime.core.partition import Block
 from runtime.core.plan import Stream
 from runtime.state.saving import PLACES
 

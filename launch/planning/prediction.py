@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from launch.planning.costs import Costs
 from launch.planning.memory import BlockMemory, block_memory
+from launch.planning.partition import Block
 from launch.planning.rates import EdgeRate, edge_rates
 from launch.planning.resolved import Resolved
-from runtime.core.partition import Block
 
 
 @dataclass(frozen=True, kw_only=True)

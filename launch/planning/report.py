@@ -21,7 +21,7 @@ from launch.planning.streams import edge_specs
 from runtime.block import message_bytes
 from runtime.core.plan import Stream
 from runtime.records.bubbles import lock_step_bubble, zero_bubble_bubble
-from runtime.records.reports import units_label
+from runtime.records.progress import units_label
 from runtime.records.tables import plain_table
 
 NONE = "–"

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from launch.config import ResolvedConfig
 from launch.planning.costs import Costs
+from launch.planning.partition import Partition
 from launch.planning.workload import Workload
-from runtime.core.partition import Partition
 
 
 @dataclass(frozen=True, kw_only=True)

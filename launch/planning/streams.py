@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from launch.planning.partition import Block
 from launch.planning.workload import Workload
 from models.network import UnitTrace
 from runtime.block import Specs, TensorSpec, message_bytes
-from runtime.core.partition import Block
 from runtime.core.plan import Free, Stream, Window, WorkerPlan
 from runtime.state.saving import PLACES
 

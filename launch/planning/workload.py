@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from launch.config import RunConfig
+from launch.planning.partition import Block
 from models.heads import DEFAULT_HEAD_FEATURES, HeadTrace, trace_head
 from models.network import Network, UnitTrace, trace_units
 from models.objectives import load_objective
 from models.unit_costs import UnitCost, count_unit_costs
-from runtime.core.partition import Block
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,7 +44,7 @@ class RunDir:
     def create(cls, path: Path | None, *, name: str, restart: bool = False) -> "RunDir":
         """Make and lock a run's directory: `path`, or a new runs/<UTC time>-<name>.
 
-        `restart` goes on with the run that the directory already holds. Raises ValueError if
+        `restart` resumes the run that the directory already holds. Raises ValueError if
         it can't be written, another job has it, or it holds a run and this is no restart.
         """
         try:
@@ -59,7 +59,7 @@ class RunDir:
             run_dir.close()
             raise ValueError(
                 f"run directory {str(path)!r} already holds a run; give another by --run-dir, "
-                "or delete this one"
+                "or --fresh to start over in it"
             )
         return run_dir
 

@@ -138,7 +138,7 @@ def test_a_file_that_is_not_understood_is_named(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("lag = -1", "lag -1 can't be; give 0 or more steps; 0 ties neighbours step by step"),
+        ("lag = -1", "lag -1 is not allowed; give 0 or more steps; 0 ties neighbours step by step"),
         (
             "faults = 'kill:1'",
             "fault 'kill:1' is malformed; write kill for a block, as in kill:1@40",

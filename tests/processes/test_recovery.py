@@ -54,7 +54,7 @@ def test_fifteen_faults_in_one_run_change_nothing(start):
     pids = [{r["pid"] for r in run.metrics() if r["block"] == k} for k in range(4)]
     assert len(pids[3]) == 1
     # The loop may not have heard of the last step, nor that its snapshot is safe.
-    told = r"worker 1 was killed by SIGKILL, after [78] steps; a new one goes on from step [48]"
+    told = r"worker 1 was killed by SIGKILL, after [78] steps; a new one resumes from step [48]"
     assert re.search(told, out), out
     assert re.search(r"its loop has not turned for \d+\.\d s", out), out
     assert "the coordinator (pid" in err

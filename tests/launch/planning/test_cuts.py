@@ -9,8 +9,8 @@ from launch.config_file import parse, to_toml
 from launch.planning import cuts as module
 from launch.planning.costs import Cost, Costs, counted_costs
 from launch.planning.memory import block_memory
+from launch.planning.partition import Partition
 from launch.resolve import dump, resolve, restore
-from runtime.core.partition import Partition
 
 from ..runs import MACHINE, light, resolved
 

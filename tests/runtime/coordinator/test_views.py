@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from runtime.coordinator.live_view import LiveView
-from runtime.records.reports import WorkerStatus
+from runtime.records.progress import WorkerStatus
 from runtime.records.schema import (
     Accuracy,
     BlockSummary,

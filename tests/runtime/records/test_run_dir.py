@@ -61,7 +61,7 @@ def test_a_directory_with_a_run_is_only_for_a_restart(tmp_path, name):
         create(tmp_path)
     assert str(caught.value) == (
         f"run directory '{tmp_path}' already holds a run; give another by --run-dir, "
-        "or delete this one"
+        "or --fresh to start over in it"
     )
     create(tmp_path, restart=True).close()
 
