@@ -23,7 +23,7 @@ def test_results_are_read_back_in_order(tmp_path):
     assert Results(results.path).read() == [{"a": 1}, {"b": [2.5]}]
 
 
-def test_a_line_cut_off_by_a_crash_is_removed_and_written_anew(tmp_path):
+def test_line_cut_off_by_a_crash_is_removed_and_written_anew(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"a": 1}\n{"a": 2, "b')
     results = Results(path)
@@ -54,7 +54,7 @@ class Options:
     ("flag", "told"),
     [("--steps=0", "0 steps; give at least 1"), ("--steps=x", '"x"'), ("--stops=1", "--stops")],
 )
-def test_a_wrong_flag_ends_in_one_line_and_code_2(flag, told, monkeypatch, capsys):
+def test_wrong_flag_ends_in_one_line_and_code_2(flag, told, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["/there/links.py", flag])
     measured = []
 
@@ -71,7 +71,7 @@ def test_a_wrong_flag_ends_in_one_line_and_code_2(flag, told, monkeypatch, capsy
     assert not measured
 
 
-def test_a_folder_that_was_started_is_named_not_its_main(monkeypatch, capsys):
+def test_folder_that_was_started_is_named_not_its_main(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["/there/links/__main__.py", "--steps=0"])
 
     def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
@@ -82,7 +82,7 @@ def test_a_folder_that_was_started_is_named_not_its_main(monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("links: error: ")
 
 
-def test_what_goes_wrong_while_measuring_is_no_wrong_flag(monkeypatch):
+def test_failure_while_measuring_is_no_wrong_flag(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["links.py", "--steps=4"])
 
     def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:

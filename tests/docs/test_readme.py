@@ -19,7 +19,7 @@ MAX_LINES = 150
 FOLDERS = "launch|models|runtime|benchmarks|tests|docs"
 
 
-def test_the_example_runs_as_it_is_printed(tmp_path):
+def test_example_runs_as_it_is_printed(tmp_path):
     (name,) = re.findall(r"Save this as `(\S+)`", README)
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     (command,) = re.findall(rf"^    python (launch/pipeline.py .*{name}.*)$", README, re.MULTILINE)
@@ -42,16 +42,16 @@ def test_the_example_runs_as_it_is_printed(tmp_path):
     assert (tmp_path / "run/weights.safetensors").is_file()
 
 
-def test_the_front_page_is_short():
+def test_front_page_is_short():
     assert len(README.splitlines()) <= MAX_LINES
 
 
-def test_the_front_page_links_to_every_page():
+def test_front_page_links_to_every_page():
     linked = set(re.findall(r"\]\((docs/[\w-]+\.md)", README))
     assert linked == {page for page in PAGES if page.startswith("docs/")}
 
 
-def test_the_make_targets_exist():
+def test_make_targets_exist():
     targets = re.findall(r"^    make ([\w-]+)", README, re.MULTILINE)
     phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
     assert phony is not None

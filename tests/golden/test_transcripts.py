@@ -1,6 +1,6 @@
-"""Whole conversations of simulated workers, kept as text to be read.
+"""Whole conversations of simulated workers, stored as text to be read.
 
-Where the protocol changes on purpose, write them anew and read the difference:
+If the protocol changes on purpose, write them anew and read the difference:
 
     UPDATE_GOLDEN=1 pytest tests/golden && git diff tests/golden
 """
@@ -102,7 +102,7 @@ def converse(num_workers: int, *, num_steps: int, lag: int, tied: bool = True, t
         ),
     ],
 )
-def test_the_conversation_is_the_one_on_file(name, figures):
+def test_conversation_is_the_one_on_file(name, figures):
     path = Path(__file__).parent / f"{name}.txt"
     spoken = converse(**figures)
     if os.environ.get("UPDATE_GOLDEN"):

@@ -100,7 +100,7 @@ def test_a_path_that_can_not_be_told_is_refused():
 )
 def test_figures_that_no_machine_can_take_are_refused(flag, value):
     """They passed, and ended in a segmentation fault or in a traceback of torch's."""
-    assert " can't be; give " in refusal([flag, value])
+    assert " is not allowed; give " in refusal([flag, value])
 
 
 def test_every_field_has_one_role():

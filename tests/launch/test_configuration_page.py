@@ -11,7 +11,7 @@ from launch.configuration_page import page
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_page_in_docs_is_the_one_that_the_program_makes():
+def test_page_in_docs_is_the_one_that_the_program_makes():
     remedy = "run python -m launch.configuration_page docs/configuration.md"
     assert page() == (ROOT / "docs/configuration.md").read_text("utf-8"), remedy
 
@@ -23,7 +23,7 @@ def test_each_field_has_one_row_of_six_cells():
     ]
 
 
-def test_a_row_holds_choices_default_docstring_and_remedies():
+def test_row_holds_choices_default_docstring_and_remedies():
     rows = {line.split("`")[1]: line for line in page().splitlines() if line.startswith("| `")}
     assert "| `gradient`, `elastic`, `none` | `elastic` | How the two" in rows["tie"]
     assert "| a whole number | – |" in rows["lag"]
@@ -35,7 +35,7 @@ def test_a_row_holds_choices_default_docstring_and_remedies():
     assert "begin with 0, the first unit of the network; " in rows["cuts"]
 
 
-def test_the_program_writes_the_page_to_a_path(tmp_path):
+def test_program_writes_the_page_to_a_path(tmp_path):
     command = [sys.executable, "-m", "launch.configuration_page"]
     subprocess.run([*command, str(tmp_path / "page.md")], cwd=ROOT, check=True, timeout=30)
     assert (tmp_path / "page.md").read_text("utf-8") == page()

@@ -36,35 +36,35 @@ def cgroups(tmp_path, monkeypatch) -> Cgroups:
     return Cgroups(tmp_path)
 
 
-def test_a_quota_of_half_a_core_is_one_thread(cgroups):
+def test_quota_of_half_a_core_is_one_thread(cgroups):
     """In a container with half a core, two threads were started and throttled."""
     cgroups.join("0::/")
     cgroups.write("cpu.max", "50000 100000")
     assert (cgroups.quota(), cgroups.cores()) == (0.5, 1)
 
 
-def test_the_tightest_group_above_counts(cgroups):
+def test_tightest_group_above_counts(cgroups):
     cgroups.join("0::/jobs/one")
     cgroups.write("jobs/one/cpu.max", "max 100000")
     cgroups.write("jobs/cpu.max", "250000 100000")
     assert (cgroups.quota(), cgroups.cores()) == (2.5, 2)
 
 
-def test_version_1_has_a_tree_for_cpu_time(cgroups):
+def test_cgroups_version_1_have_a_tree_for_cpu_time(cgroups):
     cgroups.join("4:memory:/x", "2:cpu,cpuacct:/box", "1:name=systemd:/")
     cgroups.write("cpu/box/cpu.cfs_quota_us", "150000")
     cgroups.write("cpu/box/cpu.cfs_period_us", "50000")
     assert (cgroups.quota(), cgroups.cores()) == (3.0, 3)
 
 
-def test_in_a_container_the_hosts_path_may_not_be_there(cgroups):
+def test_quota_is_found_without_the_hosts_path_in_a_container(cgroups):
     cgroups.join("1:cpu:/docker/0123")
     cgroups.write("cpu/cpu.cfs_quota_us", "100000")
     cgroups.write("cpu/cpu.cfs_period_us", "100000")
     assert cgroups.cores() == 1
 
 
-def test_without_a_quota_the_affinity_counts(cgroups):
+def test_affinity_counts_without_a_quota(cgroups):
     assert (cgroups.quota(), cgroups.cores()) == (math.inf, 4)
     cgroups.join("0::/", "1:cpu:/")
     cgroups.write("cpu.max", "max 100000")
@@ -73,7 +73,7 @@ def test_without_a_quota_the_affinity_counts(cgroups):
     assert (cgroups.quota(), cgroups.cores()) == (math.inf, 4)
 
 
-def test_a_quota_beyond_the_affinity_is_no_limit(cgroups):
+def test_quota_beyond_the_affinity_is_no_limit(cgroups):
     cgroups.join("0::/")
     cgroups.write("cpu.max", "1600000 100000")
     assert cgroups.cores() == 4

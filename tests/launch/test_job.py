@@ -27,7 +27,7 @@ def resolved(*flags: str) -> Resolved:
 
 @pytest.mark.parametrize("tie", ["gradient", "elastic", "none"])
 @pytest.mark.parametrize("model", ["mlp", "resnet-small"])
-def test_what_blocks_make_fits_what_was_agreed(model, tie):
+def test_block_outputs_fit_what_was_agreed(model, tie):
     job = LocalLearningJob(resolved("--model", model, "--tie", tie, "--workers", "4"))
     activation = None
     for k in range(4):
@@ -45,7 +45,7 @@ def test_what_blocks_make_fits_what_was_agreed(model, tie):
                     spec.check(tensor)
 
 
-def test_the_default_is_locos_cut_with_one_unit_shared():
+def test_default_is_locos_cut_with_one_unit_shared():
     job = LocalLearningJob(resolved())
     assert [job.unit_names(k) for k in range(4)] == [
         (["stem"], ["layer1.0"]),
@@ -76,7 +76,7 @@ def test_neighbours_agree_on_every_stream():
             assert sender.outgoing[stream] == receiver.incoming[stream]
 
 
-def test_what_a_job_says_of_its_faults_patience_and_end():
+def test_job_tells_its_faults_patience_and_end():
     flags = ("--faults", "kill:1@2, nan:0@1", "--hang-timeout-s", "30")
     job = LocalLearningJob(resolved(*flags))
     assert [str(fault) for fault in job.faults] == ["kill:1@2", "nan:0@1"]
@@ -96,7 +96,7 @@ def test_workers_share_cores_if_a_host_has_fewer(monkeypatch, cores, launched, s
     assert job.shares_cores is shares
 
 
-def test_a_block_takes_up_what_another_life_left():
+def test_block_loads_what_another_generation_left():
     job = LocalLearningJob(resolved("--model", "mlp"))
     block, again = (job.build_block(0) for _ in range(2))
     for step in range(2):
@@ -112,12 +112,12 @@ def test_a_block_takes_up_what_another_life_left():
     assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def test_a_private_guest_costs_no_messages():
+def test_private_guest_costs_no_messages():
     job = LocalLearningJob(resolved("--tie", "none"))
     assert set(job.specs(0)) == {Stream.ACTIVATION}
 
 
-def test_a_job_travels_as_text():
+def test_job_travels_as_text():
     first = resolved("--workers", "3", "--lag", "2", "--decoder-depth", "1,0,0")
     job = load_job(dump(first))
     assert job.resolved.config == first.config
@@ -126,7 +126,7 @@ def test_a_job_travels_as_text():
     assert [job.plan(k) for k in range(3)] == [LocalLearningJob(first).plan(k) for k in range(3)]
 
 
-def test_the_feed_is_a_function_of_the_step():
+def test_feed_is_a_function_of_the_step():
     block, again = (LocalLearningJob(resolved()).build_block(0) for _ in range(2))
     a, b = block.forward(2, None), again.forward(2, None)
     assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))

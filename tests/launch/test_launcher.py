@@ -14,12 +14,12 @@ def refusal(environ: dict[str, str]) -> str:
     return str(caught.value)
 
 
-def test_what_torchrun_sets_is_a_place_in_the_job():
+def test_torchrun_variables_give_a_place_in_the_job():
     assert Launcher.from_environ(TORCHRUN) == Launcher(rank=1, world_size=4, local_world_size=2)
 
 
 @pytest.mark.parametrize("environ", [{}, {"MASTER_ADDR": "node0", "LOCAL_RANK": "0"}])
-def test_without_a_launcher_one_command_is_the_job(environ):
+def test_command_without_a_launcher_is_the_whole_job(environ):
     assert Launcher.from_environ(environ) is None
 
 
@@ -32,18 +32,18 @@ def test_half_an_environment_is_refused_with_what_is_missing(left):
     assert f"unset {' '.join(left)}" in message
 
 
-def test_all_but_torchruns_own_variable_is_refused_too():
+def test_launcher_without_torchruns_own_variable_is_refused():
     others = {name: value for name, value in TORCHRUN.items() if name != "TORCHELASTIC_RUN_ID"}
     assert "but not its TORCHELASTIC_RUN_ID; start with torchrun" in refusal(others)
 
 
 @pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"])
-def test_what_is_no_number_is_named(name):
+def test_variable_that_is_no_number_is_named(name):
     """WORLD_SIZE=two was "invalid literal for int()"."""
     assert f"{name}='two' in the environment is not a whole number" in refusal(
         TORCHRUN | {name: "two"}
     )
 
 
-def test_a_rank_beyond_the_world_is_refused():
+def test_rank_beyond_the_world_is_refused():
     assert "RANK=4 is not below WORLD_SIZE=4" in refusal(TORCHRUN | {"RANK": "4"})

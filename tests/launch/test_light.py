@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 
-def test_the_keeper_imports_no_torch_zmq_or_numpy():
+def test_keeper_imports_no_torch_zmq_or_numpy():
     code = (
         "import sys, launch.program, runtime.keeper.keeper, launch.config\n"
         "import runtime.state.status_page, runtime.keeper.checkpoint_thread\n"

@@ -1,4 +1,4 @@
-"""Which link is chosen, and what is said where it is not the one that was asked for."""
+"""Which link is chosen, and what is said if it is not the one that was asked for."""
 
 import pytest
 
@@ -29,7 +29,7 @@ def gpus(num_gpus: int, *, has_nccl: bool = True) -> Environment:
         (gpus(4), "cuda", "transfers between GPUs are not built yet;"),
     ],
 )
-def test_where_nccl_can_not_be_used_it_is_said_why_and_what_is(environment, device, why):
+def test_unusable_nccl_is_told_with_the_reason_and_the_link_used(environment, device, why):
     config = RunConfig(link="nccl", workers=4)
     link, note = choose_link(config, environment, device=device, workers=4)
     assert link == "shm"
@@ -39,7 +39,7 @@ def test_where_nccl_can_not_be_used_it_is_said_why_and_what_is(environment, devi
     assert note.endswith("; --link shm is used instead")
 
 
-def test_of_several_hosts_only_the_workers_of_this_one_share_its_gpus():
+def test_gpus_are_shared_by_the_workers_of_their_host_only():
     two = Environment(world_size=4, local_world_size=2, cores=2, gpus=2, has_nccl=True)
     config = RunConfig(link="nccl", workers=4, bind="0.0.0.0")
     link, note = choose_link(config, two, device="cuda", workers=4)
@@ -48,13 +48,14 @@ def test_of_several_hosts_only_the_workers_of_this_one_share_its_gpus():
     assert note.endswith("not built yet; --link auto is used instead")
 
 
-def test_any_other_link_is_taken_without_a_word():
+def test_links_other_than_nccl_are_taken_in_silence():
     for asked, found in (("auto", "shm"), ("zmq", "zmq-ipc"), ("gloo", "gloo")):
         config = RunConfig(link=asked)
         assert choose_link(config, HERE, device="cpu", workers=4) == (found, None)
 
 
-def test_the_note_reaches_the_process_that_prints_it_and_a_repeated_run_has_none():
+def test_note_reaches_the_process_that_prints_it():
+    """A repeated run, which asks for the link that was taken, has none."""
     resolved = light(link="nccl")
     (note,) = notes_on(restore(dump(resolved)))
     assert "--link shm is used instead" in note

@@ -25,7 +25,7 @@ def planned(capsys, *flags: str) -> str:
     return printed.out
 
 
-def test_the_default_plan(capsys):
+def test_default_plan_is_printed(capsys):
     out = planned(capsys)
     assert "resnet-small, 4 workers, batch 64 in two views" in out
     assert "cuts 0,1,2,3" in out
@@ -50,7 +50,7 @@ def test_measured_times_give_samples_a_second(capsys, monkeypatch):
     assert "note: lag 0 makes neighbours wait" in out
 
 
-def test_where_one_process_does_not_fit_data_parallelism_is_no_choice(capsys, monkeypatch):
+def test_data_parallelism_is_no_choice_if_memory_is_short(capsys, monkeypatch):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=9e6))
     out = planned(capsys, "--model", "mlp", "--decoder-depth", "0", "--batch-size", "1400")
     assert "MB of 9 MB: it does not fit, so plain data parallelism is no choice here" in out
@@ -70,7 +70,7 @@ def test_one_worker_has_nothing_to_compare(capsys):
         ("--max-memory-mb 5", "max-memory-mb 5 is too little: no cut into 4 blocks"),
     ],
 )
-def test_what_cannot_be_is_one_message_and_exit_code_2(capsys, flags, message):
+def test_impossible_plan_is_one_message_and_exit_code_2(capsys, flags, message):
     assert main(flags.split()) == 2
     printed = capsys.readouterr()
     assert printed.out == ""

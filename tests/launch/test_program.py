@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_time_of_the_command_is_the_process_own():
+def test_command_time_is_the_process_own():
     """It stood on the kernel's boot time in whole seconds: a run took longer than its command."""
     code = "from launch.program import command_time; print(command_time())"
     before_t = time.time()

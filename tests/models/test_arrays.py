@@ -48,7 +48,7 @@ def test_uint8_is_scaled_and_left_as_it_was():
     assert given.max() == 255
 
 
-def test_an_array_that_cannot_be_written_is_read():
+def test_array_that_cannot_be_written_is_read():
     """Such as numpy.load(..., mmap_mode="r") gives; torch warns of it."""
     given = GREY.astype(np.float32)
     given.flags.writeable = False
@@ -82,7 +82,7 @@ def test_labels_of_any_integer_type_become_int64(dtype):
         ("a string", "strings", "or uint8"),
     ],
 )
-def test_what_is_no_image_is_refused(given, found, remedy):
+def test_array_that_is_no_image_is_refused(given, found, remedy):
     with pytest.raises(ValueError, match=rf"train images (are )?{found}.*{remedy}"):
         to_images(given, "train images")
 
@@ -98,7 +98,7 @@ def test_what_is_no_image_is_refused(given, found, remedy):
         ([[0, 1], [1]], "a list of unequal shapes", "one int64 label an image"),
     ],
 )
-def test_what_is_no_label_is_refused(given, found, remedy):
+def test_array_that_is_no_label_is_refused(given, found, remedy):
     with pytest.raises(ValueError, match=rf"test labels (are )?{found}.*{remedy}"):
         to_labels(given, "test labels")
 
@@ -114,7 +114,7 @@ def test_values_that_are_not_finite_are_counted_and_found(value, monkeypatch):
     assert to_images(images[:3], "test images").shape == (3, 1, 4, 4)
 
 
-def test_the_range_is_of_all_slices(monkeypatch):
+def test_range_is_of_all_slices(monkeypatch):
     monkeypatch.setattr(arrays, "SLICE_VALUES", 1)
     images = torch.zeros(5, 1, 2, 2)
     images[1, 0, 1, 0], images[4, 0, 0, 0] = 7, -3

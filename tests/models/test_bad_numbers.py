@@ -13,7 +13,7 @@ def bad_steps(max_in_a_row: int = 3) -> BadSteps:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_one_value_that_is_not_finite_is_found(value):
+def test_value_that_is_not_finite_is_found(value):
     tensors = [torch.ones(3, 4), torch.ones(5)]
     assert all_finite(tensors)
     tensors[1][3] = value
@@ -27,17 +27,17 @@ def test_large_values_are_finite_though_their_norm_is_not(dtype):
     assert all_finite([large])
 
 
-def test_nothing_is_finite():
+def test_empty_list_is_finite():
     assert all_finite([])
 
 
-def test_a_batch_in_a_few_figures():
+def test_batch_in_a_few_figures():
     x = torch.tensor([[1.0, -2.0, math.nan], [4.0, math.inf, 5.0]])
     assert describe(x) == "shape (2, 3), min -2, max 5, mean 2, 2 of 6 values not finite"
     assert describe(x[:, :0]) == "shape (2, 0), 0 of 0 values not finite"
 
 
-def test_a_good_step_ends_the_row_and_not_the_count():
+def test_good_step_ends_the_row_and_not_the_count():
     steps = bad_steps()
     steps.failed(0, math.nan)
     steps.failed(1, math.inf)
@@ -47,7 +47,7 @@ def test_a_good_step_ends_the_row_and_not_the_count():
     assert (steps.num_bad_steps, steps.num_in_a_row, steps.last_finite_loss) == (3, 1, 2.5)
 
 
-def test_the_last_of_a_row_says_where_what_and_what_to_do():
+def test_last_bad_step_of_a_row_says_where_what_and_the_remedy():
     steps = bad_steps(2)
     steps.passed(0.25)
     for step in (7, 8):
@@ -64,14 +64,14 @@ def test_the_last_of_a_row_says_where_what_and_what_to_do():
     )
 
 
-def test_a_run_that_was_never_good_says_so():
+def test_run_that_was_never_good_says_so():
     steps = bad_steps(1)
     steps.look_at(torch.ones(2))
     with pytest.raises(BadNumbers, match="no step had a finite loss"):
         steps.failed(0, math.nan)
 
 
-def test_its_state_is_all_of_it():
+def test_bad_steps_state_is_all_of_them():
     steps, copy = bad_steps(), bad_steps()
     steps.passed(1 / 3)
     steps.failed(1, math.nan)
@@ -87,6 +87,6 @@ def test_its_state_is_all_of_it():
     assert math.isnan(float(bad_steps().state()["last_finite_loss"]))
 
 
-def test_a_row_of_none_is_refused():
+def test_row_of_none_is_refused():
     with pytest.raises(ValueError, match="max_bad_steps 0; it must be at least 1"):
         bad_steps(0)

@@ -44,7 +44,7 @@ COUNTERS = {"bad/num_bad_steps", "bad/num_in_a_row"}
 
 @pytest.mark.parametrize("tie", ["none", "elastic", "gradient"])
 @pytest.mark.parametrize("reason", ["a batch of NaN", "a poisoned loss"])
-def test_nothing_is_learned_of_a_bad_step_and_no_buffer_remembers_it(cut_blocks, tie, reason):
+def test_bad_step_teaches_nothing_and_leaves_no_buffer(cut_blocks, tie, reason):
     poisoned = [(0, 1)] if reason == "a poisoned loss" else []
     block = cut_blocks(tie=tie, poisoned=poisoned)[0]
     step_alone(block, 0)
@@ -62,7 +62,7 @@ def test_nothing_is_learned_of_a_bad_step_and_no_buffer_remembers_it(cut_blocks,
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "torch.optim:SGD"])
 @pytest.mark.parametrize("tie", ["none", "elastic", "gradient"])
-def test_a_block_goes_on_as_if_the_bad_step_had_not_been(cut_blocks, tie, optimizer):
+def test_block_goes_on_as_if_the_bad_step_had_not_been(cut_blocks, tie, optimizer):
     poisoned, spared = (
         cut_blocks(tie=tie, optimizer=optimizer, poisoned=p)[0] for p in ([(0, 1)], [])
     )
@@ -75,7 +75,7 @@ def test_a_block_goes_on_as_if_the_bad_step_had_not_been(cut_blocks, tie, optimi
 
 
 @pytest.mark.parametrize("tie", ["none", "elastic", "gradient"])
-def test_an_optimizer_that_counts_its_steps_counts_no_bad_one(cut_blocks, tie, monkeypatch):
+def test_optimizer_that_counts_its_steps_counts_no_bad_one(cut_blocks, tie, monkeypatch):
     steps = []
     monkeypatch.setattr("models.block.step_optimizer", steps.append)
     block = cut_blocks(tie=tie, poisoned=[(0, 1)])[0]
@@ -84,7 +84,7 @@ def test_an_optimizer_that_counts_its_steps_counts_no_bad_one(cut_blocks, tie, m
     assert len(steps) == 2
 
 
-def test_a_finite_loss_with_a_bad_gradient_is_bad_and_says_nan(cut_blocks):
+def test_finite_loss_with_a_bad_gradient_is_bad_and_says_nan(cut_blocks):
     block = cut_blocks(objective=FlatPlace())[0]
     before = copy(block)
     step_alone(block, 0)
@@ -93,7 +93,7 @@ def test_a_finite_loss_with_a_bad_gradient_is_bad_and_says_nan(cut_blocks):
     assert changed(before, block) <= {*COUNTERS, "bad/last_finite_loss"}  # NaN is not itself
 
 
-def test_an_infinite_loss_is_told_as_it_is(cut_blocks):
+def test_infinite_loss_is_told_as_it_is(cut_blocks):
     class Endless(FlatPlace):
         def __call__(self, projections_2BD, labels_B):
             return projections_2BD.sum() * 0 + math.inf
@@ -106,7 +106,7 @@ def test_an_infinite_loss_is_told_as_it_is(cut_blocks):
 # Ties ------------------------------------------------------------------------------------------
 
 
-def test_elastic_sends_its_unchanged_weights_and_is_pulled_as_usual(cut_blocks):
+def test_elastic_sends_unchanged_weights_and_is_pulled_as_usual(cut_blocks):
     block = cut_blocks(tie="elastic", poisoned=[(0, 0)])[0]
     guest = parameters_to_vector(block._guest.parameters()).detach().clone()
     before = copy(block)
@@ -136,7 +136,7 @@ def test_gradient_has_no_term_and_takes_its_partners(cut_blocks):
     assert learned == shared | {f"optimizer/{name}/momentum_buffer" for name in shared}
 
 
-def test_where_no_tie_is_due_nothing_is_absent(cut_blocks):
+def test_absence_is_told_only_if_a_tie_is_due(cut_blocks):
     for blocks in (
         cut_blocks(tie="none", poisoned=[(0, 0)]),
         cut_blocks(overlap=0, tie="gradient", poisoned=[(0, 0)]),
@@ -147,7 +147,7 @@ def test_where_no_tie_is_due_nothing_is_absent(cut_blocks):
         assert blocks[0].update(0).absent is False
 
 
-def test_where_only_the_block_below_waits_the_term_is_absent_too(cut_blocks):
+def test_term_is_absent_if_only_the_block_below_waits_too(cut_blocks):
     lower, upper = cut_blocks(tie="gradient", poisoned=[(1, 0)])
     upper.forward(0, lower.forward(0, None))
     assert upper.update(0) == (None, None, True)
@@ -167,7 +167,7 @@ def shared(blocks: list[LocalBlock]) -> list[tuple[Tensor, Tensor]]:
 
 
 @pytest.mark.parametrize("poisoned", [[(0, 1)], [(1, 1)], [(2, 1)], [(0, 1), (1, 1)], [(1, 0)]])
-def test_gradient_without_lag_keeps_its_replicas_one_through_bad_steps(cut_blocks, poisoned):
+def test_gradient_without_lag_holds_replicas_equal_in_bad_steps(cut_blocks, poisoned):
     blocks = cut_blocks((0, 1, 3), tie="gradient", poisoned=poisoned)
     seen: list[Tensor] = []
 
@@ -183,7 +183,7 @@ def test_gradient_without_lag_keeps_its_replicas_one_through_bad_steps(cut_block
     assert not torch.equal(seen[-1], seen[-2])
 
 
-def test_a_late_term_of_a_bad_step_is_left_out_when_it_would_be_due(cut_blocks):
+def test_late_term_of_a_bad_step_is_left_out_when_it_is_due(cut_blocks):
     """By hand: the term of step 1, due at step 2, and no other."""
     blocks = cut_blocks(tie="gradient", poisoned=[(1, 1)])
     given = []
@@ -196,7 +196,7 @@ def test_a_late_term_of_a_bad_step_is_left_out_when_it_would_be_due(cut_blocks):
 # Too many --------------------------------------------------------------------------------------
 
 
-def test_too_many_in_a_row_end_the_run_with_the_story(cut_blocks):
+def test_bad_steps_in_a_row_end_the_run_with_the_story(cut_blocks):
     steps = [(0, 0), (0, 2), (0, 3), (0, 4)]
     block = cut_blocks(poisoned=steps, max_bad_steps=3)[0]
     for step in range(4):
@@ -214,7 +214,7 @@ def test_too_many_in_a_row_end_the_run_with_the_story(cut_blocks):
     assert f"the last finite loss was {loss:.6g}; lower --lr (now 0.05)" in message
 
 
-def test_the_story_tells_the_input_as_it_came(cut_blocks):
+def test_story_tells_the_input_as_it_came(cut_blocks):
     """A unit may work in place on its input: a NaN that a clamp removes would go untold."""
     block = cut_blocks(poisoned=[(0, 0)], max_bad_steps=1)[0]
     block._home["0"].register_forward_pre_hook(lambda module, inputs: inputs[0].nan_to_num_(0.0))

@@ -91,7 +91,8 @@ def both_updates(lower: LocalBlock, upper: LocalBlock, step: int):
 
 
 @pytest.mark.parametrize("lag", [0, 1, 2])
-def test_elastic_pulls_towards_the_partner_after_its_own_step_and_before_its_pull(lag):
+def test_elastic_pulls_after_its_own_step(lag):
+    """By hand: after its own step, towards the partner's weights before its pull."""
     lower, upper = two_blocks("elastic")
     assert torch.equal(guest(lower), shared_home(upper))
     own_homes, downs = [], []
@@ -134,7 +135,7 @@ def test_weights_that_were_told_do_not_change_with_the_block():
     assert torch.equal(others.down[0], told[1])
 
 
-def test_only_shared_units_are_pulled():
+def test_pull_is_of_shared_units_only():
     lower, upper = two_blocks("elastic")
     ties, others = both_updates(lower, upper, 0)
     own = {**lower.state(), **{f"upper/{n}": v for n, v in upper.state().items()}}
@@ -166,7 +167,7 @@ def test_gradient_steps_once_with_the_sum_of_both():
     assert torch.equal(guest(lower), shared_home(upper))
 
 
-def test_gradient_steps_with_its_own_where_the_partner_is_absent():
+def test_gradient_steps_with_its_own_if_the_partner_is_absent():
     lower, upper = two_blocks("gradient")
     start = guest(lower)
     ties, _ = both_updates(lower, upper, 0)
@@ -187,7 +188,7 @@ def test_gradients_that_were_told_do_not_change_with_the_block():
 # None ------------------------------------------------------------------------------------------
 
 
-def test_without_a_tie_the_guest_is_a_private_decoder():
+def test_guest_without_a_tie_is_a_private_decoder():
     lower, upper = two_blocks("none")
     start = guest(lower)
     ties, others = both_updates(lower, upper, 0)
@@ -215,7 +216,7 @@ def test_no_gradient_crosses_the_edge():
     assert all(p.grad is not None for p in upper._home.parameters())
 
 
-def test_a_block_learns_in_home_guest_and_head():
+def test_block_learns_in_home_guest_and_head():
     lower, upper = two_blocks("none")
     before = {name: value.clone() for name, value in lower.state().items()}
     both_updates(lower, upper, 0)
@@ -225,7 +226,7 @@ def test_a_block_learns_in_home_guest_and_head():
     assert not any(torch.equal(before[name], now[name]) for name in learned)
 
 
-def test_what_is_sent_is_a_contiguous_copy_on_the_cpu():
+def test_sent_tensors_are_contiguous_copies_on_the_cpu():
     lower, _ = two_blocks("none")
     views, labels = lower.forward(0, None)
     assert views.is_contiguous()
@@ -248,7 +249,7 @@ def relu_first(*, in_place: bool) -> Network:
     )
 
 
-def test_a_guest_that_works_in_place_changes_nothing():
+def test_guest_that_works_in_place_changes_nothing():
     runs = []
     for in_place in (True, False):
         lower, _ = two_blocks("none", network=relu_first(in_place=in_place))
@@ -259,14 +260,15 @@ def test_a_guest_that_works_in_place_changes_nothing():
     assert all(torch.equal(tensor, runs[1][name]) for name, tensor in runs[0].items())
 
 
-def test_a_home_that_works_in_place_leaves_what_its_sender_may_send_again():
+def test_home_that_works_in_place_leaves_its_input_as_it_came():
+    """Its sender may send it again."""
     lower, upper = two_blocks("none", network=relu_first(in_place=True))
     before = (activation := lower.forward(0, None))[0].clone()
     assert upper.forward(0, activation) is None
     assert torch.equal(activation[0], before)
 
 
-def test_the_top_block_sends_nothing():
+def test_top_block_sends_nothing():
     lower, upper = two_blocks("none")
     assert upper.forward(0, lower.forward(0, None)) is None
 
@@ -284,7 +286,7 @@ def test_labels_reach_a_loss_that_uses_them_and_no_other():
         assert (losses[0] != losses[1]) is matters
 
 
-def test_the_loss_and_the_probe_have_no_figure_before_the_first_step():
+def test_loss_and_probe_have_no_figure_before_the_first_step():
     lower, _ = two_blocks("none")
     assert math.isnan(lower.loss)
     assert math.isnan(lower.probe_top1)
@@ -310,7 +312,7 @@ def masks(block: LocalBlock, part: str) -> list[Tensor]:
     return seen
 
 
-def test_a_guest_drops_what_its_home_drops_and_each_step_something_else():
+def test_guest_drops_what_its_home_drops_anew_at_each_step():
     lower, upper = two_blocks("elastic", network=NOISY)
     guests, homes = masks(lower, "_guest"), masks(upper, "_home")
     for step in range(3):
@@ -348,7 +350,7 @@ def test_batchnorm_buffers_are_each_replicas_own():
     assert ties.up[0].numel() == 18
 
 
-def test_a_guest_begins_as_an_exact_copy():
+def test_guest_begins_as_an_exact_copy():
     lower, upper = two_blocks("elastic", network=NOISY)
     home = upper._home["1"].state_dict()
     assert all(torch.equal(v, home[n]) for n, v in lower._guest["1"].state_dict().items())
@@ -361,7 +363,7 @@ def test_home_state_bears_the_plain_networks_names():
     assert not any(name.startswith("b") for name in lower.home_state())
 
 
-def test_the_state_holds_the_optimizers_and_the_probes():
+def test_state_holds_the_optimizers_and_the_probes():
     lower, upper = two_blocks("none", optimizer="adamw")
     both_updates(lower, upper, 0)
     names = set(lower.state())
@@ -371,7 +373,7 @@ def test_the_state_holds_the_optimizers_and_the_probes():
     assert "probe/weight" in names
 
 
-def test_the_learning_rate_follows_the_schedule():
+def test_learning_rate_follows_the_schedule():
     lower, upper = two_blocks("none", schedule="cosine", warmup_steps=2, lr=1.0)
     rates = []
     for step in range(4):

@@ -104,7 +104,7 @@ CELLS = [
 
 
 @pytest.mark.parametrize(("optimizer", "tie", "lag"), CELLS)
-def test_a_run_interrupted_at_any_step_equals_one_that_was_not(cut_blocks, optimizer, tie, lag):
+def test_run_interrupted_at_any_step_equals_one_that_was_not(cut_blocks, optimizer, tie, lag):
     def build() -> list[LocalBlock]:
         poisoned = [(1, 1), (1, 2), (0, 3)]
         return cut_blocks((0, 1, 3), tie=tie, optimizer=optimizer, poisoned=poisoned)
@@ -125,7 +125,7 @@ def test_a_run_interrupted_at_any_step_equals_one_that_was_not(cut_blocks, optim
         assert_same(resumed, whole)
 
 
-def test_the_latest_loss_is_part_of_what_comes_back(cut_blocks):
+def test_latest_loss_comes_back(cut_blocks):
     for poisoned in ([], [(0, 1)]):
         block, other = (cut_blocks(poisoned=poisoned)[0] for _ in range(2))
         for step in range(2):
@@ -135,7 +135,7 @@ def test_the_latest_loss_is_part_of_what_comes_back(cut_blocks):
         assert math.isnan(other.loss) is bool(poisoned)
 
 
-def test_a_loaded_block_shares_nothing_with_the_state(cut_blocks):
+def test_loaded_block_shares_nothing_with_the_state(cut_blocks):
     block, other = (cut_blocks()[0] for _ in range(2))
     step_all([block], 0, {}, 0)
     other.load(block.state())
@@ -145,7 +145,7 @@ def test_a_loaded_block_shares_nothing_with_the_state(cut_blocks):
     assert as_bytes(block.state()) == before
 
 
-def test_a_number_comes_back_as_the_number_it_was(cut_blocks):
+def test_number_comes_back_as_the_number_it_was(cut_blocks):
     block, other = (cut_blocks(optimizer="own_odd:odd")[0] for _ in range(2))
     step_all([block], 0, {}, 0)
     state = block.state()
@@ -172,7 +172,7 @@ class Cached(torch.nn.Module):
         return self.alias(self.flat(x)) * self.calls
 
 
-def test_the_state_holds_all_that_is_carried_and_holds_it_once(cut_blocks):
+def test_state_holds_all_that_is_carried_and_holds_it_once(cut_blocks):
     block = cut_blocks((0,))[0]
     block._home["0"] = Cached()
     names = [name for name in block.state() if name.startswith("home/a.")]
@@ -198,7 +198,7 @@ def test_the_state_holds_all_that_is_carried_and_holds_it_once(cut_blocks):
         ),
     ],
 )
-def test_the_state_of_another_block_is_refused_and_changes_nothing(cut_blocks, change, message):
+def test_state_of_another_block_is_refused_and_changes_nothing(cut_blocks, change, message):
     block, other = (cut_blocks()[0] for _ in range(2))
     step_all([block], 0, {}, 0)
     state = dict(block.state())
@@ -210,7 +210,7 @@ def test_the_state_of_another_block_is_refused_and_changes_nothing(cut_blocks, c
     assert as_bytes(other.state()) == before
 
 
-def test_the_state_of_another_optimizer_is_refused(cut_blocks):
+def test_state_of_another_optimizer_is_refused(cut_blocks):
     (block, _), (other, _) = cut_blocks(optimizer="sgd"), cut_blocks()
     step_all([block], 0, {}, 0)
     with pytest.raises(ValueError, match="'adamw', which keeps exp_avg, exp_avg_sq, step; load it"):
@@ -221,7 +221,7 @@ def test_the_state_of_another_optimizer_is_refused(cut_blocks):
     ("optimizer", "message"),
     [("own_odd:listing", "keeps a list as '.*past'"), ("own_odd:elsewhere", "state of 'all'")],
 )
-def test_an_optimizer_whose_state_cannot_be_saved_is_refused(cut_blocks, optimizer, message):
+def test_optimizer_whose_state_cannot_be_saved_is_refused(cut_blocks, optimizer, message):
     block = cut_blocks(optimizer=optimizer)[0]
     step_all([block], 0, {}, 0)
     with pytest.raises(ValueError, match=message):

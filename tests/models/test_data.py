@@ -94,7 +94,7 @@ def test_synthetic_classes_can_be_told_apart():
 
 
 @pytest.mark.usefixtures("own_module")
-def test_a_users_function_gives_tensors_or_all():
+def test_users_function_gives_tensors_or_all():
     data = load_data("own_data:parts", seed=0)
     assert (data.num_classes, data.views) == (3, GENERIC)
     assert load_data("own_data:whole", seed=0).num_classes == 5
@@ -117,7 +117,7 @@ def test_a_users_function_gives_tensors_or_all():
         ("synthetic:3x0x32", "at least 1"),
     ],
 )
-def test_a_wrong_name_is_refused(name, message):
+def test_wrong_name_is_refused(name, message):
     with pytest.raises(ValueError, match=message):
         load_data(name, seed=0)
 
@@ -158,7 +158,7 @@ def test_data_that_cannot_be_trained_on_is_refused(changes, message):
         image_data(**changes)
 
 
-def test_an_epoch_shows_each_image_once_and_drops_the_partial_batch():
+def test_epoch_shows_images_once_and_drops_the_partial_batch():
     assert steps_per_epoch(10, 3) == 3
     first = np.concatenate([batch_indices(10, 3, step, seed=0) for step in range(3)])
     second = np.concatenate([batch_indices(10, 3, step, seed=0) for step in range(3, 6)])
@@ -166,7 +166,7 @@ def test_an_epoch_shows_each_image_once_and_drops_the_partial_batch():
     assert not np.array_equal(first, second)
 
 
-def test_a_batch_does_not_depend_on_the_ones_before_it():
+def test_batch_does_not_depend_on_the_ones_before_it():
     late = batch_indices(50, 5, 123, seed=0)
     late_again = batch_indices(50, 5, 123, seed=0)
     late_again[:] = 0  # the caller owns what it got
@@ -176,12 +176,12 @@ def test_a_batch_does_not_depend_on_the_ones_before_it():
 
 
 @pytest.mark.parametrize("batch_size", [0, 1, 11])
-def test_a_batch_that_the_data_cannot_fill_is_refused(batch_size):
+def test_batch_that_the_data_cannot_fill_is_refused(batch_size):
     with pytest.raises(ValueError, match="choose from 2 to 10"):
         batch_indices(10, batch_size, 0, seed=0)
 
 
-def test_one_image_is_too_few():
+def test_data_of_one_image_is_refused():
     """A user who tried a data set of one image was told to choose from 1 to 0, then to 1."""
     with pytest.raises(ValueError, match="1 training image; at least 2 are needed, since a contr"):
         steps_per_epoch(1, 64)
@@ -210,12 +210,12 @@ def test_one_image_is_too_few():
     ],
 )
 def test_data_of_odd_values_or_axes_is_pointed_out(changes, fragments):
-    """Images of 0 to 255, and channels-last ones, trained without a word and to no avail."""
+    """Images of 0 to 255, and channels-last ones, trained without a warning and to no avail."""
     remarks = image_data(**changes).remarks
     assert len(remarks) == bool(fragments)
     assert [part for part in fragments if part not in remarks[0]] == []
 
 
-def test_there_may_be_no_test_images():
+def test_test_split_may_be_empty():
     data = image_data(test_images=[], test_labels=[])
     assert (data.test_images.shape, data.test_labels.dtype) == ((0, 1, 4, 4), torch.int64)

@@ -43,7 +43,7 @@ def digits():
     )
 
 
-def test_the_backbone_is_frozen_and_in_eval_mode(state, digits):
+def test_backbone_is_frozen_and_in_eval_mode(state, digits):
     """p3i0t's SimCLR, issue 8: a "linear" evaluation that trained the backbone claimed 92.9."""
     before = {name: tensor.clone() for name, tensor in state.items()}
     evaluate(NETWORK, state, digits)
@@ -67,7 +67,7 @@ def test_features_are_those_of_eval_mode_whatever_the_batch(state, digits):
             np.testing.assert_allclose(features_NF, pool(x), rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-def test_it_is_deterministic_and_names_every_unit(state, digits):
+def test_evaluation_is_deterministic_and_names_every_unit(state, digits):
     accuracies = evaluate(NETWORK, state, digits)
     assert [accuracy.name for accuracy in accuracies] == [unit.name for unit in NETWORK.units]
     assert evaluate(NETWORK, state, digits) == accuracies
@@ -121,7 +121,7 @@ def test_weights_of_another_network_are_refused(state, digits):
         list(unit_features(mlp(256), state, digits.test_images))
 
 
-def test_a_classifier_in_the_weights_is_left_out(state, digits):
+def test_classifier_in_the_weights_is_left_out(state, digits):
     whole = state | {"fc.weight": torch.zeros(10, 32), "fc.bias": torch.zeros(10)}
     images = digits.test_images[:4]
     for (_, with_fc), (_, without) in zip(
@@ -147,7 +147,7 @@ def separable(num, step):
 
 
 @pytest.mark.parametrize("top1", [knn_top1, linear_top1])
-def test_both_measures_find_what_is_separable_and_nothing_else(top1):
+def test_measures_find_what_is_separable_and_nothing_else(top1):
     train_NF, train_labels = separable(100, 0)
     test_NF, test_labels = separable(600, 1)
     assert top1(train_NF, train_labels, test_NF, test_labels) > 0.98
@@ -160,7 +160,7 @@ def test_knn_takes_no_more_neighbours_than_there_are():
     assert knn_top1(train_NF, train_labels, *separable(10, 1)) > 0.5
 
 
-def test_a_dead_feature_is_harmless(digits):
+def test_dead_feature_is_harmless(digits):
     class Dead(nn.Module):
         def forward(self, x):
             return torch.cat([x.flatten(1), torch.ones(len(x), 1)], dim=1)
@@ -170,7 +170,7 @@ def test_a_dead_feature_is_harmless(digits):
     assert accuracy.linear_top1 > 0.8
 
 
-def test_a_unit_that_works_in_place_spoils_neither_data_nor_features():
+def test_unit_that_works_in_place_spoils_no_data_or_features():
     def build():
         return nn.Sequential(nn.Flatten(), nn.Hardtanh(0.4, 0.6, inplace=True))
 
@@ -183,8 +183,8 @@ def test_a_unit_that_works_in_place_spoils_neither_data_nor_features():
     assert np.array_equal(clipped_NF, before.flatten(1).clamp(0.4, 0.6))
 
 
-def test_what_is_done_is_told_with_a_bound_before_it_is(state, digits):
-    """100 classes and 5,000 images took 46 s without a word."""
+def test_phase_is_told_with_a_bound_before_it_begins(state, digits):
+    """100 classes and 5,000 images took 46 s in silence."""
     told: list[str] = []
     limits: list[float] = []
 
@@ -203,7 +203,7 @@ def test_what_is_done_is_told_with_a_bound_before_it_is(state, digits):
     ]
 
 
-def test_a_fit_that_does_not_converge_ends(monkeypatch):
+def test_fit_that_does_not_converge_ends(monkeypatch):
     """It had 10,000 iterations, whatever they took, and a warning that is an error in tests."""
     rng = np.random.default_rng(0)
     features, labels = rng.standard_normal((200, 30)), rng.integers(0, 5, 200)
@@ -211,7 +211,7 @@ def test_a_fit_that_does_not_converge_ends(monkeypatch):
     assert 0 <= linear_top1(features, labels, features, labels) <= 1
 
 
-def test_a_unit_that_fails_in_eval_mode_is_named(digits):
+def test_unit_that_fails_in_eval_mode_is_named(digits):
     class OnlyTrains(nn.Module):
         def forward(self, x):
             assert self.training

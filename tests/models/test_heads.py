@@ -9,7 +9,7 @@ from models.heads import build_head, trace_head
 @pytest.mark.parametrize("in_shape", [(6, 4, 4), (6,), (4, 6)])
 @pytest.mark.parametrize("depth", [0, 1, 2])
 @pytest.mark.parametrize("training", [True, False])
-def test_any_activation_becomes_a_projection(in_shape, depth, training):
+def test_activation_of_any_shape_becomes_a_projection(in_shape, depth, training):
     head = build_head(in_shape=in_shape, hidden=8, out_features=5, depth=depth).train(training)
     x = torch.rand(3, *in_shape)
     before = x.clone()
@@ -39,7 +39,7 @@ def test_impossible_sizes_are_refused(sizes, message):
         build_head(**sizes)
 
 
-def test_a_sequence_is_pooled_before_the_residual_layers():
+def test_sequence_is_pooled_before_the_residual_layers():
     """A transformer's units were refused: a head stood on (F,) or (C, H, W) only."""
     head = build_head(in_shape=(9, 6), hidden=8, out_features=5, depth=1)
     x_NLD = torch.rand(3, 9, 6)

@@ -148,7 +148,7 @@ def assert_guests_equal_homes(blocks: list[LocalBlock]) -> None:
                 assert torch.equal(parameter, home[parameter_name]), parameter_name
 
 
-def test_the_witness_can_tell_loco_from_late_ties():
+def test_witness_can_tell_loco_from_late_ties():
     """With lag 1 the two programs must part, or the comparison would be worth nothing."""
     partition = Partition(num_units=5, cuts=(0, 2), overlap=1)
     blocks = local_blocks(NETWORKS["mlp"], partition, 0)

@@ -7,7 +7,7 @@ from models.mlp import mlp
 from models.network import build_plain
 
 
-def test_it_takes_images_or_features():
+def test_mlp_takes_images_or_features():
     plain = build_plain(mlp(12, width=5, depth=3), seed=0)
     x = torch.rand(4, 3, 2, 2)
     assert plain(x).shape == (4, 5)

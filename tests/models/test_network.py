@@ -9,7 +9,7 @@ from models.network import Network, Unit, build_plain, from_sequential, trace_un
 from models.resnet import small_resnet
 
 
-def test_a_unit_is_the_same_whichever_units_are_built_before_it():
+def test_unit_is_the_same_whichever_units_are_built_before_it():
     network = small_resnet(width=4)
     alone = network.build_unit(3, seed=7).state_dict()
     plain = build_plain(network, seed=7).state_dict()
@@ -17,13 +17,13 @@ def test_a_unit_is_the_same_whichever_units_are_built_before_it():
         assert torch.equal(plain[f"layer3.0.{name}"], tensor)
 
 
-def test_another_seed_gives_other_weights():
+def test_seed_decides_the_weights():
     network = mlp(4, width=4)
     first = network.build_unit(0, seed=0).state_dict()["1.weight"]
     assert not torch.equal(first, network.build_unit(0, seed=1).state_dict()["1.weight"])
 
 
-def test_the_plain_network_runs_the_units_in_order():
+def test_plain_network_runs_the_units_in_order():
     network = small_resnet(width=4)
     plain = build_plain(network, seed=0).eval()
     x = torch.rand(2, 1, 16, 16)
@@ -33,20 +33,20 @@ def test_the_plain_network_runs_the_units_in_order():
     assert torch.equal(plain(x), y)
 
 
-def test_a_classifier_pools_and_is_named_fc():
+def test_classifier_pools_and_is_named_fc():
     plain = build_plain(small_resnet(width=4), seed=0, num_classes=10).eval()
     assert plain(torch.rand(2, 1, 16, 16)).shape == (2, 10)
     assert list(plain.state_dict())[-2:] == ["fc.weight", "fc.bias"]
     assert build_plain(mlp(5, width=3), seed=0, num_classes=2)(torch.rand(4, 5)).shape == (4, 2)
 
 
-def test_a_classifier_needs_to_know_its_features():
+def test_classifier_needs_to_know_its_features():
     network = from_sequential("mine", lambda: nn.Sequential(nn.Linear(2, 2)), seed=0)
     with pytest.raises(ValueError, match="num_features"):
         build_plain(network, seed=0, num_classes=10)
 
 
-def test_a_unit_may_itself_be_named_fc():
+def test_unit_may_itself_be_named_fc():
     """A classifier that was stored as `self.fc = None` once unregistered such a unit."""
 
     class Named(nn.Sequential):
@@ -59,7 +59,7 @@ def test_a_unit_may_itself_be_named_fc():
     assert plain(torch.rand(4, 2)).shape == (4, 3)
 
 
-def test_a_sequential_becomes_its_children():
+def test_sequential_becomes_its_children():
     def build():
         return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(72, 4))
 
@@ -73,12 +73,12 @@ def test_a_sequential_becomes_its_children():
 
 
 @pytest.mark.parametrize("built", [nn.Linear(2, 2), "text"])
-def test_only_a_sequential_can_be_cut(built):
+def test_sequential_alone_can_be_cut(built):
     with pytest.raises(ValueError, match=r"nn\.Sequential is needed"):
         from_sequential("mine", lambda: built, seed=0)
 
 
-def test_a_network_without_units_or_with_one_twice_is_refused():
+def test_network_without_units_or_with_one_twice_is_refused():
     unit = Unit(name="a", prefix="a.", build=nn.Identity)
     with pytest.raises(ValueError, match="no units"):
         Network(name="empty", units=())
@@ -93,7 +93,7 @@ def test_traces_are_per_image():
     assert [trace.output_shape for trace in traces] == [(4,), (4,)]
 
 
-def test_traces_of_a_convolution_keep_its_positions():
+def test_traces_of_a_convolution_have_its_positions():
     network = small_resnet(width=4)
     stem, *_ = trace_units(network, (1, 16, 16))
     assert stem.output_shape == (4, 16, 16)

@@ -94,7 +94,7 @@ def test_nt_xent_leaves_out_the_sample_itself():
     assert NTXent(0.05)(torch.eye(4).repeat(2, 1), NO_LABELS) < 1e-6
 
 
-def test_nt_xent_does_not_depend_on_the_order_of_the_batch_or_of_the_views():
+def test_nt_xent_does_not_depend_on_order_of_batch_or_views():
     projections = draw(6)
     order = torch.tensor([4, 2, 0, 5, 1, 3])
     loss = NTXent(0.2)(projections, NO_LABELS)
@@ -113,7 +113,7 @@ def test_nt_xent_does_not_depend_on_lengths():
 
 
 def test_temperature_only_scales_similarities():
-    """Where every negative is orthogonal, the loss has a closed form in 1 / temperature."""
+    """If every negative is orthogonal, the loss has a closed form in 1 / temperature."""
     views = torch.eye(3, dtype=torch.float64).repeat(2, 1)
     for temperature in (0.1, 0.7, 3.0):
         expected = math.log(math.exp(1 / temperature) + 4) - 1 / temperature
@@ -129,7 +129,7 @@ def test_identical_vectors_give_ln_n_and_no_nan(temperature):
     assert views.grad.isfinite().all()
 
 
-def test_a_zero_vector_has_similarity_zero_and_gets_no_gradient():
+def test_zero_vector_has_similarity_zero_and_gets_no_gradient():
     views = draw(3)
     views[1] = 0
     views.requires_grad_()
@@ -151,14 +151,14 @@ def test_extreme_lengths_stay_finite(scale):
     assert views.grad.isfinite().all()
 
 
-def test_a_large_batch_is_one_finite_matrix_product_and_repeats_bitwise():
+def test_large_batch_is_one_finite_product_and_repeats_bitwise():
     views = draw(512, num_features=32).float()
     first, second = (NTXent(0.1)(views, NO_LABELS) for _ in range(2))
     assert torch.equal(first, second)
     assert abs(first.item() - math.log(1023)) < 3
 
 
-def test_the_gradient_is_that_of_the_loss():
+def test_gradient_is_that_of_the_loss():
     views = draw(3, num_features=4).requires_grad_()
     assert torch.autograd.gradcheck(lambda z: NTXent(0.3)(z, NO_LABELS), views)
 
@@ -203,7 +203,7 @@ def test_cross_entropy_says_which_head_it_needs():
         CrossEntropy(5)(torch.ones(4, 5), torch.zeros(4, dtype=torch.int64))
 
 
-def test_names(tmp_path, monkeypatch):
+def test_objective_is_found_by_its_name(tmp_path, monkeypatch):
     (tmp_path / "own_objectives.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
     given = {"temperature": 0.3, "num_classes": 4}
@@ -246,7 +246,7 @@ class Own:
         (lambda z: z.sum() * 1j, r"returned a tensor of shape \(\), complex64"),
     ],
 )
-def test_a_users_loss_that_cannot_be_followed_is_refused(function, found):
+def test_users_loss_that_cannot_be_followed_is_refused(function, found):
     """It ended in a worker's backward(), after three restarts."""
     check_users_objective("mine:own", Own(lambda z: z.sum()), (6, 4))
     with pytest.raises(
@@ -255,6 +255,6 @@ def test_a_users_loss_that_cannot_be_followed_is_refused(function, found):
         check_users_objective("mine:own", Own(function), (6, 4))
 
 
-def test_a_users_objective_that_raises_is_named():
+def test_users_objective_that_raises_is_named():
     with pytest.raises(UsersError, match=r"'mine:own' raised RuntimeError on projections of shape"):
         check_users_objective("mine:own", Own(lambda z: z @ z), (6, 4))

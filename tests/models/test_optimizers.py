@@ -34,7 +34,7 @@ def test_vectors_never_decay(name, tmp_path, monkeypatch):
     assert all(torch.equal(param, torch.ones_like(param)) for param in params[1:])
 
 
-def test_a_block_of_one_kind_has_one_group():
+def test_block_of_one_kind_has_one_group():
     assert len(load_optimizer("sgd", parameters()[1:], lr=1, weight_decay=0).param_groups) == 1
 
 
@@ -49,7 +49,7 @@ def test_a_block_of_one_kind_has_one_group():
         ({"name": "own_optimizers:nothing"}, "made a NoneType"),
     ],
 )
-def test_what_cannot_be_is_refused(changes, message, tmp_path, monkeypatch):
+def test_impossible_settings_are_refused(changes, message, tmp_path, monkeypatch):
     (tmp_path / "own_optimizers.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
     given = {"name": "sgd", "params": parameters(), "lr": 0.1, "weight_decay": 0.0} | changes
@@ -67,7 +67,7 @@ def test_cosine_warms_up_and_falls_to_zero():
     assert all(rate(step) > rate(step + 1) for step in range(10, 110))
 
 
-def test_an_extended_run_keeps_the_rates_of_the_steps_before():
+def test_extended_run_has_the_rates_of_the_steps_before():
     """Each step's rate is a function of the step, so that one loop can follow the extended run."""
 
     def rates(num_steps: int, **earlier: object) -> list[float]:
@@ -80,13 +80,13 @@ def test_an_extended_run_keeps_the_rates_of_the_steps_before():
     assert found[25:] == rates(40)[25:]
 
 
-def test_constant_stays():
+def test_constant_schedule_stays():
     rates = [
         learning_rate(step, 10, base=0.5, warmup_steps=0, schedule="constant") for step in range(10)
     ]
     assert rates == [0.5] * 10
 
 
-def test_an_unknown_schedule_is_refused_from_the_first_step():
+def test_unknown_schedule_is_refused_from_the_first_step():
     with pytest.raises(ValueError, match="choose 'constant' or 'cosine'"):
         learning_rate(0, 10, base=1.0, warmup_steps=5, schedule="linear")

@@ -32,7 +32,7 @@ def write(folder, **files):
         (folder / f"{name}.py").write_text(text)
 
 
-def test_it_finds_an_attribute_and_an_attribute_of_one():
+def test_load_finds_an_attribute_and_an_attribute_of_one():
     assert load_dotted("math:pi", "model") == math.pi
     assert load_dotted("collections.abc:Iterable.__name__", "model") == "Iterable"
 
@@ -52,12 +52,12 @@ def test_it_finds_an_attribute_and_an_attribute_of_one():
         ("models.mlp:no_such", "models is this project's own package"),
     ],
 )
-def test_a_wrong_name_says_what_is_wrong(name, message):
+def test_wrong_name_says_what_is_wrong(name, message):
     with pytest.raises(ValueError, match=message):
         load_dotted(name, "model")
 
 
-def test_a_function_must_be_callable_with_what_it_is_called_with():
+def test_function_must_be_callable_with_what_it_is_called_with():
     assert call_function("math:sqrt", "model", 4) == 2
     with pytest.raises(ValueError, match="is a float"):
         call_function("math:pi", "model")
@@ -65,7 +65,7 @@ def test_a_function_must_be_callable_with_what_it_is_called_with():
         call_function("textwrap:dedent", "optimizer", "text", lr=0.1)
 
 
-def test_an_unknown_name_brings_the_nearest_and_the_list():
+def test_unknown_name_brings_the_nearest_and_the_list():
     message = str(unknown_name("resnet81", "model", ["resnet18", "mlp"]))
     assert "did you mean 'resnet18'" in message
     assert "resnet18, mlp" in message
@@ -75,7 +75,7 @@ def test_an_unknown_name_brings_the_nearest_and_the_list():
 # Whose fault it is ------------------------------------------------------------------------------
 
 
-def test_an_error_while_the_users_module_is_imported_is_his(here):
+def test_error_while_the_users_module_is_imported_is_his(here):
     """A missing dependency of his module once read as if the module were missing."""
     write(here, broken_model="import no_such_dependency\n")
     with pytest.raises(UsersError, match="importing broken_model for model") as caught:
@@ -107,7 +107,7 @@ def factory(**given): raise ValueError("no such file: settings.json")
         ),
     ],
 )
-def test_what_a_users_function_raises_keeps_its_traceback(here, monkeypatch, call, message):
+def test_users_error_has_its_traceback(here, monkeypatch, call, message):
     """A ValueError inside a user's load() was shown as a line without its traceback."""
     write(here, raises=RAISES, raises_too="def sgd(groups, lr): raise ValueError('of mine')\n")
     monkeypatch.setattr("models.optimizers._groups", lambda params, weight_decay: [])
@@ -124,7 +124,7 @@ def test_code_that_leaves_has_failed(here):
         load_dotted("leaves:build", "model")
 
 
-def test_what_users_code_does_to_its_process_is_put_back(here):
+def test_users_changes_to_the_process_are_put_back(here):
     lines = ("os.chdir('/')", "torch.set_default_dtype(torch.float64)")
     lines = (*lines, "torch.set_grad_enabled(False)", "torch.set_num_threads(3)")
     write(here, upsets="import os, torch\n" + "\n".join(lines) + "\nbuild = list\n")
@@ -136,7 +136,7 @@ def test_what_users_code_does_to_its_process_is_put_back(here):
     assert torch.get_num_threads() == before != 3
 
 
-def test_what_ours_refuses_of_a_users_code_is_a_line(here):
+def test_refusal_by_our_code_in_a_users_function_is_a_line(here):
     """He called our NTXent, in his own factory, with a temperature that cannot be."""
     write(here, cold="from models.objectives import NTXent\ndef make(**given): return NTXent(0)\n")
     with pytest.raises(ValueError, match="objective 'cold:make': temperature 0; it must be above"):
@@ -146,7 +146,7 @@ def test_what_ours_refuses_of_a_users_code_is_a_line(here):
 # A user's package that is called as one of ours -------------------------------------------------
 
 
-def test_a_users_package_named_models_is_loaded_by_its_path(here):
+def test_users_package_named_models_is_loaded_by_its_path(here):
     """His models/net.py could not be named: models was always this project's package."""
     folder = here / "models"
     write(folder, __init__="", layers="WIDTH = 7\n")
@@ -160,14 +160,14 @@ def test_a_users_package_named_models_is_loaded_by_its_path(here):
     assert load_dotted("models.mlp:mlp", "model").__module__ == "models.mlp"  # ours is still there
 
 
-def test_a_package_within_a_package_keeps_its_relative_imports(here):
+def test_package_within_a_package_resolves_relative_imports(here):
     write(here / "outer", __init__="KEY = 3\n")
     write(here / "outer/inner", __init__="from .. import KEY\n", net="from . import KEY as found\n")
     assert load_dotted("outer/inner/net.py:found", "model") == 3
     assert load_dotted("outer/inner/__init__.py:KEY", "model") == 3
 
 
-def test_a_file_on_its_own_imports_its_siblings_and_may_hold_dataclasses(here):
+def test_file_on_its_own_imports_siblings_and_has_dataclasses(here):
     code = (
         "from __future__ import annotations\nfrom dataclasses import dataclass\n"
         "import sibling_of_net\n@dataclass\nclass Pair:\n    a: int\n    b: int\n"
@@ -179,7 +179,7 @@ def test_a_file_on_its_own_imports_its_siblings_and_may_hold_dataclasses(here):
     assert sys.path[: len(path)] == path
 
 
-def test_the_folder_that_a_name_cannot_reach_is_pointed_out(here):
+def test_folder_that_a_name_cannot_reach_is_pointed_out(here):
     write(here / "models", __init__="", net="def build(): pass\n")
     write(here, math="def build(): pass\n")
     with pytest.raises(ValueError, match="own package, not the folder models in") as caught:
@@ -189,7 +189,7 @@ def test_the_folder_that_a_name_cannot_reach_is_pointed_out(here):
         load_dotted("math:build", "data")
 
 
-def test_an_absolute_import_of_a_hidden_package_says_what_to_write(here):
+def test_absolute_import_of_a_hidden_package_is_told_a_remedy(here):
     write(here / "models", __init__="", layers="", net="from models.layers import WIDTH\n")
     with pytest.raises(UsersError, match=r"models is this project's own package.*from \. import"):
         load_dotted("models/net.py:build", "model")
@@ -204,7 +204,7 @@ def test_an_absolute_import_of_a_hidden_package_says_what_to_write(here):
         ("net.py:number", "is a int; name a function"),
     ],
 )
-def test_a_wrong_path_is_refused(here, name, message):
+def test_wrong_path_is_refused(here, name, message):
     write(here, net="number = 1\ndef build(): pass\n")
     (here / "folder.py").mkdir()
     with pytest.raises(ValueError, match=message):

@@ -13,7 +13,7 @@ def blobs(step, num=64):
     return 3 * torch.eye(6)[labels_N] + noise_NF, labels_N
 
 
-def test_it_learns_and_its_average_follows():
+def test_probe_learns_and_its_average_follows():
     probe = LinearProbe(6, 3)
     assert probe.top1 is None
     first = probe.observe(*blobs(0))
@@ -25,7 +25,7 @@ def test_it_learns_and_its_average_follows():
     assert probe.top1 == pytest.approx(last, abs=0.05)
 
 
-def test_it_measures_a_batch_before_it_learns_from_it():
+def test_probe_measures_a_batch_before_it_learns_from_it():
     """Else a probe would report how well it memorises: random labels would look learnable."""
     probe = LinearProbe(500, 2, lr=0.1)
     generator = torch.Generator().manual_seed(0)
@@ -42,12 +42,12 @@ def test_no_gradient_reaches_the_features():
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(saved.append, lambda tensor: tensor):
         probe.observe(features_NF, labels_N)
-    assert not saved  # nothing was recorded, so no graph of the block is kept alive either
+    assert not saved  # nothing was recorded, so no graph of the block stays in memory either
     assert features_NF.grad is None
     assert not any(tensor.requires_grad for tensor in probe.state().values())
 
 
-def test_its_gradient_is_that_of_cross_entropy():
+def test_probe_gradient_is_that_of_cross_entropy():
     features_NF, labels_N = blobs(0)
     probe = LinearProbe(6, 3, lr=0.5)
     probe.observe(features_NF, labels_N)
@@ -62,7 +62,7 @@ def test_its_gradient_is_that_of_cross_entropy():
     )
 
 
-def test_its_state_is_all_of_it():
+def test_probe_state_is_all_of_it():
     probe = LinearProbe(6, 3)
     fresh = LinearProbe(6, 3)
     fresh.load(probe.state())
@@ -96,7 +96,7 @@ def test_unlabelled_samples_do_not_count():
         (torch.full((2, 6), torch.nan), torch.tensor([0, 1])),
     ],
 )
-def test_a_batch_that_says_nothing_leaves_it_as_it_is(features_NF, labels_N):
+def test_batch_without_labels_leaves_the_probe_as_it_is(features_NF, labels_N):
     probe = LinearProbe(6, 3)
     probe.observe(*blobs(0))
     before = probe.state()
@@ -104,6 +104,6 @@ def test_a_batch_that_says_nothing_leaves_it_as_it_is(features_NF, labels_N):
     assert all(torch.equal(probe.state()[name], tensor) for name, tensor in before.items())
 
 
-def test_another_probes_state_is_refused():
+def test_state_of_another_probe_is_refused():
     with pytest.raises(ValueError, match="features and classes"):
         LinearProbe(6, 3).load(LinearProbe(5, 3).state())

@@ -7,7 +7,7 @@ import torch
 from models import randomness
 
 
-def test_a_key_is_the_same_on_every_machine():
+def test_key_is_the_same_on_every_machine():
     assert randomness.key(0, "views", unit="layer1.0", step=3) == 17951757269341067356
 
 

@@ -37,7 +37,7 @@ def same(new: dict[str, Tensor], old: dict[str, Tensor], root: str, old_root: st
     return len(found)
 
 
-def test_more_blocks(cut_blocks):
+def test_recut_into_more_blocks(cut_blocks):
     old = trained(cut_blocks, poisoned=[(0, 5)])
     lower, upper = (block.state for block in old)
     fresh = cut_blocks((0, 1, 4), overlap=1, tie="elastic")
@@ -70,7 +70,7 @@ def test_more_blocks(cut_blocks):
     assert all(state["bad/num_bad_steps"] == 0 for state in states)
 
 
-def test_one_block(cut_blocks):
+def test_recut_into_one_block(cut_blocks):
     old = trained(cut_blocks)
     upper = old[1].state
     (block,) = cut_blocks((0,), overlap=0)
@@ -87,7 +87,7 @@ def test_one_block(cut_blocks):
 
 @pytest.mark.parametrize(("cuts", "overlap"), [((0, 1, 4), 1), ((0,), 0), ((0, 2), 1), ((0, 3), 2)])
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_training_goes_on_from_where_it_was(cut_blocks, cuts, overlap, optimizer):
+def test_training_goes_on_from_its_old_loss(cut_blocks, cuts, overlap, optimizer):
     """The loss of the first steps, with heads that were carried, is below that of a new run's."""
     changes = {"tie": "elastic", "optimizer": optimizer, "decoder_depth": 0, "lr": 0.01}
     old_blocks = cut_blocks(**OLD, **changes)
@@ -111,7 +111,7 @@ def test_training_goes_on_from_where_it_was(cut_blocks, cuts, overlap, optimizer
     assert losses[0][-1] < strangers[-1].loss  # the top's head is there from the first step
 
 
-def test_the_same_cut_takes_all_but_the_guests_own_and_the_counters(cut_blocks):
+def test_same_cut_takes_all_but_the_guests_own_and_counters(cut_blocks):
     old = trained(cut_blocks)
     blocks = cut_blocks(**OLD, tie="elastic")
     for k, block in enumerate(blocks):
@@ -123,7 +123,7 @@ def test_the_same_cut_takes_all_but_the_guests_own_and_the_counters(cut_blocks):
         assert differ - {"optimizer"} == {"guest", "bad"} if k == 0 else {"bad"}
 
 
-def test_of_two_heads_on_one_unit_the_one_of_a_like_home_is_taken(cut_blocks):
+def test_head_on_one_unit_is_taken_from_the_like_home(cut_blocks):
     """With a guest that is a whole home, the old blocks a + b c d e | b c d e both end at e."""
     old = trained(cut_blocks, cuts=(0, 1), overlap=4)
     assert old[0].top == old[1].top == "e"
@@ -134,7 +134,7 @@ def test_of_two_heads_on_one_unit_the_one_of_a_like_home_is_taken(cut_blocks):
     assert same(carried(old, middle)[0], old[1].state, "head/", "head/")
 
 
-def test_a_head_of_another_form_is_new(cut_blocks):
+def test_head_of_another_form_is_new(cut_blocks):
     old = trained(cut_blocks)
     block = cut_blocks(decoder_depth=0, **OLD)[1]
     state, notes = carried(old, block)
@@ -144,7 +144,7 @@ def test_a_head_of_another_form_is_new(cut_blocks):
     block.load(state)
 
 
-def test_before_its_first_step_a_run_has_no_optimizer_state_to_carry(cut_blocks):
+def test_run_has_no_optimizer_state_before_its_first_step(cut_blocks):
     old = [old_block(block) for block in cut_blocks(**OLD)]
     block = cut_blocks((0,), overlap=0)[0]
     state, _ = carried(old, block)
@@ -152,7 +152,7 @@ def test_before_its_first_step_a_run_has_no_optimizer_state_to_carry(cut_blocks)
     block.load(state)
 
 
-def test_a_unit_that_the_old_run_lacks_is_refused(cut_blocks):
+def test_unit_that_the_old_run_lacks_is_refused(cut_blocks):
     old = trained(cut_blocks)
     block = cut_blocks((0,), overlap=0)[0]
     with pytest.raises(ValueError, match="no unit 'c'; resume with the model it had"):
@@ -160,7 +160,7 @@ def test_a_unit_that_the_old_run_lacks_is_refused(cut_blocks):
 
 
 @pytest.mark.parametrize("change", [None, torch.ones(4)])
-def test_a_unit_of_another_shape_is_refused(cut_blocks, change):
+def test_unit_of_another_shape_is_refused(cut_blocks, change):
     old = trained(cut_blocks)
     del old[0].state["home/a.1.bias"]
     if change is not None:
@@ -170,7 +170,7 @@ def test_a_unit_of_another_shape_is_refused(cut_blocks, change):
         carried(old, cut_blocks((0,), overlap=0)[0])
 
 
-def test_what_is_given_is_left_as_it_is(cut_blocks):
+def test_old_state_is_left_as_it_is(cut_blocks):
     old = trained(cut_blocks)
     block = cut_blocks((0, 1, 4))[1]
     before = {name: tensor.clone() for name, tensor in old[1].state.items()}

@@ -36,7 +36,7 @@ def test_every_name_takes_the_images_given(name, num_channels):
     assert trace_units(network, shape)[-1].output_shape[0] == network.num_features
 
 
-def test_a_users_sequential_is_keyed_on_the_seed():
+def test_users_sequential_is_keyed_on_the_seed():
     def weight(seed):
         network = load_network("own_networks:sequential", (1, 2, 2), seed=seed)
         assert [unit.name for unit in network.units] == ["0", "1"]
@@ -46,7 +46,7 @@ def test_a_users_sequential_is_keyed_on_the_seed():
     assert not torch.equal(weight(0), weight(1))
 
 
-def test_a_users_network_is_taken_as_it_is():
+def test_users_network_is_taken_as_it_is():
     assert len(load_network("own_networks:network", (1, 2, 2), seed=0).units) == 2
 
 
@@ -59,6 +59,6 @@ def test_a_users_network_is_taken_as_it_is():
         ("own_networks:netwrok", "did you mean 'network'"),
     ],
 )
-def test_a_wrong_name_is_refused(name, message):
+def test_wrong_name_is_refused(name, message):
     with pytest.raises(ValueError, match=message):
         load_network(name, (1, 2, 2), seed=0)

@@ -76,12 +76,12 @@ def test_every_depth_follows_the_published_structure(depth, num_blocks, bottlene
         assert expected == RESNET18
 
 
-def test_the_imagenet_stem_ends_at_seven_by_seven():
+def test_imagenet_stem_ends_at_seven_by_seven():
     traces = trace_units(resnet(18, stem="imagenet"), (3, 224, 224))
     assert traces[-1].output_shape[1:] == (7, 7)
 
 
-def test_the_cifar_stem_keeps_the_size():
+def test_cifar_stem_preserves_the_size():
     network = resnet(18, stem="cifar")
     traces = trace_units(network, (3, 32, 32))
     assert traces[0].output_shape == (64, 32, 32)
@@ -102,14 +102,14 @@ def test_stages_are_locos_cut(network, stages):
     assert [network.units[i].name for i in network.stages] == stages
 
 
-def test_the_small_one_has_five_units_that_halve_the_size():
+def test_small_resnet_has_five_units_that_halve_the_size():
     network = small_resnet(width=8)
     assert [unit.name for unit in network.units] == ["stem", *(f"layer{i}.0" for i in range(1, 5))]
     shapes = [trace.output_shape for trace in trace_units(network, (1, 16, 16))]
     assert shapes == [(8, 16, 16), (8, 16, 16), (16, 8, 8), (32, 4, 4), (64, 2, 2)]
 
 
-def test_the_state_dict_of_a_unit_is_a_slice_of_the_whole():
+def test_state_dict_of_a_unit_is_a_slice_of_the_whole():
     network = small_resnet(width=4)
     names = []
     for i, unit in enumerate(network.units):
@@ -138,6 +138,6 @@ def test_weights_begin_as_torchvisions():
 
 
 @pytest.mark.parametrize(("depth", "stem"), [(19, "cifar"), (18, "tiny")])
-def test_what_does_not_exist_is_refused(depth, stem):
+def test_depth_or_stem_that_does_not_exist_is_refused(depth, stem):
     with pytest.raises(ValueError, match="choose"):
         resnet(depth, stem=stem)

@@ -7,7 +7,7 @@ from models.sequential import train
 
 
 class Recorded:
-    """A block that says what it was called with; its payloads are words."""
+    """A block that says what it was called with; its payloads are strings."""
 
     def __init__(self, k: int, calls: list) -> None:
         self.k = k
@@ -31,7 +31,7 @@ def calls_of(num_blocks: int, *, num_steps: int, lag: int) -> list:
     return calls
 
 
-def test_one_step_of_three_blocks():
+def test_step_of_three_blocks_is_in_order():
     assert calls_of(3, num_steps=1, lag=0) == [
         ("forward", 0, 0, None),
         ("update", 0, 0),
@@ -46,7 +46,7 @@ def test_one_step_of_three_blocks():
 
 
 @pytest.mark.parametrize("lag", [0, 1, 3])
-def test_what_comes_from_above_is_as_old_as_the_lag_and_absent_before_it(lag):
+def test_term_from_above_is_as_old_as_the_lag_or_absent(lag):
     applied = [call for call in calls_of(2, num_steps=5, lag=lag) if call[0] == "apply"]
     assert applied == [
         call
@@ -58,16 +58,16 @@ def test_what_comes_from_above_is_as_old_as_the_lag_and_absent_before_it(lag):
     ]
 
 
-def test_a_lag_longer_than_the_run_leaves_the_term_out_altogether():
+def test_lag_longer_than_the_run_leaves_the_term_out():
     applied = [call for call in calls_of(2, num_steps=3, lag=4) if call[:2] == ("apply", 0)]
     assert [call[-1] for call in applied] == [None, None, None]
 
 
-def test_a_block_alone_gets_nothing():
+def test_block_alone_gets_nothing():
     assert calls_of(1, num_steps=1, lag=1)[-1] == ("apply", 0, 0, None, None)
 
 
-def test_after_each_step_the_caller_is_told():
+def test_caller_is_told_after_each_step():
     told = []
     train([Recorded(0, [])], num_steps=3, lag=1, after_step=told.append)
     assert told == [0, 1, 2]

@@ -30,7 +30,7 @@ def test_flops_are_the_published_ones(depth, giga_flops):
     assert sum(cost.flops for cost in costs) / 2e9 == pytest.approx(giga_flops, abs=0.004)
 
 
-def test_what_lives_until_the_backward_is_counted_once():
+def test_activation_that_lives_until_the_backward_counts_once():
     """The convolution's output and the ReLU's, which takes BatchNorm's place; not the input."""
     stem, *_ = count_unit_costs(small_resnet(width=4), (1, 16, 16))
     of_two_images = 2 * 4  # BatchNorm's mean and deviation of each channel
@@ -38,7 +38,7 @@ def test_what_lives_until_the_backward_is_counted_once():
     assert stem.weight_bytes == 4 * (4 * 9 + 4 * 4) + 8  # with BatchNorm's count of batches
 
 
-def test_a_unit_may_work_in_place_and_keep_nothing_of_its_own():
+def test_unit_that_works_in_place_holds_nothing_of_its_own():
     def build():
         return nn.Sequential(
             nn.Identity(), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(6, 4), nn.Dropout(0.5)
@@ -51,7 +51,7 @@ def test_a_unit_may_work_in_place_and_keep_nothing_of_its_own():
 
 @pytest.mark.parametrize("in_shape", [(6, 4, 4), (6,)])
 @pytest.mark.parametrize("depth", [0, 1, 2])
-def test_what_a_head_takes_is_known_without_running_it(in_shape, depth):
+def test_head_cost_is_known_without_running_it(in_shape, depth):
     """The same figures as those of a run, to the byte; but for BatchNorm's of a batch."""
     build = partial(build_head, in_shape=in_shape, depth=depth, out_features=5)
     head = Network(name="head", units=(Unit(name="head", prefix="", build=lambda: build().eval()),))

@@ -1,6 +1,6 @@
 """What a user's unit may be and may give, as seen before anything starts.
 
-Each of these once came to light in a worker, after three restarts, in words that named no unit.
+Each of these once came to light in a worker, after three restarts, in a message that named no unit.
 """
 
 import pytest
@@ -67,14 +67,14 @@ def refusal(*units) -> str:
         (lambda x: torch.complex(x, x), "returned complex64", ".abs()"),
     ],
 )
-def test_an_output_that_no_block_can_end_on_is_refused(function, found, remedy):
+def test_output_that_no_block_can_end_on_is_refused(function, found, remedy):
     message = refusal(Gives(function))
     assert message.startswith(f"unit '1' (2 of 2) of model 'mine' {found}; ")
     assert remedy in message
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-def test_any_floating_dtype_is_carried(dtype):
+def test_floating_dtypes_are_all_carried(dtype):
     (_, trace) = trace_units(network_of(Gives(lambda x: x.to(dtype))), IMAGE)
     assert trace.output_dtype == str(dtype).removeprefix("torch.")
 
@@ -92,7 +92,7 @@ def raises(x):
     ],
 )
 @pytest.mark.parametrize("look", [trace_units, count_unit_costs])
-def test_a_unit_that_raises_is_named_with_its_input(unit, error, look):
+def test_unit_that_raises_is_named_with_its_input(unit, error, look):
     network = network_of(unit, nn.Linear(4, 3))
     with pytest.raises(UsersError) as caught:
         look(network, IMAGE)
@@ -105,7 +105,7 @@ def test_a_unit_that_raises_is_named_with_its_input(unit, error, look):
     assert type(caught.value.__cause__).__name__ == error
 
 
-def test_a_build_that_raises_is_named():
+def test_build_that_raises_is_named():
     def build():
         raise OSError("no weights")
 
@@ -142,7 +142,7 @@ def on_meta() -> nn.Module:
         ),
     ],
 )
-def test_a_module_that_no_block_can_hold_is_refused(make, found, remedy):
+def test_module_that_no_block_can_hold_is_refused(make, found, remedy):
     message = refusal(make())
     assert message.startswith("unit '1' (2 of 2) of model 'mine'")
     assert found in message
@@ -150,7 +150,7 @@ def test_a_module_that_no_block_can_hold_is_refused(make, found, remedy):
 
 
 @pytest.mark.parametrize("make", [lambda: nn.LazyLinear(3), on_meta, lambda: None])
-def test_so_is_one_of_a_users_own_network(make):
+def test_module_of_a_users_own_network_is_refused_too(make):
     network = Network(name="mine", units=(Unit(name="a", prefix="a.", build=make),))
     with pytest.raises(ValueError, match=r"unit 'a' \(1 of 1\) of model 'mine'"):
         trace_units(network, (4,))
@@ -170,12 +170,12 @@ def test_parametrized_weight_norm_can_be_copied():
         (nn.Linear(2, 2), r"built a Linear; an nn\.Sequential is needed, to be cut"),
     ],
 )
-def test_what_is_no_network_is_refused(built, message):
+def test_object_that_is_no_network_is_refused(built, message):
     with pytest.raises(ValueError, match=message):
         from_sequential("mine", lambda: built, seed=0)
 
 
-def test_a_forward_that_would_be_lost_is_refused():
+def test_forward_that_would_be_lost_is_refused():
     """A Sequential whose own forward adds a residual was trained without it, in silence."""
 
     class Residual(nn.Sequential):
@@ -215,7 +215,7 @@ def compiled_in_place() -> nn.Module:
         compiled_in_place,
     ],
 )
-def test_a_compiled_unit_has_plain_names_and_runs_uncompiled(unit):
+def test_compiled_unit_has_plain_names_and_runs_uncompiled(unit):
     """Its weights were named 1._orig_mod.weight, which no plain network could load."""
     network = network_of(unit())
     assert not [name for name in build_plain(network, seed=0).state_dict() if "_orig" in name]
@@ -226,14 +226,14 @@ def test_a_compiled_unit_has_plain_names_and_runs_uncompiled(unit):
     assert not [name for name in own.build_unit(0, seed=0).state_dict() if "_orig" in name]
 
 
-def test_a_whole_network_that_is_compiled_is_cut_all_the_same():
+def test_whole_network_that_is_compiled_is_cut_all_the_same():
     whole = OptimizedModule(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)))
     network = from_sequential("mine", lambda: whole, seed=0)
     assert [unit.name for unit in network.units] == ["0", "1"]
     assert all(trace.was_compiled for trace in trace_units(network, IMAGE))
 
 
-def test_a_plain_unit_is_said_to_be_plain():
+def test_plain_unit_is_said_to_be_plain():
     plain = nn.Sequential(nn.Linear(4, 3))
     assert uncompiled(plain) == (plain, False)
     assert not trace_units(network_of(plain), IMAGE)[1].was_compiled
@@ -298,7 +298,7 @@ def test_units_of_a_network_that_share_memory_are_refused():
         check_builds(Network(name="own", units=units))
 
 
-def test_a_weight_under_two_names_within_a_unit_is_its_own_matter():
+def test_weight_under_two_names_within_a_unit_is_its_own_matter():
     layer = nn.Linear(4, 4)
     network = network_of(nn.Sequential(layer, nn.ReLU(), layer))
     check_builds(network)
@@ -306,7 +306,7 @@ def test_a_weight_under_two_names_within_a_unit_is_its_own_matter():
     assert {"1.0.weight", "1.2.weight"} <= set(plain.state_dict())
 
 
-def test_what_a_file_of_weights_can_not_hold_is_refused_before_the_start():
+def test_tensor_that_no_file_can_hold_is_refused_at_the_start():
     """A complex64 buffer ended a run after three restarts: "which safetensors can't hold", which
     was true of complex128 alone."""
     module = nn.Linear(2, 2)
@@ -317,7 +317,7 @@ def test_what_a_file_of_weights_can_not_hold_is_refused_before_the_start():
         check_module(module, "unit 'a'")
 
 
-def test_an_output_on_another_device_is_refused_before_the_start():
+def test_output_on_another_device_is_refused_before_the_start():
     """A tensor on the meta device passed, and ended the job after three restarts."""
     with pytest.raises(ValueError, match="unit 'a' returned a tensor on meta for an input on the"):
         check_output(torch.empty(2, 3, device="meta"), "unit 'a'", 2)

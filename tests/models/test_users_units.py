@@ -135,7 +135,7 @@ UNITS = {
 
 @pytest.mark.parametrize("tie", ["none", "gradient", "elastic"])
 @pytest.mark.parametrize("name", UNITS)
-def test_a_unit_may_compute_in_another_dtype(name, tie):
+def test_unit_may_compute_in_another_dtype(name, tie):
     """bfloat16 from an autocast ended in a head's "mat1 and mat2 must have the same dtype"."""
 
     def build():
@@ -160,8 +160,8 @@ class Tied(nn.Module):
         return y
 
 
-def test_a_weight_that_is_tied_within_a_unit_stays_tied():
-    """A copy, a step, or a state that is loaded would leave two weights where there was one."""
+def test_weight_that_is_tied_within_a_unit_stays_tied():
+    """A copy, a step, or a state that is loaded would leave two weights in place of one."""
 
     def build():
         return nn.Sequential(nn.Flatten(), Tied(), Tied(), Tied())
@@ -198,7 +198,7 @@ def transformer() -> nn.Sequential:
 
 
 @pytest.mark.parametrize("tie", ["none", "gradient"])
-def test_a_transformer_trains_and_is_evaluated(tie):
+def test_transformer_trains_and_is_evaluated(tie):
     """Units of (N, L, D) had a head over L, or none: all of them were refused."""
     network = from_sequential("vit", transformer, seed=0)
     check_loads_back(network, tie)
@@ -217,7 +217,7 @@ def test_a_transformer_trains_and_is_evaluated(tie):
     assert [accuracy.name for accuracy in accuracies] == ["0", "1", "2"]
 
 
-def test_a_transformers_classifier_pools_its_sequence():
+def test_transformers_classifier_pools_its_sequence():
     units = from_sequential("vit", transformer, seed=0).units
     network = Network(name="vit", units=units, num_features=8)
     assert build_plain(network, seed=0, num_classes=3)(torch.rand(2, *IMAGE)).shape == (2, 3)

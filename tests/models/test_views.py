@@ -31,7 +31,7 @@ def test_no_two_views_are_alike(images, ranges):
     assert torch.cdist(views.flatten(1), views.flatten(1)).fill_diagonal_(9).min() > 0.1
 
 
-def test_without_ranges_both_views_are_the_image(images):
+def test_views_without_ranges_are_the_image(images):
     views = two_views(images, ViewRanges(), seed=0, step=0)
     torch.testing.assert_close(views, torch.cat([images, images]))
 
@@ -71,20 +71,20 @@ def test_scale_above_one_magnifies():
     assert views.sum(dim=(1, 2, 3)).allclose(torch.tensor(64.0), rtol=0.05)
 
 
-def test_a_rotation_keeps_the_area():
+def test_rotation_preserves_the_area():
     square = torch.zeros(4, 1, 32, 32)
     square[:, :, 12:20, 12:20] = 1
     views = two_views(square, ViewRanges(rotation_deg=45), seed=0, step=0)
     assert views.sum(dim=(1, 2, 3)).allclose(torch.tensor(64.0), rtol=0.02)
 
 
-def test_a_flip_mirrors_about_half_of_the_views():
+def test_flip_mirrors_about_half_of_the_views():
     images = torch.rand(50, 1, 4, 4)
     views = two_views(images, ViewRanges(flip=True), seed=0, step=0)
     both = torch.cat([images, images])
     mirrored = (views - both.flip(3)).flatten(1).abs().amax(dim=1) < 1e-5
-    kept = (views - both).flatten(1).abs().amax(dim=1) < 1e-5
-    assert torch.equal(mirrored, ~kept)
+    unchanged = (views - both).flatten(1).abs().amax(dim=1) < 1e-5
+    assert torch.equal(mirrored, ~unchanged)
     assert 30 < mirrored.sum() < 70
 
 

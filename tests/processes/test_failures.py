@@ -28,7 +28,7 @@ def build():
 LONG = (*SMALL, "--steps", "100000")
 
 
-def test_a_worker_that_always_fails_ends_the_job_with_its_traceback(start, tmp_path):
+def test_worker_that_always_fails_ends_the_job_with_a_traceback(start, tmp_path):
     (tmp_path / "failing.py").write_text(FAILING)
     flags = ("--batch-size", "16", "--checkpoint-every", "5", "--max-worker-restarts", "2")
     run = start("--model", "failing:build", "--steps", "50", *flags)
@@ -43,7 +43,8 @@ def test_a_worker_that_always_fails_ends_the_job_with_its_traceback(start, tmp_p
     assert "the third unit has had enough" in logs
 
 
-def test_two_jobs_cannot_share_a_directory_and_a_killed_keeper_leaves_nothing(start):
+def test_directory_is_for_one_job_and_free_if_a_keeper_is_killed(start):
+    """A keeper that is killed leaves nothing behind."""
     first = start(*LONG, "--workers", "2")
     first.await_step(1, 2)
     second = start(*LONG, "--workers", "2", run_dir=first.dir)
@@ -74,7 +75,7 @@ def test_bad_input_is_one_message_and_exit_code_2(start, flags, told):
     assert not (run.dir / "config.toml").exists()
 
 
-def test_under_torchrun_rank_0_alone_prints_the_message(start, torchrun):
+def test_rank_0_alone_prints_the_message_under_torchrun(start, torchrun):
     run = start("--workers", "3", launcher=torchrun)
     code, _, err = run.end()
     assert code != 0

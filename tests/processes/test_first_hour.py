@@ -95,7 +95,7 @@ def await_true(holds: Callable[[], bool], timeout_s: float = 30.0) -> None:
 
 
 @pytest.mark.parametrize("launched", [False, True], ids=["alone", "torchrun"])
-def test_an_error_of_the_users_ends_the_job_with_its_traceback(start, tmp_path, launched, request):
+def test_users_error_ends_the_job_with_its_traceback(start, tmp_path, launched, request):
     """Under torchrun "the coordinator failed ... training goes on without it for a while" was said
     over and over, while nothing trained."""
     (tmp_path / "mine.py").write_text("def build():\n    return {}['no such layer']\n")
@@ -110,7 +110,7 @@ def test_an_error_of_the_users_ends_the_job_with_its_traceback(start, tmp_path, 
     assert "the coordinator" not in err
 
 
-def test_a_folder_of_the_users_takes_the_place_of_none_of_ours(start, tmp_path):
+def test_users_folder_takes_the_place_of_none_of_ours(start, tmp_path):
     """An empty models/__init__.py in the current directory: "No module named 'models.heads'", from
     four coordinators."""
     package = tmp_path / "models"
@@ -133,8 +133,8 @@ def test_a_folder_of_the_users_takes_the_place_of_none_of_ours(start, tmp_path):
     assert "--model models/net.py:build" in err
 
 
-def test_a_pool_of_the_users_can_be_used_and_closed(start, tmp_path):
-    """multiprocessing.Pool(2) in a data load() hung without a word: its processes had inherited an
+def test_users_pool_can_be_used_and_closed(start, tmp_path):
+    """multiprocessing.Pool(2) in a data load() hung in silence: its processes had inherited an
     ignored SIGTERM, by which a pool ends them; three remained."""
     (tmp_path / "mine.py").write_text(DATA)
     run = start(*QUICK, "--steps", "3", "--data", "mine:pooled", "--hang-timeout-s", "3")
@@ -142,7 +142,7 @@ def test_a_pool_of_the_users_can_be_used_and_closed(start, tmp_path):
     assert code == 0, out + err
 
 
-def test_what_user_code_has_started_goes_with_its_worker(start, tmp_path):
+def test_processes_of_user_code_end_with_their_worker(start, tmp_path):
     (tmp_path / "mine.py").write_text(DATA)
     run = start(*LONG, "--data", "mine:leaving", "--faults", "kill:0@20")
     first = run.await_step(0, 5)
@@ -159,7 +159,7 @@ def test_what_user_code_has_started_goes_with_its_worker(start, tmp_path):
 
 
 @pytest.mark.parametrize("when", ["load", "evaluate"])
-def test_a_stop_is_no_error_of_the_users_and_finishes_nothing(start, tmp_path, when):
+def test_stop_is_no_error_of_the_users_and_finishes_nothing(start, tmp_path, when):
     """Ctrl-C while a load() ran: forty lines of traceback that blamed it. While the run was
     evaluated: a finished run without accuracy, which the same command never evaluated again."""
     wait = "open('begun', 'w').close(); time.sleep(1000)"
@@ -189,7 +189,7 @@ def test_a_stop_is_no_error_of_the_users_and_finishes_nothing(start, tmp_path, w
     assert run.survivors() == []
 
 
-def test_a_process_that_can_not_be_started_ends_the_job(start, tmp_path):
+def test_process_that_can_not_be_started_ends_the_job(start, tmp_path):
     """The current directory was deleted, and the coordinator killed: its keeper could start no
     other, left the workers behind, and heard no signal any more."""
     place = tmp_path / "place"
@@ -204,7 +204,7 @@ def test_a_process_that_can_not_be_started_ends_the_job(start, tmp_path):
 
 
 @pytest.mark.slow
-def test_nothing_that_user_code_has_started_outlives_a_stop(start, tmp_path):
+def test_processes_of_user_code_end_with_a_stop(start, tmp_path):
     (tmp_path / "mine.py").write_text(DATA)
     run = start(*LONG, "--data", "mine:leaving")
     run.await_step(1, 5)
@@ -214,8 +214,8 @@ def test_nothing_that_user_code_has_started_outlives_a_stop(start, tmp_path):
     assert_nothing_is_left(run)
 
 
-def test_what_user_code_does_to_its_process_is_no_matter(start, tmp_path):
-    """A thread that a load() had left kept its process, and the job, from ending. After an
+def test_user_code_may_change_its_process(start, tmp_path):
+    """A thread that a load() had left held up the end of its process, and of the job. After an
     os.chdir the run was written elsewhere, and another default dtype or no gradients broke it."""
     (tmp_path / "mine.py").write_text(DATA)
     digests = set()
@@ -229,7 +229,7 @@ def test_what_user_code_does_to_its_process_is_no_matter(start, tmp_path):
 
 @pytest.mark.parametrize("load", ["exiting", "exiting_at_once"])
 def test_user_code_that_exits_is_a_failure_whatever_the_code(start, tmp_path, load):
-    """sys.exit(0) in a load() was a job that ended well: exit code 0, nothing trained, no word."""
+    """sys.exit(0) in a load() was a job that ended well: exit code 0, nothing trained or told."""
     (tmp_path / "mine.py").write_text(DATA)
     run = start(*QUICK, "--data", f"mine:{load}", "--max-worker-restarts", "0")
     code, _, err = run.end(timeout_s=40)
@@ -241,7 +241,7 @@ def test_user_code_that_exits_is_a_failure_whatever_the_code(start, tmp_path, lo
 @pytest.mark.parametrize(
     ("load", "who"), [("endless", "the coordinator"), ("endless_in_a_worker", "worker 0")]
 )
-def test_a_load_that_does_not_end_is_told_and_ended(start, tmp_path, load, who):
+def test_load_that_does_not_end_is_told_and_ended(start, tmp_path, load, who):
     """A load() that slept for ever was not noticed in 60 s."""
     (tmp_path / "mine.py").write_text(DATA)
     flags = ("--phase-timeout-s", "3", "--max-worker-restarts", "1")
@@ -256,7 +256,7 @@ def test_a_load_that_does_not_end_is_told_and_ended(start, tmp_path, load, who):
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-def test_a_run_prints_whatever_the_encoding_and_the_names_are(start, tmp_path, encoding):
+def test_run_prints_whatever_the_encoding_and_the_names_are(start, tmp_path, encoding):
     """PYTHONIOENCODING=latin-1: trained, then exit 1, "can't encode '\\u2013'". A run directory of
     'exp[lr=0.1]' was shown as "exp", another one was a MarkupError. A TMPDIR of 150 characters:
     AF_UNIX path too long."""
@@ -274,7 +274,7 @@ def test_a_run_prints_whatever_the_encoding_and_the_names_are(start, tmp_path, e
     assert (run.dir / "weights.safetensors").exists()
 
 
-def test_a_closed_pipe_does_not_end_a_run(start):
+def test_closed_pipe_does_not_end_a_run(start):
     """`| head -2`: no weights and no summary."""
     run = start(*QUICK, "--steps", "60")
     assert run.process.stdout is not None
@@ -302,7 +302,7 @@ def test_checkpoints_that_fail_leave_nothing(start):
     assert (run.dir / "weights.safetensors").exists()
 
 
-def test_half_a_launchers_environment_is_refused(start):
+def test_launchers_environment_by_half_is_refused(start):
     """RANK and WORLD_SIZE without a launcher: each process would have trained a job of its own."""
     run = start(*QUICK, environment={"RANK": "1", "WORLD_SIZE": "2"})
     code, out, err = run.end()
@@ -330,7 +330,7 @@ def test_sockets_listen_on_ipv6(start):
         (signal.SIGUSR1, "all"),
     ],
 )
-def test_a_schedulers_warning_stops_the_job_at_a_checkpoint(start, number, to):
+def test_schedulers_warning_stops_the_job_at_a_checkpoint(start, number, to):
     """SLURM's USR1 killed the process that it reached: no checkpoint. A signal that reached several
     processes of a job was taken for a second one, which ends it at once."""
     run = start(*LONG)
@@ -345,7 +345,7 @@ def test_a_schedulers_warning_stops_the_job_at_a_checkpoint(start, number, to):
 
 
 @pytest.mark.slow
-def test_a_launcher_that_dies_of_a_warning_leaves_a_checkpoint(start, torchrun_2):
+def test_launcher_that_dies_of_a_warning_leaves_a_checkpoint(start, torchrun_2):
     """torchrun knows nothing of USR1: it dies, and its ranks were killed with it."""
     run = start(*SMALL, "--quick-end", "--steps", "100000", launcher=torchrun_2)
     run.await_step(1, 5)

@@ -5,7 +5,7 @@ from .conftest import SMALL, assert_nothing_is_left
 FREE = (*SMALL, "--quick-end", "--report-every-s", "0.1", "--workers", "3", "--free-ties")
 
 
-def test_a_run_with_free_ties_bears_a_death_and_keeps_its_bound(start):
+def test_run_with_free_ties_bears_a_death_within_its_bound(start):
     run = start(*FREE, "--steps", "40", "--max-staleness", "4", "--faults", "kill:1@20")
     run.await_step(2, 2)
     code, out, err = run.end()

@@ -1,4 +1,8 @@
-"""The main job in real processes equals the sequential reference, whatever the timing."""
+"""The main job in real processes equals the sequential reference, whatever the timing.
+
+This is also the test of launch/pipeline.py and sequential.py and, with test_recovery.py, of
+runtime/worker/process.py.
+"""
 
 import sys
 from dataclasses import asdict
@@ -92,7 +96,7 @@ def test_every_step_of_every_worker_is_recorded(finished):
     assert list((finished.dir / "tensorboard").iterdir())
 
 
-def test_the_weights_load_into_the_plain_network_and_evaluate_alike(finished):
+def test_weights_load_into_the_plain_network_and_evaluate_alike(finished):
     config = parse(["--config", str(finished.dir / "config.toml")], prog="test")
     machine = Environment(world_size=None, local_world_size=None, cores=2, gpus=0)
     job = LocalLearningJob(resolve(config, environment=machine))
@@ -102,13 +106,13 @@ def test_the_weights_load_into_the_plain_network_and_evaluate_alike(finished):
     assert [asdict(unit) for unit in job.evaluate(weights)] == finished.summary["units"]
 
 
-def test_a_runs_config_repeats_it(finished, start):
+def test_config_of_a_run_repeats_it(finished, start):
     again = start("--config", str(finished.dir / "config.toml"), "--quick-end")
     assert again.end()[0] == 0
     assert again.summary["state_sha256"] == finished.summary["state_sha256"]
 
 
-def test_the_sequential_program_leaves_the_same_run(finished, start):
+def test_sequential_program_leaves_the_same_run(finished, start):
     flags = ("--config", str(finished.dir / "config.toml"))
     sequential = start(*flags, script="sequential.py")
     code, out, err = sequential.end()

@@ -38,7 +38,7 @@ def fired(run) -> set[str]:
     return {json.loads(line)["fault"] for line in path.read_text().splitlines()}
 
 
-def test_fifteen_faults_in_one_run_change_nothing(start):
+def test_run_with_fifteen_faults_ends_the_same(start):
     flags = (*QUICK, "--workers", "4", "--steps", "50", "--max-worker-restarts", "9")
     plan = ("--faults", ",".join(FAULTS), "--checkpoint-every", "10")
     run = start(*flags, *plan)
@@ -53,7 +53,7 @@ def test_fifteen_faults_in_one_run_change_nothing(start):
     assert [block["restarts"] for block in run.summary["blocks"]] == [1, 3, 4, 0]
     pids = [{r["pid"] for r in run.metrics() if r["block"] == k} for k in range(4)]
     assert len(pids[3]) == 1
-    # The loop may not have heard of the last step, nor that its snapshot is safe.
+    # The loop may not have heard of the last step, nor that its snapshot is durable.
     told = r"worker 1 was killed by SIGKILL, after [78] steps; a new one resumes from step [48]"
     assert re.search(told, out), out
     assert re.search(r"its loop has not turned for \d+\.\d s", out), out
@@ -64,7 +64,7 @@ def test_fifteen_faults_in_one_run_change_nothing(start):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("link", ["gloo", "zmq-tcp"])
-def test_other_links_heal_too(link, start):
+def test_links_over_a_wire_heal_too(link, start):
     """The test above shares memory; what crosses a wire can be damaged on it."""
     flags = (*QUICK, "--workers", "3", "--steps", "40", "--link", link)
     plan = ["kill:1@8", "corrupt:0-1@16", "truncate:2-1@20", "drop:1-2@24", "cut:1-0@28"]
@@ -76,7 +76,7 @@ def test_other_links_heal_too(link, start):
     assert run.summary["batches"]["trained"] == 3 * 40
 
 
-def test_a_run_is_stopped_resumed_extended_twice_and_recut(start):
+def test_run_is_stopped_resumed_extended_twice_and_recut(start):
     """What an extended run ended with, no other program could compute: its schedule was lost."""
     flags = (*QUICK, "--workers", "2", "--steps", "150")
     run = start(*flags)
@@ -114,7 +114,8 @@ def test_a_run_is_stopped_resumed_extended_twice_and_recut(start):
 
 
 @pytest.mark.slow
-def test_a_damaged_checkpoint_is_passed_over_after_the_whole_job_was_killed(start):
+def test_damaged_checkpoint_is_passed_over_when_a_job_is_resumed(start):
+    """The whole job was killed."""
     flags = (*QUICK, "--workers", "2", "--steps", "200")
     plan = ("--checkpoint-every", "50", "--faults", "flip:1@100,job-kill@140")
     run = start(*flags, *plan)
@@ -130,7 +131,7 @@ def test_a_damaged_checkpoint_is_passed_over_after_the_whole_job_was_killed(star
 
 
 @pytest.mark.slow
-def test_under_torchrun_a_dead_keeper_resumes_from_the_checkpoint_without_help(start, torchrun):
+def test_dead_keeper_is_resumed_from_the_checkpoint_by_torchrun(start, torchrun):
     flags = (*QUICK, "--steps", "40", "--checkpoint-every", "10")
     launcher = [*torchrun, "--max-restarts=2"]
     run = start(*flags, "--faults", "kill:1@8,keeper-kill:0@26", launcher=launcher)
@@ -143,7 +144,8 @@ def test_under_torchrun_a_dead_keeper_resumes_from_the_checkpoint_without_help(s
     assert_nothing_is_left(run)
 
 
-def test_bad_numbers_in_a_row_end_the_run_with_figures_and_no_restart(start):
+def test_bad_numbers_in_a_row_end_the_run_without_a_restart(start):
+    """The message has their figures."""
     plan = ",".join(f"nan:1@{step}" for step in (12, 20, 21, 22))
     run = start(
         *(*QUICK, "--workers", "2", "--steps", "60", "--max-bad-steps", "3"),
@@ -158,7 +160,7 @@ def test_bad_numbers_in_a_row_end_the_run_with_figures_and_no_restart(start):
     assert "the last complete checkpoint is of step" in err
 
 
-def test_a_second_interrupt_does_not_wait_for_a_worker_that_is_stopped(start):
+def test_second_interrupt_does_not_wait_for_a_stopped_worker(start):
     run = start(*SMALL, "--steps", "100000", "--workers", "2")
     os.kill(run.await_step(1, 2)["pid"], signal.SIGSTOP)
     run.process.send_signal(signal.SIGINT)

@@ -101,7 +101,7 @@ class Network:
         self.handle(k, Computed(phase=action.phase, step=action.step, absent=absent))
 
     def save(self, k: int) -> None:
-        """Let the snapshot that worker k has taken become safe."""
+        """Let the snapshot that worker k has taken become durable."""
         node = self.nodes[k]
         (snapshot, weights), node.saving = node.saving, None
         node.memory.saved = (snapshot.step, weights)
@@ -130,7 +130,7 @@ class Network:
             self.handle(k, StopWanted())
 
     def kill(self, k: int, *, lose_in: bool, lose_out: bool) -> None:
-        """Replace worker k by one that has its last snapshot and what the keeper kept.
+        """Replace worker k by one that has its last snapshot and what the keeper retained.
 
         What was on its way to it and from it may be lost, or may still come.
         """
@@ -197,9 +197,9 @@ class Network:
                 case Release(stream=stream, step=step):
                     del node.inbox[stream, step]
                 case Trim(stream=stream, step=step):
-                    kept = node.memory.outbox.get(stream, {})
-                    for s in [s for s in kept if s < step]:
-                        del kept[s]
+                    retained = node.memory.outbox.get(stream, {})
+                    for s in [s for s in retained if s < step]:
+                        del retained[s]
                 case Finish():
                     assert node.core.step == node.core.end
                 case Send():
@@ -244,10 +244,11 @@ class Network:
         plan = node.core.plan
         if stream not in plan.outgoing or step >= plan.num_messages(stream):
             return
-        kept, room = node.memory.outbox.setdefault(stream, {}), plan.outgoing[stream].max_retained
-        kept[step] = content
+        retained = node.memory.outbox.setdefault(stream, {})
+        room = plan.outgoing[stream].max_retained
+        retained[step] = content
         if room is not None:
-            kept.pop(step - room, None)  # they lie in a ring, as the keeper's do
+            retained.pop(step - room, None)  # they lie in a ring, as the keeper's do
 
     # What must hold --------------------------------------------------------------------------
 
@@ -273,12 +274,15 @@ class Network:
                 assert num_bytes <= incoming.window.max_bytes, (a, b, stream, held)
 
     def check_retention(self) -> None:
-        """All that a receiver may ask for again is kept, in as many places as there are."""
+        """All that a receiver may ask for again is retained, in as many places as there are."""
         for node in self.nodes:
             for stream, outgoing in node.core.edges.outgoing.items():
                 made = min(outgoing.made, node.core.plan.num_messages(stream))
-                kept = node.memory.outbox.get(stream, {})
-                assert kept.keys() >= set(range(outgoing.durable, made)), (stream, sorted(kept))
+                retained = node.memory.outbox.get(stream, {})
+                assert retained.keys() >= set(range(outgoing.durable, made)), (
+                    stream,
+                    sorted(retained),
+                )
                 room = outgoing.window.max_retained
                 assert room is None or outgoing.made - outgoing.durable <= room
 
@@ -303,7 +307,7 @@ class Network:
             plan, edges = node.core.plan, node.core.edges
             assert len(node.phases) == 3 * end
             used = {stream: plan.consumed_before(stream, end) for stream in Stream}
-            # Where the job stops early, the last downward ties wait for the run that goes on.
+            # If the job stops early, the last downward ties wait for the resumed run.
             assert not list(_not_waiting(node.inbox, used))
             for stream, messages in node.memory.outbox.items():
                 # What a restarted worker made again for a receiver that is durable already is

@@ -141,7 +141,7 @@ def a_snapshot_counts_before_it_is_durable(monkeypatch):
 
 
 def a_snapshot_is_taken_ahead_behind_the_next_step(monkeypatch):
-    """One that is asked for when that is handed out then holds what the step has done."""
+    """One that is asked for when that is issued then holds what the step has done."""
     original = WorkerCore._issue_ahead
 
     def look_ahead(self):
@@ -220,19 +220,19 @@ def run_all() -> None:
         run_plan(seed)
 
 
-def test_the_whole_core_bears_every_plan():
+def test_whole_core_bears_every_plan():
     run_all()
 
 
 @pytest.mark.parametrize("break_it", BROKEN)
-def test_without_the_rule_some_plan_fails(break_it, monkeypatch):
+def test_some_plan_fails_without_the_rule(break_it, monkeypatch):
     break_it(monkeypatch)
     with pytest.raises(PlanFailed) as caught:
         run_all()
     assert isinstance(caught.value.__cause__, (Stuck, ProtocolError, AssertionError))
 
 
-def test_a_downward_window_below_the_lag_and_one_stops_everything(monkeypatch):
+def test_downward_window_below_the_lag_and_one_stops_all(monkeypatch):
     """Up to lag 5 the upward windows' slack hides it, so the plans' lags are raised here."""
 
     def long_lag(seed):

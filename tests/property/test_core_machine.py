@@ -235,7 +235,7 @@ TestFaulty = pytest.mark.timeout(600)(Faulty.TestCase)
 
 @pytest.mark.parametrize("lag", [0, 1, 3])
 @pytest.mark.parametrize("size", [2, 4])
-def test_both_directions_of_an_edge_full_at_once(lag, size):
+def test_edge_may_be_full_in_both_directions_at_once(lag, size):
     """Up and down press back on each other: neither side delivers until both are stuck."""
     network = Network(Case(num_workers=2, num_steps=12, lag=lag, tied=True, size=size))
     seen = set()
@@ -256,7 +256,7 @@ def test_both_directions_of_an_edge_full_at_once(lag, size):
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_sixty_steps_of_five_workers_in_random_order(seed):
+def test_five_workers_run_sixty_steps_in_random_order(seed):
     rng = random.Random(seed)
     case = Case(
         num_workers=5, num_steps=60, lag=seed % 4, tied=True, size=2 + seed % 3, slack_bytes=10
@@ -273,7 +273,7 @@ def test_sixty_steps_of_five_workers_in_random_order(seed):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_thirty_steps_with_many_deaths_and_losses(seed):
+def test_workers_run_thirty_steps_with_many_deaths_and_losses(seed):
     rng = random.Random(seed)
     case = Case(
         num_workers=4,

@@ -101,20 +101,20 @@ def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("model", "workers", "overlap", "tie", "lag"), cells())
-def test_the_network_computes_what_the_sequence_computes(model, workers, overlap, tie, lag, data):
+def test_network_computes_what_the_sequence_computes(model, workers, overlap, tie, lag, data):
     run = resolved(model, workers, overlap, tie, lag)
     assert_same(in_sequence(run, data), on_the_network(run, data, seed=lag))
 
 
 @pytest.mark.parametrize("model", ["mlp", "resnet-small"])
-def test_another_timing_changes_nothing(model, data):
+def test_timing_changes_nothing(model, data):
     run = resolved(model, 4, 1, "elastic", 1, "--decoder-depth", "1")
     first = on_the_network(run, data, seed=1)
     assert_same(first, on_the_network(run, data, seed=2))
     assert_same(first, in_sequence(run, data))
 
 
-def test_the_same_run_twice_is_the_same(data):
+def test_run_twice_is_the_same(data):
     run = resolved("resnet-small", 2, 1, "elastic", 1)
     assert_same(in_sequence(run, data), in_sequence(run, data))
 
@@ -122,7 +122,7 @@ def test_the_same_run_twice_is_the_same(data):
 @pytest.mark.parametrize(
     ("flag", "one", "other"), [("--seed", "0", "1"), ("--alpha", "0.1", "0.2")]
 )
-def test_the_comparison_sees_a_difference(flag, one, other, data):
+def test_comparison_sees_a_difference(flag, one, other, data):
     runs = [
         in_sequence(resolved("mlp", 2, 1, "elastic", 1, flag, value), data)
         for value in (one, other)
@@ -132,7 +132,7 @@ def test_the_comparison_sees_a_difference(flag, one, other, data):
 
 
 @pytest.mark.parametrize("tie", ["gradient", "elastic"])
-def test_the_lag_is_part_of_the_result(tie, data):
+def test_lag_is_part_of_the_result(tie, data):
     """Otherwise the cells above could not tell a wrong lag."""
     runs = [in_sequence(resolved("mlp", 2, 1, tie, lag), data) for lag in (0, 1, 3)]
     for a in range(3):
@@ -141,7 +141,7 @@ def test_the_lag_is_part_of_the_result(tie, data):
                 assert_same(runs[a], runs[b])
 
 
-def test_a_later_partner_gives_another_result(data):
+def test_later_partner_gives_another_result(data):
     """The overlap is felt: a private decoder is no replica."""
     with pytest.raises(AssertionError):
         assert_same(
@@ -162,7 +162,7 @@ def test_no_gradient_crosses_an_edge(data):
     assert activation[0].grad is None
 
 
-def test_a_block_learns_the_same_whatever_is_above_it(data):
+def test_block_learns_the_same_whatever_is_above_it(data):
     """Two runs that differ only in the upper block end with the same lower block."""
     below = [
         in_sequence(
@@ -222,7 +222,7 @@ def in_place_blocks(data) -> tuple[list[LocalBlock], Resolved]:
     return blocks, run
 
 
-def test_a_guest_that_works_in_place_does_not_spoil_what_is_sent(data):
+def test_guest_that_works_in_place_spoils_nothing_that_is_sent(data):
     (lower, _), _ = in_place_blocks(data)
     activation, _ = lower.forward(0, None)
     before = activation.clone()
@@ -231,7 +231,7 @@ def test_a_guest_that_works_in_place_does_not_spoil_what_is_sent(data):
     assert torch.equal(activation, before)
 
 
-def test_a_home_that_works_in_place_does_not_spoil_what_its_sender_keeps(data):
+def test_home_that_works_in_place_spoils_nothing_of_its_sender(data):
     """The receiver may overwrite its own input; the sequence hands it the very same tensor."""
     blocks, run = in_place_blocks(data)
     sequential.train(blocks, num_steps=STEPS, lag=1)

@@ -1,4 +1,7 @@
-"""Random fault plans: every one ends, with every batch trained once a block, in order."""
+"""Random fault plans: every one ends, with every batch trained once a block, in order.
+
+This is also the test of runtime/testing/simulated_faults.py and faulty_simulation.py.
+"""
 
 import pytest
 
@@ -17,7 +20,7 @@ def test_random_plans_end_as_the_plain_loop_does(first):
         run_plan(seed)
 
 
-def test_the_plans_draw_every_kind():
+def test_plans_draw_every_kind():
     drawn = {fault.kind for seed in range(NUM_PLANS) for fault in random_plan(seed)[1]}
     assert drawn == set(KINDS)
 
@@ -55,7 +58,7 @@ def test_each_fault_alone_fires_once_and_is_borne(kind):
 
 
 @pytest.mark.parametrize("stop_s", [0.0, 0.01, 0.05, 0.1])
-def test_a_stop_ends_every_worker_at_one_step(stop_s):
+def test_stop_ends_every_worker_at_one_step(stop_s):
     simulation = FaultySimulation(CASE, parse("kill:0@3,drop:0-1@4"), seed=2, stop_s=stop_s)
     simulation.run()
     simulation.judge()
@@ -64,7 +67,7 @@ def test_a_stop_ends_every_worker_at_one_step(stop_s):
     assert ends <= set(range(13))
 
 
-def test_a_killed_job_goes_on_from_the_newest_whole_checkpoint():
+def test_killed_job_goes_on_from_the_newest_whole_checkpoint():
     faults = parse("torn:2@8,job-kill@10")
     simulation = FaultySimulation(CASE, faults, seed=3)
     begun = []
@@ -78,7 +81,7 @@ def test_a_killed_job_goes_on_from_the_newest_whole_checkpoint():
     assert begun == [(0, 4, 0), (1, 4, 0), (2, 4, 0)]  # the one before step 8 is damaged
 
 
-def test_a_wrong_end_is_told_with_its_seed_and_plan(monkeypatch):
+def test_wrong_end_is_told_with_its_seed_and_plan(monkeypatch):
     _, faults = random_plan(5)
     monkeypatch.setattr(
         "runtime.testing.faulty_simulation.reference",

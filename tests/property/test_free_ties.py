@@ -1,4 +1,4 @@
-"""Runs without a fixed lag end, train on each batch once, and keep their bound on staleness."""
+"""Runs without a fixed lag end, train on each batch once, and hold their bound on staleness."""
 
 from collections import Counter
 from dataclasses import replace
@@ -18,7 +18,7 @@ SEEDS = range(25)
 
 
 @pytest.mark.parametrize("faults", [False, True])
-def test_every_random_plan_ends_as_it_should(faults):
+def test_random_plans_all_end_as_they_should(faults):
     seen: Counter[str] = Counter()
     for seed in SEEDS:
         simulation = run(seed, faults=faults)
@@ -61,7 +61,7 @@ def test_equal_blocks_use_ties_that_are_young(keeps_newest, latency_s, most):
     assert all(sum(counts.values()) >= 95 for counts in down)
 
 
-def test_a_slow_block_is_waited_for_at_the_bound_alone():
+def test_slow_block_is_waited_for_at_the_bound_alone():
     """A lower block that is twice as fast runs ahead until what comes down is as old as may be."""
     case = Case(num_workers=2, num_steps=60, lag=0, tied=True, size=30, slack_bytes=1000)
     case = replace(case, free=Free(max_staleness=5, keeps_newest=True))
@@ -99,13 +99,13 @@ def a_new_life_is_not_given_the_newest_again(monkeypatch):
 def a_gradient_is_used_twice(monkeypatch):
     take = FreeIncoming.take
 
-    def take_and_keep(self, step):
+    def take_and_retain(self, step):
         here = self._usable
         found = take(self, step)
         self._usable = here
         return found
 
-    monkeypatch.setattr(FreeIncoming, "take", take_and_keep)
+    monkeypatch.setattr(FreeIncoming, "take", take_and_retain)
 
 
 def a_worker_leaves_before_it_has_heard_all(monkeypatch):
@@ -122,7 +122,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize("break_it", BROKEN)
-def test_without_the_rule_some_plan_fails(break_it, monkeypatch):
+def test_some_plan_fails_without_the_rule(break_it, monkeypatch):
     break_it(monkeypatch)
 
     def run_all() -> None:

@@ -1,7 +1,7 @@
-"""With the least room to keep messages: what makes receivers take snapshots in time.
+"""With the least room to retain messages: what makes receivers take snapshots in time.
 
 Senders ask for one, and a receiver takes one before a step that would need what its sender can't
-keep. Most plans bear the loss of either; these need it.
+retain. Most plans bear the loss of either; these need it.
 """
 
 import pytest
@@ -22,7 +22,7 @@ def tight(lag: int) -> Network:
 
 
 def go_on(network: Network, *, slow: bool = False) -> None:
-    """Let all happen that can without a tick; if `slow`, no snapshot of worker 0 becomes safe."""
+    """Let all happen that can without a tick; if `slow`, worker 0's snapshots do not end."""
     for _ in range(NUM_TURNS):
         for edge in network.moving():
             network.deliver(edge)
@@ -61,7 +61,7 @@ def steps_outrun_room(monkeypatch):
 
 
 @pytest.mark.parametrize("lag", range(7))
-def test_the_least_room_is_enough(lag):
+def test_least_room_is_enough(lag):
     assert run(tight(lag))
     network = kill_while_a_snapshot_is_not_safe(lag)
     assert run(network)
@@ -69,13 +69,13 @@ def test_the_least_room_is_enough(lag):
 
 
 @pytest.mark.parametrize(("lag", "ends"), [(0, True), (1, True), (3, False), (6, False)])
-def test_where_the_lag_is_longer_than_the_window_a_sender_must_ask(lag, ends, monkeypatch):
-    """The receiver waits at a boundary for credit, and needs nothing yet that is not kept."""
+def test_sender_must_ask_if_the_lag_is_longer_than_the_window(lag, ends, monkeypatch):
+    """The receiver waits at a boundary for credit, and needs nothing yet that is not retained."""
     no_one_asks(monkeypatch)
     assert run(tight(lag)) == ends
 
 
-def test_an_ask_that_comes_too_late_is_none(monkeypatch):
+def test_snapshot_request_that_comes_too_late_is_none(monkeypatch):
     """A new generation was asked when it had begun the step that it then could not end."""
     steps_outrun_room(monkeypatch)
     assert run(tight(0))

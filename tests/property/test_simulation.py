@@ -1,4 +1,7 @@
-"""How fast the pipeline runs on a simulated clock, and that a broken core does not get by."""
+"""How fast the pipeline runs on a simulated clock, and that a broken core does not get by.
+
+This is also the test of runtime/testing/simulation.py.
+"""
 
 import random
 from dataclasses import replace
@@ -66,7 +69,8 @@ def equal_blocks(num_workers: int, *, lag: int, latency_s: float, size: int = 2,
 
 @pytest.mark.parametrize("num_workers", [1, 2, 4, 16])
 @pytest.mark.parametrize("latency_s", [0.0, 0.02])
-def test_lag_1_and_window_2_reach_the_full_rate_up_to_a_latency_of_a_third(num_workers, latency_s):
+def test_lag_1_and_window_2_bear_a_latency_of_a_third(num_workers, latency_s):
+    """Up to a third of a step they reach the full rate."""
     assert 0.06 * rate(equal_blocks(num_workers, lag=1, latency_s=latency_s)) >= 0.98
 
 
@@ -87,7 +91,7 @@ def test_ties_are_what_locks():
 
 
 @pytest.mark.parametrize(("lag", "size", "expected"), [(1, 2, 0.6), (3, 2, 2 / 3), (3, 4, 1.0)])
-def test_a_latency_of_one_step_asks_for_more_lag_and_more_window(lag, size, expected):
+def test_latency_of_one_step_asks_for_more_lag_and_more_window(lag, size, expected):
     """f + 2L + C = 200 ms against (lag + 1) 60 ms; C + 2L = 180 ms against W 60 ms."""
     simulation = equal_blocks(4, lag=lag, latency_s=0.06, size=size, num_steps=400)
     assert 0.06 * rate(simulation) == pytest.approx(expected, abs=0.02)
@@ -121,7 +125,7 @@ def margins(forward_s, block_s, latency_s, *, lag: int, size: int) -> tuple[floa
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_the_full_rate_needs_both_inequalities_and_no_more(seed):
+def test_full_rate_needs_both_inequalities_and_no_more(seed):
     """f + L_up + C + L_down <= (lag + 1) T, and C + L_up + L_credit <= W T, on every edge."""
     forward_s, block_s, latency_s = unequal(seed)
     lag, size = seed % 4, 2 + seed % 3
@@ -143,7 +147,7 @@ def test_the_full_rate_needs_both_inequalities_and_no_more(seed):
     assert reached <= 1.01
 
 
-def test_the_drawn_pipelines_cover_every_case():
+def test_drawn_pipelines_cover_every_case():
     kinds = set()
     for seed in range(40):
         tie, credit = margins(*unequal(seed), lag=seed % 4, size=2 + seed % 3)
@@ -175,7 +179,7 @@ def test_jitter_never_breaks_order_or_window(seed, lag):
 
 
 def jittery(num_workers: int, *, seed: int, lag: int, tied: bool = True):
-    """Blocks of random durations; where nothing ties them, the higher ones are the slower."""
+    """Blocks of random durations; if nothing ties them, the higher ones are the slower."""
     rng = random.Random(seed)
     return Simulation(
         plans(num_workers, num_steps=40, lag=lag, size=2, tied=tied),
@@ -346,7 +350,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize("break_it", BROKEN)
-def test_a_broken_core_is_caught(break_it, monkeypatch):
+def test_broken_core_is_caught(break_it, monkeypatch):
     def run() -> None:
         for seed in range(3):
             run_checked(jittery(5, seed=seed, lag=1))
@@ -358,7 +362,7 @@ def test_a_broken_core_is_caught(break_it, monkeypatch):
         run()
 
 
-def test_an_acknowledgement_that_is_lost_is_made_good_by_the_tick_alone(monkeypatch):
+def test_acknowledgement_that_is_lost_is_repeated_by_the_tick(monkeypatch):
     def run(*, ticks: bool) -> None:
         simulation = equal_blocks(2, lag=1, latency_s=0.001, num_steps=8)
         transmit, lost = simulation._transmit, []

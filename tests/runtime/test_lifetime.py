@@ -56,7 +56,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def test_all_below_a_process_is_killed_orphans_and_other_sessions_too(family):
+def test_descendants_are_killed_orphans_and_other_sessions_too(family):
     process, pids = family
     await_true(lambda: len(children(process.pid)) == 2)  # the child and the orphan
     assert kill_below(process.pid) == 3
@@ -64,7 +64,7 @@ def test_all_below_a_process_is_killed_orphans_and_other_sessions_too(family):
     assert process.poll() is None
 
 
-def test_who_is_spared_keeps_what_it_has_started(family):
+def test_spared_process_retains_what_it_has_started(family):
     process, pids = family
     await_true(lambda: len(children(process.pid)) == 2)
     spared = next(c.pid for c in children(process.pid) if children(c.pid))
@@ -72,7 +72,7 @@ def test_who_is_spared_keeps_what_it_has_started(family):
     assert sum(map(is_alive, pids)) == 2
 
 
-def test_below_a_process_that_has_ended_is_nobody(family):
+def test_process_that_has_ended_has_nobody_below(family):
     process, _ = family
     kill_below(process.pid)
     process.kill()
@@ -81,7 +81,7 @@ def test_below_a_process_that_has_ended_is_nobody(family):
     assert kill_below(process.pid) == 0
 
 
-def test_all_are_stopped_and_go_on_but_for_who_was_stopped_before(family):
+def test_descendants_are_suspended_and_go_on_as_they_were(family):
     process, pids = family
     os.kill(pids[0], signal.SIGSTOP)
     await_true(lambda: psutil.Process(pids[0]).status() == psutil.STATUS_STOPPED)
@@ -112,7 +112,7 @@ else:
 """
 
 
-def test_of_the_orphans_only_those_of_one_that_died_are_killed():
+def test_orphans_of_the_process_that_died_alone_are_killed():
     """A worker's death must not cost a healthy one the daemons that its user code has started."""
     adopter = subprocess.Popen(
         [sys.executable, "-c", MARKED, MARKED],

@@ -17,7 +17,7 @@ def pipe():
         yield reading, stream
 
 
-def test_a_closed_pipe_is_noted_once_and_the_rest_dropped(pipe):
+def test_closed_pipe_is_noted_once_and_the_rest_dropped(pipe):
     """`| head -2` ended a run without weights or summary."""
     notes: list[str] = []
     reading, stream = pipe
@@ -30,7 +30,7 @@ def test_a_closed_pipe_is_noted_once_and_the_rest_dropped(pipe):
     assert note.endswith("can't be written to any more (Broken pipe); the run goes on without it")
 
 
-def test_what_a_broken_stream_still_holds_does_not_fail_at_the_end(pipe):
+def test_broken_stream_does_not_fail_at_the_end_by_what_it_holds(pipe):
     reading, stream = pipe
     output = FailsafeStream(stream, str)
     os.close(reading)
@@ -39,7 +39,7 @@ def test_what_a_broken_stream_still_holds_does_not_fail_at_the_end(pipe):
     stream.close()  # as the interpreter does; what it held goes nowhere
 
 
-def test_a_full_disk_is_noted(tmp_path):
+def test_full_disk_is_noted(tmp_path):
     notes: list[str] = []
     with Path("/dev/full").open("w") as stream:
         output = FailsafeStream(stream, notes.append)
@@ -59,7 +59,7 @@ def test_characters_that_the_encoding_lacks_are_replaced(encoding):
     assert output.encoding == encoding
 
 
-def test_a_slow_reader_of_a_pipe_that_does_not_block_costs_that_text_only(pipe):
+def test_slow_reader_of_a_nonblocking_pipe_costs_that_text_only(pipe):
     reading, stream = pipe
     os.set_blocking(stream.fileno(), False)
     output = FailsafeStream(stream, pytest.fail)
@@ -91,7 +91,7 @@ def test_user_code_finds_what_a_stream_has():
     assert not hasattr(output, "no_such_thing")
 
 
-def test_a_stream_that_was_closed_is_given_up():
+def test_stream_that_was_closed_is_given_up():
     closed = io.TextIOWrapper(io.BytesIO())
     closed.close()
     notes: list[str] = []

@@ -1,4 +1,4 @@
-"""The store in which a job's processes find each other: each word is heard in its attempt only."""
+"""The store in which a job's processes find each other: each is heard in its attempt only."""
 
 import os
 from collections.abc import Callable
@@ -32,24 +32,24 @@ def meet(tmp_path) -> Callable[..., Rendezvous]:
 
 
 @pytest.mark.parametrize("said", [JOB, Announcement(no_job=0), Announcement(no_job=2)])
-def test_what_is_announced_is_what_every_worker_hears(meet, said):
+def test_announcement_is_heard_by_every_worker(meet, said):
     meet().announce(said)
     assert [meet().await_announcement() for _ in range(2)] == [said, said]
 
 
-def test_a_coordinator_recalls_what_one_before_it_announced(meet):
+def test_coordinator_recalls_what_one_before_it_announced(meet):
     assert meet().recall_announcement() is None
     meet().announce(JOB)
     assert meet().recall_announcement() == JOB
 
 
-def test_what_is_announced_again_counts(meet):
+def test_announcement_made_again_counts(meet):
     meet().announce(JOB)
     meet().announce(Announcement(no_job=2))
     assert meet().await_announcement().no_job == 2
 
 
-def test_nobody_waits_for_ever():
+def test_waits_have_a_bound():
     # A FileStore waits in whole seconds.
     alone = Rendezvous(HashStore(), attempt=0, timeout_s=0.002)
     with pytest.raises(RendezvousError, match="nothing of 'job' from the other processes in 0 s"):
@@ -58,7 +58,7 @@ def test_nobody_waits_for_ever():
         alone.await_edge(2)
 
 
-def test_an_edge_is_found_without_waiting(meet):
+def test_edge_is_found_without_waiting(meet):
     assert meet().find_edge(0) is None
     meet().publish_edge(0, "ipc://@edge-0")
     assert meet().find_edge(0) == "ipc://@edge-0"
@@ -66,21 +66,21 @@ def test_an_edge_is_found_without_waiting(meet):
     assert meet().find_edge(1) is None
 
 
-def test_an_edge_that_moves_is_found_where_it_is_now(meet):
+def test_edge_that_moves_is_found_at_its_new_address(meet):
     upper = meet()
     for address in ("tcp://127.0.0.1:1", "tcp://127.0.0.1:2"):
         meet().publish_edge(3, address)
         assert upper.find_edge(3) == address
 
 
-def test_the_result_is_safe_when_it_is_said_to_be(meet):
+def test_job_is_finished_when_it_is_marked(meet):
     worker = meet()
     assert not worker.is_finished
     meet().mark_finished()
     assert worker.is_finished
 
 
-def test_attempts_of_the_launcher_are_kept_apart(meet):
+def test_attempts_of_the_launcher_are_told_apart(meet):
     """The store outlives the processes: what the attempt before has left there is no news."""
     before, now = meet(attempt=0), meet(attempt=1)
     before.announce(JOB)
@@ -93,13 +93,13 @@ def test_attempts_of_the_launcher_are_kept_apart(meet):
     assert before.recall_announcement() == JOB
 
 
-def test_only_a_later_attempt_recalls_the_run_directory(meet):
+def test_run_directory_is_recalled_by_later_attempts_only(meet):
     assert meet(attempt=1).recall_run_dir() is None
     meet(attempt=0).remember_run_dir("/runs/1")
     assert [meet(attempt=n).recall_run_dir() for n in range(3)] == [None, "/runs/1", "/runs/1"]
 
 
-def test_without_a_launcher_they_meet_in_the_keepers_memory():
+def test_processes_meet_in_the_keepers_memory():
     memory = os.memfd_create("test-rendezvous")
     meeting = Meeting(file=f"/proc/{os.getpid()}/fd/{memory}", keeper_pid=os.getpid())
     coordinator, worker = (
@@ -111,7 +111,7 @@ def test_without_a_launcher_they_meet_in_the_keepers_memory():
     os.close(memory)
 
 
-def test_under_a_launcher_they_meet_in_its_store(monkeypatch):
+def test_processes_meet_in_the_launchers_store(monkeypatch):
     theirs = TCPStore("127.0.0.1", 0, is_master=True, timeout=timedelta(seconds=20))
     for name, value in {
         "MASTER_ADDR": "127.0.0.1",

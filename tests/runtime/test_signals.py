@@ -34,16 +34,17 @@ os.wait()
 """
 
 
-def test_what_a_process_is_told_its_keeper_hears_and_user_code_has_defaults():
-    """A scheduler's USR1 reached a worker, which died of it without a checkpoint; and a user's pool
-    could not be ended, since its processes had inherited an ignored SIGTERM."""
+def test_signals_of_a_process_reach_its_keeper_alone():
+    """User code has the defaults. A scheduler's USR1 reached a worker, which died of it without a
+    checkpoint; and a user's pool could not be ended, since its processes had inherited an ignored
+    SIGTERM."""
     command = [sys.executable, "-c", KEEPER, CHILD]
     forked, heard = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()
     assert heard.split() == [str(number).encode() for number in sorted(map(relayed, STOPS))]
     assert forked == b"SIG_DFL python's 0"
 
 
-def test_no_two_signals_are_one():
+def test_signals_relayed_are_all_different():
     numbers = [*STOPS, *map(relayed, STOPS), END]
     assert len(set(numbers)) == len(numbers)
     assert all(signal.SIGRTMIN < relayed(number) < END for number in STOPS)

@@ -22,7 +22,7 @@ RECORDS = [
 ]
 
 
-def test_the_exact_method_is_the_gradient_tie_with_lag_0():
+def test_exact_method_is_the_gradient_tie_with_lag_0():
     found = accuracies(ACCURACY, "gradient")
     assert list(found) == [0, 4]
     assert found[4] == pytest.approx((0.75, 0.7, 0.8))
@@ -34,12 +34,12 @@ def test_shares_are_of_one_system():
     assert list(shares(RECORDS, "often", REAL)) == [1]
 
 
-def test_the_window_grows_with_the_lag():
+def test_window_grows_with_the_lag():
     windows = [slept(Options(), lag, "", 0).window for lag in (0, 1, 4)]
     assert windows == [2, 2, 5]
 
 
-def test_a_lag_without_accuracy_has_its_place(tmp_path, capsys):
+def test_lag_without_accuracy_has_its_place(tmp_path, capsys):
     show(RECORDS, ACCURACY)
     draw(RECORDS, ACCURACY, tmp_path / "lag.png")
     assert "0.800 (0.750)" in capsys.readouterr().out

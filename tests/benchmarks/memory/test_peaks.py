@@ -13,12 +13,12 @@ def test_each_block_is_estimated():
 
 
 @pytest.mark.parametrize("m", [0, 3, 8])
-def test_microbatches_that_are_not_equal_or_too_small_are_refused(m):
+def test_microbatches_unequal_or_too_small_are_refused(m):
     with pytest.raises(ValueError, match=f"{m} microbatches .* divisor"):
         Options(batch_size=8, microbatches=(m,))
 
 
-def test_the_table_has_the_most_and_the_sum(capsys):
+def test_table_has_the_most_and_the_sum(capsys):
     records = [
         {
             "system": OURS,

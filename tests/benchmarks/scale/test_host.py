@@ -32,21 +32,21 @@ class Bench:
         return self.ended_s
 
 
-def test_two_cores_do_three_long_things_in_one_and_a_half_times():
+def test_cores_share_three_long_things_between_two():
     bench = Bench(cores=2)
     for name in "abc":
         bench.begin(name, 1.0)
     assert bench.run() == pytest.approx(dict.fromkeys("abc", 1.5), abs=SLICE_S)
 
 
-def test_without_a_number_of_cores_all_work_at_once():
+def test_threads_all_work_at_once_if_cores_are_unbounded():
     bench = Bench()
     for name in range(100):
         bench.begin(name, 1.0, at_s=2.0)
     assert set(bench.run().values()) == {3.0}
 
 
-def test_who_comes_later_waits_for_a_slice_and_then_shares():
+def test_latecomer_waits_for_a_slice_and_then_shares():
     """a has a core for .5, and half of it until b, of .3, is done."""
     bench = Bench(cores=1)
     bench.begin("a", 1.0)
@@ -55,7 +55,7 @@ def test_who_comes_later_waits_for_a_slice_and_then_shares():
 
 
 @pytest.mark.parametrize("num_long", [1, 5])
-def test_who_begins_anew_waits_for_the_slice_that_is_under_way_alone(num_long):
+def test_newcomer_waits_only_for_the_slice_under_way(num_long):
     bench = Bench(cores=1)
     for k in range(num_long):
         bench.begin(f"long {k}", 1.0)
@@ -66,14 +66,14 @@ def test_who_begins_anew_waits_for_the_slice_that_is_under_way_alone(num_long):
     assert max(ended_s.values()) == pytest.approx(num_long + SLICE_S / 8)
 
 
-def test_who_was_first_keeps_the_core_for_a_whole_slice():
+def test_first_thread_holds_the_core_for_a_whole_slice():
     bench = Bench(cores=1)
     bench.begin("first", SLICE_S / 3)
     bench.begin("long", 1.0)
     assert bench.run() == pytest.approx({"first": SLICE_S / 3, "long": 1.0 + SLICE_S / 3})
 
 
-def test_a_thread_goes_on_with_its_core_between_two_things():
+def test_thread_holds_its_core_between_two_things():
     """It waits once, for the slice of one of the long ones."""
     bench = Bench(cores=1)
     for name in ("long", "other"):
@@ -83,7 +83,7 @@ def test_a_thread_goes_on_with_its_core_between_two_things():
     assert bench.run()["short"] - at_s == pytest.approx((0.5 + 0.5) * SLICE_S)
 
 
-def test_nobody_starves():
+def test_thread_never_starves():
     """Two threads that are never done leave the third its share."""
     bench = Bench(cores=1)
     for name in ("busy", "too"):
@@ -101,14 +101,14 @@ def test_copies_share_the_memory_beside_what_needs_none():
     assert bench.run() == pytest.approx({"one": 1.5, "other": 1.5, "loop": 1.0})
 
 
-def test_more_than_the_speeds_tell_of_share_what_the_last_of_them_make():
+def test_copies_beyond_the_measured_speeds_share_the_last_one():
     bench = Bench(copy_speeds=(1.0, 0.75))
     for name in "abc":
         bench.begin(name, 1.0, copies=True)
     assert bench.run() == pytest.approx(dict.fromkeys("abc", 2.0))
 
 
-def test_a_thing_goes_on_faster_when_another_has_ended():
+def test_work_goes_on_faster_when_other_work_has_ended():
     """Both at half speed until the short one is done at 1; then the long one alone."""
     bench = Bench(copy_speeds=(1.0, 0.5))
     bench.begin("long", 2.0, copies=True)
@@ -122,7 +122,7 @@ def test_work_that_takes_no_time_happens_at_once():
     assert bench.ended_s == {"nothing": 0.0}
 
 
-def test_a_thread_does_one_thing_after_the_other_and_first_what_is_first():
+def test_thread_works_in_order_except_for_what_goes_first():
     bench = Bench()
     thread = Thread(bench.host)
 
@@ -136,7 +136,7 @@ def test_a_thread_does_one_thing_after_the_other_and_first_what_is_first():
     assert bench.run() == {"a": 1.0, "first": 2.0, "second": 3.0, "b": 4.0}
 
 
-def test_a_threads_cost_is_asked_when_its_work_begins():
+def test_threads_cost_is_asked_when_its_work_begins():
     bench = Bench()
     thread = Thread(bench.host)
     cost_s = [1.0]

@@ -1,4 +1,7 @@
-"""The simulated network: rates, order, and who shares what."""
+"""The simulated network: rates, order, and who shares what.
+
+This is also the test of benchmarks/scale/transfers.py.
+"""
 
 import pytest
 
@@ -22,11 +25,11 @@ def arrivals_s(wire, messages, *, workers_per_host=100):
     return [found[i] for i in range(len(messages))]
 
 
-def test_a_message_takes_its_transfer_and_the_latency():
+def test_message_takes_its_transfer_and_the_latency():
     assert arrivals_s(FAR, [(0, 1, 20)]) == pytest.approx([2.5])
 
 
-def test_a_word_waits_for_the_tensors_before_it():
+def test_acknowledgement_waits_for_the_tensors_before_it():
     assert arrivals_s(FAR, [(0, 1, 20), (0, 1, 0)]) == pytest.approx([2.5, 2.5])
 
 
@@ -40,17 +43,17 @@ def test_transfers_by_the_cores_of_one_host_share_them():
     assert arrivals_s(BY_CORES, messages, workers_per_host=2) == pytest.approx([1.0, 1.0, 1.0])
 
 
-def test_a_worker_carries_one_transfer_at_a_time_by_them():
+def test_worker_carries_one_transfer_at_a_time_by_its_cores():
     """Both directions of an edge, and both edges of a worker."""
     assert arrivals_s(BY_CORES, [(0, 1, 10), (1, 0, 10)]) == pytest.approx([1.0, 2.0])
     assert arrivals_s(BY_CORES, [(0, 1, 10), (2, 1, 10), (2, 3, 10)]) == pytest.approx([1, 2, 3])
 
 
-def test_a_word_waits_for_the_tensors_on_its_way_alone():
+def test_acknowledgement_waits_only_for_tensors_on_its_way():
     messages = [(1, 0, 10), (0, 1, 20), (0, 1, 0), (1, 0, 0), (1, 2, 0)]
     assert arrivals_s(BY_CORES, messages) == pytest.approx([1.0, 3.0, 3.0, 1.0, 0.0])
     assert arrivals_s(BY_CORES, [(0, 1, 10), (0, 1, 10), (0, 1, 0)]) == pytest.approx([1, 2, 2])
 
 
-def test_memory_that_is_shared_has_no_transfer():
+def test_shared_memory_has_no_transfer():
     assert arrivals_s(Wire(), [(0, 1, 10**9)]) == [0.0]

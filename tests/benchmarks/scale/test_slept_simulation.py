@@ -22,12 +22,12 @@ def config(**changes) -> SleptConfig:
     return SleptConfig(**(CONFIG | changes))
 
 
-def test_the_bound_without_stalls_is_the_slowest_blocks_rate():
+def test_bound_without_stalls_is_the_slowest_blocks_rate():
     assert simulated_samples_per_s(config()) * 0.06 == pytest.approx(1.0)
     assert simulated_samples_per_s(config(slow_block=2)) * 0.12 == pytest.approx(1.0)
 
 
-def test_the_bound_feels_lag_latency_and_stalls():
+def test_bound_depends_on_lag_latency_and_stalls():
     full = simulated_samples_per_s(config())
     assert simulated_samples_per_s(config(lag=0)) == pytest.approx(0.75 * full, rel=0.02)
     assert simulated_samples_per_s(config(), latency_s=0.06) < 0.9 * full

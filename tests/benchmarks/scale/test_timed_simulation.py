@@ -40,7 +40,7 @@ def period_s(config: SleptConfig, machine: Machine, wire: Wire = NEAR) -> float:
 
 
 @pytest.mark.parametrize("jitter", ["", "exponential:0.2"])
-def test_a_machine_that_takes_no_time_is_the_plain_simulation(jitter):
+def test_machine_that_takes_no_time_is_the_plain_simulation(jitter):
     config = replace(CONFIG, jitter=jitter)
     timed = steps_per_s(simulated_step_ends(config, machine=FREE, wire=NEAR))
     assert timed == pytest.approx(simulated_samples_per_s(config))
@@ -57,10 +57,10 @@ def test_each_step_of_a_worker_takes_one_of_the_overheads():
 
 
 @pytest.mark.parametrize(("size", "num_copies"), [(1000, 0), (500_000, 1)])
-def test_every_message_and_every_thing_done_costs_whoever_handles_it(size, num_copies):
+def test_messages_and_events_cost_whoever_handles_them(size, num_copies):
     """With lag 0 a step waits for what the home's forward, the other's forward and update, and the
     home's apply cost to note, for the loops to hear of what was made, and for an activation, an
-    acknowledgement before the tie, and the tie to be sent, and two of them to be taken up; where
+    acknowledgement before the tie, and the tie to be sent, and two of them to be taken up; if
     they are large, for the copy of the activation, and while the tie is copied both that
     acknowledgement and another one are sent before it."""
     num = 4 + 2 + 3 + 2 + 2 * num_copies
@@ -68,14 +68,14 @@ def test_every_message_and_every_thing_done_costs_whoever_handles_it(size, num_c
     assert period_s(config, Machine(message_s=1e-4)) == pytest.approx(0.08 + num * 1e-4)
 
 
-def test_the_loops_of_both_ends_handle_tensors_at_their_rates():
+def test_loops_of_both_ends_handle_tensors_at_their_rates():
     """An activation there and a tie back, with lag 0: 1000 bytes each."""
     config = replace(CONFIG, lag=0)
     for wire in (Wire(send_bytes_per_s=1e6), Wire(receive_bytes_per_s=1e6)):
         assert period_s(config, FREE, wire) == pytest.approx(0.08 + 0.002)
 
 
-def test_an_overhead_is_not_between_a_forward_and_what_waits_for_its_activation():
+def test_overhead_does_not_delay_the_activation_of_a_forward():
     """Of a negative one no more is taken than there is."""
     config = replace(CONFIG, workers=2, steps=1)
     for overhead_s, upper_ends_s in ((0.01, 0.09), (-1.0, 0.04)):
@@ -100,7 +100,7 @@ def test_copies_of_one_host_slow_each_other_down():
     assert period_s(config, replace(machine, copy_speeds=(1.0, 0.5))) > 1.1 * alone_s
 
 
-def test_a_state_is_safe_behind_the_copies_before_it():
+def test_state_is_durable_behind_the_copies_before_it():
     heard_s = {True: [], False: []}
 
     class Watched(TimedSimulation):
@@ -123,7 +123,7 @@ def test_a_state_is_safe_behind_the_copies_before_it():
 
 
 @pytest.mark.parametrize("snapshot_every", [1, 100])
-def test_what_is_small_is_copied_by_who_tells_the_core(snapshot_every):
+def test_small_message_is_copied_by_the_loop_of_the_core(snapshot_every):
     """The loop, while the block goes on; with lag 0 a block waits for the copies of an activation
     and of the tie that comes back, 1 ms each."""
     machine = Machine(copy_bytes_per_s=1e6)
@@ -134,7 +134,7 @@ def test_what_is_small_is_copied_by_who_tells_the_core(snapshot_every):
 
 
 @pytest.mark.parametrize("snapshot_every", [1, 100])
-def test_what_is_large_is_copied_while_it_goes_on(snapshot_every):
+def test_large_message_is_copied_while_the_block_goes_on(snapshot_every):
     """Some 17 ms of copies a message are hidden; a snapshot waits for them, and not the block."""
     large = replace(CONFIG, activation_bytes=500_000, tie_bytes=500_000, steps=24)
     config = replace(large, snapshot_every=snapshot_every)
@@ -149,13 +149,13 @@ def test_loops_that_share_a_core_wait_for_each_other():
     assert period_s(config, replace(machine, cores=1)) > 0.15
 
 
-def test_a_slow_wire_bounds_the_rate():
+def test_slow_wire_bounds_the_rate():
     """An activation and an upward tie a step over 20 kB/s are 100 ms."""
     wire = Wire(transfer_bytes_per_s=20_000.0)
     assert period_s(replace(CONFIG, steps=20), FREE, wire) == pytest.approx(0.1, rel=0.01)
 
 
-def test_only_neighbours_on_two_hosts_have_the_way_between_hosts():
+def test_wire_between_hosts_is_for_neighbours_on_two_hosts():
     """Beside the way itself there is a handshake, there and back, in which those below fill."""
     far = Wire(latency_s=1.0)
     fills_s = []
@@ -194,8 +194,8 @@ def free_plans() -> list[WorkerPlan]:
 
 
 @pytest.mark.parametrize("slow", [0, 1])
-def test_free_ties_on_a_machine_that_takes_no_time_are_the_plain_simulation(slow):
-    """The slow one starves the other, or holds it up."""
+def test_free_ties_without_overheads_are_the_plain_simulation(slow):
+    """On a machine that takes no time, the slow block starves the other, or holds it up."""
 
     def duration_s(k, phase, step):
         return 0.03 if k == slow else 0.007

@@ -25,7 +25,7 @@ class Counted:
         self.calls.append(("apply", step, from_below, from_above))
 
 
-def test_a_step_is_repeated_on_the_latest_inputs():
+def test_step_is_repeated_on_the_latest_inputs():
     block = Counted()
     noted = NotedBlock(block)
     noted.forward(0, "activation")
@@ -36,7 +36,7 @@ def test_a_step_is_repeated_on_the_latest_inputs():
     assert block.calls == step
 
 
-def test_a_real_block_is_timed_with_ties_from_both_sides():
+def test_real_block_is_timed_with_ties_from_both_sides():
     job = block_times._job(FLAGS)
     block = block_times.warm_block(job, 1)
     assert block._incoming is not None
@@ -51,7 +51,7 @@ def test_a_real_block_is_timed_with_ties_from_both_sides():
         ([BlockTime(0.1, 0.1)] * 8, 8 / 0.4),
     ],
 )
-def test_the_slowest_block_binds_or_all_cores_do(monkeypatch, times, rate):
+def test_slowest_block_binds_or_all_cores_do(monkeypatch, times, rate):
     monkeypatch.setattr(block_times, "block_times", lambda flags: times)
     monkeypatch.setattr("launch.job.usable_cores", lambda: 2)
     assert ceiling_samples_per_s(FLAGS) == pytest.approx(rate)

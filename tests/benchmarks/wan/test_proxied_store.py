@@ -44,7 +44,7 @@ def store(own: int, other: bytes) -> ProxiedStore:
     return made
 
 
-def test_the_side_that_dials_reads_the_proxys_address(asked):
+def test_dialling_side_reads_the_proxys_address(asked):
     own, other = 0x9020, 0x9110  # by the low byte, the first is the greater
     read = store(own, published(other)).get("rank 1")
     assert asked == [("proxy", "127.0.0.1", other)]
@@ -52,12 +52,12 @@ def test_the_side_that_dials_reads_the_proxys_address(asked):
     assert dials(struct.pack(">H", own), find_port(read)), "it must be the one that dials still"
 
 
-def test_the_side_that_listens_reads_what_was_published(asked):
+def test_listening_side_reads_what_was_published(asked):
     assert store(0x9110, published(0x9020)).get("rank 1") == published(0x9020)
     assert not asked
 
 
-def test_its_own_address_and_all_else_pass(asked):
+def test_store_passes_its_own_address_and_all_else(asked):
     made = store(0x9020, published(0x9010, host="10.0.0.1"))
     assert made.get("rank 0") == published(0x9020)
     assert made.get("rank 1") == published(0x9010, host="10.0.0.1")

@@ -38,7 +38,7 @@ def read(connection: socket.socket, size: int) -> bytes:
     return bytes(heard)
 
 
-def test_a_pacer_keeps_the_rate():
+def test_pacer_holds_the_rate():
     pacer = Pacer(bits_per_s=8e6)  # a byte a microsecond
     first = pacer.leave_s(1000, 5.0)
     assert first == pytest.approx(5.0 + 1e-3 - BURST_S)
@@ -61,7 +61,7 @@ def test_bytes_arrive_whole_and_in_order_after_the_round_trip(echo):
             assert read(connection, 1) == b""  # the end too is passed on
 
 
-def test_the_rate_bounds_what_passes(echo):
+def test_rate_bounds_what_passes(echo):
     said = bytes(200_000)
     with (
         WanProxy(rtt_s=0.0, bits_per_s=16e6) as proxy,
@@ -75,7 +75,7 @@ def test_the_rate_bounds_what_passes(echo):
         sender.join(10)
 
 
-def test_a_lost_end_is_passed_on_and_nothing_listens_afterwards(echo):
+def test_lost_end_is_passed_on_and_nothing_listens_afterwards(echo):
     with WanProxy(rtt_s=0.0, bits_per_s=1e9) as proxy:
         address = ask_way(proxy.control, "127.0.0.1", echo)
         connection = socket.create_connection(address, 10)
@@ -88,6 +88,6 @@ def test_a_lost_end_is_passed_on_and_nothing_listens_afterwards(echo):
 
 
 @pytest.mark.parametrize("link", [{"rtt_s": -1, "bits_per_s": 1}, {"rtt_s": 0, "bits_per_s": 0}])
-def test_what_is_no_link_is_refused(link):
+def test_link_notation_that_is_wrong_is_refused(link):
     with pytest.raises(ValueError, match="give at least 0 s and a rate above 0"):
         WanProxy(**link)

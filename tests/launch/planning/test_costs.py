@@ -11,7 +11,7 @@ FIRST, UNIT = 2 * 256 * 64, 2 * 64 * 64  # forward FLOPs of the mlp's layers for
 HEAD = 2 * (64 * 256 + 256 * 64)
 
 
-def test_a_blocks_cost_is_that_of_home_guest_and_head():
+def test_blocks_cost_is_that_of_home_guest_and_head():
     run = light(workers=2, cuts=(0, 2))
     costs = counted_costs(run)
     lower, upper = (costs.of(block) for block in run.partition.blocks)

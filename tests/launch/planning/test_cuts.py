@@ -1,4 +1,4 @@
-"""Where a run is cut: the user's cuts, the architecture's stages, and balanced ones."""
+"""At which units a run is cut: the user's cuts, the architecture's stages, and balanced ones."""
 
 import re
 
@@ -26,7 +26,7 @@ def all_partitions(num_units: int, overlap: int) -> list[Partition]:
     return found
 
 
-def test_stages_are_kept_where_they_serve_and_auto_asks_for_balance():
+def test_stages_stay_if_they_serve_and_auto_asks_for_balance():
     assert resolved().config.cuts == (0, 1, 2, 3)
     stages, auto = resolved(**GIM), resolved(**GIM, cuts="auto")
     assert stages.config.cuts == stages.network.stages == (0, 1, 2, 3)
@@ -47,12 +47,12 @@ def test_heads_and_guests_count_in_the_balance(depth):
     assert worst[run.config.cuts] == min(worst.values())
 
 
-def test_a_deep_head_moves_the_cut():
+def test_deep_head_moves_the_cut():
     shallow, deep = (resolved(workers=2, decoder_depth=(0, n)).config.cuts for n in (0, 8))
     assert shallow < deep
 
 
-def test_the_bound_on_memory_moves_the_cut_and_holds():
+def test_bound_on_memory_moves_the_cut_and_holds():
     free = resolved(**GIM, workers=2, cuts="auto")
     needed = {
         p.cuts: max(block_memory(free, b).total / 1e6 for b in p.blocks)
@@ -75,7 +75,7 @@ def test_stages_that_do_not_fit_give_way():
     assert resolved(**GIM, max_memory_mb=int(needed) + 1).config.cuts == run.network.stages
 
 
-def test_given_cuts_that_do_not_fit_are_refused_with_what_would_do():
+def test_given_cuts_that_do_not_fit_are_refused_with_a_remedy():
     with pytest.raises(ConfigError) as caught:
         light(cuts=(0, 2), max_memory_mb=1, data="synthetic:1x8x8x4096", batch_size=4096)
     message = str(caught.value)
@@ -94,7 +94,7 @@ def test_end_to_end_is_bounded_too():
 
 
 @pytest.mark.parametrize("max_memory_mb", [None, 80])
-def test_the_choice_is_written_down_and_found_again(tmp_path, max_memory_mb):
+def test_choice_is_written_down_and_found_again(tmp_path, max_memory_mb):
     run = resolved(cuts="auto", max_memory_mb=max_memory_mb)
     file = tmp_path / "config.toml"
     file.write_text(to_toml(run.config))
@@ -112,7 +112,7 @@ def stopwatch(monkeypatch):
     return costs
 
 
-def test_measured_times_decide_where_they_are_asked_for(stopwatch):
+def test_measured_times_decide_if_they_are_asked_for(stopwatch):
     settings = {"workers": 2, "overlap": 0}
     assert light(**settings, cuts="auto").config.cuts == (0, 1)
     run = light(**settings, cuts="profiled")

@@ -19,7 +19,7 @@ def test_weights_are_parameters_gradients_and_optimizer_state():
         assert taken.weights == copies * 4 * parameters
 
 
-def test_activations_are_what_is_kept_until_the_backward():
+def test_activations_are_what_lives_until_the_backward():
     run = light(workers=1)
     taken = block_memory(run, run.partition.blocks[0])
     # ReLU keeps its output, Linear its input; the head keeps its hidden layer and its output.
@@ -37,7 +37,7 @@ def test_messages_are_full_windows_and_one_of_what_goes_out():
 
 
 @pytest.mark.parametrize("retain_mb", [1024, 27])
-def test_what_is_kept_for_restarts_is_bounded(retain_mb):
+def test_messages_retained_for_restarts_are_bounded(retain_mb):
     run = resolved(retain_mb=retain_mb)
     for k, block in enumerate(run.partition.blocks):
         kept = sum(w.max_retained * w.message_bytes for w in worker_plan(run, k).outgoing.values())
@@ -47,7 +47,7 @@ def test_what_is_kept_for_restarts_is_bounded(retain_mb):
         assert max(block_memory(run, b).retained for b in run.partition.blocks) < 40e6
 
 
-def test_a_larger_batch_takes_more_and_weights_stay():
+def test_larger_batch_takes_more_and_weights_stay():
     small, large = (light(workers=2, batch_size=n) for n in (32, 64))
     for a, b in zip(small.partition.blocks, large.partition.blocks, strict=True):
         before, after = block_memory(small, a), block_memory(large, b)

@@ -8,11 +8,11 @@ from ..runs import light, resolved
 from .test_rates import EQUAL
 
 
-def test_the_default_run_has_nothing_to_be_said_of_it():
+def test_default_run_has_nothing_to_be_said_of_it():
     assert notes_on(resolved()) == []
 
 
-def test_a_lag_of_0_is_told_with_what_it_costs():
+def test_lag_of_0_is_told_with_what_it_costs():
     (note,) = notes_on(resolved(lag=0))
     assert note == (
         "lag 0 makes neighbours wait: by counted FLOPs, edge 1-2 allows 96% of full rate at"
@@ -32,7 +32,7 @@ def test_measured_cuts_are_told_and_measured_times_used():
     ]
 
 
-def test_a_run_with_free_ties_is_said_not_to_be_reproducible():
+def test_run_with_free_ties_is_said_not_to_be_reproducible():
     (note,) = notes_on(light(free_ties=True, max_staleness=5))
     assert note == (
         "free ties: each step takes the ties that have arrived, so this run can't be reproduced;"

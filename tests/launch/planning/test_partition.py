@@ -27,13 +27,13 @@ def test_overlap_0_makes_no_guests():
     assert [len(block.guest) for block in blocks] == [0, 0]
 
 
-def test_one_block_holds_everything_and_has_no_guest_whatever_the_overlap():
+def test_one_block_holds_all_and_has_no_guest_at_any_overlap():
     assert Partition(num_units=3, cuts=(0,), overlap=2).blocks == (
         Block(index=0, home=range(3), guest=range(3, 3)),
     )
 
 
-def test_the_overlap_may_be_a_whole_home_but_the_lowest_home_does_not_count():
+def test_overlap_may_be_a_whole_home_except_the_lowest():
     partition = Partition(num_units=7, cuts=(0, 1, 4), overlap=3)
     assert partition.max_overlap == 3
     assert [block.guest for block in partition.blocks] == [range(1, 4), range(4, 7), range(7, 7)]
@@ -56,7 +56,7 @@ def test_the_overlap_may_be_a_whole_home_but_the_lowest_home_does_not_count():
         ),
     ],
 )
-def test_a_refusal_gives_the_value_and_the_remedy(num_units, cuts, overlap, message):
+def test_refusal_gives_the_value_and_the_remedy(num_units, cuts, overlap, message):
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         Partition(num_units=num_units, cuts=cuts, overlap=overlap)
     assert str(caught.value) == message
@@ -121,7 +121,7 @@ def test_balanced_cuts_are_the_cheapest_of_all(num_units, num_blocks, overlap, d
 
 @settings(derandomize=True, deadline=None, max_examples=300)
 @given(**SMALL_NETWORKS, max_memory_mb=st.integers(0, 7))
-def test_under_a_bound_they_are_the_cheapest_of_those_that_fit(
+def test_balanced_cuts_under_a_bound_are_the_cheapest_that_fit(
     num_units, num_blocks, overlap, draw, max_memory_mb
 ):
     partitions = all_partitions(num_units, num_blocks, overlap)
@@ -152,25 +152,26 @@ def test_under_a_bound_they_are_the_cheapest_of_those_that_fit(
     num_blocks=st.integers(1, 5),
     overlap=st.integers(0, 3),
 )
-def test_where_units_alone_cost_the_guest_is_a_cost_too(costs, num_blocks, overlap):
+def test_guest_costs_its_units_if_units_alone_cost(costs, num_blocks, overlap):
     assume(len(costs) >= 1 + (num_blocks - 1) * max(1, overlap))
     best = lowest_worst(all_partitions(len(costs), num_blocks, overlap), summed(costs))
     assert balanced(costs, num_blocks, overlap) in best
 
 
-def test_among_equals_the_lowest_first_cut_wins_and_the_rest_is_balanced_in_turn():
+def test_equal_cuts_are_told_apart_by_the_lowest_first_cut():
+    """What is left is balanced in turn."""
     assert balanced([1, 1, 1, 1, 1], 4, 1) == (0, 1, 2, 3)
     assert balanced([0, 0, 0, 0], 2, 0) == (0, 1)
     assert balanced([5, 1, 1, 1, 1], 3, 0) == (0, 1, 3)
 
 
-def test_the_guest_counts_in_the_balance():
+def test_guest_counts_in_the_balance():
     costs = [2, 1, 1, 4]
     assert balanced(costs, 2, 0) == (0, 3)
     assert balanced(costs, 2, 1) == (0, 2)  # with the cut at 3 block 0 would hold all of it
 
 
-def test_too_few_units_is_an_error_that_says_what_fits():
+def test_units_too_few_are_an_error_that_says_what_fits():
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         balanced([1.0] * 5, 4, 2)
     assert str(caught.value) == (
@@ -179,7 +180,7 @@ def test_too_few_units_is_an_error_that_says_what_fits():
     assert balanced([1.0] * 5, 3, 2) == (0, 1, 3)
 
 
-def test_a_bound_that_no_cut_meets_is_told_with_the_least_that_does():
+def test_bound_that_no_cut_meets_is_refused_with_the_least():
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         balanced_cuts(
             3, 2, 0, cost=len_of_home, memory_mb=lambda b: 1.5 * len(b.home), max_memory_mb=2
@@ -194,6 +195,6 @@ def len_of_home(block: Block) -> int:
     return len(block.home)
 
 
-def test_a_thousand_blocks_are_cut_too():
+def test_thousand_blocks_are_cut_too():
     """Recursion, a level a block, would end there."""
     assert balanced_cuts(1002, 1001, 0, cost=len_of_home) == (0, *range(1, 1001))

@@ -8,7 +8,7 @@ from ..runs import light
 from .test_rates import EQUAL
 
 
-def test_four_equal_units_on_four_workers():
+def test_prediction_of_four_equal_units_on_four_workers():
     """The (P + 1) / 2 of the brief is a bound: 4 units take 12 in one process, a block 6."""
     found = predict(light(workers=4, threads=1), EQUAL, cores=2)
     assert found.blocks == (6.0, 6.0, 6.0, 3.0)
@@ -30,7 +30,7 @@ def test_gim_gives_as_many_times_as_there_are_workers():
     assert found.end_to_end / found.step == 4.0
 
 
-def test_one_process_has_the_whole_network_and_keeps_nothing_for_neighbours():
+def test_one_process_has_the_whole_network_and_retains_nothing():
     found = predict(light(workers=4), EQUAL, cores=4)
     alone = predict(light(workers=1), EQUAL, cores=4)
     assert found.end_to_end_memory.messages == 0

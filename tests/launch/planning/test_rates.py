@@ -27,7 +27,7 @@ def test_equal_blocks_want_a_lag_of_one(lag, tie, slowness, latency):
     assert last.least_lag == 0
 
 
-def test_without_a_tie_only_the_window_counts():
+def test_window_alone_counts_without_a_tie():
     for settings in ({"tie": "none"}, {"overlap": 0}):
         for edge in edge_rates(light(workers=4, lag=0, **settings), EQUAL):
             assert edge.tie is None
@@ -35,7 +35,7 @@ def test_without_a_tie_only_the_window_counts():
             assert edge.least_lag == 0
 
 
-def test_the_window_bounds_the_latency_where_it_is_smaller():
+def test_window_bounds_the_latency_if_it_is_smaller():
     (edge,) = edge_rates(light(workers=2, overlap=0, lag=5, window=2), EQUAL)
     assert (edge.window, edge.window_limit, edge.latency) == (1.0, 2, 0.5)
 

@@ -1,4 +1,4 @@
-"""How much is kept of what is sent, and how often a state is saved, under the bound on memory."""
+"""How much is retained of what was sent, how often a state is saved, and the bound on memory."""
 
 import dataclasses
 from functools import cache
@@ -45,7 +45,7 @@ def kept_bytes(plan: WorkerPlan) -> int:
 
 @cache
 def largest_least_mb() -> float:
-    """What the worker that needs most must be able to keep, its snapshots included."""
+    """What the worker that needs most must be able to retain, its snapshots included."""
     base, needed = resolved(), []
     for k in range(3):
         plan = worker_plan(base, k)
@@ -54,7 +54,7 @@ def largest_least_mb() -> float:
     return max(needed) / 1e6 + 1e-3  # whole bytes, in spite of rounding
 
 
-def test_where_there_is_room_twice_of_what_is_in_use_is_kept():
+def test_retained_is_twice_what_is_in_use_if_there_is_room():
     """At half, the receiver is asked for a snapshot; so it is hardly ever asked."""
     run = with_settings(snapshot_every=4, lag=3, window=5)
     for k in range(3):
@@ -64,25 +64,26 @@ def test_where_there_is_room_twice_of_what_is_in_use_is_kept():
             assert window.max_retained == 2 * (4 + in_flight + late)
 
 
-def test_both_ends_know_what_is_kept_however_much_of_the_bound_each_worker_has_left():
+def test_neighbours_agree_on_what_each_other_retains():
+    """However much of its bound each worker has left."""
     for k in range(3):
         plan = worker_plan(resolved(), k)
         for incoming, neighbour in ((UPWARD, k - 1), ((Stream.TIE_DOWN,), k + 1)):
             for stream in plan.incoming.keys() & set(incoming):
-                kept = worker_plan(resolved(), neighbour).outgoing[stream].max_retained
-                assert plan.incoming[stream].max_retained == kept is not None
+                retained = worker_plan(resolved(), neighbour).outgoing[stream].max_retained
+                assert plan.incoming[stream].max_retained == retained is not None
         assert (Stream.ACTIVATION in plan.outgoing) == (k < 2)
         assert (Stream.TIE_DOWN in plan.outgoing) == (k > 0)
 
 
-def test_the_plan_says_how_often():
+def test_plan_says_how_often_a_snapshot_is_taken():
     plan = worker_plan(with_settings(snapshot_every=3, checkpoint_every=7), 1)
     assert (plan.snapshot_every, plan.checkpoint_every) == (3, 7)
 
 
 @pytest.mark.parametrize("share", [1.0, 1.3, 2.0, 5.0])
 @pytest.mark.parametrize("every", [1, 4, 100])
-def test_where_memory_is_short_less_is_kept_but_never_too_little(share, every):
+def test_retained_is_less_if_memory_is_short_but_enough(share, every):
     """WorkerPlan itself refuses room that its window and lag can't do with."""
     run = with_settings(retain_mb=largest_least_mb() * share, snapshot_every=every)
     check_retention(run)
@@ -92,7 +93,7 @@ def test_where_memory_is_short_less_is_kept_but_never_too_little(share, every):
             assert window.max_retained >= plan.min_retained(stream)
 
 
-def test_a_large_bound_is_kept():
+def test_large_bound_is_respected():
     run = with_settings(retain_mb=5 * largest_least_mb(), snapshot_every=100)
     assert max(kept_bytes(worker_plan(run, k)) for k in range(3)) <= run.config.retain_mb * 1e6
 
@@ -115,7 +116,7 @@ def test_snapshots_are_as_rare_as_the_bound_allows():
     assert set(found) == {1, 2, 3, 4}
 
 
-def test_what_a_snapshot_will_take_is_known_within_a_quarter():
+def test_snapshot_size_is_known_within_a_quarter():
     run = resolve(RunConfig(workers=4), environment=MACHINE)
     for k in range(4):
         block = build_block(run, k, None)
@@ -124,13 +125,13 @@ def test_what_a_snapshot_will_take_is_known_within_a_quarter():
         assert 0.9 < snapshot_bytes(run, run.partition.blocks[k]) / (3 * parameters) < 1.25
 
 
-def test_one_worker_has_nothing_to_keep():
+def test_one_worker_has_nothing_to_retain():
     run = resolve(RunConfig(**SMALL, workers=1, retain_mb=9), environment=MACHINE)
     assert run.config.snapshot_every == MOST_STEPS_BETWEEN_SNAPSHOTS
     assert worker_plan(run, 0).outgoing == {}
 
 
-def test_too_little_room_is_refused_with_what_is_needed():
+def test_room_that_is_too_little_is_refused_with_what_is_needed():
     settings = SMALL | {"window": 9, "lag": 4}
     with pytest.raises(ConfigError) as caught:
         resolve(RunConfig(**settings, workers=3, retain_mb=1), environment=MACHINE)

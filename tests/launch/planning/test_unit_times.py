@@ -8,7 +8,7 @@ from launch.planning.unit_times import measured_costs
 from ..runs import light, resolved
 
 
-def test_every_unit_and_every_head_that_a_block_might_have_is_timed():
+def test_every_unit_and_possible_head_is_timed():
     workload = light(workers=2, decoder_depth=(0, 1), batch_size=2)
     costs = measured_costs(workload, device="cpu", threads=1)
     assert costs.measured

@@ -169,7 +169,7 @@ def case(tmp_path, monkeypatch) -> Case:
 # The end ----------------------------------------------------------------------------------------
 
 
-def test_weights_are_written_before_all_else_and_workers_leave_last(case):
+def test_weights_are_written_first_and_workers_leave_last(case):
     case.run([result(1)], [result(0)])
     assert case.order == [
         "all results are here",
@@ -188,7 +188,7 @@ def test_workers_do_not_leave_before_the_weights_are_written(case):
     assert case.order == ["all results are here"]
 
 
-def test_finished_workers_are_asked_until_they_have_handed_in(case):
+def test_finished_workers_are_asked_until_they_hand_in(case):
     """A result may be lost with the coordinator that asked for it, or with the worker."""
     case.run(
         [report(0), report(1, finished=True)],

@@ -83,7 +83,7 @@ class Place:
         self.phases.append(phase)
 
     def refusal(self, **begin: Any) -> str:
-        """Why a job is refused, of which the workers have not heard, and which keeps nothing."""
+        """Why a job is refused, of which the workers have not heard, and which leaves nothing."""
         with pytest.raises(ValueError, match=r"\w") as caught:
             self.begin(**begin)
         RunDir.create(self.path, name="", restart=True).close()  # it is free again
@@ -146,7 +146,7 @@ def in_directory(path: Path) -> list[str]:
 # Beginning --------------------------------------------------------------------------------------
 
 
-def test_a_new_directory(place, capsys):
+def test_new_directory_begins_a_run(place, capsys):
     found = place.begin()
     assert place.rendezvous.await_announcement() == found
     assert (found.job_text, found.run_dir) == (JOB.to_text(), str(place.path))
@@ -158,7 +158,7 @@ def test_a_new_directory(place, capsys):
     assert said(capsys) == []
 
 
-def test_without_a_wish_each_job_gets_a_directory_of_its_own(place):
+def test_directory_is_new_for_each_job_by_default(place):
     paths = [Path(place.begin(run_dir=None).run_dir) for _ in range(2)]
     assert len(set(paths)) == 2
     assert {path.parent for path in paths} == {Path.cwd() / "runs"}
@@ -168,7 +168,7 @@ def test_without_a_wish_each_job_gets_a_directory_of_its_own(place):
 # Going on ---------------------------------------------------------------------------------------
 
 
-def test_it_goes_on_from_the_newest_whole_checkpoint(place, capsys):
+def test_run_is_resumed_from_the_newest_whole_checkpoint(place, capsys):
     before = place.begin()
     _, newest = place.checkpoint(before.run_id, 4, 8)
     found = place.begin()
@@ -177,7 +177,7 @@ def test_it_goes_on_from_the_newest_whole_checkpoint(place, capsys):
     assert said(capsys) == [f"loco: resumes from step 8 ({newest})"]
 
 
-def test_a_damaged_checkpoint_is_set_aside_and_said(place, capsys):
+def test_damaged_checkpoint_is_set_aside_and_said(place, capsys):
     older, newest = place.checkpoint(place.begin().run_id, 4, 8)
     tear(newest)
     found = place.begin()
@@ -192,7 +192,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_said(place, capsys):
     assert said(capsys) == [f"loco: resumes from step 4 ({older})"]
 
 
-def test_a_checkpoint_that_can_not_be_read_this_time_stays(place, capsys, monkeypatch):
+def test_checkpoint_that_can_not_be_read_this_time_stays(place, capsys, monkeypatch):
     older, newest = place.checkpoint(place.begin().run_id, 4, 8)
     part, opened = newest / "part-0001.safetensors", Path.open
 
@@ -209,7 +209,7 @@ def test_a_checkpoint_that_can_not_be_read_this_time_stays(place, capsys, monkey
     assert place.begin().resume == str(newest)
 
 
-def test_where_all_are_damaged_the_run_starts_over(place, capsys):
+def test_run_starts_over_if_all_checkpoints_are_damaged(place, capsys):
     for checkpoint in place.checkpoint(place.begin().run_id, 4, 8):
         tear(checkpoint)
     found = place.begin()
@@ -219,14 +219,14 @@ def test_where_all_are_damaged_the_run_starts_over(place, capsys):
     assert last == f"loco: {place.path} holds no complete checkpoint; the run starts over"
 
 
-def test_a_checkpoint_that_was_only_begun_counts_for_nothing(place, capsys):
+def test_checkpoint_that_was_only_begun_counts_for_nothing(place, capsys):
     writer = CheckpointWriter(run_dir=place.path, run_id=place.begin().run_id, num_parts=2)
     writer.write_part(0, 4, b"block 0")
     assert place.begin().resume == ""
     assert said(capsys) == [f"loco: {place.path} holds no complete checkpoint; the run starts over"]
 
 
-def test_a_checkpoints_config_is_held_against_the_new_one(place, capsys):
+def test_config_of_a_checkpoint_is_compared_with_the_new_one(place, capsys):
     asked: list[tuple[str, int, str]] = []
 
     def check(old_toml: str, step: int, new_text: str) -> Resumption:
@@ -252,7 +252,7 @@ def test_a_checkpoints_config_is_held_against_the_new_one(place, capsys):
 # The end of a run -------------------------------------------------------------------------------
 
 
-def test_of_a_finished_run_nothing_is_left_to_do(place, capsys):
+def test_finished_run_leaves_nothing_to_do(place, capsys):
     place.checkpoint(place.begin().run_id, 8, 12)
     place.finish()
     found = place.begin(job={"window": 3})
@@ -264,7 +264,7 @@ def test_of_a_finished_run_nothing_is_left_to_do(place, capsys):
     assert "window = 2" in (place.path / "config.toml").read_text()
 
 
-def test_a_run_is_finished_only_with_a_summary_of_all_its_steps(place):
+def test_run_is_finished_only_with_a_summary_of_all_its_steps(place):
     """An extended run that was stopped behind its last step once passed for finished, for the
     summary of the shorter one was there."""
     place.checkpoint(place.begin().run_id, 12)
@@ -281,7 +281,7 @@ def test_a_run_is_finished_only_with_a_summary_of_all_its_steps(place):
 # Refusals ---------------------------------------------------------------------------------------
 
 
-def test_a_finished_run_without_checkpoints_is_refused(place):
+def test_finished_run_without_checkpoints_is_refused(place):
     place.begin()
     place.finish()
     assert place.refusal() == (
@@ -290,7 +290,7 @@ def test_a_finished_run_without_checkpoints_is_refused(place):
     )
 
 
-def test_a_run_that_is_beyond_its_end_is_refused(place):
+def test_run_that_is_beyond_its_end_is_refused(place):
     place.checkpoint(place.begin().run_id, 8)
     before = (place.path / "config.toml").read_text()
     assert place.refusal(job={"steps": 6}) == (
@@ -300,7 +300,7 @@ def test_a_run_that_is_beyond_its_end_is_refused(place):
     assert (place.path / "config.toml").read_text() == before
 
 
-def test_what_may_not_be_gone_on_with_is_refused_in_the_programs_words(place, capsys):
+def test_resume_that_is_not_allowed_is_refused_by_the_program(place, capsys):
     def refuse(old_toml: str, step: int, new_text: str) -> Resumption:
         raise ValueError("another seed; give --fresh")
 
@@ -312,13 +312,13 @@ def test_what_may_not_be_gone_on_with_is_refused_in_the_programs_words(place, ca
     assert place.begin().resume_step == 8
 
 
-def test_a_run_without_a_checkpoint_is_held_against_the_new_config_too(place):
+def test_config_is_compared_with_a_run_without_checkpoints_too(place):
     place.begin()
     default = Program.__dataclass_fields__["resume"].default
     assert "can't be resumed" in place.refusal(resume=default)
 
 
-def test_what_can_not_be_resolved_touches_nothing(place):
+def test_config_that_can_not_be_resolved_touches_nothing(place):
     def resolve(recorded: str | None, tell: Tell) -> str:
         raise ValueError("no such model")
 
@@ -370,7 +370,7 @@ def test_fresh_spares_a_run_that_another_job_is_at(place):
     other.close()
 
 
-def test_a_restart_by_the_launcher_goes_on_with_the_run_that_began_afresh(place):
+def test_launcher_restart_resumes_the_run_that_began_afresh(place):
     (checkpoint,) = place.checkpoint(place.begin(fresh=True).run_id, 4)
     found = place.begin(restart=True, fresh=True)
     assert (found.resume, found.resume_step) == (str(checkpoint), 4)
@@ -378,7 +378,7 @@ def test_a_restart_by_the_launcher_goes_on_with_the_run_that_began_afresh(place)
     assert place.begin(restart=True, fresh=True).resume == str(later)
 
 
-def test_a_restart_by_the_launcher_goes_on_in_the_same_directory(place):
+def test_launcher_restart_resumes_in_the_same_directory(place):
     first = place.begin(run_dir=None)
     place.path = Path(first.run_dir)
     place.checkpoint(first.run_id, 4)
@@ -393,7 +393,7 @@ def test_a_restart_by_the_launcher_goes_on_in_the_same_directory(place):
     ("link", "bind"),
     [("zmq-ipc", ""), ("zmq-tcp", "127.0.0.1"), ("zmq-tcp", "0.0.0.0"), ("zmq-tcp", "::1")],
 )
-def test_another_coordinator_takes_over_where_the_one_before_was(
+def test_next_coordinator_takes_over_the_address_of_the_last(
     place, link, bind, capsys, monkeypatch
 ):
     """One on all interfaces was announced by this host's name, and once took that for its own
@@ -412,7 +412,7 @@ def test_another_coordinator_takes_over_where_the_one_before_was(
         RunDir.create(place.path, name="", restart=True)
 
 
-def test_another_coordinator_deletes_and_writes_nothing(place):
+def test_next_coordinator_deletes_and_writes_nothing(place):
     place.begin(fresh=True)
     (place.path / "config.toml").write_text("as it was\n")
     place.recall()

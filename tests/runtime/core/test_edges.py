@@ -65,7 +65,7 @@ def edges(plan=None, *, generation=0, start_step=0, retained=NOTHING_RETAINED, t
         stop_told(4, generation=5, to=3),
     ],
 )
-def test_a_message_counts_only_between_the_two_lives_that_are_here(message):
+def test_message_counts_only_between_the_present_generations(message):
     """Here is our third generation, between a fifth below and a sixth above."""
     here = edges(generation=3, to=())
     assert not here.is_current(message.side, message.message)  # no one has said hello
@@ -77,9 +77,9 @@ def test_a_message_counts_only_between_the_two_lives_that_are_here(message):
     assert here.num_fenced == 5
 
 
-def test_a_restart_begins_where_the_snapshot_stands():
-    kept = {TIE_DOWN: {2: False, 3: True}}
-    here = edges(middle(num_steps=9), start_step=4, retained=kept, to=())
+def test_restart_begins_with_what_the_snapshot_has_not_used():
+    retained = {TIE_DOWN: {2: False, 3: True}}
+    here = edges(middle(num_steps=9), start_step=4, retained=retained, to=())
     assert {s: i.expected for s, i in here.incoming.items()} == {
         ACTIVATION: 4,
         TIE_UP: 4,
@@ -98,7 +98,7 @@ def test_a_restart_begins_where_the_snapshot_stands():
     ]
 
 
-def test_only_the_hello_that_completes_says_from_where_to_send():
+def test_completing_hello_alone_rewinds_the_sender():
     here = edges(middle(num_steps=9, size=4))
     for step in range(2):
         here.outgoing[ACTIVATION].make(step, absent=False)
@@ -110,7 +110,7 @@ def test_only_the_hello_that_completes_says_from_where_to_send():
     assert here.num_resent == 1
 
 
-def test_what_is_here_and_what_a_step_uses():
+def test_tie_is_used_when_it_is_due_and_not_absent():
     here = edges(middle(num_steps=9, lag=1))
     assert [here.has_arrived(stream, 0) for stream in Stream] == [False, False, True]
     stats = TieStats()
@@ -123,7 +123,7 @@ def test_what_is_here_and_what_a_step_uses():
     assert here.use(TIE_UP, 0, stats) is None  # a marker
 
 
-def test_a_step_begins_when_all_is_sent_and_there_is_room():
+def test_step_begins_when_all_is_sent_and_there_is_room():
     plan = WorkerPlan(num_steps=9, outgoing={ACTIVATION: window(2, retained=3)}, snapshot_every=9)
     here = edges(plan, to=[ABOVE])
     for step in range(3):
@@ -146,7 +146,7 @@ def making(here: Edges, stream: Stream, num_made: int) -> Edges:
     return here
 
 
-def test_before_a_tie_is_made_a_step_begins_where_there_is_credit_for_it():
+def test_step_begins_before_a_tie_is_made_if_it_has_credit():
     here = making(edges(), TIE_UP, 2)
     assert here.may_begin_step()
     assert here.may_begin_step(unmade=[TIE_DOWN])
@@ -155,7 +155,7 @@ def test_before_a_tie_is_made_a_step_begins_where_there_is_credit_for_it():
     assert here.may_begin_step(unmade=TIES)
 
 
-def test_before_a_tie_is_made_a_step_begins_where_there_is_room_behind_it():
+def test_step_begins_before_a_tie_is_made_if_there_is_room():
     plan = WorkerPlan(num_steps=9, outgoing={TIE_UP: window(2, retained=3)}, snapshot_every=9)
     here = making(edges(plan, to=[ABOVE]), TIE_UP, 2)
     take(here, acked(TIE_UP, 2, 2))
@@ -166,7 +166,7 @@ def test_before_a_tie_is_made_a_step_begins_where_there_is_room_behind_it():
 
 
 @pytest.mark.parametrize(("side", "tie"), [(BELOW, TIE_DOWN), (ABOVE, TIE_UP)])
-def test_before_a_tie_is_made_a_step_begins_where_its_receiver_is_linked(side, tie):
+def test_step_begins_before_a_tie_is_made_if_its_end_is_linked(side, tie):
     here = edges()
     assert here.may_begin_step(unmade=TIES)
     take(here, linked(side, 1, to=None))
@@ -183,13 +183,13 @@ def test_ties_that_are_not_sent_ask_for_nothing():
     assert here.may_begin_step(unmade=TIES)
 
 
-def test_an_unsent_message_holds_up_the_step_whatever_is_yet_to_be_made():
+def test_unsent_message_holds_up_the_step_whatever_is_unmade():
     here = making(edges(), ACTIVATION, 3)
     assert not here.may_begin_step()
     assert not here.may_begin_step(unmade=TIES)
 
 
-def test_a_snapshot_helps_that_covers_what_is_used_up_and_not_covered_yet():
+def test_snapshot_helps_if_it_covers_more_of_what_is_used():
     here = edges(middle(num_steps=9, size=4, snapshot_every=100))
     here.incoming[ACTIVATION].cover(1)
     for step in range(4):
@@ -206,7 +206,7 @@ def test_a_snapshot_helps_that_covers_what_is_used_up_and_not_covered_yet():
     assert needed(3) == []
 
 
-def test_a_pending_snapshot_covers_downward_ties_but_for_the_lag():
+def test_pending_snapshot_covers_downward_ties_but_for_the_lag():
     here = edges(middle(num_steps=9, lag=1, snapshot_every=100))
     for step in range(2):
         here.incoming[TIE_DOWN].accept(step, checksum=0, absent=False)
@@ -216,7 +216,7 @@ def test_a_pending_snapshot_covers_downward_ties_but_for_the_lag():
 
 
 @pytest.mark.parametrize(("stream", "late"), [(ACTIVATION, 0), (TIE_UP, 0), (TIE_DOWN, 2)])
-def test_a_step_outruns_the_room_of_a_sender_that_keeps_too_much_for_it(stream, late):
+def test_step_outruns_the_room_of_a_sender_that_retains_too_much(stream, late):
     incoming = {stream: window(5, retained=9)}
     here = edges(WorkerPlan(num_steps=99, lag=2, incoming=incoming, snapshot_every=100))
     first = 9 + late
@@ -228,7 +228,7 @@ def test_a_step_outruns_the_room_of_a_sender_that_keeps_too_much_for_it(stream, 
     assert here.outruns_room(first + 5, pending=4 + late)
 
 
-def test_without_snapshots_or_a_bound_no_step_does():
+def test_step_never_outruns_room_without_snapshots_or_a_bound():
     for plan in (
         WorkerPlan(num_steps=99, incoming={ACTIVATION: window(retained=3)}),
         WorkerPlan(num_steps=99, incoming={ACTIVATION: window()}, snapshot_every=100),
@@ -236,7 +236,7 @@ def test_without_snapshots_or_a_bound_no_step_does():
         assert not edges(plan).outruns_room(90, pending=None)
 
 
-def test_what_is_taken_of_what_a_neighbour_sent():
+def test_messages_of_a_neighbour_are_taken_once_and_in_order():
     here = making(edges(middle(num_steps=9, snapshot_every=100)), ACTIVATION, 2)
     assert take(here, arrived(TIE_UP, 0)) == [store(TIE_UP, 0)]
     assert take(here, arrived(TIE_UP, 0)) == []
@@ -252,7 +252,7 @@ def test_what_is_taken_of_what_a_neighbour_sent():
     "message",
     [arrived(TIE_DOWN, 0), acked(TIE_DOWN, 1, 1), wanted(TIE_DOWN, 1), linked(BELOW), stop_told(3)],
 )
-def test_a_message_flows_from_one_side_only(message):
+def test_message_flows_from_one_side_only(message):
     plan = WorkerPlan(num_steps=9, incoming={TIE_DOWN: window()}, outgoing={ACTIVATION: window()})
     top = edges(WorkerPlan(num_steps=9, incoming={ACTIVATION: window()}), to=[])
     for side in Side:
@@ -266,7 +266,7 @@ def test_a_message_flows_from_one_side_only(message):
     assert not top.flows(ABOVE, stop_told(3).message)
 
 
-def test_the_receivers_cover_what_they_need_before_a_step():
+def test_receivers_cover_what_they_need_before_a_step():
     """Of the downward ties, the last `lag` before the end are for the run that is resumed."""
     here = edges(middle(num_steps=9, lag=1))
     for stream in Stream:
@@ -280,7 +280,7 @@ def test_the_receivers_cover_what_they_need_before_a_step():
     assert here.are_covered(3)
 
 
-def test_what_a_tick_repeats_to_a_neighbour_that_is_known_and_not_linked():
+def test_tick_says_hello_to_a_known_neighbour_until_linked():
     here = edges(middle(num_steps=9), to=[])
     take(here, linked(BELOW, to=None))
     assert list(here.repeat()) == [
@@ -291,7 +291,7 @@ def test_what_a_tick_repeats_to_a_neighbour_that_is_known_and_not_linked():
     ]
 
 
-def test_room_and_the_stop_are_spoken_of_to_linked_neighbours_only():
+def test_snapshot_request_and_stop_go_to_linked_neighbours_only():
     plan = WorkerPlan(num_steps=9, outgoing={ACTIVATION: window(2, retained=4)}, snapshot_every=9)
     here = edges(plan, to=[])
     for step in range(2):
@@ -304,12 +304,12 @@ def test_room_and_the_stop_are_spoken_of_to_linked_neighbours_only():
     assert list(here.tell_stop(None)) == []
 
 
-def test_the_highest_worker_has_no_one_to_tell():
+def test_highest_worker_has_no_one_to_tell():
     here = edges(WorkerPlan(num_steps=2, incoming={ACTIVATION: window()}), to=[BELOW])
     assert list(here.tell_stop(1)) == []
 
 
-def test_a_tick_repeats_what_has_not_been_said_since_the_last_one():
+def test_tick_repeats_what_was_not_said_since_the_last_one():
     here = edges(middle(num_steps=9))
     take(here, arrived(TIE_UP, 0))
     here.ack(TIE_UP)
@@ -321,7 +321,8 @@ def test_a_tick_repeats_what_has_not_been_said_since_the_last_one():
     ], "it may be lost"
 
 
-def test_what_is_awaited_for_long_is_asked_for_though_it_has_just_been_said():
+def test_awaited_message_is_asked_for_despite_a_fresh_ack():
+    """The acknowledgement went out a moment ago, and asked for nothing."""
     here = edges(middle(num_steps=9))
     for _ in range(RESEND_AFTER_TICKS - 1):
         list(here.repeat())

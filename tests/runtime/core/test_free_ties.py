@@ -17,7 +17,7 @@ def hear(incoming: FreeIncoming, *steps: int, absent: bool = False) -> list[bool
 
 
 @pytest.mark.parametrize("free", [WEIGHTS, GRADIENTS])
-def test_what_arrives_is_taken_at_once_gaps_and_all_and_only_once(free):
+def test_free_tie_is_taken_at_once_despite_gaps_and_only_once(free):
     incoming = FreeIncoming(window(), free)
     assert hear(incoming, 0, 3, 3, 1) == [True, True, False, False]
     assert incoming.expected == incoming.released == incoming.durable == 4
@@ -34,7 +34,7 @@ def test_weights_stay_in_use_until_newer_ones_come():
     assert not incoming.is_fresh(4), "a step that was passed over says nothing of the weights"
 
 
-def test_gradients_are_used_once_and_a_missing_one_is_not_waited_for():
+def test_gradients_are_used_once_and_missing_ones_not_awaited():
     incoming = FreeIncoming(window(), GRADIENTS)
     hear(incoming, 0, 1)
     assert incoming.take(1) == ([0, 1], 0)
@@ -45,7 +45,7 @@ def test_gradients_are_used_once_and_a_missing_one_is_not_waited_for():
     assert incoming.take(6) == ([4], 1), "3 is too stale for step 6"
 
 
-def test_before_anything_is_heard_as_many_steps_are_free_as_the_bound_has():
+def test_steps_are_free_up_to_the_bound_before_any_message():
     incoming = FreeIncoming(window(), WEIGHTS)
     assert [incoming.is_fresh(step) for step in range(4)] == [True, True, False, False]
 
@@ -54,7 +54,7 @@ def sent(outgoing: FreeOutgoing) -> list[int]:
     return outgoing.take_sendable()
 
 
-def test_a_receiver_that_lost_it_is_sent_the_newest_again_with_the_marks_behind_it():
+def test_newest_tie_is_resent_with_the_absent_markers_behind_it():
     outgoing = FreeOutgoing(window(9), 0, {})
     for step in range(6):
         outgoing.make(step, absent=step > 3)
@@ -71,7 +71,8 @@ def test_a_receiver_that_lost_it_is_sent_the_newest_again_with_the_marks_behind_
     assert sent(outgoing) == [3, 4, 5], "it may be lost again, before anything is heard"
 
 
-def test_a_new_sender_goes_on_with_what_it_finds_or_says_that_there_is_nothing():
+def test_restarted_sender_resends_what_it_finds_or_a_marker():
+    """Without one it says by the absent marker of its last step that there is nothing."""
     outgoing = FreeOutgoing(window(9), 7, {5: False})
     outgoing.rewind(0)
     assert [(step, outgoing.is_absent(step)) for step in sent(outgoing)] == [(5, False), (6, True)]
@@ -83,7 +84,7 @@ def test_a_new_sender_goes_on_with_what_it_finds_or_says_that_there_is_nothing()
     assert sent(outgoing) == []
 
 
-def test_a_core_copies_releases_and_acknowledges_a_tie_in_one():
+def test_core_stores_releases_and_acknowledges_a_free_tie_in_one():
     plan = WorkerPlan(num_steps=9, incoming={TIE_DOWN: window()}, free=GRADIENTS)
     core = started(plan)
     assert core.handle(arrived(TIE_DOWN, 0)) == [

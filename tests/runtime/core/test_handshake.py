@@ -37,7 +37,7 @@ BELOW, ABOVE = Side
 # By the letter ---------------------------------------------------------------------------------
 
 
-def test_a_first_hello_is_answered_with_what_is_known_now():
+def test_first_hello_is_answered_with_what_is_known_now():
     core = WorkerCore(top(), generation=2)
     assert core.start() == [hello(BELOW, 2, to=None, asks=True, activation=0)]
     asked = linked(BELOW, 5, to=None, asks=True)
@@ -47,7 +47,7 @@ def test_a_first_hello_is_answered_with_what_is_known_now():
     assert core.state is State.WAIT_INPUT
 
 
-def test_a_hello_that_asks_and_knows_us_is_answered_without_a_question():
+def test_hello_that_knows_us_is_answered_without_a_question():
     core = WorkerCore(bottom())
     core.start()
     assert core.handle(linked(ABOVE, asks=True)) == [
@@ -56,7 +56,7 @@ def test_a_hello_that_asks_and_knows_us_is_answered_without_a_question():
     ]
 
 
-def test_nothing_is_sent_to_a_neighbour_that_may_not_know_us():
+def test_neighbour_that_may_not_know_us_is_sent_nothing():
     core = started(bottom(size=3))
     run_step(core, 0)
     assert core.handle(linked(ABOVE, 1, to=None, asks=True)) == [hello(ABOVE, to=1, asks=True)]
@@ -68,7 +68,7 @@ def test_nothing_is_sent_to_a_neighbour_that_may_not_know_us():
     ]
 
 
-def test_a_worker_that_has_begun_goes_on_computing_while_it_links_again():
+def test_worker_that_has_begun_computes_while_it_links_again():
     core = started(middle(num_steps=9, size=4, lag=3))
     core.handle(arrived(ACTIVATION, 0))
     core.handle(linked(BELOW, 1, to=None))
@@ -76,14 +76,14 @@ def test_a_worker_that_has_begun_goes_on_computing_while_it_links_again():
     assert core.state is State.UPDATE
 
 
-def test_a_second_hello_of_one_life_changes_nothing():
+def test_second_hello_of_a_generation_changes_nothing():
     core = started(bottom())
     run_step(core, 0)
     assert core.handle(linked(ABOVE, activation=0)) == []
     assert core.edges.num_resent == 0
 
 
-def test_a_zombies_hello_is_fenced_off_and_not_answered():
+def test_zombies_hello_is_fenced_off_and_not_answered():
     core = started(bottom())
     core.handle(linked(ABOVE, 2))
     assert core.handle(linked(ABOVE, 1, to=None, asks=True)) == []
@@ -91,7 +91,7 @@ def test_a_zombies_hello_is_fenced_off_and_not_answered():
     assert (core.edges.peers[ABOVE].generation, core.edges.peers[ABOVE].is_linked) == (2, True)
 
 
-def test_a_restarted_worker_wants_what_its_snapshot_has_not_used_up():
+def test_restarted_worker_wants_what_its_snapshot_has_not_used():
     core = WorkerCore(middle(num_steps=9, lag=1), generation=4, start_step=5)
     assert core.start() == [
         hello(BELOW, 4, to=None, asks=True, activation=5, tie_up=5),
@@ -99,7 +99,8 @@ def test_a_restarted_worker_wants_what_its_snapshot_has_not_used_up():
     ]
 
 
-def test_a_tick_says_hello_until_linked_and_repeats_every_word_to_whom_is_known():
+def test_tick_says_hello_until_linked_and_repeats_acks():
+    """Acknowledgements go to whoever is known."""
     core = WorkerCore(middle())
     core.start()
     assert (
@@ -123,8 +124,8 @@ def test_a_tick_says_hello_until_linked_and_repeats_every_word_to_whom_is_known(
     assert not any(isinstance(action.message, Hello) for action in core.handle(Tick()))
 
 
-def test_a_tick_is_a_sign_of_life_where_nothing_is_received():
-    """Untied, a worker receives nothing from above: the upper one once heard it only at steps."""
+def test_tick_says_hello_if_nothing_is_received():
+    """Untied, a worker receives nothing from above: the upper one once was heard only at steps."""
     plan = WorkerPlan(num_steps=2, outgoing={ACTIVATION: window()})
     core = started(plan)
     assert core.handle(Tick()) == [hello(ABOVE, to=0, asks=False)]
@@ -141,7 +142,7 @@ def fenced(core: WorkerCore, *events) -> None:
     assert vars(core.edges.outgoing.get(ACTIVATION, core)) == before
 
 
-def test_a_dead_life_of_the_neighbours_is_fenced_off():
+def test_dead_generation_of_a_neighbour_is_fenced_off():
     core = started(middle(snapshot_every=9))
     for side in Side:
         core.handle(linked(side, 2))
@@ -156,7 +157,7 @@ def test_a_dead_life_of_the_neighbours_is_fenced_off():
     assert core.edges.incoming[ACTIVATION].expected == 0
 
 
-def test_credit_and_messages_for_a_dead_life_of_ours_are_fenced_off():
+def test_messages_for_a_dead_generation_of_ours_are_fenced_off():
     """A message on its way to the dead worker once overran the window of its successor."""
     core = started(middle(snapshot_every=9), generation=3)
     fenced(
@@ -169,7 +170,7 @@ def test_credit_and_messages_for_a_dead_life_of_ours_are_fenced_off():
     assert core.handle(arrived(ACTIVATION, 0, to=3)) == [store(ACTIVATION, 0), *begun(0)]
 
 
-def test_before_a_hello_everything_is_fenced_off():
+def test_messages_before_a_hello_are_fenced_off():
     core = WorkerCore(top())
     core.start()
     fenced(core, arrived(ACTIVATION, 0))
@@ -210,7 +211,7 @@ class Pair:
         return all(core.edges.are_linked for core in (self.lower, self.upper))
 
 
-def test_crossing_hellos_link_both_sides_in_six_messages():
+def test_hellos_that_cross_link_both_sides_in_six_messages():
     pair, num_messages = Pair(), 0
     while pair.flying:
         pair.deliver()
@@ -219,7 +220,7 @@ def test_crossing_hellos_link_both_sides_in_six_messages():
     assert num_messages == 6  # both asked at once, and each answered an answer too
 
 
-def test_one_hello_after_the_other_links_both_sides_in_three_messages():
+def test_hellos_in_turn_link_both_sides_in_three_messages():
     pair = Pair()
     pair.flying.pop(0)  # the lower one's came before there was an upper one
     for _ in range(3):
@@ -229,7 +230,7 @@ def test_one_hello_after_the_other_links_both_sides_in_three_messages():
 
 
 @pytest.mark.parametrize("lost", [{n} for n in range(6)] + [{0, 1}, {2, 3}, {0, 1, 2, 3}])
-def test_whatever_hellos_are_lost_a_tick_makes_up_for_them(lost):
+def test_lost_hellos_are_made_up_for_by_a_tick(lost):
     pair = Pair()
     for number in itertools.count():
         if not pair.flying:
@@ -256,7 +257,7 @@ def test_hellos_may_overtake_each_other(order):
     assert pair.are_linked
 
 
-def test_both_sides_restart_at_once_and_hear_the_dead_first():
+def test_neighbours_that_restart_at_once_link_behind_dead_hellos():
     """The hellos of both dead generations are still on their way when the new ones speak."""
     pair = Pair()
     dead = list(pair.flying)

@@ -1,4 +1,4 @@
-"""The place in the order of computations, up to which they are handed out."""
+"""The place in the order of computations, up to which they are issued."""
 
 import pytest
 
@@ -10,7 +10,7 @@ ORDER = [(FORWARD, 4), (UPDATE, 4), (APPLY, 4), (FORWARD, 5), (UPDATE, 5), (APPL
 
 
 def after(num_noted: int) -> Issued:
-    """What a generation that begins with step 4 has handed out after so many."""
+    """What a generation that begins with step 4 has issued after so many."""
     issued = Issued(4)
     for phase, step in ORDER[:num_noted]:
         issued.note(compute(phase, step))
@@ -18,7 +18,7 @@ def after(num_noted: int) -> Issued:
 
 
 @pytest.mark.parametrize("num_noted", range(len(ORDER)))
-def test_all_before_the_next_one_is_issued_and_nothing_from_there(num_noted):
+def test_computations_are_issued_up_to_the_next_one(num_noted):
     issued = after(num_noted)
     has = [issued.has(phase, step) for phase, step in ORDER]
     assert has == [True] * num_noted + [False] * (len(ORDER) - num_noted)
@@ -26,13 +26,13 @@ def test_all_before_the_next_one_is_issued_and_nothing_from_there(num_noted):
     assert not issued.has(FORWARD, 9)
 
 
-def test_what_is_noted_is_given_back():
+def test_noted_computation_is_given_back():
     action = compute(FORWARD, 4)
     assert Issued(4).note(action) is action
 
 
 @pytest.mark.parametrize("num_noted", range(4))
-def test_only_the_one_that_follows_can_be_noted(num_noted):
+def test_computation_that_follows_alone_can_be_noted(num_noted):
     for number, (phase, step) in enumerate(ORDER):
         if number != num_noted:
             with pytest.raises(AssertionError):

@@ -18,24 +18,24 @@ def test_streams_have_one_direction():
     ]
 
 
-def test_only_a_downward_tie_is_due_late():
+def test_downward_tie_alone_is_due_late():
     plan = WorkerPlan(num_steps=5, lag=2, incoming=dict.fromkeys(Stream, WINDOW) | wide_down(3))
     assert [plan.due(ACTIVATION, step) for step in range(3)] == [0, 1, 2]
     assert [plan.due(TIE_UP, step) for step in range(3)] == [0, 1, 2]
     assert [plan.due(TIE_DOWN, step) for step in range(5)] == [None, None, 0, 1, 2]
 
 
-def test_a_stream_that_is_not_received_is_never_due():
+def test_stream_that_is_not_received_is_never_due():
     assert WorkerPlan(num_steps=5).due(TIE_UP, 3) is None
 
 
-def test_a_downward_tie_due_after_the_last_step_is_not_counted():
+def test_downward_tie_due_after_the_last_step_is_not_counted():
     plan = WorkerPlan(num_steps=5, lag=2)
     assert [plan.num_messages(stream) for stream in Stream] == [5, 5, 3]
     assert WorkerPlan(num_steps=2, lag=3).num_messages(TIE_DOWN) == 0
 
 
-def test_what_the_steps_before_a_snapshot_have_used_up():
+def test_snapshot_has_used_up_what_the_steps_before_it_need():
     plan = WorkerPlan(num_steps=5, lag=2)
     assert [plan.consumed_before(ACTIVATION, step) for step in range(6)] == [0, 1, 2, 3, 4, 5]
     assert [plan.consumed_before(TIE_DOWN, step) for step in range(6)] == [0, 0, 0, 1, 2, 3]
@@ -49,7 +49,7 @@ def test_every_message_is_due_exactly_once(lag):
         assert [d for d in due if d is not None] == list(range(plan.num_messages(stream)))
 
 
-def test_sides_are_where_streams_come_from_and_go_to():
+def test_sides_are_the_ends_of_the_streams():
     bottom = WorkerPlan(num_steps=1, incoming={TIE_DOWN: WINDOW}, outgoing={ACTIVATION: WINDOW})
     top = WorkerPlan(num_steps=1, incoming={ACTIVATION: WINDOW}, outgoing={TIE_DOWN: WINDOW})
     assert bottom.sides() == {Side.ABOVE}
@@ -58,20 +58,20 @@ def test_sides_are_where_streams_come_from_and_go_to():
 
 
 @pytest.mark.parametrize("direction", ["incoming", "outgoing"])
-def test_the_downward_window_holds_the_lag(direction):
+def test_downward_window_holds_the_lag(direction):
     WorkerPlan(num_steps=9, lag=3, **{direction: wide_down(4)})
     with pytest.raises(ValueError, match=r"downward window of 3 messages .* lag 3; .* at least 4"):
         WorkerPlan(num_steps=9, lag=3, **{direction: wide_down(3)})
 
 
-def test_the_bytes_of_the_downward_window_hold_the_lag_too():
+def test_bytes_of_the_downward_window_hold_the_lag_too():
     """With lag 6 and bytes for two ties, both workers once waited for credit for ever."""
     few_bytes = Window(max_messages=7, max_bytes=20, message_bytes=10)
     with pytest.raises(ValueError, match=r"downward window of 2 messages .* lag 6; .* at least 7"):
         WorkerPlan(num_steps=9, lag=6, outgoing={TIE_DOWN: few_bytes})
 
 
-def test_a_window_holds_two_messages_and_their_bytes():
+def test_window_holds_two_messages_and_their_bytes():
     with pytest.raises(ValueError, match="window of 1 message; it must hold at least 2"):
         Window(max_messages=1, max_bytes=20, message_bytes=10)
     with pytest.raises(ValueError, match=r"19 bytes can't hold two messages of 10; .* at least 20"):
@@ -86,17 +86,17 @@ def test_a_window_holds_two_messages_and_their_bytes():
         ({"num_steps": 1, "checkpoint_every": 1}, "checkpoints without snapshots; give snapshot_e"),
     ],
 )
-def test_a_plan_that_can_not_be_is_refused(figures, message):
+def test_plan_that_can_not_be_is_refused(figures, message):
     with pytest.raises(ValueError, match=message):
         WorkerPlan(**figures)
 
 
-def test_the_least_room_to_keep_messages_is_a_window_one_more_and_the_lag():
+def test_least_room_to_retain_is_a_window_one_more_and_the_lag():
     plan = WorkerPlan(num_steps=9, lag=3, outgoing=dict.fromkeys(Stream, WINDOW) | wide_down(5))
     assert [plan.min_retained(stream) for stream in Stream] == [3, 3, 9]
 
 
-def test_less_room_than_that_is_refused():
+def test_room_below_the_least_is_refused():
     down = wide_down(5)[TIE_DOWN]
     WorkerPlan(num_steps=9, lag=3, outgoing={TIE_DOWN: replace(down, max_retained=9)})
     with pytest.raises(

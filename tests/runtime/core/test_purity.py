@@ -21,7 +21,7 @@ def imported(path: Path) -> set[str]:
     return found
 
 
-def test_the_core_imports_what_is_on_the_list_and_itself():
+def test_core_imports_what_is_on_the_list_and_itself():
     """An allow-list, since one of what is forbidden forgets the next clock or socket."""
     files = list(Path(runtime.core.__path__[0]).glob("*.py"))
     assert len(files) > 10

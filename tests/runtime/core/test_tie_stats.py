@@ -4,7 +4,7 @@ from runtime.core.plan import Stream
 from runtime.core.tie_stats import TieStats
 
 
-def test_a_copy_does_not_change_with_the_first():
+def test_copy_does_not_change_with_the_first():
     tie_stats = TieStats()
     for staleness in (1, 1, -2):
         tie_stats.note(Stream.TIE_UP, staleness)

@@ -46,7 +46,7 @@ BELOW, ABOVE = Side
 # A whole run -----------------------------------------------------------------------------------
 
 
-def test_two_steps_of_a_middle_worker_with_lag_1():
+def test_middle_worker_runs_two_steps_with_lag_1():
     core = WorkerCore(middle(num_steps=2, lag=1))
     assert core.start() == [
         hello(BELOW, to=None, asks=True, activation=0, tie_up=0),
@@ -95,7 +95,7 @@ def test_two_steps_of_a_middle_worker_with_lag_1():
     assert core.step == 2
 
 
-def test_a_worker_alone_runs_its_steps_and_finishes():
+def test_worker_alone_runs_its_steps_and_finishes():
     core = WorkerCore(WorkerPlan(num_steps=2))
     assert core.start() == begun(0)
     assert core.handle(done(FORWARD, 0)) == [compute(APPLY, 0), *begun(1)]
@@ -106,8 +106,8 @@ def test_a_worker_alone_runs_its_steps_and_finishes():
     assert core.handle(done(APPLY, 1)) == [Finish()]
 
 
-def test_a_downward_tie_is_made_at_every_step_though_the_last_ones_are_never_sent():
-    """Made they must be: where the job stops early, the run that goes on sends them."""
+def test_downward_ties_are_all_made_though_the_last_are_not_sent():
+    """Made they must be: if the job stops early, the resumed run sends them."""
     core = started(WorkerPlan(num_steps=3, lag=1, outgoing={TIE_DOWN: window()}))
     sent = [action for step in range(3) for action in run_step(core, step)]
     assert [action for action in sent if action in (send(TIE_DOWN, 0), send(TIE_DOWN, 1))]
@@ -117,7 +117,7 @@ def test_a_downward_tie_is_made_at_every_step_though_the_last_ones_are_never_sen
     assert core.handle(acked(TIE_DOWN, 2, 2, 2)) == [Trim(stream=TIE_DOWN, step=2), Finish()]
 
 
-def test_nothing_starts_before_every_neighbour_is_linked():
+def test_worker_starts_when_every_neighbour_is_linked():
     core = WorkerCore(middle())
     core.start()
     core.handle(linked(BELOW))
@@ -127,7 +127,7 @@ def test_nothing_starts_before_every_neighbour_is_linked():
 
 
 def test_actions_do_not_depend_on_the_hash_seed():
-    """The neighbours were kept in a set of enum members, whose order Python draws per process."""
+    """The neighbours were in a set of enum members, whose order Python draws per process."""
     program = (
         "from runtime.core.plan import *; from runtime.core.worker import WorkerCore;"
         "w = dict.fromkeys(Stream, Window(max_messages=2, max_bytes=2, message_bytes=1));"
@@ -159,7 +159,7 @@ def test_actions_do_not_depend_on_the_hash_seed():
         "no event at all",
     ],
 )
-def test_an_illegal_event_raises_with_the_history_and_changes_nothing(event):
+def test_illegal_event_raises_its_history_and_changes_nothing(event):
     core = started(bottom())
     core.handle(acked(ACTIVATION, 0, 0))
     before = vars(core.edges.outgoing[ACTIVATION]).copy()
@@ -180,14 +180,14 @@ def test_an_illegal_event_raises_with_the_history_and_changes_nothing(event):
 
 
 @pytest.mark.parametrize("event", [done(FORWARD, 0), SnapshotDurable(step=0)])
-def test_nothing_can_finish_while_nothing_runs(event):
+def test_computed_is_illegal_while_nothing_runs(event):
     core = started(top())
     assert core.state is State.WAIT_INPUT
     with pytest.raises(IllegalEvent):
         core.handle(event)
 
 
-def test_a_snapshot_of_another_step_is_illegal():
+def test_snapshot_of_another_step_is_illegal():
     core = started(top(snapshot_every=1))
     run_step(core, 0, needs=(ACTIVATION,))
     with pytest.raises(IllegalEvent):
@@ -195,7 +195,7 @@ def test_a_snapshot_of_another_step_is_illegal():
     core.handle(SnapshotDurable(step=1))
 
 
-def test_the_history_is_bounded():
+def test_history_is_bounded():
     core = started(top())
     for _ in range(2 * HISTORY_LENGTH):
         core.handle(Tick())
@@ -205,21 +205,21 @@ def test_the_history_is_bounded():
 # Duplicates, gaps, windows ---------------------------------------------------------------------
 
 
-def test_a_duplicate_is_dropped_and_counted():
+def test_duplicate_is_dropped_and_counted():
     core = started(top())
     core.handle(arrived(ACTIVATION, 0))
     assert core.handle(arrived(ACTIVATION, 0)) == []
     assert core.edges.num_duplicates == 1
 
 
-def test_a_duplicate_with_another_checksum_is_an_error():
+def test_duplicate_with_another_checksum_is_an_error():
     core = started(top())
     core.handle(arrived(ACTIVATION, 0, checksum=1))
     with pytest.raises(ProtocolError, match="message 0 came twice"):
         core.handle(arrived(ACTIVATION, 0, checksum=2))
 
 
-def test_a_message_beyond_the_window_is_an_error():
+def test_message_beyond_the_window_is_an_error():
     core = started(top())
     core.handle(arrived(ACTIVATION, 0))
     core.handle(arrived(ACTIVATION, 1))
@@ -227,14 +227,14 @@ def test_a_message_beyond_the_window_is_an_error():
         core.handle(arrived(ACTIVATION, 2))
 
 
-def test_a_gap_asks_for_a_resend_and_keeps_nothing():
+def test_gap_asks_for_a_resend_and_stores_nothing():
     core = started(top(size=4))
     core.handle(arrived(ACTIVATION, 0))
     assert core.handle(arrived(ACTIVATION, 2)) == [ack(ACTIVATION, 1, 0, resend=True)]
     assert core.handle(arrived(ACTIVATION, 1)) == [store(ACTIVATION, 1)]
 
 
-def test_a_damaged_message_asks_for_a_resend():
+def test_damaged_message_asks_for_a_resend():
     core = started(top())
     assert core.handle(Rejected(stream=ACTIVATION)) == [ack(ACTIVATION, 0, 0, resend=True)]
 
@@ -251,7 +251,7 @@ def test_resend_sends_everything_from_there_again():
 # Credit ----------------------------------------------------------------------------------------
 
 
-def test_at_most_one_message_waits_for_credit():
+def test_credit_is_awaited_by_one_message_at_most():
     core = started(bottom())
     run_step(core, 0)
     run_step(core, 1)
@@ -273,7 +273,7 @@ def test_credit_is_also_in_bytes():
     assert send(ACTIVATION, 2) not in run_step(core, 2)
 
 
-def test_an_absent_tie_costs_no_bytes():
+def test_absent_tie_costs_no_bytes():
     few_bytes = Window(max_messages=4, max_bytes=20, message_bytes=10)
     core = started(WorkerPlan(num_steps=4, outgoing={TIE_UP: few_bytes}))
     for step in range(3):
@@ -285,7 +285,7 @@ def test_an_absent_tie_costs_no_bytes():
         assert core.handle(done(APPLY, step)) == []
 
 
-def test_an_absent_term_is_left_out_and_its_marker_released():
+def test_absent_term_is_left_out_and_its_marker_released():
     core = started(middle(num_steps=3, lag=0))
     core.handle(arrived(ACTIVATION, 0))
     core.handle(arrived(TIE_UP, 0, absent=True))
@@ -295,7 +295,7 @@ def test_an_absent_term_is_left_out_and_its_marker_released():
     assert release(TIE_UP, 0) in core.handle(done(APPLY, 0))
 
 
-def test_an_absent_term_from_above_is_left_out():
+def test_absent_term_from_above_is_left_out():
     core = started(middle(num_steps=3, lag=0))
     core.handle(arrived(ACTIVATION, 0))
     core.handle(arrived(TIE_UP, 0))
@@ -305,7 +305,7 @@ def test_an_absent_term_from_above_is_left_out():
     assert actions == [store(TIE_DOWN, 0), compute(APPLY, 0, below=0)]
 
 
-def test_a_forward_waits_for_its_own_activation():
+def test_forward_waits_for_its_own_activation():
     core = started(top())
     run_step(core, 0, needs=(ACTIVATION,))
     assert core.state is State.WAIT_INPUT

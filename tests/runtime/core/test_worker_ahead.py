@@ -1,4 +1,4 @@
-"""What a worker's core hands out ahead of what is known to be done, and what holds it back."""
+"""What a worker's core issues ahead of what is known to be done, and what holds it back."""
 
 import pytest
 
@@ -60,7 +60,7 @@ def in_forward(plan: WorkerPlan, *here) -> WorkerCore:
 # What is handed out -----------------------------------------------------------------------------
 
 
-def test_while_an_update_runs_the_apply_and_the_next_step_are_issued():
+def test_apply_and_next_step_are_issued_during_an_update():
     core = in_forward(middle(num_steps=9), (ACTIVATION, 1), (TIE_UP, 0))
     assert core.handle(done(FORWARD, 0)) == [
         send(ACTIVATION, 0),
@@ -79,7 +79,7 @@ def test_while_an_update_runs_the_apply_and_the_next_step_are_issued():
     assert (core.state, core.step, core.reached) == (State.FORWARD, 1, 2)
 
 
-def test_the_apply_is_issued_when_its_last_tie_arrives_and_then_the_next_step():
+def test_apply_and_next_step_are_issued_with_the_last_tie():
     core = in_forward(middle(num_steps=9, lag=0))
     core.handle(done(FORWARD, 0))
     assert core.handle(arrived(TIE_UP, 0)) == [store(TIE_UP, 0)]
@@ -89,14 +89,14 @@ def test_the_apply_is_issued_when_its_last_tie_arrives_and_then_the_next_step():
     assert core.state is State.UPDATE
 
 
-def test_an_absent_tie_is_left_out_ahead_too():
+def test_absent_tie_is_left_out_ahead_too():
     core = started(middle(num_steps=9))
     core.handle(arrived(ACTIVATION, 0))
     core.handle(arrived(TIE_UP, 0, absent=True))
     assert core.handle(done(FORWARD, 0)) == [send(ACTIVATION, 0), compute(APPLY, 0)]
 
 
-def test_while_an_apply_runs_the_next_step_is_issued():
+def test_next_step_is_issued_during_an_apply():
     core = in_forward(top(num_steps=9))
     core.handle(done(FORWARD, 0))
     core.handle(done(UPDATE, 0))
@@ -105,7 +105,7 @@ def test_while_an_apply_runs_the_next_step_is_issued():
     assert core.handle(done(APPLY, 0)) == []
 
 
-def test_an_apply_that_was_waited_for_comes_with_the_next_step():
+def test_apply_that_was_waited_for_comes_with_the_next_step():
     core = in_forward(middle(num_steps=9), (ACTIVATION, 1))
     core.handle(done(FORWARD, 0))
     core.handle(done(UPDATE, 0))
@@ -114,16 +114,16 @@ def test_an_apply_that_was_waited_for_comes_with_the_next_step():
     assert last == [store(TIE_UP, 0), compute(APPLY, 0, below=0), *begun(1)]
 
 
-def test_nothing_is_issued_twice_nor_more_than_one_step_ahead():
+def test_computations_are_issued_once_and_one_step_ahead():
     """All that step 1 needs is here, and the activation of step 2."""
     here = [(ACTIVATION, 1), (ACTIVATION, 2), (TIE_UP, 0), (TIE_UP, 1), (TIE_DOWN, 0)]
     core = in_forward(middle(num_steps=9, size=4), *here)
     issued = core.handle(done(FORWARD, 0))
     assert issued == [send(ACTIVATION, 0), compute(APPLY, 0, below=0), *begun(1)]
-    words = [ack(ACTIVATION, 3, 0), ack(TIE_UP, 2, 0), ack(TIE_DOWN, 1, 0)]
-    assert repeated(core) == words
+    acks = [ack(ACTIVATION, 3, 0), ack(TIE_UP, 2, 0), ack(TIE_DOWN, 1, 0)]
+    assert repeated(core) == acks
     core.handle(done(UPDATE, 0))
-    assert repeated(core) == [ack(ACTIVATION, 3, 1), *words[1:]]
+    assert repeated(core) == [ack(ACTIVATION, 3, 1), *acks[1:]]
     assert core.handle(done(APPLY, 0)) == [release(TIE_UP, 0), ack(TIE_UP, 2, 1)]
     assert core.handle(arrived(TIE_UP, 2)) == [store(TIE_UP, 2)]
     next_ones = core.handle(done(FORWARD, 1))
@@ -131,7 +131,7 @@ def test_nothing_is_issued_twice_nor_more_than_one_step_ahead():
 
 
 @pytest.mark.parametrize("event", [done(FORWARD, 1), done(APPLY, 0), done(UPDATE, 1)])
-def test_what_is_issued_still_ends_in_its_order(event):
+def test_issued_computations_end_in_order(event):
     core = in_forward(bottom())
     assert core.handle(done(FORWARD, 0)) == [send(ACTIVATION, 0), compute(APPLY, 0), *begun(1)]
     with pytest.raises(IllegalEvent):
@@ -142,7 +142,7 @@ def test_what_is_issued_still_ends_in_its_order(event):
 # What holds it back: what is not here -----------------------------------------------------------
 
 
-def test_without_its_activation_the_next_step_is_not_issued():
+def test_next_step_is_not_issued_without_its_activation():
     core = in_forward(middle(num_steps=9), (TIE_UP, 0))
     assert core.handle(done(FORWARD, 0)) == [send(ACTIVATION, 0), compute(APPLY, 0, below=0)]
     assert core.reached == 1
@@ -150,14 +150,15 @@ def test_without_its_activation_the_next_step_is_not_issued():
     assert core.reached == 2
 
 
-def test_without_a_tie_neither_the_apply_nor_what_is_behind_it_is_issued():
+def test_apply_and_next_step_are_not_issued_without_a_tie():
     core = in_forward(middle(num_steps=9), (ACTIVATION, 1))
     assert core.handle(done(FORWARD, 0)) == [send(ACTIVATION, 0)]
     last = core.handle(arrived(TIE_UP, 0))
     assert last == [store(TIE_UP, 0), compute(APPLY, 0, below=0), *begun(1)]
 
 
-def test_free_ties_are_not_taken_before_the_update_is_done_nor_the_next_step_before_the_apply():
+def test_free_ties_are_taken_only_when_the_update_is_done():
+    """The next step is not issued before the apply either."""
     free = Free(max_staleness=9, keeps_newest=True)
     plan = WorkerPlan(num_steps=9, incoming=dict.fromkeys((ACTIVATION, TIE_DOWN), window()))
     core = started(WorkerPlan(**vars(plan) | {"free": free}))
@@ -178,7 +179,7 @@ def test_free_ties_are_not_taken_before_the_update_is_done_nor_the_next_step_bef
 # What holds it back: the boundary ---------------------------------------------------------------
 
 
-def test_nothing_is_issued_behind_the_last_step():
+def test_last_step_has_nothing_issued_behind_it():
     core = in_forward(bottom(num_steps=1))
     assert core.handle(done(FORWARD, 0)) == [send(ACTIVATION, 0), compute(APPLY, 0)]
     core.handle(done(UPDATE, 0))
@@ -186,13 +187,13 @@ def test_nothing_is_issued_behind_the_last_step():
     assert core.state is State.DRAINING
 
 
-def test_nothing_is_issued_behind_a_stop():
+def test_stop_has_nothing_issued_behind_it():
     core = in_forward(bottom(num_steps=9))
     assert core.handle(StopWanted()) == [tell_stop(1)]
     assert core.handle(done(FORWARD, 0)) == [send(ACTIVATION, 0), compute(APPLY, 0)]
 
 
-def test_nothing_is_issued_behind_a_stop_that_was_told():
+def test_stop_told_by_a_neighbour_has_nothing_issued_behind_it():
     core = in_forward(top(num_steps=9), (ACTIVATION, 1))
     core.handle(stop_told(1))
     assert core.handle(done(FORWARD, 0)) == [compute(APPLY, 0)]
@@ -214,20 +215,20 @@ def without_credit_for_the_third_tie() -> WorkerCore:
     return core
 
 
-def test_without_credit_for_the_tie_that_is_yet_to_be_made_the_next_step_waits():
+def test_next_step_waits_for_credit_for_an_unmade_tie():
     core = without_credit_for_the_third_tie()
     assert core.handle(acked(TIE_UP, 2, 0)) == []
     assert core.handle(acked(TIE_UP, 2, 1)) == begun(3)
 
 
-def test_the_next_step_waits_while_the_tie_that_was_made_is_not_sent():
+def test_next_step_waits_until_the_tie_that_was_made_is_sent():
     core = without_credit_for_the_third_tie()
     assert core.handle(done(UPDATE, 2)) == []
     assert core.state is State.APPLY
     assert core.handle(acked(TIE_UP, 2, 1)) == [send(TIE_UP, 2), *begun(3)]
 
 
-def test_no_second_activation_waits_for_credit_ahead_of_time():
+def test_second_activation_never_waits_for_credit_ahead_of_time():
     """Room that its tie would have does not help."""
     windows = {ACTIVATION: window(2), TIE_UP: window(9)}
     core = started(WorkerPlan(num_steps=9, outgoing=windows))
@@ -237,7 +238,7 @@ def test_no_second_activation_waits_for_credit_ahead_of_time():
     assert core.handle(acked(ACTIVATION, 2, 1)) == [send(ACTIVATION, 2), *begun(3)]
 
 
-def test_without_room_for_two_more_ties_the_next_step_waits():
+def test_next_step_waits_for_room_for_two_more_ties():
     """One is of this step and yet to be made, the other of the next."""
     core = started(tied(retained=3))
     for step in range(2):
@@ -250,26 +251,26 @@ def test_without_room_for_two_more_ties_the_next_step_waits():
     assert core.handle(acked(TIE_UP, 2, 2, 1)) == [Trim(stream=TIE_UP, step=1), *begun(3)]
 
 
-def test_room_is_for_one_more_where_the_tie_of_the_step_is_made():
+def test_room_for_one_more_is_enough_when_the_tie_is_made():
     core = started(tied(retained=4))
     for step in range(2):
         run_step(core, step)
     core.handle(acked(TIE_UP, 2, 2))
-    core.handle(linked(ABOVE, 1, to=None))  # so that step 3 is not handed out in the UPDATE
+    core.handle(linked(ABOVE, 1, to=None))  # so that step 3 is not issued in the UPDATE
     assert core.handle(done(FORWARD, 2)) == [compute(APPLY, 2)]
     assert core.handle(done(UPDATE, 2)) == []
     # Three are kept, and four may be.
     assert core.handle(linked(ABOVE, 1, tie_up=2)) == [send(TIE_UP, 2, to=1), *begun(3)]
 
 
-def test_a_tie_that_is_yet_to_be_made_must_find_its_neighbour_linked():
+def test_unmade_tie_must_find_its_neighbour_linked():
     core = in_forward(tied())
     core.handle(linked(ABOVE, 1, to=None))
     assert core.handle(done(FORWARD, 0)) == [compute(APPLY, 0)]
     assert core.handle(linked(ABOVE, 1)) == begun(1)
 
 
-def test_what_the_next_step_makes_need_not_find_its_neighbour_linked():
+def test_next_activation_need_not_find_its_neighbour_linked():
     """It may wait: at most one message of a stream does."""
     windows = {"incoming": {ACTIVATION: window()}, "outgoing": {ACTIVATION: window()}}
     core = in_forward(WorkerPlan(num_steps=9, **windows))
@@ -279,7 +280,7 @@ def test_what_the_next_step_makes_need_not_find_its_neighbour_linked():
     assert core.handle(arrived(ACTIVATION, 1)) == [store(ACTIVATION, 1), *begun(1)]
 
 
-def test_a_new_life_below_does_not_take_back_what_is_issued():
+def test_new_generation_below_takes_back_nothing_that_is_issued():
     core = in_forward(middle(num_steps=9), (ACTIVATION, 1), (TIE_UP, 0))
     core.handle(done(FORWARD, 0))
     asked = core.handle(linked(BELOW, 1, to=None, asks=True))
@@ -293,8 +294,8 @@ def test_a_new_life_below_does_not_take_back_what_is_issued():
 
 
 @pytest.mark.parametrize("num_events", range(10))
-def test_a_stop_is_never_below_what_is_issued(num_events):
-    """Whenever it is wanted: the job stops behind the last FORWARD that was handed out."""
+def test_stop_is_never_below_what_is_issued(num_events):
+    """Whenever it is wanted: the job stops behind the last FORWARD that was issued."""
     core = WorkerCore(bottom(num_steps=9, size=9))
     actions = core.start() + core.handle(linked(ABOVE))
     events = [done(phase, step) for step in range(4) for phase in (FORWARD, UPDATE, APPLY)]
@@ -306,7 +307,7 @@ def test_a_stop_is_never_below_what_is_issued(num_events):
     assert core.end == core.reached == last + 1
 
 
-def test_what_was_issued_is_done_before_the_stop():
+def test_issued_step_is_done_before_the_stop():
     core = in_forward(bottom(num_steps=9, snapshot_every=100))
     assert core.handle(done(FORWARD, 0)) == [send(ACTIVATION, 0), compute(APPLY, 0), *begun(1)]
     assert core.handle(StopWanted()) == [tell_stop(2)]
@@ -317,7 +318,7 @@ def test_what_was_issued_is_done_before_the_stop():
     assert core.handle(done(APPLY, 1)) == [Snapshot(step=2, checkpoint=True)]
 
 
-def test_a_stop_told_right_behind_what_is_issued_ends_there():
+def test_stop_told_right_behind_what_is_issued_ends_there():
     core = in_forward(top(num_steps=9, snapshot_every=100), (ACTIVATION, 1))
     assert core.handle(done(FORWARD, 0)) == [compute(APPLY, 0), *begun(1)]
     assert core.handle(stop_told(2)) == []

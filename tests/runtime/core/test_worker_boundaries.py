@@ -47,7 +47,7 @@ BELOW, ABOVE = Side
 # Snapshots -------------------------------------------------------------------------------------
 
 
-def test_durable_follows_the_snapshot_and_the_snapshot_follows_the_plan():
+def test_durable_follows_the_snapshot_which_follows_the_plan():
     core = started(top(num_steps=4, snapshot_every=2))
     actions = run_step(core, 0, needs=(ACTIVATION,))
     assert ack(ACTIVATION, 1, 1, 0) in actions
@@ -55,12 +55,12 @@ def test_durable_follows_the_snapshot_and_the_snapshot_follows_the_plan():
     actions = run_step(core, 1, needs=(ACTIVATION,))
     assert ack(ACTIVATION, 2, 2, 0) in actions
     assert actions[-4:-1] == [compute(APPLY, 1), Snapshot(step=2), release(ACTIVATION, 1)]
-    # Work goes on meanwhile; what is taken counts when it is safe.
+    # Work goes on meanwhile; what is taken counts when it is durable.
     assert core.handle(arrived(ACTIVATION, 2)) == [store(ACTIVATION, 2), *begun(2)]
     assert core.handle(SnapshotDurable(step=2)) == [ack(ACTIVATION, 3, 2, 2)]
 
 
-def test_the_durable_figure_of_a_downward_tie_is_late_by_the_lag():
+def test_durable_figure_of_a_downward_tie_is_late_by_the_lag():
     plan = WorkerPlan(num_steps=9, lag=1, incoming={TIE_DOWN: window()}, snapshot_every=3)
     core = started(plan)
     for step in range(3):
@@ -68,7 +68,7 @@ def test_the_durable_figure_of_a_downward_tie_is_late_by_the_lag():
     assert core.handle(SnapshotDurable(step=3))[0] == ack(TIE_DOWN, 3, 2, 2)
 
 
-def test_messages_are_forgotten_when_they_are_durable_and_not_before():
+def test_messages_are_forgotten_once_durable_and_not_before():
     core = started(bottom(snapshot_every=100))
     run_step(core, 0)
     assert core.handle(acked(ACTIVATION, 1, 1, 0)) == []
@@ -76,7 +76,7 @@ def test_messages_are_forgotten_when_they_are_durable_and_not_before():
     assert core.handle(acked(ACTIVATION, 1, 1, 1)) == []
 
 
-def test_the_last_step_ends_in_a_checkpoint():
+def test_last_step_ends_in_a_checkpoint():
     core = started(top(num_steps=1, snapshot_every=100))
     assert run_step(core, 0, needs=(ACTIVATION,))[-1] == Snapshot(step=1, checkpoint=True)
     assert core.handle(SnapshotDurable(step=1)) == [
@@ -85,7 +85,7 @@ def test_the_last_step_ends_in_a_checkpoint():
     ]
 
 
-def test_a_checkpoint_is_a_snapshot_at_a_step_of_its_own_rhythm():
+def test_checkpoint_is_a_snapshot_at_a_step_of_its_own_rhythm():
     core = started(WorkerPlan(num_steps=7, snapshot_every=2, checkpoint_every=3))
     taken = []
     for step in range(7):
@@ -96,7 +96,7 @@ def test_a_checkpoint_is_a_snapshot_at_a_step_of_its_own_rhythm():
     assert taken == [(2, False), (3, True), (4, False), (6, True), (7, True)]
 
 
-def test_a_snapshot_and_a_checkpoint_at_one_step_are_one():
+def test_snapshot_and_a_checkpoint_at_one_step_are_one():
     core = started(WorkerPlan(num_steps=4, snapshot_every=2, checkpoint_every=2))
     run_step(core, 0)
     assert run_step(core, 1) == [
@@ -108,12 +108,12 @@ def test_a_snapshot_and_a_checkpoint_at_one_step_are_one():
     assert run_step(core, 2) == [compute(APPLY, 2), *begun(3)]
 
 
-def test_without_snapshots_there_is_no_checkpoint_either():
+def test_checkpoints_need_snapshots():
     core = started(top(num_steps=1))
     assert run_step(core, 0, needs=(ACTIVATION,))[-1] == Finish()
 
 
-def test_a_worker_restarted_at_the_end_takes_its_checkpoint_again():
+def test_worker_restarted_at_the_end_retakes_its_checkpoint():
     """The dead one's may have been lost with it."""
     core = WorkerCore(top(num_steps=1, snapshot_every=1), generation=1, start_step=1)
     core.start()
@@ -136,14 +136,14 @@ def waiting_for_input() -> WorkerCore:
     return core
 
 
-def test_a_snapshot_asked_for_while_waiting_for_input_is_taken_at_once():
+def test_snapshot_requested_in_wait_input_is_taken_at_once():
     core = waiting_for_input()
     assert core.handle(wanted(ACTIVATION, 1)) == [Snapshot(step=2)]
     assert core.handle(SnapshotDurable(step=2)) == [ack(ACTIVATION, 2, 2, 2)]
     assert core.state is State.WAIT_INPUT
 
 
-def test_a_snapshot_asked_for_while_waiting_for_credit_is_taken_at_once():
+def test_snapshot_requested_in_wait_credit_is_taken_at_once():
     windows = {"incoming": {ACTIVATION: window(9)}, "outgoing": {ACTIVATION: window()}}
     core = started(WorkerPlan(num_steps=9, snapshot_every=100, **windows))
     for step in range(3):
@@ -154,7 +154,7 @@ def test_a_snapshot_asked_for_while_waiting_for_credit_is_taken_at_once():
     assert core.state is State.WAIT_CREDIT
 
 
-def test_a_snapshot_asked_for_within_a_step_is_taken_behind_its_apply():
+def test_snapshot_requested_within_a_step_is_behind_its_apply():
     core = waiting_for_input()
     assert core.handle(arrived(ACTIVATION, 2)) == [store(ACTIVATION, 2), *begun(2)]
     core.handle(arrived(ACTIVATION, 3))
@@ -165,12 +165,12 @@ def test_a_snapshot_asked_for_within_a_step_is_taken_behind_its_apply():
 
 
 @pytest.mark.parametrize("durable", [0, 3, 9])
-def test_a_snapshot_that_would_not_help_is_not_taken(durable):
+def test_snapshot_that_would_not_help_is_not_taken(durable):
     """Nothing new is asked for, or what is asked for is not used up."""
     assert waiting_for_input().handle(wanted(ACTIVATION, durable)) == []
 
 
-def test_a_question_that_was_answered_is_not_answered_again():
+def test_request_that_was_answered_is_not_answered_again():
     core = waiting_for_input()
     core.handle(wanted(ACTIVATION, 1))
     core.handle(SnapshotDurable(step=2))
@@ -180,7 +180,8 @@ def test_a_question_that_was_answered_is_not_answered_again():
 # Room to keep what is sent ----------------------------------------------------------------------
 
 
-def test_from_half_full_on_a_snapshot_is_asked_for_and_when_full_the_step_waits():
+def test_snapshot_is_requested_from_half_full_on():
+    """When all is full, the step waits."""
     core = started(bottom(num_steps=9, retained=4, snapshot_every=100))
     assert core.handle(done(FORWARD, 0)) == made_and_applied(0) + begun(1)
     finish(core, 0)
@@ -214,7 +215,7 @@ def finish(core: WorkerCore, step: int) -> None:
 
 @pytest.mark.parametrize("lag", [0, 1, 3])
 @pytest.mark.parametrize("size", [2, 3])
-def test_the_least_room_is_enough_for_a_window_and_one_more(size, lag):
+def test_least_room_is_enough_for_a_window_and_one_more(size, lag):
     """Full, with everything sent: at least one message is used up and not covered, so that the
     snapshot which is asked for makes room."""
     size = max(size, lag + 1)
@@ -243,7 +244,7 @@ def test_the_least_room_is_enough_for_a_window_and_one_more(size, lag):
 # The stop ---------------------------------------------------------------------------------------
 
 
-def test_the_lowest_worker_stops_behind_the_highest_step_it_has_begun():
+def test_lowest_worker_stops_behind_the_highest_step_it_began():
     core = started(bottom(num_steps=9, snapshot_every=100))
     run_step(core, 0)
     assert core.handle(StopWanted()) == [tell_stop(2)]
@@ -258,14 +259,15 @@ def test_the_lowest_worker_stops_behind_the_highest_step_it_has_begun():
     ]
 
 
-def test_a_restarted_lowest_worker_stops_behind_what_the_dead_one_had_begun():
+def test_restarted_lowest_worker_stops_behind_what_was_begun():
+    """Begun by the generation before it."""
     core = WorkerCore(bottom(num_steps=9, snapshot_every=3), start_step=3, reached=5)
     core.start()
     core.handle(linked(ABOVE, activation=3))
     assert core.handle(StopWanted()) == [tell_stop(5)]
 
 
-def test_the_others_wait_to_be_told():
+def test_upper_workers_wait_to_be_told_the_stop():
     core = started(middle(num_steps=9, snapshot_every=100))
     assert core.handle(StopWanted()) == []
     assert core.handle(stop_told(3)) == [tell_stop(3)]
@@ -273,7 +275,7 @@ def test_the_others_wait_to_be_told():
     assert core.end == 3
 
 
-def test_a_stop_told_by_a_dead_life_is_fenced_off():
+def test_stop_told_by_a_dead_generation_is_fenced_off():
     core = started(middle(num_steps=9, snapshot_every=100))
     core.handle(linked(BELOW, 1))
     assert core.handle(stop_told(3)) == []
@@ -281,20 +283,20 @@ def test_a_stop_told_by_a_dead_life_is_fenced_off():
     assert core.end == 9
 
 
-def test_a_worker_that_waits_for_input_at_the_stop_ends_there():
+def test_worker_that_waits_for_input_at_the_stop_ends_there():
     core = waiting_for_input()
     assert core.handle(stop_told(2)) == [Snapshot(step=2, checkpoint=True)]
     assert core.handle(SnapshotDurable(step=2)) == [ack(ACTIVATION, 2, 2, 2), Finish()]
 
 
-def test_a_worker_that_has_its_snapshot_there_still_takes_the_checkpoint():
+def test_stop_takes_a_checkpoint_despite_a_snapshot_there():
     core = waiting_for_input()
     core.handle(wanted(ACTIVATION, 2))
     core.handle(SnapshotDurable(step=2))
     assert core.handle(stop_told(2)) == [Snapshot(step=2, checkpoint=True)]
 
 
-def test_the_checkpoint_at_the_stop_is_not_taken_twice():
+def test_checkpoint_at_the_stop_is_not_taken_twice():
     core = started(WorkerPlan(num_steps=9, snapshot_every=100, checkpoint_every=2))
     run_step(core, 0)
     core.handle(StopWanted())
@@ -305,14 +307,14 @@ def test_the_checkpoint_at_the_stop_is_not_taken_twice():
     assert core.handle(SnapshotDurable(step=2)) == [Finish()]
 
 
-def test_a_stop_after_the_last_step_has_begun_changes_nothing():
+def test_stop_after_the_last_step_has_begun_changes_nothing():
     core = started(WorkerPlan(num_steps=1))
     core.handle(StopWanted())
     assert core.end == 1
     assert run_step(core, 0)[-1] == Finish()
 
 
-def test_a_stop_before_the_first_step_trains_nothing():
+def test_stop_before_the_first_step_trains_nothing():
     core = WorkerCore(bottom(num_steps=9, snapshot_every=1))
     core.start()
     assert core.handle(StopWanted()) == []
@@ -321,11 +323,11 @@ def test_a_stop_before_the_first_step_trains_nothing():
     assert core.handle(Tick()) == [hello(ABOVE, to=0, asks=False), tell_stop(0)]
 
 
-def test_the_downward_ties_behind_a_stop_stay_with_their_receiver():
+def test_downward_ties_behind_a_stop_stay_with_their_receiver():
     """They are due in the steps that a resumed run takes; nothing here releases them."""
     plan = WorkerPlan(num_steps=9, lag=1, incoming={TIE_DOWN: window()}, snapshot_every=100)
     core = started(plan)
-    core.handle(StopWanted())  # before step 1 is handed out
+    core.handle(StopWanted())  # before step 1 is issued
     assert core.handle(done(FORWARD, 0)) == [compute(APPLY, 0)]
     core.handle(done(UPDATE, 0))
     assert core.handle(arrived(TIE_DOWN, 0)) == [store(TIE_DOWN, 0)]

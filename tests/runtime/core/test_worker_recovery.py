@@ -1,4 +1,4 @@
-"""A worker's core where something was lost: generations, replays, the end."""
+"""A worker's core when something was lost: generations, what is resent, the end."""
 
 import pytest
 
@@ -41,7 +41,7 @@ BELOW, ABOVE = Side
 # Generations -----------------------------------------------------------------------------------
 
 
-def test_a_new_generation_gets_a_hello_and_a_replay_from_what_it_wants():
+def test_new_generation_is_resent_what_it_wants():
     core = started(bottom(size=3, snapshot_every=100))
     for step in range(3):
         run_step(core, step)
@@ -53,7 +53,7 @@ def test_a_new_generation_gets_a_hello_and_a_replay_from_what_it_wants():
     assert core.edges.num_resent == 2
 
 
-def test_the_replay_stays_within_the_window():
+def test_resent_messages_stay_within_the_window():
     core = started(bottom(num_steps=9, snapshot_every=100))
     for step in range(5):
         run_step(core, step)
@@ -64,7 +64,7 @@ def test_the_replay_stays_within_the_window():
     assert actions == [send(ACTIVATION, 2, to=1)]
 
 
-def test_wanting_what_is_forgotten_is_an_error():
+def test_neighbour_that_wants_what_is_forgotten_is_an_error():
     core = started(bottom())
     run_step(core, 0)
     core.handle(acked(ACTIVATION, 1, 1, 1))
@@ -72,17 +72,17 @@ def test_wanting_what_is_forgotten_is_an_error():
         core.handle(linked(ABOVE, generation=1, activation=0))
 
 
-def test_a_restarted_worker_sends_what_was_kept_for_it():
-    kept = {ACTIVATION: {3: False, 4: False}}
+def test_restarted_worker_sends_what_was_retained_for_it():
+    retained = {ACTIVATION: {3: False, 4: False}}
     core = WorkerCore(
-        bottom(num_steps=9, snapshot_every=5), generation=1, start_step=5, retained=kept
+        bottom(num_steps=9, snapshot_every=5), generation=1, start_step=5, retained=retained
     )
     core.start()
     assert core.handle(linked(ABOVE, to=1, activation=4)) == [
         send(ACTIVATION, 4, generation=1),
         *begun(5),
     ]
-    # Message 3 may still fill the window: what is made next waits for the receiver's word.
+    # Message 3 may still fill the window: what is made next waits for the receiver's ack.
     assert core.handle(done(FORWARD, 5)) == [compute(APPLY, 5)]
     assert core.handle(acked(ACTIVATION, 5, 4, to=1)) == [
         send(ACTIVATION, 5, generation=1),
@@ -90,7 +90,7 @@ def test_a_restarted_worker_sends_what_was_kept_for_it():
     ]
 
 
-def test_a_worker_restarted_after_its_last_step_only_drains():
+def test_worker_restarted_after_its_last_step_only_drains():
     core = WorkerCore(bottom(num_steps=2), generation=1, start_step=2)
     core.start()
     assert core.handle(linked(ABOVE, to=1, activation=2)) == [Finish()]
@@ -99,7 +99,7 @@ def test_a_worker_restarted_after_its_last_step_only_drains():
 # The end and the tick --------------------------------------------------------------------------
 
 
-def test_a_worker_drains_until_its_neighbour_does_not_need_it():
+def test_worker_drains_until_its_neighbour_does_not_need_it():
     core = started(bottom(num_steps=1, snapshot_every=1))
     run_step(core, 0)
     core.handle(SnapshotDurable(step=1))
@@ -110,24 +110,24 @@ def test_a_worker_drains_until_its_neighbour_does_not_need_it():
     assert last == [Trim(stream=ACTIVATION, step=1), Finish()]
 
 
-def test_what_the_dead_life_had_begun_is_known_to_the_next():
+def test_restarted_worker_knows_what_the_dead_one_had_begun():
     core = WorkerCore(bottom(num_steps=9, snapshot_every=3), start_step=3, reached=5, stop_at=6)
     assert (core.reached, core.stop_at, core.end) == (5, 6, 6)
     assert WorkerCore(bottom(), start_step=3, reached=0).reached == 3
 
 
-def test_a_finished_worker_still_repeats_its_last_word():
+def test_finished_worker_repeats_its_last_acknowledgement():
     core = started(top(num_steps=1))
     run_step(core, 0, needs=(ACTIVATION,))
     assert core.state is State.DONE
     assert repeated(core) == [ack(ACTIVATION, 1, 1)]
 
 
-def test_what_was_lost_in_silence_is_sent_again():
+def test_message_lost_in_silence_is_resent():
     lower = started(WorkerPlan(num_steps=2, outgoing={ACTIVATION: window()}))
     upper = started(WorkerPlan(num_steps=2, incoming={ACTIVATION: window()}))
     lower.handle(done(FORWARD, 0))  # its message is lost
-    words = [action for _ in range(RESEND_AFTER_TICKS) for action in upper.handle(Tick())]
-    (again,) = [s for s in words if isinstance(s.message, Ack) and s.message.resend]
+    repeats = [action for _ in range(RESEND_AFTER_TICKS) for action in upper.handle(Tick())]
+    (again,) = [s for s in repeats if isinstance(s.message, Ack) and s.message.resend]
     answer = lower.handle(Received(side=ABOVE, message=again.message))
     assert send(ACTIVATION, 0) in answer

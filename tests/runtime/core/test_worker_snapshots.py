@@ -1,4 +1,4 @@
-"""A worker's core while a snapshot is taken and not yet safe: what goes on and what waits."""
+"""A worker's core while a snapshot is taken and not yet durable: what goes on and what waits."""
 
 import pytest
 
@@ -59,17 +59,17 @@ def pending(*, size: int = 2, snapshot_every: int = 2, num_steps: int = 9) -> Wo
 
 
 def finish(core: WorkerCore, step: int, *, expected: int, durable: int) -> None:
-    """End a step whose successor is not handed out."""
+    """End a step whose successor is not issued."""
     assert core.handle(done(FORWARD, step)) == [compute(APPLY, step)]
-    word = ack(ACTIVATION, expected, step + 1, durable)
-    assert core.handle(done(UPDATE, step)) == [release(ACTIVATION, step), word]
+    last = ack(ACTIVATION, expected, step + 1, durable)
+    assert core.handle(done(UPDATE, step)) == [release(ACTIVATION, step), last]
     assert core.handle(done(APPLY, step)) == []
 
 
 # What goes on -----------------------------------------------------------------------------------
 
 
-def test_messages_and_steps_go_on_and_only_what_is_safe_is_covered():
+def test_steps_go_on_and_only_durable_snapshots_cover():
     core = pending()
     assert repeated(core) == [ack(ACTIVATION, 2, 2, 0)]
     assert core.handle(arrived(ACTIVATION, 2)) == [store(ACTIVATION, 2), *begun(2)]
@@ -81,7 +81,7 @@ def test_messages_and_steps_go_on_and_only_what_is_safe_is_covered():
     assert repeated(core) == [ack(ACTIVATION, 4, 3, 2)]
 
 
-def test_the_next_step_is_issued_ahead_while_one_is_under_way():
+def test_next_step_is_issued_ahead_while_a_snapshot_is_under_way():
     core = pending(snapshot_every=100)
     core.handle(arrived(ACTIVATION, 2))
     core.handle(arrived(ACTIVATION, 3))
@@ -100,7 +100,7 @@ SECOND_STEP = [
 
 
 @pytest.mark.parametrize("num_events", range(len(SECOND_STEP)))
-def test_it_may_become_safe_in_any_state(num_events):
+def test_snapshot_may_become_durable_in_any_state(num_events):
     windows = {"incoming": dict.fromkeys((ACTIVATION, TIE_DOWN), window())}
     core = started(WorkerPlan(num_steps=9, snapshot_every=1, **windows))
     run_step(core, 0, needs=(ACTIVATION, TIE_DOWN))
@@ -109,7 +109,7 @@ def test_it_may_become_safe_in_any_state(num_events):
             core.handle(event)
         assert core.state is state
     activations, ties = core.edges.incoming[ACTIVATION], core.edges.incoming[TIE_DOWN]
-    # The next one is due behind an APPLY that is handed out.
+    # The next one is due behind an APPLY that is issued.
     next_one = [Snapshot(step=2)] if core.state in (State.APPLY, State.WAIT_CREDIT) else []
     assert core.handle(SnapshotDurable(step=1)) == [
         ack(ACTIVATION, activations.expected, activations.released, 1),
@@ -121,7 +121,7 @@ def test_it_may_become_safe_in_any_state(num_events):
 # What waits -------------------------------------------------------------------------------------
 
 
-def test_the_next_one_that_is_due_waits_and_its_step_with_it():
+def test_next_snapshot_waits_and_its_step_with_it():
     core = pending()
     core.handle(arrived(ACTIVATION, 2))
     finish(core, 2, expected=3, durable=0)
@@ -140,7 +140,7 @@ def test_the_next_one_that_is_due_waits_and_its_step_with_it():
 
 
 @pytest.mark.parametrize("ends", [[], [done(UPDATE, 3)]], ids=["in_update", "in_apply"])
-def test_the_next_one_is_taken_ahead_when_the_one_under_way_is_safe(ends):
+def test_next_snapshot_is_taken_ahead_when_the_first_is_durable(ends):
     core = pending(size=4)
     for step in (2, 3, 4):
         core.handle(arrived(ACTIVATION, step))
@@ -150,11 +150,12 @@ def test_the_next_one_is_taken_ahead_when_the_one_under_way_is_safe(ends):
     assert core.handle(done(FORWARD, 3)) == [compute(APPLY, 3)]
     for event in ends:
         assert core.handle(event) == [release(ACTIVATION, 3), ack(ACTIVATION, 5, 4, 0)]
-    word = ack(ACTIVATION, 5, 3 + len(ends), 2)
-    assert core.handle(SnapshotDurable(step=2)) == [word, Snapshot(step=4), *begun(4)]
+    last = ack(ACTIVATION, 5, 3 + len(ends), 2)
+    assert core.handle(SnapshotDurable(step=2)) == [last, Snapshot(step=4), *begun(4)]
 
 
-def test_one_that_is_asked_for_while_waiting_for_input_waits_for_the_one_under_way():
+def test_requested_snapshot_waits_for_the_one_under_way():
+    """Asked for while the worker waits for input."""
     core = pending(snapshot_every=100)
     core.handle(arrived(ACTIVATION, 2))
     finish(core, 2, expected=3, durable=0)
@@ -168,7 +169,7 @@ def test_one_that_is_asked_for_while_waiting_for_input_waits_for_the_one_under_w
     ]
 
 
-def test_the_checkpoint_at_the_end_waits_and_the_end_waits_for_it():
+def test_last_checkpoint_waits_and_the_end_waits_for_it():
     core = pending(num_steps=3)
     core.handle(arrived(ACTIVATION, 2))
     finish(core, 2, expected=3, durable=0)
@@ -182,7 +183,7 @@ def test_the_checkpoint_at_the_end_waits_and_the_end_waits_for_it():
     assert core.state is State.DONE
 
 
-def test_the_end_waits_though_no_neighbour_needs_this_worker_any_more():
+def test_end_waits_though_no_neighbour_needs_the_worker():
     core = started(bottom(num_steps=1, snapshot_every=100))
     assert run_step(core, 0)[-1] == Snapshot(step=1, checkpoint=True)
     assert core.handle(acked(ACTIVATION, 1, 1, 1)) == [Trim(stream=ACTIVATION, step=1)]
@@ -191,8 +192,8 @@ def test_the_end_waits_though_no_neighbour_needs_this_worker_any_more():
     assert core.handle(SnapshotDurable(step=1)) == [Finish()]
 
 
-def test_a_stop_where_the_snapshot_is_under_way_waits_for_it_before_the_checkpoint():
-    """Both are of one step: the first was no part of a checkpoint."""
+def test_stop_at_a_pending_snapshot_waits_for_it():
+    """Both are of one step, and the checkpoint follows: the first was no part of one."""
     core = pending()
     assert core.handle(stop_told(2)) == []
     assert core.state is State.WAIT_INPUT
@@ -207,7 +208,7 @@ def test_a_stop_where_the_snapshot_is_under_way_waits_for_it_before_the_checkpoi
 
 
 @pytest.mark.parametrize("durable", [0, 1, 2])
-def test_an_ask_that_the_one_under_way_will_cover_changes_nothing(durable):
+def test_request_a_pending_snapshot_covers_changes_nothing(durable):
     core = pending(snapshot_every=100)
     assert core.handle(wanted(ACTIVATION, durable)) == []
     core.handle(arrived(ACTIVATION, 2))
@@ -222,7 +223,7 @@ def test_an_ask_that_the_one_under_way_will_cover_changes_nothing(durable):
     assert run_step(core, 3)[-1] == ack(ACTIVATION, 4, 4, 2)
 
 
-def test_an_ask_beyond_the_one_under_way_is_for_the_next():
+def test_request_beyond_the_pending_snapshot_is_for_the_next():
     core = pending(size=4, snapshot_every=100)
     core.handle(arrived(ACTIVATION, 2))
     core.handle(arrived(ACTIVATION, 3))
@@ -237,7 +238,7 @@ def test_an_ask_beyond_the_one_under_way_is_for_the_next():
     assert core.handle(done(APPLY, 3)) == []
 
 
-def test_the_one_under_way_covers_downward_ties_but_for_the_lag():
+def test_pending_snapshot_covers_downward_ties_but_for_the_lag():
     windows = {"incoming": {TIE_DOWN: window()}}
     core = started(WorkerPlan(num_steps=9, lag=1, snapshot_every=3, **windows))
     for step in range(3):
@@ -270,7 +271,7 @@ def test_the_one_under_way_covers_downward_ties_but_for_the_lag():
 
 
 @pytest.mark.parametrize("step", [0, 1, 3, 4])
-def test_that_another_one_is_safe_is_illegal_and_changes_nothing(step):
+def test_durable_of_another_snapshot_is_illegal(step):
     core = pending()
     core.handle(arrived(ACTIVATION, 2))
     with pytest.raises(IllegalEvent):
@@ -279,14 +280,14 @@ def test_that_another_one_is_safe_is_illegal_and_changes_nothing(step):
     assert core.handle(SnapshotDurable(step=2)) == [ack(ACTIVATION, 3, 2, 2)]
 
 
-def test_that_one_is_safe_is_said_once():
+def test_durable_is_said_once():
     core = pending()
     core.handle(SnapshotDurable(step=2))
     with pytest.raises(IllegalEvent):
         core.handle(SnapshotDurable(step=2))
 
 
-def test_that_one_is_safe_which_is_due_and_not_taken_is_illegal():
+def test_durable_of_a_snapshot_not_taken_is_illegal():
     core = started(top(snapshot_every=1))
     run_step(core, 0, needs=(ACTIVATION,))
     run_step(core, 1, needs=(ACTIVATION,))
@@ -300,17 +301,17 @@ def test_that_one_is_safe_which_is_due_and_not_taken_is_illegal():
 # Room at the sender -----------------------------------------------------------------------------
 
 
-def test_no_step_begins_that_needs_what_its_sender_can_not_keep():
+def test_step_that_needs_what_its_sender_can_not_retain_waits():
     """A restarted worker went on while its snapshot was not durable, and waited within a step
     for a tie; its sender had no room for that one, and waited for a snapshot."""
-    kept = window(retained=3)
-    core = started(WorkerPlan(num_steps=9, incoming={ACTIVATION: kept}, snapshot_every=100))
+    retaining = window(retained=3)
+    core = started(WorkerPlan(num_steps=9, incoming={ACTIVATION: retaining}, snapshot_every=100))
     for step in range(2):
         assert run_step(core, step, needs=(ACTIVATION,))[-1] == ack(
             ACTIVATION, step + 1, step + 1, 0
         )
     core.handle(arrived(ACTIVATION, 2))
-    # Message 3 can't be kept beside 0, 1 and 2, so that it never comes before a snapshot.
+    # Message 3 can't be retained beside 0, 1 and 2, so that it never comes before a snapshot.
     assert core.handle(done(FORWARD, 2)) == [compute(APPLY, 2), Snapshot(step=3)]
     assert core.handle(done(UPDATE, 2)) == [release(ACTIVATION, 2), ack(ACTIVATION, 3, 3, 0)]
     assert core.handle(done(APPLY, 2)) == []

@@ -1,6 +1,6 @@
-"""Snapshots that a worker's core hands out ahead: behind an APPLY, before what comes next.
+"""Snapshots that a worker's core issues ahead: behind an APPLY, before what comes next.
 
-A snapshot is of the state at its boundary, whatever has been handed out when it is asked for.
+A snapshot is of the state at its boundary, whatever has been issued when it is asked for.
 """
 
 import pytest
@@ -57,8 +57,8 @@ def second_step(*, snapshot_every: int = 100, checkpoint_every: int = 0) -> Work
 def in_apply(core: WorkerCore) -> WorkerCore:
     """The UPDATE of step 1 ends, and its APPLY is under way."""
     expected = core.edges.incoming[ACTIVATION].expected
-    word = ack(ACTIVATION, expected, 2, 0)
-    assert core.handle(done(UPDATE, 1)) == [release(ACTIVATION, 1), word]
+    last = ack(ACTIVATION, expected, 2, 0)
+    assert core.handle(done(UPDATE, 1)) == [release(ACTIVATION, 1), last]
     assert core.state is State.APPLY
     return core
 
@@ -67,7 +67,8 @@ def in_apply(core: WorkerCore) -> WorkerCore:
 
 
 @pytest.mark.parametrize("checkpoint", [False, True])
-def test_in_an_update_one_that_is_due_goes_behind_the_apply_and_the_next_step_behind_it(checkpoint):
+def test_due_snapshot_goes_between_apply_and_next_step(checkpoint):
+    """In an UPDATE it is issued behind the APPLY, and the next step behind it."""
     every = {"snapshot_every": 100, "checkpoint_every": 1} if checkpoint else {"snapshot_every": 1}
     core = started(WorkerPlan(num_steps=9, **every))
     assert core.handle(done(FORWARD, 0)) == [
@@ -81,7 +82,7 @@ def test_in_an_update_one_that_is_due_goes_behind_the_apply_and_the_next_step_be
     assert core.handle(done(APPLY, 0)) == []
 
 
-def test_in_an_update_one_that_is_due_does_not_wait_for_the_next_activation():
+def test_due_snapshot_does_not_wait_for_the_next_activation():
     core = second_step(snapshot_every=2)
     assert core.handle(done(FORWARD, 1)) == [compute(APPLY, 1), Snapshot(step=2)]
     assert core.reached == 2
@@ -91,7 +92,7 @@ def test_in_an_update_one_that_is_due_does_not_wait_for_the_next_activation():
 
 
 @pytest.mark.parametrize("is_here", [True, False])
-def test_in_an_apply_that_was_waited_for_one_that_is_due_goes_behind_it(is_here):
+def test_due_snapshot_goes_behind_an_apply_that_was_awaited(is_here):
     """With the next activation here, or not."""
     core = started(middle(num_steps=9, snapshot_every=1))
     core.handle(arrived(ACTIVATION, 0))
@@ -109,7 +110,7 @@ def test_in_an_apply_that_was_waited_for_one_that_is_due_goes_behind_it(is_here)
     assert core.handle(done(APPLY, 0)) == [release(TIE_UP, 0), ack(TIE_UP, 1, 1, 0)]
 
 
-def test_one_that_is_due_waits_for_the_tie_with_which_its_boundary_comes():
+def test_due_snapshot_waits_for_the_last_tie_of_its_step():
     core = started(middle(num_steps=9, snapshot_every=1))
     core.handle(arrived(ACTIVATION, 0))
     core.handle(arrived(ACTIVATION, 1))
@@ -119,7 +120,7 @@ def test_one_that_is_due_waits_for_the_tie_with_which_its_boundary_comes():
     assert last == [store(TIE_UP, 0), compute(APPLY, 0, below=0), Snapshot(step=1), *begun(1)]
 
 
-def test_one_that_is_due_does_not_wait_for_credit():
+def test_due_snapshot_does_not_wait_for_credit():
     windows = {TIE_UP: window()}
     core = started(WorkerPlan(num_steps=9, outgoing=windows, snapshot_every=3))
     for step in range(2):
@@ -128,8 +129,8 @@ def test_one_that_is_due_does_not_wait_for_credit():
     assert core.handle(acked(TIE_UP, 2, 1)) == begun(3)
 
 
-def test_with_free_ties_it_is_taken_at_its_boundary():
-    """Its account is of the steps before it, and an APPLY says late which ties it uses."""
+def test_snapshot_with_free_ties_is_taken_at_its_boundary():
+    """Its stats are of the steps before it, and an APPLY says late which ties it uses."""
     free = Free(max_staleness=9, keeps_newest=True)
     incoming = dict.fromkeys((ACTIVATION, TIE_DOWN), window())
     core = started(WorkerPlan(num_steps=9, incoming=incoming, snapshot_every=1, free=free))
@@ -142,7 +143,7 @@ def test_with_free_ties_it_is_taken_at_its_boundary():
     assert core.handle(done(APPLY, 0)) == [Snapshot(step=1, tie_stats=tie_stats), *begun(1)]
 
 
-def test_each_that_is_due_is_taken_once_before_its_step_and_behind_the_one_before():
+def test_due_snapshots_are_taken_once_between_two_steps():
     core = started(WorkerPlan(num_steps=7, snapshot_every=2, checkpoint_every=3))
     order = [*begun(0)]
     for step in range(7):
@@ -164,7 +165,7 @@ def test_each_that_is_due_is_taken_once_before_its_step_and_behind_the_one_befor
 @pytest.mark.parametrize(
     ("start_step", "steps"), [(3, [4, 8]), (4, [8]), (5, [8]), (7, [8]), (8, [])]
 )
-def test_a_life_takes_every_fourth_wherever_it_begins_and_none_there(start_step, steps):
+def test_generation_takes_every_fourth_and_none_at_its_start(start_step, steps):
     core = WorkerCore(top(num_steps=99, snapshot_every=4), start_step=start_step, generation=1)
     actions = core.start() + core.handle(linked(BELOW, to=1, activation=start_step))
     for step in range(start_step, 10):
@@ -181,14 +182,14 @@ def test_a_life_takes_every_fourth_wherever_it_begins_and_none_there(start_step,
 # One that is asked for --------------------------------------------------------------------------
 
 
-def test_one_that_was_asked_for_in_a_forward_goes_behind_the_apply():
+def test_snapshot_requested_in_a_forward_goes_behind_the_apply():
     core = second_step()
     core.handle(arrived(ACTIVATION, 2))
     assert core.handle(wanted(ACTIVATION, 1)) == []
     assert core.handle(done(FORWARD, 1)) == [compute(APPLY, 1), Snapshot(step=2), *begun(2)]
 
 
-def test_one_that_is_asked_for_in_an_update_is_issued_at_once():
+def test_snapshot_requested_in_an_update_is_issued_at_once():
     core = second_step()
     assert core.handle(done(FORWARD, 1)) == [compute(APPLY, 1)]
     assert core.handle(wanted(ACTIVATION, 1)) == [Snapshot(step=2)]
@@ -196,7 +197,7 @@ def test_one_that_is_asked_for_in_an_update_is_issued_at_once():
     assert core.handle(arrived(ACTIVATION, 2)) == [store(ACTIVATION, 2), *begun(2)]
 
 
-def test_one_that_is_asked_for_in_an_apply_is_issued_at_once():
+def test_snapshot_requested_in_an_apply_is_issued_at_once():
     core = second_step()
     core.handle(done(FORWARD, 1))
     in_apply(core)
@@ -207,7 +208,7 @@ def test_one_that_is_asked_for_in_an_apply_is_issued_at_once():
 
 
 @pytest.mark.parametrize("state", [State.UPDATE, State.APPLY])
-def test_one_that_is_asked_for_behind_the_next_step_is_for_the_boundary_behind_that(state):
+def test_snapshot_requested_behind_the_next_step_is_after_it(state):
     """It was taken as the one before step 2, behind what step 2 had done to the state."""
     core = second_step()
     core.handle(arrived(ACTIVATION, 2))
@@ -227,8 +228,8 @@ def test_one_that_is_asked_for_behind_the_next_step_is_for_the_boundary_behind_t
     assert core.handle(SnapshotDurable(step=3)) == [ack(ACTIVATION, 4, 3, 3)]
 
 
-def test_one_that_is_asked_for_behind_the_next_step_is_taken_where_that_one_waits_for_a_tie():
-    """The next step is handed out up to where it needs its ties; behind these is the boundary."""
+def test_requested_snapshot_is_taken_while_waiting_for_a_tie():
+    """The next step is issued up to its APPLY, which needs ties; behind these is the boundary."""
     core = started(middle(num_steps=9, snapshot_every=100))
     for message in (arrived(ACTIVATION, 0), arrived(ACTIVATION, 1), arrived(TIE_UP, 0)):
         core.handle(message)
@@ -246,7 +247,7 @@ def test_one_that_is_asked_for_behind_the_next_step_is_taken_where_that_one_wait
 
 
 @pytest.mark.parametrize("state", [State.UPDATE, State.APPLY])
-def test_that_one_is_safe_whose_step_is_not_reached_is_illegal_and_changes_nothing(state):
+def test_durable_before_its_step_is_reached_is_illegal(state):
     core = second_step(snapshot_every=2)
     assert core.handle(done(FORWARD, 1)) == [compute(APPLY, 1), Snapshot(step=2)]
     if state is State.APPLY:
@@ -260,7 +261,8 @@ def test_that_one_is_safe_whose_step_is_not_reached_is_illegal_and_changes_nothi
     assert core.handle(SnapshotDurable(step=2)) == [ack(ACTIVATION, 2, 2, 2)]
 
 
-def test_it_counts_as_soon_as_its_step_is_reached_though_the_next_one_runs():
+def test_snapshot_counts_as_soon_as_its_step_is_reached():
+    """Though the next step runs."""
     core = second_step(snapshot_every=2)
     core.handle(arrived(ACTIVATION, 2))
     assert core.handle(done(FORWARD, 1)) == [compute(APPLY, 1), Snapshot(step=2), *begun(2)]
@@ -271,7 +273,7 @@ def test_it_counts_as_soon_as_its_step_is_reached_though_the_next_one_runs():
 
 
 @pytest.mark.parametrize("durable", [1, 2])
-def test_an_ask_that_the_one_taken_ahead_will_cover_changes_nothing(durable):
+def test_request_that_a_snapshot_ahead_covers_changes_nothing(durable):
     core = second_step(snapshot_every=2)
     core.handle(done(FORWARD, 1))
     in_apply(core)
@@ -286,7 +288,7 @@ def test_an_ask_that_the_one_taken_ahead_will_cover_changes_nothing(durable):
 
 
 @pytest.mark.parametrize("state", [State.UPDATE, State.APPLY])
-def test_a_stop_told_where_one_was_taken_ahead_still_makes_a_checkpoint_there(state):
+def test_stop_at_a_snapshot_ahead_makes_a_checkpoint_there(state):
     """The one that was taken is no part of a checkpoint."""
     core = second_step(snapshot_every=2)
     assert core.handle(done(FORWARD, 1)) == [compute(APPLY, 1), Snapshot(step=2)]
@@ -305,7 +307,7 @@ def test_a_stop_told_where_one_was_taken_ahead_still_makes_a_checkpoint_there(st
     assert core.handle(SnapshotDurable(step=2)) == [ack(ACTIVATION, 3, 2, 2), Finish()]
 
 
-def test_a_checkpoint_that_was_taken_ahead_serves_a_stop_told_there():
+def test_checkpoint_taken_ahead_serves_a_stop_told_there():
     core = second_step(checkpoint_every=2)
     snapshot = Snapshot(step=2, checkpoint=True)
     assert core.handle(done(FORWARD, 1)) == [compute(APPLY, 1), snapshot]
@@ -315,7 +317,7 @@ def test_a_checkpoint_that_was_taken_ahead_serves_a_stop_told_there():
     assert core.handle(SnapshotDurable(step=2)) == [ack(ACTIVATION, 2, 2, 2), Finish()]
 
 
-def test_a_stop_that_is_wanted_behind_one_taken_ahead_lets_the_issued_step_end():
+def test_stop_behind_a_snapshot_ahead_lets_the_issued_step_end():
     core = started(WorkerPlan(num_steps=9, snapshot_every=1))
     assert core.handle(done(FORWARD, 0)) == [compute(APPLY, 0), Snapshot(step=1), *begun(1)]
     assert core.handle(StopWanted()) == []
@@ -326,7 +328,7 @@ def test_a_stop_that_is_wanted_behind_one_taken_ahead_lets_the_issued_step_end()
     assert run_step(core, 1) == [compute(APPLY, 1), Snapshot(step=2, checkpoint=True)]
 
 
-def test_the_one_at_the_end_is_taken_when_that_is_reached():
+def test_last_snapshot_is_taken_when_the_end_is_reached():
     core = started(WorkerPlan(num_steps=1, snapshot_every=1))
     assert core.handle(done(FORWARD, 0)) == [compute(APPLY, 0)]
     assert core.handle(done(UPDATE, 0)) == []

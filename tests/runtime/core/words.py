@@ -1,4 +1,4 @@
-"""Short words for the events, actions and plans that the core's tests are made of."""
+"""Short names for the events, actions and plans that the core's tests are made of."""
 
 from runtime.core.messages import (
     Ack,

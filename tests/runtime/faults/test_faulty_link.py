@@ -121,14 +121,14 @@ EVERY_KIND = (
 
 
 @pytest.mark.parametrize("edge", ["2-1", "0-1", "2-3"])
-def test_other_directions_and_edges_are_left_alone(make, edge):
+def test_faults_leave_other_directions_and_edges_alone(make, edge):
     case = make(EVERY_KIND.format(edge))
     messages = [HELLO, data(2), data(3), ACK, data(3, Stream.TIE_UP), data(4)]
     case.send(*messages)
     assert case.inner.sent == [case.inner.frames(*message) for message in messages]
 
 
-def test_other_steps_and_other_words_are_left_alone(make):
+def test_faults_leave_other_steps_and_messages_alone(make):
     case = make(EVERY_KIND.format("1-2"))
     messages = [HELLO, data(2), ACK, data(4)]
     case.send(*messages)
@@ -140,14 +140,14 @@ def test_other_steps_and_other_words_are_left_alone(make):
 
 
 @pytest.mark.parametrize("kind", ["drop", "duplicate", "corrupt", "truncate", "oversize"])
-def test_a_fault_strikes_once_also_across_lives(make, kind):
+def test_fault_strikes_once_across_generations(make, kind):
     make(f"{kind}:1-2@3").send(data(3))
     for case in (make(f"{kind}:1-2@3"), make(f"{kind}:1-2@3")):
         case.send(data(3), data(3))
         assert case.inner.sent == [case.inner.frames(*data(3))] * 2
 
 
-def test_all_else_goes_to_the_link_itself(make):
+def test_calls_without_a_message_go_to_the_link_itself(make):
     case = make("drop:1-2@3")
     assert case.link.pollables == (17,)
     assert case.link.frames(*data(3)) == case.inner.frames(*data(3))
@@ -162,21 +162,21 @@ def test_all_else_goes_to_the_link_itself(make):
 # Lost, doubled, damaged -------------------------------------------------------------------------
 
 
-def test_drop(make):
+def test_drop_loses_the_message(make):
     case = make("drop:1-2@3")
     case.send(data(2), data(3), data(3, Stream.TIE_UP), data(4), data(3))
     assert case.steps == [2, 3, 4, 3]
     assert [m.stream for m in case.sent][1] is Stream.TIE_UP  # the first one of the step was lost
 
 
-def test_duplicate(make):
+def test_duplicate_sends_the_message_twice(make):
     case = make("duplicate:1-2@3")
     case.send(data(2), data(3), data(4))
     assert case.steps == [2, 3, 3, 4]
     assert case.inner.sent[1] == case.inner.sent[2]
 
 
-def test_corrupt_flips_a_bit_of_a_tensor_and_leaves_the_senders_own(make):
+def test_corrupt_flips_a_bit_and_leaves_the_senders_tensor(make):
     case = make("corrupt:1-2@3")
     message = data(3)
     case.send(message)
@@ -185,7 +185,7 @@ def test_corrupt_flips_a_bit_of_a_tensor_and_leaves_the_senders_own(make):
 
 
 @pytest.mark.parametrize("faults", ["corrupt-header:1-2@3", "corrupt:1-2@3"])
-def test_a_flipped_header_is_no_message(make, faults):
+def test_flipped_header_is_no_message(make, faults):
     """Of an absent message there is only the header to damage."""
     case = make(faults)
     message = data(3, absent=faults.startswith("corrupt:"))
@@ -196,14 +196,14 @@ def test_a_flipped_header_is_no_message(make, faults):
         decode(bytes(case.inner.sent[0][0]))
 
 
-def test_truncate(make):
+def test_truncate_cuts_the_last_frame(make):
     case = make("truncate:1-2@3")
     case.send(data(3))
     assert [len(frame) for frame in case.inner.sent[0][1:]] == [16, 12]
     assert [len(frame) for frame in case.inner.frames(*data(3))[1:]] == [16, 24]
 
 
-def test_oversize(make):
+def test_oversize_sends_a_frame_that_is_too_large(make):
     case = make("oversize:1-2@3")
     case.send(data(3))
     *whole, more = case.inner.sent[0]
@@ -214,7 +214,7 @@ def test_oversize(make):
 # Late -------------------------------------------------------------------------------------------
 
 
-def test_a_delay_keeps_the_order_of_all_that_follows(make):
+def test_delay_preserves_the_order_of_all_that_follows(make):
     case = make("delay:1-2@3+0.5")
     case.send(data(2), data(3), ACK, data(4))
     assert case.steps == [2]
@@ -230,7 +230,7 @@ def test_a_delay_keeps_the_order_of_all_that_follows(make):
     assert case.steps == [2, 3, 4, 5, 6]
 
 
-def test_what_is_late_holds_up_nothing_that_arrives(make):
+def test_delay_holds_up_nothing_that_arrives(make):
     case = make("delay:1-2@3")
     case.send(data(3))
     case.inner.arriving.append(ACK)
@@ -263,7 +263,7 @@ def test_reorder_does_not_wait_for_ever(make):
 # Connections ------------------------------------------------------------------------------------
 
 
-def test_a_partition_lets_nothing_pass_either_way_until_it_ends(make):
+def test_partition_lets_nothing_pass_either_way_until_it_ends(make):
     case = make("partition:1-2@3+2")
     case.send(data(2))
     assert case.inner.sent == [case.inner.frames(*data(2))]
@@ -283,7 +283,7 @@ def test_a_partition_lets_nothing_pass_either_way_until_it_ends(make):
 
 @pytest.mark.parametrize("edge", ["1-2", "2-1"])
 @pytest.mark.parametrize("sends", [True, False])
-def test_the_end_that_dials_cuts_the_connection(make, edge, sends):
+def test_dialling_end_cuts_the_connection(make, edge, sends):
     for me, dials in (((2, 1), True), ((1, 2), False)):
         case = make(f"cut:{edge}@{3 if dials else 4}", sends=me)
         step = 3 if dials else 4
@@ -299,7 +299,7 @@ def test_the_end_that_dials_cuts_the_connection(make, edge, sends):
 # A dead generation ------------------------------------------------------------------------------
 
 
-def test_a_zombie_speaks_once_to_each_neighbour_and_lies(make):
+def test_zombie_speaks_once_to_each_neighbour_and_lies(make):
     for sends in ((1, 2), (1, 0)):
         case = make("", sends=sends, zombies="zombie:1@3")
         case.send(HELLO, ACK)

@@ -1,4 +1,4 @@
-"""Faults as data: the notation both ways, what is refused and with which words, the drawing."""
+"""Faults as data: the notation both ways, what is refused and how it is told, the drawing."""
 
 import random
 
@@ -30,11 +30,11 @@ def fault(kind: str, step: int, **more) -> Fault:
         ("kill-restarting:10@7", fault("kill-restarting", 7, block=10)),
     ],
 )
-def test_one_fault(text, meant):
+def test_fault_is_read_from_its_notation(text, meant):
     assert parse(text) == (meant,)
 
 
-def test_a_plan_is_faults_with_commas_and_spaces_mean_nothing():
+def test_plan_is_faults_with_commas_and_spaces_mean_nothing():
     plan = parse(" kill:1@40, drop:0-1@70 ,,")
     assert plan == (fault("kill", 40, block=1), fault("drop", 70, edge=(0, 1)))
     assert parse("") == parse(" , ") == ()
@@ -66,7 +66,7 @@ def faults(draw_: st.DrawFn) -> Fault:
 
 @settings(derandomize=True, deadline=None, max_examples=200)
 @given(plan=st.lists(faults(), max_size=5))
-def test_what_is_written_is_what_is_read(plan):
+def test_plan_written_is_the_plan_read(plan):
     assert parse(",".join(map(str, plan))) == tuple(plan)
 
 
@@ -114,7 +114,7 @@ def test_what_is_written_is_what_is_read(plan):
         ),
     ],
 )
-def test_a_refusal_gives_the_value_and_the_remedy(text, message):
+def test_refusal_gives_the_value_and_the_remedy(text, message):
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         parse(text)
     assert str(caught.value) == message
@@ -130,7 +130,7 @@ def test_a_refusal_gives_the_value_and_the_remedy(text, message):
         ("job-kill@10", "fault 'job-kill@10': the job ends before step 10"),
     ],
 )
-def test_a_fault_that_the_job_never_meets_is_refused(text, message):
+def test_fault_that_the_job_never_meets_is_refused(text, message):
     check(parse("kill:3@9,drop:2-3@9,drop:3-2@0,job-kill@9"), num_workers=4, num_steps=10)
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         check(parse(text), num_workers=4, num_steps=10)
@@ -141,7 +141,7 @@ def test_a_fault_that_the_job_never_meets_is_refused(text, message):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_drawn_is_what_the_job_can_meet(kind):
+def test_drawn_faults_are_those_the_job_can_meet(kind):
     rng = random.Random(0)
     drawn = [draw(kind, rng, num_workers=3, steps=range(5, 8)) for _ in range(200)]
     check(drawn, num_workers=3, num_steps=8)

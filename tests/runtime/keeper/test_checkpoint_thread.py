@@ -50,13 +50,13 @@ def found(run_dir: Path) -> list[int | str]:
     return [f.step if isinstance(f, Checkpoint) else str(f) for f in newest(run_dir)]
 
 
-def test_a_part_gets_to_the_disk(write, writer):
+def test_part_gets_to_the_disk(write, writer):
     assert write("", 12) == []
     assert writer.part(12, 0).read_bytes() == PART
     assert found(writer.run_dir) == [12]
 
 
-def test_a_full_disk_is_said_and_costs_that_checkpoint_only(write, writer):
+def test_full_disk_is_said_and_costs_that_checkpoint_only(write, writer):
     said = write("disk-full:0@20", 12, 24, 36)
     assert said == [
         "the checkpoint at step 24 was not written: No space left on device"
@@ -65,7 +65,7 @@ def test_a_full_disk_is_said_and_costs_that_checkpoint_only(write, writer):
     assert found(writer.run_dir) == [36, 12]
 
 
-def test_parts_of_a_checkpoint_that_failed_are_removed_and_no_more_are_written(writer, memory):
+def test_failed_checkpoint_is_removed_and_gets_no_more_parts(writer, memory):
     """On a small disk failed checkpoints left their finished parts, 18 directories of them, until
     not even the weights found room."""
     pair = CheckpointWriter(run_dir=writer.run_dir, run_id="0" * 16, num_parts=3)
@@ -84,7 +84,7 @@ def test_parts_of_a_checkpoint_that_failed_are_removed_and_no_more_are_written(w
         owned.close()
 
 
-def test_on_a_full_disk_the_older_checkpoint_makes_room(write, writer, monkeypatch):
+def test_older_checkpoint_makes_room_on_a_full_disk(write, writer, monkeypatch):
     write("", 12, 24)
     write_part = CheckpointWriter.write_part
 
@@ -98,7 +98,7 @@ def test_on_a_full_disk_the_older_checkpoint_makes_room(write, writer, monkeypat
     assert found(writer.run_dir) == [36, 24]
 
 
-def test_the_newest_checkpoint_makes_room_for_nothing(write, writer, monkeypatch):
+def test_newest_checkpoint_makes_room_for_nothing(write, writer, monkeypatch):
     write("", 12, 24)
     (said,) = write("disk-full:0@30", 36)
     assert "No space left on device" in said
@@ -106,7 +106,7 @@ def test_the_newest_checkpoint_makes_room_for_nothing(write, writer, monkeypatch
 
 
 @pytest.mark.parametrize("kind", ["torn", "flip"])
-def test_a_damaged_part_is_noticed_when_it_is_looked_for(write, writer, kind):
+def test_damaged_part_is_noticed_when_it_is_looked_for(write, writer, kind):
     assert write(f"{kind}:0@20", 12, 24) == []
     damaged, whole = found(writer.run_dir)
     assert damaged == f"{writer.part(24, 0)} is not what was written (its checksum differs)"
@@ -117,19 +117,19 @@ def test_a_damaged_part_is_noticed_when_it_is_looked_for(write, writer, kind):
     assert found(writer.run_dir)[0] == 36  # it strikes once in a run
 
 
-def test_a_fault_of_another_block_is_no_concern(write, writer):
+def test_fault_of_another_block_is_no_concern(write, writer):
     assert write("disk-full:1@0,torn:1@0,flip:2@0,kill:0@0", 12) == []
     assert found(writer.run_dir) == [12]
 
 
-def test_a_disk_that_fails_by_itself_is_said_and_the_worker_goes_on(write, tmp_path):
+def test_failing_disk_is_told_and_the_worker_goes_on(write, tmp_path):
     (tmp_path / "file").touch()
     nowhere = CheckpointWriter(run_dir=tmp_path / "file", run_id="0" * 16, num_parts=1)
     (said,) = write("", 12, run=nowhere)
     assert "step 12 was not written: Not a directory" in said
 
 
-def test_what_is_announced_twice_is_written_once(writer, memory):
+def test_part_announced_twice_is_written_once(writer, memory):
     lay(memory, 12)
     disk = CheckpointThread((), say=pytest.fail)
     disk.write(writer, 0, memory)
@@ -141,7 +141,7 @@ def test_what_is_announced_twice_is_written_once(writer, memory):
     assert not writer.part(12, 0).exists()
 
 
-def test_a_worker_that_is_gone_still_has_its_part_written(writer, memory):
+def test_part_of_a_worker_that_is_gone_is_written(writer, memory):
     """Its memory is the keeper's; here two workers' parts make the checkpoint."""
     pair = CheckpointWriter(run_dir=writer.run_dir, run_id="0" * 16, num_parts=2)
     other = OwnedMemory("other")

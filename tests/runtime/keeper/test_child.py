@@ -119,14 +119,14 @@ def case(make) -> Case:
 
 
 @pytest.mark.parametrize("state", sorted(WAITING, key=lambda state: state.value))
-def test_one_that_waits_in_good_health_is_left_alone(case, state):
+def test_child_that_waits_in_good_health_is_left_alone(case, state):
     for now_s in range(0, 1000, 5):
         case.turn(state)
         assert case.child.hangs(now_s) == ""
 
 
 @pytest.mark.parametrize("state", list(State))
-def test_a_loop_that_does_not_turn_hangs_whatever_it_does(case, state):
+def test_loop_that_does_not_turn_hangs_whatever_it_does(case, state):
     case.turn(state)
     assert case.child.hangs(3.0) == ""
     assert case.child.hangs(3.0 + LIMIT_S) == ""
@@ -153,7 +153,7 @@ def test_each_phase_and_each_step_has_its_own_time(case):
         assert case.child.hangs(0.9 * LIMIT_S * now_s) == ""
 
 
-def test_a_wait_in_between_begins_the_time_anew(case):
+def test_wait_in_between_begins_the_time_anew(case):
     for now_s, state in ((0, State.UPDATE), (9, State.WAIT_TIE), (18, State.UPDATE)):
         case.turn(state)
         assert case.child.hangs(now_s) == ""
@@ -161,7 +161,7 @@ def test_a_wait_in_between_begins_the_time_anew(case):
     assert case.child.hangs(27) == ""
 
 
-def test_the_first_step_of_a_life_may_take_five_times_as_long(case):
+def test_first_step_of_a_generation_has_five_times_the_limit(case):
     case.turn(State.FORWARD, step=0, steps_done=0)
     assert case.child.hangs(0.0) == ""
     case.turn(State.FORWARD, step=0, steps_done=0)
@@ -171,7 +171,7 @@ def test_the_first_step_of_a_life_may_take_five_times_as_long(case):
     assert case.child.hangs(late) == f"the forward of step 0 has not ended in 50.0 s{REMEDY}"
 
 
-def test_a_snapshot_that_does_not_become_safe_hangs_in_whatever_state(case):
+def test_snapshot_that_never_becomes_durable_hangs_in_any_state(case):
     """Nothing but computing was bounded: a copy that stuck at the end was waited for for ever."""
     page = case.child.memory.page
     for now_s in range(0, 100, 5):
@@ -187,7 +187,7 @@ def test_a_snapshot_that_does_not_become_safe_hangs_in_whatever_state(case):
     assert case.child.hangs(95.1 + LIMIT_S) == ""
 
 
-def test_a_wait_for_the_disk_is_not_counted(case):
+def test_wait_for_the_disk_is_not_counted(case):
     page = case.child.memory.page
     page[Field.SAVING], page[Field.CHECKPOINT] = 13, 13
     for now_s in range(0, 100, 5):
@@ -211,7 +211,7 @@ def test_each_phase_before_the_steps_has_a_bound_and_a_name(case):
     assert case.child.hangs(late) == "it has been loading the data for 200.1 s (--phase-timeout-s)"
 
 
-def test_who_waits_for_others_has_time_for_all_their_lives(case):
+def test_child_that_waits_for_others_has_time_for_their_restarts(case):
     case.say(phase="waiting for the coordinator", waits=True)
     case.child.listen()
     most_s = WAIT_MARGIN * 5 * PHASE_LIMIT_S  # a start, three restarts, and one to spare
@@ -220,7 +220,7 @@ def test_who_waits_for_others_has_time_for_all_their_lives(case):
     assert late == "it has been waiting for the coordinator for 1100.1 s"
 
 
-def test_a_phase_that_says_what_it_takes_has_that_time_twice(case):
+def test_phase_that_says_what_it_takes_has_that_time_twice(case):
     """A healthy evaluation of a large set was killed four times, and its result lost."""
     case.say(phase="evaluating", takes_s=PHASE_LIMIT_S)
     case.child.listen()
@@ -228,7 +228,7 @@ def test_a_phase_that_says_what_it_takes_has_that_time_twice(case):
     assert case.child.hangs(2 * PHASE_LIMIT_S + 0.1) == "it has been evaluating for 400.1 s"
 
 
-def test_the_next_generation_is_told_in_which_phase_the_one_before_hung(case):
+def test_next_generation_is_told_the_phase_that_hung(case):
     case.say(phase="evaluating: unit a")
     case.child.listen()
     case.generations[0].exitcode = -9
@@ -242,14 +242,14 @@ def test_the_next_generation_is_told_in_which_phase_the_one_before_hung(case):
     ]
 
 
-def test_a_process_that_could_not_be_started_has_ended(case):
+def test_process_that_could_not_be_started_has_ended(case):
     """Its keeper waited for it, deaf to signals, and left the others behind."""
     case.generations[0].pid = None
     assert case.child.has_ended
     case.child.kill()
 
 
-def test_a_phase_that_lasts_is_told_less_and_less_often(case):
+def test_phase_that_lasts_is_told_less_and_less_often(case):
     case.say(phase="loading the data")
     case.child.listen()
     told = {s: said for s in range(101) if (said := case.child.notice(float(s)))}
@@ -260,12 +260,12 @@ def test_a_phase_that_lasts_is_told_less_and_less_often(case):
     )
 
 
-def test_the_steps_are_no_phase_to_tell_of(case):
+def test_steps_are_no_phase_to_tell_of(case):
     case.turn(State.FORWARD)
     assert case.child.notice(10**6) == ""
 
 
-def test_a_coordinator_hangs_in_a_phase_that_it_does_not_say_again(make, monkeypatch):
+def test_coordinator_hangs_in_a_phase_it_does_not_say_again(make, monkeypatch):
     """One that was stopped while it followed the steps was never replaced: the job did not end."""
     child = (case := make(block=None)).child
     for now_s in range(0, 1000, 100):
@@ -276,7 +276,7 @@ def test_a_coordinator_hangs_in_a_phase_that_it_does_not_say_again(make, monkeyp
     assert "following the steps for 200.1 s" in child.hangs(900 + PHASE_LIMIT_S + 0.1)
 
 
-def test_a_coordinator_that_comes_no_further_is_restarted_so_often_only(make):
+def test_coordinator_without_progress_is_restarted_so_often_only(make):
     """Each generation took longer than the window of restarts, so that it came back for ever."""
     case = make(block=None, max_restarts=2)
     assert [case.child.count_restart(1000.0 * n) for n in range(2)] == ["", ""]
@@ -286,7 +286,7 @@ def test_a_coordinator_that_comes_no_further_is_restarted_so_often_only(make):
     assert case.child.count_restart(5000.0) == "2 restarts without progress"
 
 
-def test_one_that_leaves_has_time_to_close_what_it_has_open(case):
+def test_child_that_leaves_has_time_to_close_what_is_open(case):
     """Its loop has ended, and what it said last may still be on its way."""
     case.turn(State.DONE)
     assert case.child.hangs(0.0) == ""
@@ -298,7 +298,7 @@ def test_one_that_leaves_has_time_to_close_what_it_has_open(case):
 # Lives ------------------------------------------------------------------------------------------
 
 
-def test_a_new_life_keeps_the_memory_and_forgets_the_progress(case):
+def test_new_generation_has_the_memory_and_not_the_progress(case):
     page = case.child.memory.page
     case.turn(State.UPDATE)
     assert case.child.hangs(3.0) == ""
@@ -317,7 +317,7 @@ def test_a_new_life_keeps_the_memory_and_forgets_the_progress(case):
     assert case.child.phase == "starting"
 
 
-def test_two_lives_at_once_are_refused(case):
+def test_second_generation_at_once_is_refused(case):
     with pytest.raises(AssertionError, match="zombie"):
         case.child.restart("for no reason")
 
@@ -335,7 +335,7 @@ def test_restarts_are_counted_within_a_window(make):
     assert case.child.count_restart(RESTART_WINDOW_S) == "more than 2 restarts in 300 s"
 
 
-def test_restarts_long_ago_do_not_count_where_there_is_progress(make):
+def test_restarts_long_ago_do_not_count_if_there_is_progress(make):
     case = make(max_restarts=2)
     for now_s in (0.0, 100.0, RESTART_WINDOW_S + 1, RESTART_WINDOW_S + 101):
         progress(case, 1)
@@ -344,7 +344,7 @@ def test_restarts_long_ago_do_not_count_where_there_is_progress(make):
     assert "more than 2" in case.child.count_restart(RESTART_WINDOW_S + 102)
 
 
-def test_lives_without_progress_end_the_job_however_long_each_takes(make):
+def test_generations_without_progress_end_the_job_however_long(make):
     """A step that never ends was seen only after minutes, so that no window ever filled up."""
     case = make(max_restarts=2)
     progress(case, 5)
@@ -355,13 +355,14 @@ def test_lives_without_progress_end_the_job_however_long_each_takes(make):
     assert case.child.count_restart(4000.0) == ""
 
 
-def test_no_restart_where_none_is_allowed(make):
+def test_restart_is_refused_if_none_is_allowed(make):
     case = make(max_restarts=0)
     progress(case, 1)
     assert "more than 0" in case.child.count_restart(0.0)
 
 
-def test_only_one_that_says_so_has_ended_well_and_another_life_has_to_say_it_again(case):
+def test_child_has_ended_well_only_if_it_says_so(case):
+    """The next generation has to say it again."""
     case.generations[0].exitcode = 0
     assert not case.child.has_ended_well
     case.say(end=DONE)
@@ -375,7 +376,7 @@ def test_only_one_that_says_so_has_ended_well_and_another_life_has_to_say_it_aga
 # Words ------------------------------------------------------------------------------------------
 
 
-def test_what_it_says_is_kept_and_a_part_is_announced_once(case):
+def test_messages_of_a_child_are_stored_and_a_part_told_once(case):
     case.say(run_dir="runs/x", run_id="ab")
     assert not case.child.listen()
     case.say(checkpoint=True)
@@ -385,7 +386,7 @@ def test_what_it_says_is_kept_and_a_part_is_announced_once(case):
     assert case.child.said == {"run_dir": "runs/x", "run_id": "ab", "num_workers": 4}
 
 
-def test_last_words_are_heard_after_the_end(case):
+def test_last_messages_are_heard_after_the_end(case):
     case.say(checkpoint=True)
     case.say(traceback="Traceback ...\nValueError: no")
     case.generations[0].pipe.real.close()
@@ -395,7 +396,7 @@ def test_last_words_are_heard_after_the_end(case):
 
 
 @pytest.mark.parametrize(
-    ("code", "words"),
+    ("code", "described"),
     [
         (-signal.SIGKILL, "was killed by SIGKILL"),
         (-signal.SIGSEGV, "was killed by SIGSEGV"),
@@ -403,19 +404,19 @@ def test_last_words_are_heard_after_the_end(case):
         (0, "left with exit code 0 before its end: did user code exit?"),
     ],
 )
-def test_an_end_is_put_into_words(case, code, words):
+def test_end_is_described(case, code, described):
     case.generations[0].exitcode = code
-    assert case.child.how_it_ended() == words
+    assert case.child.how_it_ended() == described
 
 
-def test_a_long_message_is_cut_until_the_job_ends(case):
+def test_long_message_is_cut_until_the_job_ends(case):
     case.say(traceback="Traceback ...\nValueError: " + "x" * 5000)
     case.child.listen()
     case.generations[0].exitcode = 1
     assert len(case.child.how_it_ended()) < 300
 
 
-def test_a_fork_server_that_was_killed_is_started_again(make, monkeypatch):
+def test_fork_server_that_was_killed_is_started_again(make, monkeypatch):
     """The keeper died of an EOFError."""
     starts: list[FakeProcess] = []
 
@@ -429,11 +430,11 @@ def test_a_fork_server_that_was_killed_is_started_again(make, monkeypatch):
     assert len(starts) == 2
 
 
-def test_a_signal_to_one_that_has_just_ended_is_no_error(case):
+def test_signal_to_one_that_has_just_ended_is_no_error(case):
     case.child.kill()
     case.generations[0].exitcode = 0
     case.child.kill()
 
 
-def test_names(make):
+def test_child_has_a_name(make):
     assert [make(block=k).child.name for k in (None, 3)] == ["the coordinator", "worker 3"]

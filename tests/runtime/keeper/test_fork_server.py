@@ -1,4 +1,7 @@
-"""The fork server looks for our packages first, and leaves nothing, whatever surrounds it."""
+"""The fork server looks for our packages first, and leaves nothing, whatever surrounds it.
+
+This is also the test of runtime/keeper/in_fork_server.py, which runs in it.
+"""
 
 import contextlib
 import os
@@ -75,9 +78,9 @@ def start(tmp_path):
         process.stdout.close()
 
 
-def test_our_packages_come_first_and_the_users_environment_is_as_it_was(start, tmp_path):
-    """A user's empty models/__init__.py in the current directory took the place of ours: the
-    server runs `python -c`, which looks there first."""
+def test_packages_of_ours_come_before_the_users(start, tmp_path):
+    """The user's environment is as it was. A user's empty models/__init__.py in the current
+    directory took the place of ours: the server runs `python -c`, which looks there first."""
     process, (file, found, _, _) = start(PYTHONPATH=str(tmp_path))
     assert Path(file) == ROOT / "runtime" / "__init__.py"
     assert found == {
@@ -99,8 +102,8 @@ def directory_of(server: int) -> Path:
     return directory
 
 
-def test_a_long_tmpdir_is_no_place_for_a_socket_and_nothing_is_left(start, tmp_path):
-    """TMPDIR of 150 characters: OSError, AF_UNIX path too long."""
+def test_tmpdir_too_long_for_a_socket_is_not_used(start, tmp_path):
+    """Nothing is left behind. TMPDIR of 150 characters: OSError, AF_UNIX path too long."""
     long = tmp_path / ("x" * 150)
     long.mkdir()
     process, (_, _, server, _) = start(TMPDIR=str(long))
@@ -125,7 +128,7 @@ def await_end(*pids: int) -> None:
         time.sleep(0.01)
 
 
-def test_what_a_process_has_left_is_ended_and_the_server_stays(start):
+def test_processes_left_behind_are_ended_and_the_server_stays(start):
     process, (_, _, server, orphan) = start()
     assert psutil.pid_exists(orphan)
     process.stdin.write("\n")
@@ -136,7 +139,7 @@ def test_what_a_process_has_left_is_ended_and_the_server_stays(start):
 
 
 @pytest.mark.parametrize("again", range(3))
-def test_a_keeper_that_is_killed_takes_the_server_and_all_below_along(start, again):
+def test_killed_keeper_takes_the_server_and_all_below_along(start, again):
     """The server saw the end of its keeper's pipe before the kernel told it of the death, and left
     without a look at what was below it."""
     process, (_, _, server, orphan) = start(TMPDIR="/tmp")
@@ -147,7 +150,7 @@ def test_a_keeper_that_is_killed_takes_the_server_and_all_below_along(start, aga
     assert not directory.exists()
 
 
-def test_a_server_that_is_killed_leaves_what_was_below_it_to_its_keeper(start):
+def test_killed_server_leaves_what_was_below_to_its_keeper(start):
     """After kill -9 of the fork server the job healed, and users' processes outlived it."""
     process, (_, _, server, orphan) = start()
     os.kill(server, signal.SIGKILL)

@@ -105,25 +105,26 @@ def hear(keeper: Keeper, *numbers: int) -> list[int]:
 # Signals ----------------------------------------------------------------------------------------
 
 
-def test_a_second_interrupt_by_hand_counts_however_soon(make):
+def test_second_interrupt_by_hand_counts_however_soon(make):
     assert len(hear(make(), signal.SIGINT, signal.SIGINT)) == 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
-def test_a_schedulers_copies_are_one_signal_and_a_later_one_a_second(make, clock, number):
-    """scancel signals a launcher and its ranks, and the launcher passes it on: the second copy
-    ended the job at once, without the checkpoint that the first one asked for."""
+def test_copies_of_a_schedulers_signal_count_as_one(make, clock, number):
+    """A later one is a second. scancel signals a launcher and its ranks, and the launcher
+    passes it on: the second copy ended the job at once, without the checkpoint that the first one
+    asked for."""
     keeper = make(rank=1)
     assert hear(keeper, number, signal.SIGTERM, relayed(number), number) == [number]
     clock.now_s += SAME_STOP_S
     assert hear(keeper, number) == [number, number]
 
 
-def test_under_a_launcher_an_interrupt_may_come_twice_too(make):
+def test_interrupt_may_come_twice_under_a_launcher_too(make):
     assert hear(make(rank=0), signal.SIGINT, signal.SIGINT) == [signal.SIGINT]
 
 
-def test_a_signal_to_a_child_counts_as_one_to_the_keeper_but_never_as_a_second(make, clock):
+def test_signal_to_a_child_counts_but_never_as_a_second_one(make, clock):
     keeper = make()
     assert hear(keeper, relayed(signal.SIGUSR2)) == [signal.SIGUSR2]
     clock.now_s += 2 * SAME_STOP_S
@@ -133,14 +134,15 @@ def test_a_signal_to_a_child_counts_as_one_to_the_keeper_but_never_as_a_second(m
 # Ends of children -------------------------------------------------------------------------------
 
 
-def test_what_could_not_begin_ends_quietly_for_the_coordinator_has_said_why(make, capsys):
+def test_job_that_could_not_begin_ends_quietly(make, capsys):
+    """The coordinator has said why."""
     for end, expected in ((REFUSED, 2), (NOT_STARTED, 1)):
         for block in (None, 0):
             assert make()._go_on_without(Child(block, code=0, end=end), "ended") == expected
     assert capsys.readouterr().err == ""
 
 
-def test_a_coordinator_that_fails_too_often_ends_a_job_in_which_nothing_trains(make, capsys):
+def test_coordinator_that_fails_too_often_ends_an_idle_job(make, capsys):
     """Under torchrun it was said over and over that training went on without it: stopped by hand
     after 400 s."""
     keeper, coordinator = make(rank=0), Child(None, code=1)
@@ -151,7 +153,7 @@ def test_a_coordinator_that_fails_too_often_ends_a_job_in_which_nothing_trains(m
 
 
 @pytest.mark.parametrize(("state", "code"), [(State.FORWARD, None), (State.DONE, 1)])
-def test_while_a_worker_trains_it_only_rests(make, state, code):
+def test_coordinator_that_fails_too_often_rests_during_training(make, state, code):
     keeper, coordinator, worker = make(rank=0), Child(None, code=1), Child(0)
     coordinator.too_many = "more than 3 restarts"
     keeper._coordinator, keeper._workers = coordinator, [worker]
@@ -161,7 +163,7 @@ def test_while_a_worker_trains_it_only_rests(make, state, code):
     assert bool(coordinator.rest_until_s) is (code is None)
 
 
-def test_the_job_has_ended_well_when_all_have_said_so(make):
+def test_job_has_ended_well_when_all_have_said_so(make):
     """A user's os._exit(0) was taken for a good end."""
     keeper = make()
     keeper._coordinator, keeper._workers = Child(None, code=0), [Child(0, code=0)]
@@ -172,14 +174,14 @@ def test_the_job_has_ended_well_when_all_have_said_so(make):
 
 
 @pytest.mark.parametrize("code", [REFUSED, FINAL, NOT_STARTED])
-def test_an_exit_code_of_the_users_means_nothing(make, code):
-    """A unit's os._exit(2) ended the job with exit code 2 and not a word."""
+def test_exit_code_of_the_users_means_nothing(make, code):
+    """A unit's os._exit(2) ended the job with exit code 2 and in silence."""
     died = Child(1, code=code)
     assert make()._go_on_without(died, "failed") is None
     assert died.restarted == ["failed"]
 
 
-def test_a_job_that_has_written_all_is_not_stopped(make, capsys):
+def test_job_that_has_written_all_is_not_stopped(make, capsys):
     """SIGTERM at the last moment: exit code 143 and "resumes from there", and all was written."""
     keeper = make()
     keeper._coordinator = Child(None, end=DONE)
@@ -188,14 +190,14 @@ def test_a_job_that_has_written_all_is_not_stopped(make, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_a_coordinator_is_not_needed_to_stop(make):
+def test_coordinator_is_not_needed_to_stop(make):
     keeper, coordinator = make(), Child(None, code=143)
     hear(keeper, signal.SIGTERM)
     assert keeper._go_on_without(coordinator, "failed") is None
     assert coordinator.restarted == []
 
 
-def test_a_worker_comes_back_unless_that_would_only_repeat_itself(make, capsys):
+def test_worker_comes_back_unless_it_would_only_fail_again(make, capsys):
     keeper = make()
     died, final = Child(1, code=-9), Child(1, code=1, end=FINAL)
     assert keeper._go_on_without(died, "was killed by SIGKILL") is None

@@ -102,7 +102,7 @@ def retention_of_other(fd: int, side: Side) -> NeighboursRetention:
 def shm_ends(*, guards_payload: bool) -> Callable[[zmq.Context], Ends]:
     def make(context: zmq.Context) -> Ends:
         fds = [os.memfd_create(f"test-{side.value}") for side in Side]
-        kept = {side: retention(fd, side) for side, fd in zip(Side, fds, strict=True)}
+        retained = {side: retention(fd, side) for side, fd in zip(Side, fds, strict=True)}
         others = {side: retention_of_other(fd, side) for side, fd in zip(Side, fds, strict=True)}
         for fd in fds:
             os.close(fd)  # they stay mapped
@@ -111,11 +111,11 @@ def shm_ends(*, guards_payload: bool) -> Callable[[zmq.Context], Ends]:
         for side, other in ((Side.ABOVE, Side.BELOW), (Side.BELOW, Side.ABOVE)):
             end = End(side=side, run_id="run", specs=SPECS, guards_payload=guards_payload)
             link = shm_link(context, end, others[other], **address)
-            made[side] = RetainingLink(link, kept[side])
+            made[side] = RetainingLink(link, retained[side])
             address = {"connect": made[side].address} if side is Side.ABOVE else address
         lower, upper = made[Side.ABOVE], made[Side.BELOW]
-        where = address["connect"]
-        return Ends(lower=lower, upper=upper, address=where, guards_payload=guards_payload)
+        dialled = address["connect"]
+        return Ends(lower=lower, upper=upper, address=dialled, guards_payload=guards_payload)
 
     return make
 

@@ -24,12 +24,12 @@ MESSAGES = [HELLO, FIRST_HELLO, ACK, DATA, REQUEST, STOP]
 
 
 @pytest.mark.parametrize("message", MESSAGES)
-def test_a_header_is_read_back(message):
+def test_header_is_read_back(message):
     assert decode(encode(message)) == message
 
 
 @pytest.mark.parametrize("message", [DATA, HELLO])
-def test_a_header_of_another_edge_is_told_apart(message):
+def test_header_of_another_edge_is_told_apart(message):
     frame = encode(message, edge=5)
     assert decode(frame, edge=5) == message
     with pytest.raises(BadMessage, match="another run"):
@@ -37,7 +37,7 @@ def test_a_header_of_another_edge_is_told_apart(message):
 
 
 @pytest.mark.parametrize("message", MESSAGES)
-def test_any_flipped_bit_of_a_header_is_noticed(message):
+def test_flipped_bits_of_a_header_are_all_noticed(message):
     frame = encode(message)
     for position in range(8 * len(frame)):
         damaged = bytearray(frame)
@@ -76,7 +76,7 @@ def test_any_flipped_bit_of_a_header_is_noticed(message):
         17,
     ],
 )
-def test_a_whole_header_with_wrong_fields_is_no_message(fields):
+def test_whole_header_with_wrong_fields_is_no_message(fields):
     body = msgpack.packb(fields)
     with pytest.raises(BadMessage):
         decode(xxhash.xxh3_64_digest(body) + body)
@@ -96,7 +96,7 @@ def test_random_bytes_with_a_right_checksum_are_no_message(body):
         decode(xxhash.xxh3_64_digest(body) + body)
 
 
-def test_the_checksum_sees_every_tensor_and_its_order():
+def test_checksum_sees_every_tensor_and_its_order():
     a, b = torch.arange(6.0), torch.arange(6)
     assert checksum((a, b)) != checksum((b, a))
     changed = a.clone()
@@ -105,11 +105,11 @@ def test_the_checksum_sees_every_tensor_and_its_order():
     assert checksum((a.clone(), b.clone())) == checksum((a, b))
 
 
-def test_the_checksum_takes_empty_and_scalar_tensors():
+def test_checksum_takes_empty_and_scalar_tensors():
     assert checksum((torch.empty(0), torch.tensor(3))) == checksum((torch.tensor(3),))
 
 
-def test_ends_that_would_not_fit_have_other_fingerprints():
+def test_fingerprints_differ_between_ends_that_would_not_fit():
     spec = TensorSpec(shape=(2, 3), dtype="float32")
     base = fingerprint("run", {Stream.ACTIVATION: (spec,)})
     others = [

@@ -1,4 +1,4 @@
-"""Messages that are read where their sender keeps them."""
+"""Messages that are read in the memory in which their sender retains them."""
 
 import os
 import signal
@@ -37,16 +37,16 @@ def ends(make_ends):
     return make_ends(guards_payload=False)
 
 
-def test_a_message_is_used_in_place(ends):
+def test_message_is_used_in_place(ends):
     send(ends.lower, *data(Stream.ACTIVATION, FIRST, seed=1))
     got = receive(ends.upper)
-    kept = ends.lower.retention.get(Stream.ACTIVATION, FIRST)
-    kept[0].fill_(5.0)  # the same memory, under two addresses
-    assert torch.equal(got.payload[0], torch.full_like(kept[0], 5.0))
-    assert got.payload[0].data_ptr() != kept[0].data_ptr()
+    retained = ends.lower.retention.get(Stream.ACTIVATION, FIRST)
+    retained[0].fill_(5.0)  # the same memory, under two addresses
+    assert torch.equal(got.payload[0], torch.full_like(retained[0], 5.0))
+    assert got.payload[0].data_ptr() != retained[0].data_ptr()
 
 
-def test_a_slot_that_is_used_again_is_no_message(ends):
+def test_slot_that_is_used_again_is_no_message(ends):
     """A header that comes very late must not bring the tensors of another step."""
     late = ends.lower.frames(*data(Stream.ACTIVATION, FIRST))
     ends.lower.retention.put(
@@ -61,7 +61,7 @@ def test_a_slot_that_is_used_again_is_no_message(ends):
     assert (heard.stream, heard.reason) == (Stream.ACTIVATION, "its slot holds another message")
 
 
-def test_what_is_made_again_does_not_touch_what_a_neighbour_reads(ends):
+def test_message_made_again_leaves_what_a_neighbour_reads(ends):
     """A writer that was killed comes back and repeats its steps while the reader computes."""
     payload = random_payload(Stream.ACTIVATION, seed=3)
     send(ends.lower, *data(Stream.ACTIVATION, FIRST, seed=3))
@@ -75,7 +75,7 @@ def test_what_is_made_again_does_not_touch_what_a_neighbour_reads(ends):
     assert all(torch.equal(a, b) for a, b in zip(got.payload, payload, strict=True))
 
 
-def test_what_is_made_again_takes_no_place_of_what_came_after_it(ends):
+def test_message_made_again_takes_no_place_of_a_later_one(ends):
     """With few places and rare snapshots a restarted worker wrote over what its neighbour read."""
     late = FIRST + ROOM
     send(ends.lower, *data(Stream.ACTIVATION, late, seed=5))
@@ -85,8 +85,8 @@ def test_what_is_made_again_takes_no_place_of_what_came_after_it(ends):
     assert all(torch.equal(a, b) for a, b in zip(got.payload, sent, strict=True))
 
 
-def test_a_neighbour_that_sends_nothing_keeps_nothing():
-    """The top worker has nothing to send where there are no ties, and its memory is empty."""
+def test_neighbour_that_sends_nothing_retains_nothing():
+    """The top worker has nothing to send if there are no ties, and its memory is empty."""
     plan = WorkerPlan(num_steps=1)
     fd = os.memfd_create("test")
     path = f"/proc/self/fd/{fd}"
@@ -95,14 +95,14 @@ def test_a_neighbour_that_sends_nothing_keeps_nothing():
     os.close(fd)
 
 
-def test_a_guarded_message_shows_damage_in_memory(make_ends):
+def test_guarded_message_shows_damage_in_memory(make_ends):
     ends = make_ends(guards_payload=True)
     send(ends.lower, *data(Stream.ACTIVATION, FIRST))
     ends.lower.retention.get(Stream.ACTIVATION, FIRST)[2][0, 0] += 1
     assert receive(ends.upper).reason == "its tensors fail their checksum"
 
 
-def test_a_reader_can_not_write():
+def test_reader_can_not_write():
     """Loudly: a silent write would change what the sender would send again."""
     code = (
         "import os\n"

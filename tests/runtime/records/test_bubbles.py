@@ -27,12 +27,12 @@ def job(*, workers: int, window: int) -> SleptJob:
     return SleptJob(config)
 
 
-def test_a_pipeline_is_filled_when_all_windows_may_be_full():
+def test_pipeline_is_filled_when_all_windows_may_be_full():
     assert fill_steps(job(workers=4, window=2)) == 7
     assert fill_steps(job(workers=1, window=2)) == 1
 
 
-def test_the_measured_bubble_is_all_waiting_over_all_time():
+def test_measured_bubble_is_all_waiting_over_all_time():
     waiting = Seconds(
         compute_s=4.0, overhead_s=1.0, wait_input_s=1.0, wait_credit_s=2.0, wait_tie_s=2.0
     )
@@ -41,7 +41,7 @@ def test_the_measured_bubble_is_all_waiting_over_all_time():
     assert measured_bubble([busy, busy]) == 0.0
 
 
-def test_a_bubble_needs_every_workers_steady_state():
+def test_bubble_needs_every_workers_steady_state():
     assert measured_bubble([Seconds(compute_s=1.0), None]) is None
 
 

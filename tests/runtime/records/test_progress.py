@@ -58,16 +58,16 @@ def report(compute_s: float, *records: Record, generation: int = 1) -> Report:
     ],
 )
 @pytest.mark.parametrize("before", [None, step(40), step(40, bad=3)])
-def test_an_event_is_said_whatever_the_step_before_it(record, line, before):
+def test_event_is_said_whatever_the_step_before_it(record, line, before):
     assert event_line(record, before) == line
 
 
-def test_a_step_is_no_news():
+def test_step_is_no_news():
     assert event_line(step(0), None) == ""
     assert event_line(step(1), step(0)) == ""
 
 
-def test_a_skipped_step_is_said_when_the_count_rises_and_only_then():
+def test_skipped_step_is_told_only_when_the_count_rises():
     records = [step(n, bad=bad) for n, bad in enumerate([0, 1, 1, 3, 3])]
     lines = [
         event_line(now, before) for before, now in zip([None, *records], records, strict=False)
@@ -82,13 +82,13 @@ def test_a_skipped_step_is_said_when_the_count_rises_and_only_then():
     ]
 
 
-def test_what_was_skipped_before_the_first_record_is_no_news():
-    """A run that is gone on with counts from its checkpoint."""
+def test_steps_skipped_before_the_first_record_are_no_news():
+    """A resumed run counts from its checkpoint."""
     assert event_line(step(100, bad=7), None) == ""
     assert event_line(step(101, bad=8), step(100, bad=7)).startswith("worker 2: step 101")
 
 
-def test_a_count_that_falls_back_to_a_snapshots_is_no_news():
+def test_count_that_falls_back_to_a_snapshots_is_no_news():
     assert event_line(step(40, bad=1), step(43, bad=2)) == ""
 
 

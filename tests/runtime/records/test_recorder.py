@@ -77,8 +77,9 @@ def test_older_checkpoints_make_room_for_the_weights(recorder, disk):
     assert recorder.run_dir.weights.exists()
 
 
-def test_without_room_beside_the_newest_checkpoint_that_stays_and_it_is_said(recorder, disk):
-    """The weights were lost: four coordinators, exit 1, and no word of the checkpoint."""
+def test_newest_checkpoint_stays_if_weights_have_no_room(recorder, disk):
+    """The weights were lost: four coordinators, exit 1, and no message of the
+    checkpoint."""
     write_checkpoints(recorder, 12, 24)
     disk.most_checkpoints = 0
     with pytest.raises(NotWritten, match=r"No space left on device.*is in the checkpoints there"):
@@ -86,7 +87,7 @@ def test_without_room_beside_the_newest_checkpoint_that_stays_and_it_is_said(rec
     assert [path.name[:8] for path in checkpoints(recorder).iterdir()] == ["00000024"]
 
 
-def test_without_any_checkpoint_room_is_waited_for(recorder, disk, monkeypatch, capsys):
+def test_room_is_awaited_if_there_is_no_checkpoint(recorder, disk, monkeypatch, capsys):
     """ "What was learned is in the checkpoints there", it said, and there was none."""
     checkpoints(recorder).mkdir()
     (checkpoints(recorder) / "in-the-way").touch()
@@ -107,7 +108,7 @@ def test_without_any_checkpoint_room_is_waited_for(recorder, disk, monkeypatch, 
         write(recorder)
 
 
-def test_what_can_not_be_recorded_is_said_once_and_ends_nothing(recorder, monkeypatch, capsys):
+def test_records_that_are_lost_are_told_once_and_end_nothing(recorder, monkeypatch, capsys):
     def full(rows: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -117,14 +118,14 @@ def test_what_can_not_be_recorded_is_said_once_and_ends_nothing(recorder, monkey
     assert capsys.readouterr().err == "records are lost: No space left on device\n"
 
 
-def test_a_user_sees_the_path_that_he_gave(recorder, capsys):
+def test_path_is_shown_as_the_user_gave_it(recorder, capsys):
     """A run directory 'exp[lr=0.1]' was shown as "exp": its name was read as markup."""
     console = make_console()
     console.print(f"run directory: {recorder.run_dir.path} [/bold] :smile:", soft_wrap=True)
     assert f"{recorder.run_dir.path} [/bold] :smile:\n" in capsys.readouterr().out
 
 
-def test_an_evaluation_is_told_phase_by_phase(recorder, capsys):
+def test_evaluation_is_told_phase_by_phase(recorder, capsys):
     def evaluate(weights: object, tell) -> list[UnitAccuracy]:
         for _ in range(3):
             tell("computing the features")
@@ -144,7 +145,7 @@ def test_an_evaluation_is_told_phase_by_phase(recorder, capsys):
     assert capsys.readouterr().out.splitlines() == ["computing the features", "unit a (1 of 1)"]
 
 
-def test_an_evaluation_that_hung_is_not_tried_again(recorder, capsys):
+def test_evaluation_that_hung_is_not_tried_again(recorder, capsys):
     """A healthy run whose evaluation took long ended with exit code 1 and without a summary."""
     job = SimpleNamespace(
         num_workers=1,
@@ -157,7 +158,7 @@ def test_an_evaluation_that_hung_is_not_tried_again(recorder, capsys):
     assert "not evaluated: it hung while evaluating" in capsys.readouterr().out
 
 
-def test_an_evaluation_that_can_not_be_costs_its_figures_alone(recorder, capsys):
+def test_evaluation_that_can_not_be_costs_its_figures_alone(recorder, capsys):
     def evaluate(weights: object, tell) -> list[UnitAccuracy]:
         raise ValueError("no labels [here]")
 

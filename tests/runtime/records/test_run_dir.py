@@ -13,7 +13,7 @@ def create(path: Path | None, **options: bool) -> RunDir:
     return RunDir.create(path, name="resnet-small", **options)
 
 
-def test_by_default_each_run_gets_a_new_directory(tmp_path, monkeypatch):
+def test_directory_is_new_for_each_run_by_default(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runs = [RunDir.create(None, name="my.net:build") for _ in range(3)]
     assert len({run.path for run in runs}) == 3
@@ -23,7 +23,7 @@ def test_by_default_each_run_gets_a_new_directory(tmp_path, monkeypatch):
         run.close()
 
 
-def test_paths(tmp_path):
+def test_run_dir_has_its_paths(tmp_path):
     run = create(tmp_path / "deep" / "run")
     paths = [run.config_toml, run.metrics, run.weights, run.summary, run.tensorboard]
     names = [
@@ -42,7 +42,7 @@ def test_paths(tmp_path):
     run.close()
 
 
-def test_two_jobs_cannot_share_a_directory(tmp_path):
+def test_directory_cannot_be_shared_by_two_jobs(tmp_path):
     first = create(tmp_path / "run")
     with pytest.raises(ValueError, match="in use") as caught:
         create(tmp_path / "run", restart=True)
@@ -55,7 +55,7 @@ def test_two_jobs_cannot_share_a_directory(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["config.toml", "metrics.jsonl"])
-def test_a_directory_with_a_run_is_only_for_a_restart(tmp_path, name):
+def test_directory_with_a_run_is_only_for_a_restart(tmp_path, name):
     (tmp_path / name).touch()
     with pytest.raises(ValueError, match="already holds a run") as caught:
         create(tmp_path)
@@ -66,7 +66,7 @@ def test_a_directory_with_a_run_is_only_for_a_restart(tmp_path, name):
     create(tmp_path, restart=True).close()
 
 
-def test_a_directory_that_cannot_be_made(tmp_path, monkeypatch):
+def test_directory_that_cannot_be_made_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").touch()
     for path in (tmp_path / "runs" / "mine", None):
@@ -104,7 +104,7 @@ def test_config_and_summary_are_replaced_as_one(tmp_path):
     run.close()
 
 
-def test_a_summary_that_fails_leaves_the_old_one(tmp_path):
+def test_summary_that_fails_leaves_the_old_one(tmp_path):
     run = create(tmp_path)
     run.write_summary({"steps": 1})
     with pytest.raises(TypeError):
@@ -113,7 +113,7 @@ def test_a_summary_that_fails_leaves_the_old_one(tmp_path):
     run.close()
 
 
-def test_a_run_that_is_cleared_is_gone_and_the_directory_still_taken(tmp_path):
+def test_cleared_run_is_gone_and_its_directory_still_taken(tmp_path):
     run = create(tmp_path)
     run.write_config("lag = 1\n", given="lag = 1\n")
     run.append_metrics([{"step": 1}])

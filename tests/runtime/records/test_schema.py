@@ -7,6 +7,7 @@ import pytest
 
 from runtime.records.schema import (
     Accuracy,
+    BlockSummary,
     Carried,
     Counters,
     Healed,
@@ -14,12 +15,13 @@ from runtime.records.schema import (
     Restart,
     Restarted,
     Seconds,
+    Spread,
     StepRecord,
     UnitAccuracy,
     WorkerResult,
+    common_fields,
     from_dict,
     read_record,
-    shared,
 )
 
 WORKER = {"t": 5.0, "block": 2, "pid": 7, "generation": 1}
@@ -52,23 +54,23 @@ RESULT = WorkerResult(
 
 
 @pytest.mark.parametrize("record", [REPORT, RESULT, replace(RESULT, steady=None, last=None)])
-def test_what_a_worker_says_comes_back_from_the_wire(record):
+def test_reports_and_results_come_back_from_the_wire(record):
     said = msgpack.unpackb(msgpack.packb(asdict(record)))
     assert from_dict(type(record), said) == record
 
 
 @pytest.mark.parametrize("record", [STEP, *EVENTS])
-def test_a_line_of_metrics_is_the_record_with_its_keys(record):
+def test_line_of_metrics_is_the_record_with_its_keys(record):
     assert read_record(asdict(record)) == record
 
 
-def test_an_event_keeps_its_name_among_its_keys():
+def test_event_has_its_name_among_its_keys():
     assert [asdict(event)["event"] for event in EVENTS] == ["restart", "healed", "carried"]
     keys = {"event", "t", "block", "pid", "generation", "healed_s"}
     assert asdict(EVENTS[1]).keys() == keys
 
 
-def test_unknown_and_missing_keys_are_named():
+def test_keys_unknown_or_missing_are_named():
     values = asdict(Counters())
     with pytest.raises(ValueError, match="Counters with unknown keys: colour, size"):
         from_dict(Counters, values | {"size": 1, "colour": 2})
@@ -93,7 +95,26 @@ def test_seconds_add_up_and_are_shared_out():
     assert all_s - Seconds(wait_tie_s=1.0) == replace(all_s, wait_tie_s=3.0)
 
 
-def test_a_record_shares_the_fields_that_both_have():
-    assert Restart(**shared(Restart, RESTARTED)).cause == "was killed"
+def test_record_shares_the_fields_that_both_have():
+    assert Restart(**common_fields(Restart, RESTARTED)).cause == "was killed"
     unit = UnitAccuracy(name="stem", linear_top1=0.5)
-    assert Accuracy(**shared(Accuracy, unit)) == Accuracy(linear_top1=0.5)
+    assert Accuracy(**common_fields(Accuracy, unit)) == Accuracy(linear_top1=0.5)
+
+
+def test_nested_records_in_dicts_and_tuples_are_read_back():
+    """A block's summary could be written and not be read: its ties' staleness is a dict."""
+    spread = Spread(num=3, median=1, p95=2, max=2, counts={"1": 2, "2": 1})
+    counts = ("bad_steps", "fenced", "damaged", "dropped_reports", "stale_ties", "restarts")
+    block = BlockSummary(
+        index=0,
+        units=("stem",),
+        guest_units=(),
+        loss=1.5,
+        probe_top1=None,
+        utilisation=0.5,
+        steady=Seconds(compute_s=1.0),
+        staleness={"tie_down": spread},
+        peak_rss_bytes=1,
+        **dict.fromkeys(counts, 0),
+    )
+    assert from_dict(BlockSummary, asdict(block)) == block

@@ -75,7 +75,7 @@ def summary_of(*results: WorkerResult, shares_cores: bool = False, **options: bo
     )
 
 
-def test_the_measured_bubble_stands_beside_those_of_lock_step():
+def test_measured_bubble_stands_beside_those_of_lock_step():
     bubble = summary_of().bubble
     assert (bubble.measured, bubble.fill_steps, bubble.microbatches) == (0.2, 3, 8)
     assert bubble.gpipe_and_1f1b == pytest.approx(1 / 9)
@@ -92,7 +92,7 @@ def test_one_process_has_no_bubble():
     assert summary_of(one_process=True).bubble is None
 
 
-def test_the_rate_is_the_slowest_workers():
+def test_rate_is_the_slowest_workers():
     lasts = [replace(STEP, samples_per_s=rate) for rate in (200.0, 150.0)]
     results = [result(k, last=last, first_step_t=2.0 - k) for k, last in enumerate(lasts)]
     summary = summary_of(*results)
@@ -100,7 +100,7 @@ def test_the_rate_is_the_slowest_workers():
     assert summary_of(results[0], result(1)).samples_per_s is None
 
 
-def test_a_block_has_its_workers_seconds_and_counters():
+def test_block_has_its_workers_seconds_and_counters():
     counters = [Counters(sent=9, trained=8), Counters(trained=5, fenced=2)]
     summary = summary_of(*(result(k, counters=found) for k, found in enumerate(counters)))
     _, upper = summary.blocks
@@ -118,7 +118,8 @@ def healed(block: int, generation: int, after_s: float) -> Healed:
     return Healed(t=7.0, pid=1, block=block, generation=generation, healed_s=after_s)
 
 
-def test_restarts_are_told_with_what_they_took_also_over_attempts_of_a_launcher():
+def test_restarts_are_told_with_what_they_took():
+    """Also over the attempts of a launcher."""
     carried = Carried(t=5.0, pid=1, block=0, generation=0, notes=())
     events = [
         *(carried, restart(1, 1), healed(1, 1, 0.5), restart(2, 1), restart(2, 2)),

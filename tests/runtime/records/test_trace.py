@@ -11,7 +11,7 @@ def events(path) -> list[dict]:
     return json.loads(path.read_text())["traceEvents"]
 
 
-def test_a_timeline_has_slices_arrows_counters_and_instants_of_all_workers(tmp_path):
+def test_timeline_has_slices_arrows_counters_and_instants(tmp_path):
     for k in range(2):
         trace = Trace(tmp_path / "parts" / f"worker-{k}.jsonl", k, name="stem")
         trace.state(State.WAIT_INPUT, 3, 1.0, 1.5)
@@ -39,7 +39,7 @@ def test_a_timeline_has_slices_arrows_counters_and_instants_of_all_workers(tmp_p
     assert min(e["ts"] for e in found) == 0
 
 
-def test_an_arrow_ends_inside_the_slice_it_binds_to(tmp_path):
+def test_arrow_ends_inside_the_slice_it_binds_to(tmp_path):
     trace = Trace(tmp_path / "worker-1.jsonl", 1)
     trace.state(State.FORWARD, 0, 10.0, 11.0)
     trace.flush()
@@ -49,7 +49,7 @@ def test_an_arrow_ends_inside_the_slice_it_binds_to(tmp_path):
     assert begins < by["batch"]["ts"] < begins + by["forward"]["dur"]
 
 
-def test_lives_append_and_a_line_that_a_death_cut_off_is_left_out(tmp_path):
+def test_generations_append_and_a_line_cut_off_is_left_out(tmp_path):
     part = tmp_path / "worker-0.jsonl"
     for _ in range(2):
         trace = Trace(part, 0)
@@ -61,7 +61,7 @@ def test_lives_append_and_a_line_that_a_death_cut_off_is_left_out(tmp_path):
     assert [e["name"] for e in events(tmp_path / "trace.json")].count("healed") == 2
 
 
-def test_a_long_run_does_not_keep_its_events(tmp_path):
+def test_events_of_a_long_run_do_not_stay_in_memory(tmp_path):
     part = tmp_path / "worker-0.jsonl"
     trace = Trace(part, 0)
     for _ in range(FLUSH_AT):
@@ -69,7 +69,7 @@ def test_a_long_run_does_not_keep_its_events(tmp_path):
     assert len(part.read_text().splitlines()) >= FLUSH_AT
 
 
-def test_without_a_path_nothing_is_kept(tmp_path):
+def test_events_are_not_stored_without_a_path(tmp_path):
     trace = Trace(None, 0)
     trace.instant("restart")
     trace.flush()

@@ -49,7 +49,7 @@ def steps_on_disk(run_dir: Path) -> list[int]:
 
 
 def found(run_dir: Path) -> list[int | str]:
-    """Steps of what is whole, and words for what is damaged, in the order they come."""
+    """Steps of what is whole, and messages for what is damaged, in the order they come."""
     return [f.step if isinstance(f, Checkpoint) else str(f) for f in newest(run_dir)]
 
 
@@ -60,7 +60,7 @@ def leftovers(run_dir: Path) -> list[str]:
 # Completeness -----------------------------------------------------------------------------------
 
 
-def test_complete_only_with_all_parts(tmp_path):
+def test_checkpoint_is_complete_only_with_all_parts(tmp_path):
     writer = make_writer(tmp_path)
     for block in (2, 0):
         assert not completes(writer, block, 12)
@@ -72,7 +72,7 @@ def test_complete_only_with_all_parts(tmp_path):
     assert leftovers(tmp_path) == []
 
 
-def test_what_was_written_is_found(tmp_path):
+def test_checkpoint_that_was_written_is_found(tmp_path):
     write_all(make_writer(tmp_path), 12)
     whole = last_complete(tmp_path)
     assert whole is not None
@@ -81,7 +81,7 @@ def test_what_was_written_is_found(tmp_path):
     assert Checkpoint.open(whole.path) == whole
 
 
-def test_the_manifest_says_what_the_parts_are(tmp_path):
+def test_manifest_says_what_the_parts_are(tmp_path):
     writer = make_writer(tmp_path)
     write_all(writer, 12)
     manifest = json.loads((writer.directory(12) / "manifest.json").read_text())["manifest"]
@@ -90,7 +90,7 @@ def test_the_manifest_says_what_the_parts_are(tmp_path):
     assert len({part["xxh3_64"] for part in manifest["parts"]}) == 3
 
 
-def test_a_part_that_comes_twice_completes_nothing_twice(tmp_path):
+def test_part_that_comes_twice_completes_nothing_twice(tmp_path):
     """A worker that dies behind its part makes the same one again."""
     writer = make_writer(tmp_path)
     assert not completes(writer, 0, 12)
@@ -102,7 +102,7 @@ def test_a_part_that_comes_twice_completes_nothing_twice(tmp_path):
 
 
 def test_parts_of_two_runs_do_not_mix(tmp_path):
-    """A run that is gone on with from step 8 comes to step 12 again, in another generation."""
+    """A run that is resumed from step 8 comes to step 12 again, in another generation."""
     first, second = (make_writer(tmp_path, num_parts=2, run_id=c * 16) for c in "ab")
     first.write_part(0, 12, image(0, 12))
     assert not completes(second, 1, 12)
@@ -111,7 +111,7 @@ def test_parts_of_two_runs_do_not_mix(tmp_path):
     assert last_complete(tmp_path).path == second.directory(12)
 
 
-def test_of_two_runs_at_one_step_the_later_one_counts(tmp_path, monkeypatch):
+def test_later_of_two_runs_at_one_step_counts(tmp_path, monkeypatch):
     times = iter([10.0, 20.0])
     monkeypatch.setattr(checkpoint.time, "time", lambda: next(times))
     earlier, later = (make_writer(tmp_path, num_parts=1, run_id=c * 16) for c in "ba")
@@ -121,7 +121,7 @@ def test_of_two_runs_at_one_step_the_later_one_counts(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("when", ["manifest.json", "part-0002.json"])
-def test_two_writers_that_finish_at_once_make_one_manifest(tmp_path, monkeypatch, when):
+def test_writers_that_finish_at_once_make_one_manifest(tmp_path, monkeypatch, when):
     """Each rank has a writer; the second one comes in just before the first writes this file."""
     writer = make_writer(tmp_path)
     writer.write_part(0, 12, image(0, 12))
@@ -172,18 +172,18 @@ def tear_manifest(part: Path) -> None:
         (tear_manifest, "manifest.json can't be read"),
     ],
 )
-def test_a_damaged_checkpoint_says_so_and_the_one_before_follows(tmp_path, damage, says):
+def test_damaged_checkpoint_says_so_and_the_one_before_follows(tmp_path, damage, says):
     writer = make_writer(tmp_path)
     write_all(writer, 12, 24)
     damage(writer.part(24, 1))
-    words, step = found(tmp_path)
-    assert words == f"{writer.directory(24)}/{says}"
+    message, step = found(tmp_path)
+    assert message == f"{writer.directory(24)}/{says}"
     assert step == 12
     assert last_complete(tmp_path).step == 12
     assert isinstance(next(newest(tmp_path)), DamagedCheckpoint)
 
 
-def test_where_all_are_damaged_there_is_none(tmp_path):
+def test_checkpoints_that_are_all_damaged_are_none(tmp_path):
     writer = make_writer(tmp_path)
     write_all(writer, 12, 24)
     for step in (12, 24):
@@ -192,7 +192,7 @@ def test_where_all_are_damaged_there_is_none(tmp_path):
     assert all(isinstance(entry, DamagedCheckpoint) for entry in newest(tmp_path))
 
 
-def test_older_ones_are_read_only_when_they_are_needed(tmp_path, monkeypatch):
+def test_older_checkpoints_are_read_only_if_they_are_needed(tmp_path, monkeypatch):
     writer = make_writer(tmp_path)
     write_all(writer, 12, 24)
     verified = []
@@ -201,7 +201,7 @@ def test_older_ones_are_read_only_when_they_are_needed(tmp_path, monkeypatch):
     assert verified == [writer.directory(24)]
 
 
-def test_a_run_without_checkpoints(tmp_path):
+def test_run_without_checkpoints(tmp_path):
     assert found(tmp_path) == []
     assert last_complete(tmp_path) is None
     with pytest.raises(DamagedCheckpoint, match=r"manifest\.json can't be read"):
@@ -211,13 +211,13 @@ def test_a_run_without_checkpoints(tmp_path):
 # Pruning ----------------------------------------------------------------------------------------
 
 
-def test_the_two_newest_stay(tmp_path):
+def test_two_newest_checkpoints_stay(tmp_path):
     write_all(make_writer(tmp_path), 4, 8, 12, 16)
     assert steps_on_disk(tmp_path) == [12, 16]
     assert found(tmp_path) == [16, 12]
 
 
-def test_what_was_begun_and_never_completed_goes_when_it_is_old(tmp_path):
+def test_checkpoint_never_completed_goes_when_it_is_old(tmp_path):
     writer = make_writer(tmp_path)
     for step in (3, 6, 9, 10):
         writer.write_part(0, step, image(0, step))
@@ -236,7 +236,7 @@ def full_disk(fd: int) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_full_disk_leaves_nothing_half_done(tmp_path, monkeypatch):
+def test_full_disk_leaves_nothing_half_done(tmp_path, monkeypatch):
     writer = make_writer(tmp_path)
     write_all(writer, 12)
     with monkeypatch.context() as patch:
@@ -249,7 +249,7 @@ def test_a_full_disk_leaves_nothing_half_done(tmp_path, monkeypatch):
     assert found(tmp_path) == [24, 12]
 
 
-def test_a_file_is_replaced_as_one(tmp_path, monkeypatch):
+def test_file_is_replaced_as_one(tmp_path, monkeypatch):
     path = tmp_path / "config.toml"
     write_durably(path, b"old")
     with monkeypatch.context() as patch:
@@ -261,7 +261,7 @@ def test_a_file_is_replaced_as_one(tmp_path, monkeypatch):
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"new"]
 
 
-def test_bytes_and_name_are_on_the_disk_before_it_counts_as_written(tmp_path, monkeypatch):
+def test_part_counts_as_written_when_bytes_and_name_are_on_disk(tmp_path, monkeypatch):
     flushed = []
     fsync = os.fsync
 
@@ -274,9 +274,9 @@ def test_bytes_and_name_are_on_the_disk_before_it_counts_as_written(tmp_path, mo
     assert flushed == [f".a.{os.getpid()}.tmp", tmp_path.name]
 
 
-def test_a_checkpoint_that_one_keeper_gave_up_gets_no_parts_of_another_and_others_stay(tmp_path):
-    """Parts of a later checkpoint failed on one host: the earlier one, of which another host had
-    still a part to write, was removed with it."""
+def test_checkpoint_that_was_given_up_gets_no_more_parts(tmp_path):
+    """Others stay. Parts of a later checkpoint failed on one host: the earlier one, of which
+    another host had still a part to write, was removed with it."""
     writer = make_writer(tmp_path)
     writer.write_part(0, 80, image(0, 80))
     writer.write_part(0, 100, image(0, 100))

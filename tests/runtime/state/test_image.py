@@ -18,40 +18,40 @@ def path(tmp_path) -> Path:
     return path
 
 
-def test_what_was_written_is_read(path):
+def test_image_that_was_written_is_read(path):
     write_image(str(path), 7, IMAGE)
     assert read_image(str(path)) == (7, IMAGE)
     write_image(str(path), 0, bytearray(b"short"))  # over a longer one
     assert read_image(str(path)) == (0, b"short")
 
 
-def test_an_empty_image_is_an_image(path):
+def test_empty_image_is_an_image(path):
     write_image(str(path), 3, b"")
     assert read_image(str(path)) == (3, b"")
 
 
-def test_where_nothing_was_written_nothing_is_read(path):
+def test_image_never_written_is_not_read(path):
     assert read_image(str(path)) is None
     path.write_bytes(bytes(HEAD.size))
     assert read_image(str(path)) is None
 
 
 @pytest.mark.parametrize("size", [0, 1, HEAD.size - 1])
-def test_a_torn_head_is_not_read(path, size):
+def test_torn_head_is_not_read(path, size):
     write_image(str(path), 7, IMAGE)
     path.write_bytes(path.read_bytes()[:size])
     assert read_image(str(path)) is None
 
 
 @pytest.mark.parametrize("size", [0, 1, len(IMAGE) - 1])
-def test_a_torn_body_is_not_read(path, size):
+def test_torn_body_is_not_read(path, size):
     write_image(str(path), 7, IMAGE)
     path.write_bytes(path.read_bytes()[: HEAD.size + size])
     assert read_image(str(path)) is None
 
 
 @pytest.mark.parametrize("position", [HEAD.size, HEAD.size + len(IMAGE) // 2, -1])
-def test_a_flipped_bit_is_noticed(path, position):
+def test_flipped_bit_is_noticed(path, position):
     write_image(str(path), 7, IMAGE)
     damaged = bytearray(path.read_bytes())
     damaged[position] ^= 1
@@ -59,7 +59,7 @@ def test_a_flipped_bit_is_noticed(path, position):
     assert read_image(str(path)) is None
 
 
-def test_a_death_while_it_is_written_leaves_nothing_to_read(path, monkeypatch):
+def test_death_while_it_is_written_leaves_nothing_to_read(path, monkeypatch):
     """The head is cleared before the first byte, and written after the last."""
     write_image(str(path), 7, IMAGE)
 
@@ -74,7 +74,7 @@ def test_a_death_while_it_is_written_leaves_nothing_to_read(path, monkeypatch):
     assert read_image(str(path)) is None
 
 
-def test_what_the_system_takes_in_pieces_is_written_whole(path, monkeypatch):
+def test_image_the_system_takes_in_pieces_is_written_whole(path, monkeypatch):
     """A single write takes at most 2 GiB."""
 
     def takes_a_little(fd, content, offset):

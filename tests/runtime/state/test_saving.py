@@ -1,4 +1,4 @@
-"""A state is made safe in an order that a death can't spoil, and taken up again."""
+"""A state becomes durable in an order that a death can't spoil, and is loaded again."""
 
 import math
 from collections.abc import Callable
@@ -87,7 +87,7 @@ def make(memory) -> Callable[..., Saving]:
     return lambda **options: Saving(memory, **options)
 
 
-def test_a_snapshot_is_the_state_alone(make):
+def test_snapshot_is_the_state_alone(make):
     case = make()
     case.put(0, 1, 2, 3, 4)
     case.save(5, checkpoint=False)
@@ -99,7 +99,7 @@ def test_a_snapshot_is_the_state_alone(make):
     assert all(torch.equal(state[name], STATE[name]) for name in STATE)
 
 
-def test_a_part_is_whole_before_it_is_announced_and_the_snapshot_follows(make):
+def test_part_is_whole_when_announced_and_the_snapshot_follows(make):
     """A death in between finds the part, and the snapshot before: the step is run again."""
     case = make()
     case.put(0, 1, 2, 3, 4, 5, 6)
@@ -110,7 +110,7 @@ def test_a_part_is_whole_before_it_is_announced_and_the_snapshot_follows(make):
     assert make().saver.latest()[0] == 7
 
 
-def test_a_part_that_is_there_is_not_written_again(make):
+def test_part_that_is_there_is_not_written_again(make):
     """A generation that died behind the part comes to the same step once more."""
     case = make()
     case.put(0, 1, 2)
@@ -124,7 +124,7 @@ def test_a_part_that_is_there_is_not_written_again(make):
     assert split_part(again.part()[1])[0].keys() == STATE.keys()
 
 
-def test_the_next_part_waits_until_the_keeper_has_the_one_before(make, monkeypatch):
+def test_next_part_waits_until_the_keeper_has_the_one_before(make, monkeypatch):
     case = make()
     case.put(*range(7))
     case.save(3, checkpoint=True)
@@ -142,7 +142,7 @@ def test_the_next_part_waits_until_the_keeper_has_the_one_before(make, monkeypat
     assert case.part()[0] == 6
 
 
-def test_a_snapshot_waits_for_no_disk(make, monkeypatch):
+def test_snapshot_waits_for_no_disk(make, monkeypatch):
     case = make()
     case.put(0, 1, 2)
     case.save(3, checkpoint=True)
@@ -151,7 +151,7 @@ def test_a_snapshot_waits_for_no_disk(make, monkeypatch):
     assert make().saver.latest()[0] == 4
 
 
-def test_a_disk_that_never_ends_is_an_error(make, monkeypatch):
+def test_disk_that_never_ends_is_an_error(make, monkeypatch):
     case = make()
     case.put(0, 1, 2)
     case.save(3, checkpoint=True)
@@ -163,7 +163,7 @@ def test_a_disk_that_never_ends_is_an_error(make, monkeypatch):
     assert case.part()[0] == 3
 
 
-def test_a_state_too_large_for_the_memory_allowed_is_refused_before_anything_is_written(make):
+def test_state_too_large_is_refused_before_anything_is_written(make):
     needed = make().retention.size_bytes + 3 * len(image_of(STATE))
     make(max_bytes=needed).save(4, checkpoint=False)
     small = make(max_bytes=needed - 1)
@@ -177,7 +177,7 @@ def test_a_state_too_large_for_the_memory_allowed_is_refused_before_anything_is_
 # Downward ties ----------------------------------------------------------------------------------
 
 
-def test_a_part_holds_the_ties_that_the_worker_below_uses_after_it(make):
+def test_part_holds_the_ties_the_worker_below_uses_after_it(make):
     case = make()
     case.put(4, 5, 6, 7)
     case.retention.put(Stream.TIE_DOWN, 8, None)
@@ -218,7 +218,7 @@ def test_early_parts_hold_what_there_is(make, step, steps):
     assert sorted(split_part(case.part()[1])[1]) == steps
 
 
-def test_the_lowest_worker_has_no_ties_to_keep(make):
+def test_lowest_worker_has_no_ties_to_save(make):
     case = make(sends_down=False)
     case.save(9, checkpoint=True)
     assert split_part(case.part()[1])[1] == {}

@@ -46,20 +46,20 @@ def test_every_dtype_and_shape_comes_back_bit_for_bit(memory):
     assert_same(state, STATE)
 
 
-def test_the_image_is_a_safetensors_file(tmp_path):
+def test_image_is_a_safetensors_file(tmp_path):
     (tmp_path / "state.safetensors").write_bytes(image_of(STATE))
     assert_same(safetensors.torch.load_file(tmp_path / "state.safetensors"), STATE)
     assert_same(safetensors.torch.load(safetensors.torch.save(STATE)), STATE)
 
 
 @pytest.mark.parametrize("first", [STATE, {}])
-def test_two_images_become_one(first):
+def test_images_of_a_part_become_one(first):
     second = {"message/0": random_bits((5,), torch.float32, 1), "message/1": torch.empty(0)}
     whole = joined(image_of(first), image_of(second))
     assert_same(safetensors.torch.load(bytes(whole)), {**first, **second})
 
 
-def test_tensors_that_are_views_or_need_gradients_are_taken_as_they_look():
+def test_views_and_tensors_with_gradients_are_saved_as_they_look():
     whole = torch.arange(12.0).view(3, 4)
     state = {"turned": whole.t(), "a part": whole[:, 1:3], "learned": torch.nn.Parameter(whole)}
     assert_same(safetensors.torch.load(bytes(image_of(state))), state)
@@ -70,12 +70,12 @@ def test_names_of_any_letters_come_back():
     assert_same(safetensors.torch.load(bytes(image_of(state))), state)
 
 
-def test_a_state_of_nothing_is_a_state(memory):
+def test_state_of_nothing_is_a_state(memory):
     Snapshots(memory.paths.snapshots).take(3, image_of({}))
     assert Snapshots(memory.paths.snapshots).latest() == (3, {})
 
 
-def test_an_image_holds_what_was_there_when_it_was_made():
+def test_image_holds_what_was_there_when_it_was_made():
     tensor = torch.ones(4)
     image = image_of({"a": tensor})
     tensor.zero_()
@@ -104,11 +104,11 @@ def damage(path: str) -> None:
     Path(path).write_bytes(content)
 
 
-def test_a_first_generation_finds_none(memory):
+def test_first_generation_finds_none(memory):
     assert latest_step(memory.paths.snapshots) is None
 
 
-def test_the_places_are_written_in_turn(memory):
+def test_places_are_written_in_turn(memory):
     snapshots = Snapshots(memory.paths.snapshots)
     for step in (4, 8, 12):
         snapshots.take(step, number(step))
@@ -120,7 +120,7 @@ def test_the_places_are_written_in_turn(memory):
     assert latest_step(memory.paths.snapshots) is None
 
 
-def test_a_new_generation_writes_over_the_older_one(memory):
+def test_new_generation_writes_over_the_older_one(memory):
     for step in (4, 8, 12, 16):
         Snapshots(memory.paths.snapshots).take(step, number(step))
     first, second = memory.paths.snapshots
@@ -128,7 +128,7 @@ def test_a_new_generation_writes_over_the_older_one(memory):
     assert latest_step((first, second)) == 12
 
 
-def test_a_new_generation_writes_over_the_damaged_one(memory):
+def test_new_generation_writes_over_the_damaged_one(memory):
     snapshots = Snapshots(memory.paths.snapshots)
     for step in (4, 8):
         snapshots.take(step, number(step))
@@ -139,7 +139,7 @@ def test_a_new_generation_writes_over_the_damaged_one(memory):
 
 
 @pytest.mark.parametrize("size", [0, HEAD.size - 1, HEAD.size, HEAD.size + 30])
-def test_a_death_while_the_second_is_written_leaves_the_first(memory, size):
+def test_death_while_the_second_is_written_leaves_the_first(memory, size):
     snapshots = Snapshots(memory.paths.snapshots)
     for step in (4, 8):
         snapshots.take(step, number(step))
@@ -148,7 +148,7 @@ def test_a_death_while_the_second_is_written_leaves_the_first(memory, size):
     assert latest_step(memory.paths.snapshots) == 4
 
 
-def test_the_latest_is_given_once_and_then_its_memory_is_free(memory):
+def test_latest_is_given_once_and_then_its_memory_is_free(memory):
     Snapshots(memory.paths.snapshots).take(4, number(4))
     snapshots = Snapshots(memory.paths.snapshots)
     assert snapshots.latest() is not None

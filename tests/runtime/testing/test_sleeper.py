@@ -16,7 +16,7 @@ class Clock:
         self.now_s += seconds + self.late_s
 
 
-def test_many_short_sleeps_take_as_long_as_one():
+def test_short_sleeps_take_as_long_together_as_one():
     clock = Clock(late_s=1e-4)
     sleeper = Sleeper(sleep=clock.sleep, clock=lambda: clock.now_s)
     for _ in range(100):
@@ -25,7 +25,7 @@ def test_many_short_sleeps_take_as_long_as_one():
     assert sleeper.asked_s == pytest.approx(1.0)
 
 
-def test_what_a_busy_core_took_is_not_given_back():
+def test_time_that_a_busy_core_took_is_not_given_back():
     clock = Clock(late_s=0.005)
     sleeper = Sleeper(sleep=clock.sleep, clock=lambda: clock.now_s)
     sleeper.sleep(0.01)
@@ -33,7 +33,7 @@ def test_what_a_busy_core_took_is_not_given_back():
     assert clock.now_s == pytest.approx(0.03 - MOST_CARRIED_S)
 
 
-def test_a_sleep_shorter_than_the_debt_takes_no_time():
+def test_sleep_shorter_than_the_debt_takes_no_time():
     clock = Clock(late_s=1e-4)
     sleeper = Sleeper(sleep=clock.sleep, clock=lambda: clock.now_s)
     sleeper.sleep(0.01)

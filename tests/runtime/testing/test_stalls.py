@@ -13,7 +13,7 @@ def test_no_jitter_is_no_stall():
     assert parse_stalls("")(3, 5) == 0.0
 
 
-def test_exponential_stalls_have_the_mean_and_the_spread_asked_for():
+def test_exponential_stalls_have_the_mean_and_spread_asked_for():
     stall = parse_stalls("exponential:0.2")
     drawn = [stall(0, step) for step in STEPS]
     assert min(drawn) >= 0.0
@@ -28,7 +28,7 @@ def test_rare_stalls_are_long_and_as_rare_as_asked_for():
     assert drawn.count(10.0) == pytest.approx(40, abs=12)
 
 
-def test_a_draw_is_a_function_of_seed_block_and_step():
+def test_draw_is_a_function_of_seed_block_and_step():
     stall = parse_stalls("exponential:0.2")
     assert stall(1, 7) == parse_stalls("exponential:0.2")(1, 7)
     others = {stall(1, 7), stall(2, 7), stall(1, 8), parse_stalls("exponential:0.2", seed=1)(1, 7)}
@@ -37,6 +37,6 @@ def test_a_draw_is_a_function_of_seed_block_and_step():
 
 
 @pytest.mark.parametrize("text", ["0.2", "exponential", "exponential:-1", "rare:2x10", "rare:0.1"])
-def test_other_notations_are_refused_with_those_that_exist(text):
+def test_notation_that_is_wrong_is_refused_with_those_that_exist(text):
     with pytest.raises(ValueError, match=r"exponential:0\.2 .*rare:0\.02x10"):
         parse_stalls(text)

@@ -41,7 +41,7 @@ class Block:
 
 
 class Case:
-    """A compute thread whose every word to the others is noted."""
+    """A compute thread whose every call of the others is noted."""
 
     def __init__(self) -> None:
         self.block, self.heard, self.saved = Block(), [], []
@@ -81,7 +81,7 @@ def case() -> Case:
     return Case()
 
 
-def test_phases_get_what_was_found_for_them_and_tell_what_they_made(case):
+def test_phases_get_their_inputs_and_tell_what_they_made(case):
     case.issue(FORWARD, 3, activation=ACTIVATION)
     case.issue(UPDATE, 3)
     case.issue(APPLY, 3, from_below=FROM_BELOW, from_above=FROM_ABOVE)
@@ -104,13 +104,13 @@ def test_phases_get_what_was_found_for_them_and_tell_what_they_made(case):
     assert case.stopwatch.computed_s > 0
 
 
-def test_an_update_without_finite_ties_says_so(case):
+def test_update_without_finite_ties_says_so(case):
     case.issue(UPDATE, 13)
     case.run()
     assert case.computing.take_done().event == Computed(phase=UPDATE, step=13, absent=True)
 
 
-def test_the_core_is_asked_only_where_nothing_is_issued(case):
+def test_core_is_asked_only_if_nothing_is_issued(case):
     seen, update = [], case.block.update
     case.block.update = lambda step: (seen.append(list(case.heard)), update(step))[1]
     case.issue(FORWARD, 0)
@@ -127,14 +127,14 @@ def test_the_core_is_asked_only_where_nothing_is_issued(case):
     assert case.heard == ["settle", *done]
 
 
-def test_others_are_woken_by_all_that_is_done(case):
+def test_loop_is_woken_by_all_that_is_done(case):
     case.issue(FORWARD, 0)
     case.issue(UPDATE, 0)
     case.run()
     assert case.num_wakes == 2
 
 
-def test_a_state_is_copied_in_its_turn_and_told_behind_what_was_done_before(case):
+def test_state_is_copied_in_its_turn_and_told_in_order(case):
     case.issue(APPLY, 4)
     case.computing.issue(Snapshot(step=5, checkpoint=True))
     case.issue(FORWARD, 5)
@@ -148,7 +148,7 @@ def test_a_state_is_copied_in_its_turn_and_told_behind_what_was_done_before(case
     assert case.computing.take_done() is None
 
 
-def test_what_is_copied_is_saved_by_who_hears_of_it_and_not_before(case):
+def test_state_is_saved_by_whoever_takes_its_copy(case):
     case.computing.issue(Snapshot(step=5, checkpoint=True))
     case.run()
     assert case.saved == []
@@ -156,7 +156,7 @@ def test_what_is_copied_is_saved_by_who_hears_of_it_and_not_before(case):
     assert case.saved == [((5, {"weight": torch.zeros(1)}), {"checkpoint": True})]
 
 
-def test_who_waits_hears_of_a_copy_where_nothing_else_is_issued(case):
+def test_copy_is_settled_at_once_if_nothing_else_is_issued(case):
     case.computing.issue(Snapshot(step=5))
     case.computing._wake = case.computing.end  # behind it all
     case.computing.run()
@@ -164,13 +164,13 @@ def test_who_waits_hears_of_a_copy_where_nothing_else_is_issued(case):
     assert (settled, copied.step) == ("settle", 5)
 
 
-def test_others_are_woken_by_a_copy_behind_which_more_is_issued(case):
+def test_loop_is_woken_by_a_copy_behind_which_more_is_issued(case):
     case.computing.issue(Snapshot(step=5))
     case.run()
     assert (case.heard, case.num_wakes) == ([], 1)
 
 
-def test_with_free_ties_a_state_holds_what_its_steps_came_to(case):
+def test_state_with_free_ties_holds_their_stats(case):
     case.computing.issue(Snapshot(step=5, tie_stats=TieStats(stale=3)))
     case.run()
     case.computing.take_done().save()
@@ -178,14 +178,14 @@ def test_with_free_ties_a_state_holds_what_its_steps_came_to(case):
     assert TieStats.from_rows(state[TIE_STATS].tolist()).stale == 3
 
 
-def test_what_is_issued_is_left_where_the_end_is_wanted(case):
+def test_issued_computations_are_left_if_the_end_is_wanted(case):
     case.issue(FORWARD, 0)
     case.computing.end()
     case.computing.run()
     assert case.block.calls == []
 
 
-def test_what_a_block_raises_is_raised_and_the_loop_woken_to_see_it(case):
+def test_error_of_the_block_is_raised_and_the_loop_woken(case):
     case.block.forward = lambda *_: 1 / 0
     case.issue(FORWARD, 0)
     with pytest.raises(ZeroDivisionError):

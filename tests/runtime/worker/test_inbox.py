@@ -23,7 +23,7 @@ def apply(step: int, from_below: int | None) -> Compute:
     return Compute(phase=Phase.APPLY, step=step, from_below=from_below)
 
 
-def test_each_phase_is_given_what_it_uses_as_it_came():
+def test_phases_are_given_what_they_use_as_it_came():
     here, activation, tie = inbox(), vector(1.0), vector(2.0)
     here.store(Stream.ACTIVATION, 3, activation)
     here.store(Stream.TIE_UP, 3, tie)
@@ -36,7 +36,7 @@ def test_each_phase_is_given_what_it_uses_as_it_came():
     assert here.find(apply(3, from_below=None)).from_below is None
 
 
-def test_the_lowest_worker_has_no_activation():
+def test_lowest_worker_has_no_activation():
     assert inbox().find(FORWARD) == Ready(FORWARD)
 
 
@@ -50,7 +50,7 @@ def test_activations_wait_here_until_they_are_released():
     assert here.num_activations == 1
 
 
-def test_a_gradient_that_comes_after_the_decision_is_the_next_steps():
+def test_gradient_after_the_decision_is_for_the_next_step():
     """It was once used at once by a step that had been decided before it, and missed later."""
     here = inbox(Free(max_staleness=8, keeps_newest=False))
     here.store(Stream.TIE_UP, 0, vector(1.0))
@@ -68,7 +68,7 @@ def free_ties(*, keeps_newest: bool) -> FreeTies:
     return FreeTies(WorkerPlan(num_steps=9, incoming={Stream.TIE_UP: WINDOW}, free=free))
 
 
-def test_of_weights_the_newest_stays():
+def test_newest_weights_stay():
     here = free_ties(keeps_newest=True)
     received = vector(1.0)
     here.arrived(Stream.TIE_UP, 0, received)
@@ -79,7 +79,7 @@ def test_of_weights_the_newest_stays():
     assert torch.equal(*here.take(Stream.TIE_UP, 2), *vector(2.0))
 
 
-def test_gradients_are_summed_once_without_those_that_are_too_stale():
+def test_gradients_are_summed_once_without_the_too_stale():
     here = free_ties(keeps_newest=False)
     for step, value in enumerate((1.0, 2.0, 4.0)):
         here.arrived(Stream.TIE_UP, step, vector(value))

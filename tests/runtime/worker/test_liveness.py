@@ -14,7 +14,7 @@ STEP = 17
 
 
 class Silent:
-    """Two links on which nothing comes, a clock, and a note of when who dialled where."""
+    """Two links on which nothing comes, a clock, and a note of who dialled what and when."""
 
     def __init__(self, *sides: Side, below: str | None = "ipc://below") -> None:
         self.now_s = 50.0
@@ -40,13 +40,14 @@ class Silent:
         return [now_s - 50.0 for now_s, who, _ in self.dialled if who is side]
 
 
-def test_a_second_of_silence_is_nothing():
+def test_second_of_silence_is_nothing():
     silent = Silent()
     silent.check(0.0, 0.5, REDIAL_AFTER_S)
     assert silent.dialled == []
 
 
-def test_after_a_second_both_sides_are_dialled_the_lower_one_by_its_newest_address():
+def test_sides_are_both_redialled_after_a_second_of_silence():
+    """The lower one by its newest address."""
     silent = Silent()
     silent.check(1.1)
     assert [(side, address) for _, side, address in silent.dialled] == [
@@ -55,13 +56,13 @@ def test_after_a_second_both_sides_are_dialled_the_lower_one_by_its_newest_addre
     ]
 
 
-def test_an_address_that_is_not_known_yet_leaves_the_old_one():
+def test_address_that_is_not_known_yet_leaves_the_old_one():
     silent = Silent(Side.BELOW, below=None)
     silent.check(1.1)
     assert [address for _, _, address in silent.dialled] == [None]
 
 
-def test_each_time_that_nothing_comes_of_it_the_wait_doubles_up_to_a_bound():
+def test_wait_doubles_up_to_a_bound_until_something_is_heard():
     silent = Silent(Side.ABOVE)
     silent.check(*(tenth / 10 for tenth in range(10 * int(PATIENCE_S) + 1)))
     times = silent.times(Side.ABOVE)
@@ -72,7 +73,7 @@ def test_each_time_that_nothing_comes_of_it_the_wait_doubles_up_to_a_bound():
     assert max(waits) == pytest.approx(MAX_REDIAL_S, abs=0.2)
 
 
-def test_a_message_begins_the_patience_anew():
+def test_message_begins_the_patience_anew():
     silent = Silent()
     silent.check(1.1, 2.3, 4.7)
     assert len(silent.times(Side.BELOW)) == 3
@@ -83,7 +84,7 @@ def test_a_message_begins_the_patience_anew():
     assert silent.times(Side.ABOVE) == []
 
 
-def test_after_all_patience_it_is_an_error_that_says_where():
+def test_silence_beyond_all_patience_is_an_error_with_the_step():
     silent = Silent()
     silent.check(PATIENCE_S)
     silent.liveness.heard(Side.ABOVE)
@@ -95,14 +96,14 @@ def test_after_all_patience_it_is_an_error_that_says_where():
     )
 
 
-def test_one_that_speaks_now_and_then_is_never_given_up():
+def test_neighbour_that_speaks_now_and_then_is_never_given_up():
     silent = Silent(Side.ABOVE)
     for time_s in range(0, 1000, 90):
         silent.check(float(time_s))
         silent.liveness.heard(Side.ABOVE)
 
 
-def test_one_that_was_stopped_itself_blames_nobody():
+def test_worker_that_was_stopped_itself_blames_nobody():
     """After Ctrl-Z and fg, or in a container that was paused, both neighbours had been silent for
     as long as the job was stopped."""
     silent = Silent()

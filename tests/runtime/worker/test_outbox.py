@@ -24,13 +24,13 @@ class HeldRetention:
     """Notes what is put; takes a large message when the test lets it."""
 
     def __init__(self) -> None:
-        self.kept: dict[tuple[Stream, int], str] = {}
+        self.put_so_far: dict[tuple[Stream, int], str] = {}
         self.gate = threading.Semaphore(0)
 
     def put(self, stream, step, payload) -> None:
         if stream is Stream.ACTIVATION:
             assert self.gate.acquire(timeout=TIMEOUT_S)
-        self.kept[stream, step] = "absent" if payload is None else "present"
+        self.put_so_far[stream, step] = "absent" if payload is None else "present"
 
     def get(self, stream, step):
         return MADE[stream]
@@ -72,7 +72,7 @@ def case():
     case.outbox.close()
 
 
-def test_a_message_is_sent_with_its_tensors_when_they_are_retained(case):
+def test_message_is_sent_with_its_tensors_once_they_are_retained(case):
     case.forward(0)
     assert case.send(0) is None
     assert case.sent() == []
@@ -84,7 +84,7 @@ def test_a_message_is_sent_with_its_tensors_when_they_are_retained(case):
     assert payload is MADE[Stream.ACTIVATION]
 
 
-def test_an_absent_marker_does_not_overtake_what_is_still_copied(case):
+def test_absent_marker_does_not_overtake_what_is_still_copied(case):
     """The receiver would take it for a gap or, of a free tie, pass the message before it over."""
     case.forward(0)
     assert case.send(0) is None
@@ -94,7 +94,7 @@ def test_an_absent_marker_does_not_overtake_what_is_still_copied(case):
     assert case.send(1, absent=True) is not None
 
 
-def test_what_waits_goes_to_the_generation_that_asked_last(case):
+def test_message_that_waits_goes_to_the_last_generation_to_ask(case):
     case.forward(0)
     for to in (0, 1):
         assert case.send(0, to=to) is None
@@ -105,7 +105,7 @@ def test_what_waits_goes_to_the_generation_that_asked_last(case):
 def test_ties_without_a_value_are_retained_as_absent(case):
     event = Computed(phase=Phase.UPDATE, step=0, absent=True)
     case.outbox.retain(event, {Stream.TIE_UP: None, Stream.TIE_DOWN: None})
-    assert case.retention.kept == {(Stream.TIE_UP, 0): "absent"}
+    assert case.retention.put_so_far == {(Stream.TIE_UP, 0): "absent"}
 
 
 # The thread that copies -----------------------------------------------------------------------
@@ -115,7 +115,7 @@ class ListingRetention:
     """Takes a message when the test lets it."""
 
     def __init__(self) -> None:
-        self.kept: list[tuple[Stream, int]] = []
+        self.put_so_far: list[tuple[Stream, int]] = []
         self.gate = threading.Semaphore(0)
         self.error: Exception | None = None
 
@@ -124,7 +124,7 @@ class ListingRetention:
             assert self.gate.acquire(timeout=TIMEOUT_S)
         if self.error is not None:
             raise self.error
-        self.kept.append((stream, step))
+        self.put_so_far.append((stream, step))
 
 
 class ThreadCase:
@@ -149,14 +149,14 @@ def thread_case():
     thread_case.thread.close()
 
 
-def test_a_small_message_lies_there_at_once(thread_case):
+def test_small_message_is_retained_at_once(thread_case):
     thread_case.copy(Stream.TIE_UP, 0)
     assert not thread_case.thread.is_pending(Stream.TIE_UP, 0)
-    assert thread_case.retention.kept == [(Stream.TIE_UP, 0)]
+    assert thread_case.retention.put_so_far == [(Stream.TIE_UP, 0)]
     assert thread_case.thread.take_copied() == []
 
 
-def test_a_large_one_is_pending_until_its_copy_is_made_and_order_stays(thread_case):
+def test_large_message_is_pending_until_it_is_copied_in_order(thread_case):
     for step in range(2):
         thread_case.copy(Stream.ACTIVATION, step)
     assert thread_case.thread.take_copied() == []
@@ -169,10 +169,10 @@ def test_a_large_one_is_pending_until_its_copy_is_made_and_order_stays(thread_ca
     assert thread_case.thread.take_copied() == [(Stream.ACTIVATION, 1)]
 
 
-def test_a_snapshot_waits_for_what_was_made_before_it(thread_case):
+def test_snapshot_waits_for_what_was_made_before_it(thread_case):
     thread_case.copy(Stream.ACTIVATION, 0)
     found = []
-    thread_case.thread.save(1, lambda: found.append(list(thread_case.retention.kept)))
+    thread_case.thread.save(1, lambda: found.append(list(thread_case.retention.put_so_far)))
     assert thread_case.thread.take_saved() == []
     thread_case.let()
     assert thread_case.woken.acquire(timeout=TIMEOUT_S)
@@ -181,22 +181,22 @@ def test_a_snapshot_waits_for_what_was_made_before_it(thread_case):
     assert thread_case.thread.take_saved() == []
 
 
-def test_what_follows_a_snapshot_does_not_overwrite_what_it_needs(thread_case):
+def test_message_behind_a_snapshot_overwrites_nothing_it_needs(thread_case):
     """However small: it has a place of an earlier one, which a part of a checkpoint may hold."""
     may_save = threading.Event()
     thread_case.thread.save(1, lambda: may_save.wait(TIMEOUT_S))
     thread_case.copy(Stream.TIE_UP, 1)
     assert thread_case.thread.is_pending(Stream.TIE_UP, 1)
-    assert thread_case.retention.kept == []
+    assert thread_case.retention.put_so_far == []
     may_save.set()
     for _ in range(2):
         assert thread_case.woken.acquire(timeout=TIMEOUT_S)
-    assert thread_case.retention.kept == [(Stream.TIE_UP, 1)]
+    assert thread_case.retention.put_so_far == [(Stream.TIE_UP, 1)]
     thread_case.copy(Stream.TIE_UP, 2)
-    assert thread_case.retention.kept == [(Stream.TIE_UP, 1), (Stream.TIE_UP, 2)]
+    assert thread_case.retention.put_so_far == [(Stream.TIE_UP, 1), (Stream.TIE_UP, 2)]
 
 
-def test_a_small_message_does_not_overtake_one_that_waits(thread_case):
+def test_small_message_does_not_overtake_one_that_waits(thread_case):
     may_save, may_copy = threading.Event(), threading.Event()
     put = thread_case.retention.put
 
@@ -214,10 +214,10 @@ def test_a_small_message_does_not_overtake_one_that_waits(thread_case):
     may_copy.set()
     for _ in range(2):
         assert thread_case.woken.acquire(timeout=TIMEOUT_S)
-    assert thread_case.retention.kept == [(Stream.TIE_UP, 1), (Stream.TIE_UP, 2)]
+    assert thread_case.retention.put_so_far == [(Stream.TIE_UP, 1), (Stream.TIE_UP, 2)]
 
 
-def test_a_state_that_can_not_be_saved_ends_the_worker(thread_case):
+def test_state_that_can_not_be_saved_ends_the_worker(thread_case):
     def fail():
         raise OSError("no room")
 
@@ -228,7 +228,7 @@ def test_a_state_that_can_not_be_saved_ends_the_worker(thread_case):
         thread_case.thread.take_copied()
 
 
-def test_what_can_not_be_retained_ends_the_worker(thread_case):
+def test_message_that_can_not_be_retained_ends_the_worker(thread_case):
     thread_case.retention.error = ValueError("made again with different contents")
     thread_case.copy(Stream.ACTIVATION, 0)
     saves = []
@@ -240,7 +240,7 @@ def test_what_can_not_be_retained_ends_the_worker(thread_case):
         thread_case.thread.take_copied()
 
 
-def test_nothing_of_what_was_saved_stays_in_memory(thread_case):
+def test_saved_state_does_not_stay_in_memory(thread_case):
     """The thread held the last state until it had something else to do."""
     image = torch.zeros(1)
     gone = weakref.ref(image)

@@ -27,7 +27,7 @@ from runtime.worker.telemetry import Telemetry, figures_of
 BLOCK = SimpleNamespace(loss=2.5, probe_top1=0.25, num_bad_steps=0)
 EVERY_S = 5.0
 FILL_STEPS = 2
-NEXT_LIFE = {"generation": 1, "cause": "was killed by SIGKILL", "detected_t": 1008.0}
+NEXT_GENERATION = {"generation": 1, "cause": "was killed by SIGKILL", "detected_t": 1008.0}
 
 
 class Worker:
@@ -82,7 +82,7 @@ def worker(memory, monkeypatch) -> Worker:
 # Steps ------------------------------------------------------------------------------------------
 
 
-def test_a_step_makes_one_record(worker):
+def test_step_makes_one_record(worker):
     worker.train(0, block=SimpleNamespace(loss=2.5, probe_top1=0.25, num_bad_steps=1))
     record = StepRecord(
         t=1001.0,
@@ -98,7 +98,7 @@ def test_a_step_makes_one_record(worker):
     assert worker.report().records == (record,)
 
 
-def test_the_page_counts_steps_and_remembers_the_first(worker):
+def test_page_counts_steps_and_remembers_the_first(worker):
     worker.begin(from_step=40)
     worker.train(40, 41, 42)
     words = (Field.STEPS_DONE, Field.COMPLETED, Field.RETRAINED, Field.FIRST_STEP)
@@ -106,29 +106,29 @@ def test_the_page_counts_steps_and_remembers_the_first(worker):
     assert worker.page[Field.FIRST_STEP_T_NS] == 1001 * 10**9
 
 
-def test_what_a_life_before_had_ended_is_counted_as_retrained(worker):
+def test_steps_ended_by_a_generation_before_count_as_retrained(worker):
     worker.train(0, 1, 2, 3, 4)
-    worker.begin(from_step=2, **NEXT_LIFE)
+    worker.begin(from_step=2, **NEXT_GENERATION)
     worker.train(2, 3)
     assert worker.words(Field.RETRAINED, Field.COMPLETED) == [2, 5]
-    worker.begin(from_step=3, **(NEXT_LIFE | {"generation": 2}))
+    worker.begin(from_step=3, **(NEXT_GENERATION | {"generation": 2}))
     worker.train(3, 4, 5)
     assert worker.words(Field.RETRAINED, Field.COMPLETED, Field.STEPS_DONE) == [4, 6, 10]
     assert worker.words(Field.FIRST_STEP, Field.FIRST_STEP_T_NS) == [0, 1001 * 10**9]
 
 
-def test_the_rate_leaves_the_warm_up_out(worker):
+def test_rate_leaves_the_warm_up_out(worker):
     worker.train(10, every_s=100.0)
     worker.train(11, 12, every_s=0.5)
     rates = [record.samples_per_s for record in worker.report().records]
     assert rates == [0.0, pytest.approx(16.0), pytest.approx(16.0)]
 
 
-def test_the_rate_is_over_all_lives_and_what_they_cost(worker):
+def test_rate_is_over_all_generations_and_what_they_cost(worker):
     """Four steps are done 10 s after the first one, and one of them was done twice."""
     worker.train(0, 1, 2)
     worker.now_s += 5.0
-    worker.begin(from_step=2, **NEXT_LIFE)
+    worker.begin(from_step=2, **NEXT_GENERATION)
     worker.report()
     worker.train(2, 3, 4)
     records = worker.report().records
@@ -136,7 +136,7 @@ def test_the_rate_is_over_all_lives_and_what_they_cost(worker):
     assert rates == [pytest.approx(8 * 2 / 8), pytest.approx(8 * 3 / 9), pytest.approx(8 * 4 / 10)]
 
 
-def test_a_clock_that_is_set_back_makes_no_rate(worker):
+def test_clock_that_is_set_back_makes_no_rate(worker):
     worker.train(0)
     worker.train(1, every_s=-50.0)
     assert [record.samples_per_s for record in worker.report().records] == [0.0, 0.0]
@@ -145,16 +145,16 @@ def test_a_clock_that_is_set_back_makes_no_rate(worker):
 # Lives ------------------------------------------------------------------------------------------
 
 
-def test_a_first_life_is_no_event(worker):
+def test_first_generation_is_no_event(worker):
     worker.train(0, 1)
     worker.telemetry.healed()
     assert worker.events() == []
 
 
-def test_a_later_life_says_why_and_from_where_it_begins(worker):
+def test_later_generation_says_why_and_from_which_step_it_begins(worker):
     worker.train(0, 1, 2)
     worker.now_s = 1010.0
-    worker.begin(from_step=2, **NEXT_LIFE)
+    worker.begin(from_step=2, **NEXT_GENERATION)
     restart = Restarted(
         t=1010.0,
         block=3,
@@ -169,10 +169,10 @@ def test_a_later_life_says_why_and_from_where_it_begins(worker):
     assert worker.events() == []
 
 
-def test_it_is_healed_once_when_it_is_beyond_all_lives_before(worker):
+def test_worker_is_healed_once_when_it_is_beyond_all_before(worker):
     worker.train(0, 1, 2)
     worker.now_s = 1010.0
-    worker.begin(from_step=1, **NEXT_LIFE)
+    worker.begin(from_step=1, **NEXT_GENERATION)
     worker.report()
     worker.train(1, 2)
     assert worker.events() == []
@@ -184,22 +184,22 @@ def test_it_is_healed_once_when_it_is_beyond_all_lives_before(worker):
     assert worker.events() == []
 
 
-def test_a_life_that_has_no_step_to_run_is_healed_at_the_end(worker):
+def test_generation_without_a_step_to_run_is_healed_at_the_end(worker):
     worker.train(0, 1, 2)
-    worker.begin(from_step=3, **NEXT_LIFE)
+    worker.begin(from_step=3, **NEXT_GENERATION)
     worker.telemetry.healed()
     assert [event.event for event in worker.events()] == ["restart", "healed"]
 
 
-def test_the_step_that_heals_comes_before_the_word_of_it(worker):
+def test_step_that_heals_comes_before_the_event(worker):
     worker.train(0)
-    worker.begin(from_step=1, **NEXT_LIFE)
+    worker.begin(from_step=1, **NEXT_GENERATION)
     worker.train(1)
     kinds = [getattr(record, "event", "step") for record in worker.report().records]
     assert kinds == ["restart", "step", "healed"]
 
 
-def test_what_was_carried_over_is_said_once(worker):
+def test_carried_state_is_told_once(worker):
     worker.begin(from_step=40, carried=("the weights of layer1", "a fresh optimizer"))
     (carried,) = worker.events()
     assert (carried.event, carried.block) == ("carried", 3)
@@ -210,7 +210,7 @@ def test_what_was_carried_over_is_said_once(worker):
 # Reports ----------------------------------------------------------------------------------------
 
 
-def test_a_report_comes_when_it_is_due_and_takes_the_records_along(worker):
+def test_report_comes_when_it_is_due_and_takes_the_records(worker):
     due = partial(worker.telemetry.due_report, "forward", 0)
     worker.train(0)
     assert [record.step for record in due().records] == [0]
@@ -223,7 +223,7 @@ def test_a_report_comes_when_it_is_due_and_takes_the_records_along(worker):
     assert due().records == ()
 
 
-def test_a_forced_report_does_not_wait_and_puts_off_the_next(worker):
+def test_forced_report_does_not_wait_and_puts_off_the_next(worker):
     worker.report()
     worker.now_s += EVERY_S - 1
     worker.train(0, every_s=0.0)
@@ -232,7 +232,7 @@ def test_a_forced_report_does_not_wait_and_puts_off_the_next(worker):
     assert worker.telemetry.due_report("forward", 0) is None
 
 
-def test_a_report_says_how_the_worker_is(worker):
+def test_report_says_how_the_worker_is(worker):
     worker.telemetry.dropped_reports = 4
     report = worker.report()
     assert report.rss_bytes > 0
@@ -261,7 +261,7 @@ def test_seconds_are_booked_on_the_state_that_held(worker):
     assert worker.report().seconds == replace(seconds, wait_credit_s=65.0)
 
 
-def test_what_the_core_hears_of_late_is_booked_when_it_was(worker):
+def test_event_that_is_heard_late_is_booked_when_it_was(worker):
     watch = worker.telemetry.stopwatch
     watch.enter(State.FORWARD, 0)
     worker.now_s += 5.0
@@ -277,7 +277,7 @@ def test_what_the_core_hears_of_late_is_booked_when_it_was(worker):
 @pytest.mark.parametrize(
     ("state", "share"), [(State.FORWARD, "overhead_s"), (State.WAIT_INPUT, "wait_input_s")]
 )
-def test_the_copy_of_a_state_is_taken_off_what_it_fell_in(worker, state, share):
+def test_copy_of_a_state_is_taken_off_what_it_fell_in(worker, state, share):
     watch = worker.telemetry.stopwatch
     watch.enter(state, 0)
     worker.now_s += 10.0
@@ -287,7 +287,7 @@ def test_the_copy_of_a_state_is_taken_off_what_it_fell_in(worker, state, share):
     assert seconds.total_s == 10.0
 
 
-def test_a_copy_behind_what_the_core_hears_of_late_is_booked_once(worker):
+def test_copy_behind_an_event_heard_late_is_booked_once(worker):
     watch = worker.telemetry.stopwatch
     watch.enter(State.APPLY, 0)
     worker.now_s += 10.0  # 3 s of an apply, 4 of a copy, 3 of waiting
@@ -297,11 +297,11 @@ def test_a_copy_behind_what_the_core_hears_of_late_is_booked_once(worker):
     assert watch.booked() == Seconds(compute_s=3.0, snapshot_s=4.0, wait_input_s=3.0)
 
 
-def test_the_steady_state_is_from_a_fill_to_the_last_step(worker):
+def test_steady_state_is_from_a_fill_to_the_last_step(worker):
     """What the first steps, another generation's, and the way out took, is no part of it."""
     watch = worker.telemetry.stopwatch
     worker.train(0, 1, 2)
-    worker.begin(from_step=2, **NEXT_LIFE)
+    worker.begin(from_step=2, **NEXT_GENERATION)
     watch = worker.telemetry.stopwatch
     for step, waits_s in ((2, 8.0), (3, 4.0), (4, 2.0), (5, 1.0)):
         assert worker.result().steady is None or step == 5
@@ -316,7 +316,7 @@ def test_the_steady_state_is_from_a_fill_to_the_last_step(worker):
     assert worker.result().steady == Seconds(compute_s=0.5, overhead_s=0.5, wait_tie_s=3.0)
 
 
-def test_a_result_holds_what_the_summary_needs(worker):
+def test_result_holds_what_the_summary_needs(worker):
     worker.train(0, 1)
     worker.report()
     result = worker.result()
@@ -325,8 +325,8 @@ def test_a_result_holds_what_the_summary_needs(worker):
     assert result.peak_rss_bytes > 0
 
 
-def test_a_result_of_a_life_without_a_step_knows_the_first_one(worker):
+def test_result_of_a_generation_without_steps_has_the_first_time(worker):
     assert worker.result().first_step_t is None
     worker.train(0)
-    worker.begin(from_step=1, **NEXT_LIFE)
+    worker.begin(from_step=1, **NEXT_GENERATION)
     assert (worker.result().last, worker.result().first_step_t) == (None, 1001.0)

@@ -104,7 +104,7 @@ class Seat:
         self._generation = -1
 
     def begin(self, block) -> Driver:
-        """Begin the next generation: with the snapshot, and what was kept, of those before.
+        """Begin the next generation: with the snapshot, and what was retained, of those before.
 
         The one before is closed. Its context ends here, so that its address is free.
         """

@@ -18,7 +18,7 @@ from runtime.worker.telemetry import Figures
 from .pair import TIMEOUT_S, UP, HeldBlock, Ties
 
 
-def test_two_workers_train_to_the_end_with_the_right_messages(make_pair):
+def test_workers_train_to_the_end_with_the_right_messages(make_pair):
     blocks = HeldBlock(), HeldBlock()
     pair = make_pair(num_steps=4, lag=1, blocks=blocks)
     pair.start()
@@ -40,7 +40,7 @@ def test_two_workers_train_to_the_end_with_the_right_messages(make_pair):
     assert upper[Stream.TIE_DOWN].sent == 3  # the last would be due after the end
 
 
-def test_the_loop_leaves_the_compute_threads_number_of_threads_alone(make_pair):
+def test_loop_leaves_the_threads_of_the_compute_thread_alone(make_pair):
     """The loop once set its own number of threads to 1, and so the process's default.
 
     A compute thread that had not computed yet then took 1 too, whatever the config said.
@@ -64,7 +64,7 @@ def test_the_loop_leaves_the_compute_threads_number_of_threads_alone(make_pair):
     assert [block.calls[0] for block in blocks] == [3, 3]
 
 
-def test_the_activation_leaves_before_the_backward_starts(make_pair):
+def test_activation_leaves_before_the_backward_starts(make_pair):
     lower, upper = HeldBlock(held=True), HeldBlock(held=True)
     pair = make_pair(num_steps=2, lag=1, blocks=(lower, upper))
     pair.start()
@@ -80,7 +80,7 @@ def test_the_activation_leaves_before_the_backward_starts(make_pair):
     assert pair.failures == []
 
 
-def test_the_next_batch_is_received_while_the_present_one_is_computed(make_pair):
+def test_next_batch_is_received_while_one_is_computed(make_pair):
     lower, upper = HeldBlock(), HeldBlock(held=True)
     pair = make_pair(num_steps=3, lag=2, blocks=(lower, upper))
     arrived = threading.Event()
@@ -102,7 +102,7 @@ def test_the_next_batch_is_received_while_the_present_one_is_computed(make_pair)
     assert pair.failures == []
 
 
-def test_what_the_block_raises_ends_both_threads(make_pair):
+def test_error_of_the_block_ends_both_threads(make_pair):
     class Fails(HeldBlock):
         def update(self, step):
             raise RuntimeError("no update today")
@@ -113,7 +113,7 @@ def test_what_the_block_raises_ends_both_threads(make_pair):
     assert [str(failure) for failure in pair.failures] == ["no update today"]
 
 
-def test_a_tensor_that_was_not_agreed_on_is_refused(make_pair):
+def test_tensor_that_was_not_agreed_on_is_refused(make_pair):
     class Wrong(HeldBlock):
         def forward(self, step, incoming):
             return (torch.zeros(5),)
@@ -127,7 +127,7 @@ def test_a_tensor_that_was_not_agreed_on_is_refused(make_pair):
     assert "(4,)" in str(failure)
 
 
-def test_a_silent_neighbour_is_an_error_not_a_wait(make_pair):
+def test_silent_neighbour_is_an_error_not_a_wait(make_pair):
     blocks = HeldBlock(), HeldBlock()
     pair = make_pair(num_steps=3, lag=1, blocks=blocks, patience_s=0.3)
     pair.start(0)
@@ -139,7 +139,7 @@ def test_a_silent_neighbour_is_an_error_not_a_wait(make_pair):
     assert "nothing from the worker above" in str(failure)
 
 
-def test_a_tie_that_is_not_finite_is_left_out_by_the_partner(make_pair):
+def test_tie_that_is_not_finite_is_left_out_by_the_partner(make_pair):
     class Bad(HeldBlock):
         def update(self, step):
             ties = super().update(step)
@@ -155,8 +155,8 @@ def test_a_tie_that_is_not_finite_is_left_out_by_the_partner(make_pair):
     assert applied[1] == [(10.0, None), (None, None), (12.0, None), (13.0, None)]
 
 
-def test_a_step_is_on_the_page_before_it_is_issued(make_pair):
-    """Who dies in it leaves word that it was begun: a job stops behind all that was."""
+def test_step_is_on_the_page_before_it_is_issued(make_pair):
+    """A worker that dies in it has noted that it was begun: a job stops behind all that was."""
     pair = make_pair(num_steps=4, lag=1, blocks=(HeldBlock(), HeldBlock()))
     seen = []
 
@@ -177,7 +177,7 @@ def test_a_step_is_on_the_page_before_it_is_issued(make_pair):
     assert seen == [True] * 2 * 4 * 3
 
 
-def test_what_follows_a_failure_does_not_hide_it(make_pair, monkeypatch):
+def test_failure_is_not_hidden_by_what_follows_it(make_pair, monkeypatch):
     """The compute thread told the core of the next phase, which did not fit, and the job went on
     restarting a block that is not deterministic."""
     driver = make_pair(num_steps=4, lag=1, blocks=(HeldBlock(), HeldBlock())).drivers[0]

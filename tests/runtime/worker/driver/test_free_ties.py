@@ -56,7 +56,7 @@ def test_ties_are_used_by_the_step_whose_decision_found_them(make_pair, keeps_ne
         assert seat.announced == [NUM_STEPS]
 
 
-def test_a_snapshot_tells_what_the_steps_came_to(make_pair):
+def test_snapshot_tells_what_the_steps_came_to(make_pair):
     free = Free(max_staleness=2, keeps_newest=True)
     pair = make_pair(
         num_steps=NUM_STEPS, lag=0, blocks=(HeldBlock(), HeldBlock()), free=free, snapshot_every=3

@@ -10,7 +10,7 @@ from runtime.state.status_page import Field
 from .pair import TIMEOUT_S, HeldBlock
 
 
-def test_the_page_says_how_far_a_worker_is(make_pair):
+def test_page_says_how_far_a_worker_is(make_pair):
     pair = make_pair(num_steps=5, lag=1, blocks=(HeldBlock(), HeldBlock()), snapshot_every=2)
     pair.start()
     pair.join()
@@ -34,7 +34,7 @@ def test_checkpoints_are_taken_at_the_steps_of_the_plan(make_pair):
 
 
 @pytest.mark.parametrize("k", [0, 1])
-def test_a_worker_that_is_replaced_goes_on_from_its_snapshot(make_pair, k):
+def test_worker_that_is_replaced_goes_on_from_its_snapshot(make_pair, k):
     """The other one trains each step once, on the same messages as if nothing had happened."""
 
     has_left = threading.Event()
@@ -69,7 +69,7 @@ def test_a_worker_that_is_replaced_goes_on_from_its_snapshot(make_pair, k):
     assert page[Field.RETRAINED] == 2
 
 
-def test_a_wish_to_stop_ends_both_at_one_step_with_a_checkpoint(make_pair):
+def test_stop_ends_both_workers_at_one_step_with_a_checkpoint(make_pair):
     class Wishes(HeldBlock):
         page = None
 
@@ -91,7 +91,7 @@ def test_a_wish_to_stop_ends_both_at_one_step_with_a_checkpoint(make_pair):
         assert seat.announced == [step]
 
 
-def test_an_absent_tie_leaves_nothing_to_receive_into(make_pair):
+def test_absent_tie_leaves_nothing_to_receive_into(make_pair):
     """Its empty payload was given back as a buffer, and the next message did not fit into it."""
 
     class AbsentAt2(HeldBlock):

@@ -30,9 +30,7 @@ def noting(monkeypatch, driver) -> list:
     return given
 
 
-def test_a_state_that_is_copied_is_saved_behind_what_was_made_before_and_not_yet_heard_of(
-    make_pair, monkeypatch
-):
+def test_state_is_saved_behind_what_was_made_before_it(make_pair, monkeypatch):
     """The compute thread is at the next step, and nobody has settled what it did since: saved at
     once, the snapshot would outrun the ties that it relies on."""
     lower = HeldBlock(held=True)
@@ -66,9 +64,7 @@ def test_a_state_that_is_copied_is_saved_behind_what_was_made_before_and_not_yet
 
 
 @pytest.mark.parametrize("every", [1, 3])
-def test_each_state_is_copied_at_its_boundary_and_saved_there_in_order(
-    make_pair, monkeypatch, every
-):
+def test_states_are_copied_at_boundaries_and_saved_in_order(make_pair, monkeypatch, every):
     class Notes(HeldBlock):
         def __init__(self) -> None:
             super().__init__()
@@ -99,7 +95,7 @@ def test_each_state_is_copied_at_its_boundary_and_saved_there_in_order(
 
 
 @pytest.mark.parametrize(("pending", "word"), [(None, 0), (3, 0), (2, 3), (1, 2)])
-def test_the_keeper_is_told_of_a_snapshot_when_its_step_is_reached(make_pair, pending, word):
+def test_keeper_is_told_of_a_snapshot_when_its_step_is_reached(make_pair, pending, word):
     """Until then what takes long is the step before it, which is watched by itself."""
     pair = make_pair(num_steps=9, lag=1, blocks=(HeldBlock(), HeldBlock()), snapshot_every=1)
     driver, page = pair.drivers[0], pair.seats[0].memory.page

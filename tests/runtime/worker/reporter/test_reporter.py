@@ -31,7 +31,7 @@ def talk(memory, monkeypatch) -> Iterator[Conversation]:
 # The result -------------------------------------------------------------------------------------
 
 
-def test_a_result_is_handed_in_only_when_it_is_asked_for(talk):
+def test_result_is_sent_only_when_it_is_asked_for(talk):
     talk.finish()
     talk.turn()
     assert talk.results() == []
@@ -44,14 +44,14 @@ def test_a_result_is_handed_in_only_when_it_is_asked_for(talk):
     assert talk.results() == [result, result]
 
 
-def test_what_is_asked_for_too_early_is_not_there(talk):
+def test_result_asked_for_too_early_is_not_there(talk):
     talk.order("hand-in")
     talk.turn()
     talk.finish()
     assert talk.results() == []
 
 
-def test_a_result_holds_figures_digests_and_weights(talk):
+def test_result_holds_figures_digests_and_weights(talk):
     talk.telemetry.count_step(NUM_STEPS - 1)
     talk.telemetry.step_done(NUM_STEPS - 1, figures_of(talk.block))
     talk.telemetry.dropped_reports = 2
@@ -70,7 +70,7 @@ def test_a_result_holds_figures_digests_and_weights(talk):
 # Reports ----------------------------------------------------------------------------------------
 
 
-def test_the_end_is_reported_at_once_and_once(talk):
+def test_end_is_reported_at_once_and_once(talk):
     talk.turn()
     assert talk.reports() == []
     talk.telemetry.count_step(NUM_STEPS - 1)
@@ -91,13 +91,13 @@ def test_reports_go_on_to_say_that_the_result_is_there(talk):
     assert [report.finished for report in talk.reports()] == [True]
 
 
-def test_a_life_that_comes_back_behind_the_end_is_healed_by_it(talk):
+def test_generation_that_begins_behind_the_end_is_healed_by_it(talk):
     talk.begin(generation=1).finish()
     (report,) = talk.reports()
     assert [record.event for record in report.records] == ["restart", "healed"]
 
 
-def test_a_report_that_finds_no_room_is_lost_and_counted(talk):
+def test_report_that_finds_no_room_is_lost_and_counted(talk):
     telemetry = talk.begin(k=2, every_s=0.0).telemetry
     num_turns = 0
     while telemetry.dropped_reports < 3:  # nobody listens
@@ -109,7 +109,7 @@ def test_a_report_that_finds_no_room_is_lost_and_counted(talk):
     assert talk.reports()[-1].dropped_reports == telemetry.dropped_reports
 
 
-def test_what_is_counted_adds_up_over_lives(talk):
+def test_counters_add_up_over_generations(talk):
     for generation in range(2):
         talk.begin(generation=generation)
         for factor in (1, 2):  # within a generation it is the same count that grows
@@ -124,7 +124,7 @@ def test_what_is_counted_adds_up_over_lives(talk):
     assert [getattr(result.counters, name) for name in names] == [4, 40, 400, 4000]
 
 
-def test_what_timing_decided_is_told_with_the_result(talk):
+def test_tie_stats_are_told_with_the_result(talk):
     tie_stats = TieStats(stale=3)
     talk.now(tie_stats=tie_stats)
     for staleness in (1, 1, -4):
@@ -141,7 +141,7 @@ def test_what_timing_decided_is_told_with_the_result(talk):
 # Leaving ----------------------------------------------------------------------------------------
 
 
-def test_a_worker_that_trains_does_not_ask_whether_it_is_over(talk):
+def test_worker_that_trains_does_not_ask_whether_it_is_over(talk):
     talk.is_over = True
     for state in set(State) - {State.LINKING, State.DONE}:
         talk.now(state=state)
@@ -149,7 +149,7 @@ def test_a_worker_that_trains_does_not_ask_whether_it_is_over(talk):
     assert talk.num_asked == 0
 
 
-def test_a_worker_leaves_when_the_result_is_safe(talk):
+def test_worker_leaves_when_the_result_is_durable(talk):
     assert not talk.finish()
     talk.is_over = True
     assert not talk.turn()
@@ -158,7 +158,7 @@ def test_a_worker_leaves_when_the_result_is_safe(talk):
     assert talk.turn()
 
 
-def test_a_worker_that_finds_nobody_leaves_when_all_is_over(talk):
+def test_worker_that_finds_nobody_leaves_when_all_is_over(talk):
     """The others may have left while it was away."""
     talk.now(state=State.LINKING)
     assert not talk.turn()
@@ -167,7 +167,7 @@ def test_a_worker_that_finds_nobody_leaves_when_all_is_over(talk):
     assert talk.turn()
 
 
-def test_a_result_that_is_never_durable_is_an_error_in_the_end(talk):
+def test_result_that_is_never_durable_is_an_error_in_the_end(talk):
     talk.finish()
     talk.clock.now_s += reporting.COORDINATOR_PATIENCE_S
     assert not talk.turn()
@@ -176,7 +176,7 @@ def test_a_result_that_is_never_durable_is_an_error_in_the_end(talk):
         talk.turn()
 
 
-def test_where_the_job_stops_early_it_leaves_after_a_while(talk):
+def test_worker_of_a_job_that_stops_early_leaves_after_a_while(talk):
     """A neighbour may still need to hear what was said last. Nobody makes a result of it: once the
     coordinator asked for one in time, and wrote the summary of a run of 100,000 steps of which
     199,826 were lost."""

@@ -1,9 +1,7 @@
-"""The accuracy benchmark compares like with like, and its statistics are right."""
+"""The accuracy benchmark's statistics by hand, and what is shown of them."""
 
-import dataclasses
 import io
 import math
-import tomllib
 
 import pytest
 from rich.console import Console
@@ -16,12 +14,6 @@ from benchmarks.accuracy.report import (
     t_interval,
     write_markdown,
 )
-from benchmarks.accuracy.runs import LAGS, METHODS, find_missing, make_tasks, measure_all
-from benchmarks.harness import Results
-from launch.config import DEFAULT_LAG, RunConfig
-from launch.config_file import to_toml
-
-TINY = {"data": "synthetic:1x8x8x64", "split": 0, "model": "mlp", "batch_size": 16, "steps": 2}
 
 
 def make_records(top1_by_method):
@@ -48,75 +40,9 @@ RECORDS = make_records(
         "elastic, lag 1": [0.90, 0.96, 0.96],
     }
 )
+
+
 COMPARED = ("end-to-end", "GIM", "LoCo exact", "elastic, lag 1")
-
-
-# Which runs -------------------------------------------------------------------------------------
-
-
-def test_lags_for_the_picture_are_none_of_the_tables():
-    tasks = make_tasks(2, methods=LAGS)
-    assert not LAGS.keys() & METHODS.keys()
-    found = sorted({(task.config.tie, task.config.lag) for task in tasks})
-    assert found == [
-        ("elastic", 0),
-        ("elastic", 2),
-        ("elastic", 8),
-        ("gradient", 2),
-        ("gradient", 8),
-    ]
-
-
-def test_five_seeds_hold_out_each_split_once():
-    tasks = make_tasks(5)
-    assert len(tasks) == 5 * len(METHODS)
-    assert {(task.method, task.config.split) for task in tasks} == {
-        (method, split) for method in METHODS for split in range(5)
-    }
-
-
-def test_methods_differ_in_the_rule_only():
-    rule = {"method": "local", "overlap": 1, "tie": "none", "lag": 0}
-    configs = [dataclasses.replace(task.config, **rule) for task in make_tasks(1)]
-    assert len(configs) == len(METHODS)
-    assert all(config == configs[0] for config in configs)
-
-
-def test_the_main_jobs_default_is_among_the_methods():
-    default = RunConfig(device="cpu", threads=1, lag=DEFAULT_LAG)
-    assert default in [task.config for task in make_tasks(1)]
-
-
-# Runs -------------------------------------------------------------------------------------------
-
-
-def test_every_method_trains_and_is_measured():
-    """In another process, which then measures the first again: what a run leaves is no matter."""
-    tasks = make_tasks(1, **TINY)
-    *records, again = measure_all([*tasks, tasks[0]], 1)
-    assert sorted(record["method"] for record in records) == sorted(METHODS)
-    for record in records:
-        assert 0 <= record["linear_top1"] <= 1
-        assert 0 <= record["knn_top1"] <= 1
-        assert record["steps"] == 2
-        assert all(map(math.isfinite, record["losses"]))
-        assert len(record["losses"]) == (1 if record["method"] == "end-to-end" else 4)
-        assert tomllib.loads(record["config"])["batch-size"] == TINY["batch_size"]
-
-    first = next(record for record in records if record["method"] == again["method"])
-    for key in ("method", "seed", "linear_top1", "knn_top1", "units", "losses", "config"):
-        assert first[key] == again[key]
-
-
-def test_a_resumed_file_lacks_only_what_it_does_not_hold(tmp_path):
-    tasks = make_tasks(2, **TINY)
-    results = Results(tmp_path / "a.jsonl")
-    results.append({"header": {}})
-    results.append({"method": "end-to-end", "seed": 0, "config": to_toml(tasks[0].config)})
-    assert find_missing(tasks, results) == tasks[1:]
-
-    longer = make_tasks(2, **(TINY | {"steps": 3}))
-    assert find_missing(longer, results) == longer
 
 
 # Statistics -------------------------------------------------------------------------------------
@@ -151,11 +77,11 @@ def test_differences_are_paired_by_seed():
     assert gap.half_width == pytest.approx(4.30265 / 3, rel=1e-5)
 
 
-def test_order_of_records_does_not_matter():
+def test_records_may_come_in_any_order():
     assert summarise(RECORDS[::-1], COMPARED) == summarise(RECORDS, COMPARED)
 
 
-def test_a_method_that_misses_a_seed_is_not_compared():
+def test_method_that_misses_a_seed_is_not_compared():
     with pytest.raises(KeyError):
         summarise(RECORDS[:-1], COMPARED)
 
@@ -167,7 +93,7 @@ def test_claims_are_judged():
     assert [comparison.is_met for comparison in comparisons] == [True, True, False]
 
 
-def test_an_interval_across_zero_does_not_show_a_gain():
+def test_interval_across_zero_does_not_show_a_gain():
     records = make_records(
         {
             "end-to-end": [0.90, 0.95, 0.97],
@@ -181,9 +107,6 @@ def test_an_interval_across_zero_does_not_show_a_gain():
     assert [comparison.is_met for comparison in comparisons] == [False, True, True]
 
 
-# What is shown ----------------------------------------------------------------------------------
-
-
 def test_report_fits_a_plain_console():
     file = io.StringIO()
     print_report(summarise(RECORDS, COMPARED), Console(file=file, width=110))
@@ -194,7 +117,7 @@ def test_report_fits_a_plain_console():
     assert "…" not in text
 
 
-def test_files_beside_the_runs(tmp_path):
+def test_result_files_lie_beside_the_runs(tmp_path):
     report = summarise(RECORDS, COMPARED)
     write_markdown(report, {"commit": "abc"}, tmp_path / "a.md")
     text = (tmp_path / "a.md").read_text("utf-8")

@@ -6,7 +6,7 @@ import os
 from runtime.faults.log import FaultLog
 
 
-def test_a_fault_fires_once_in_a_process(tmp_path):
+def test_fault_fires_once_in_a_process(tmp_path):
     log = FaultLog(tmp_path, generation=0)
     assert not log.has_fired("kill:1@40")
     assert log.claim("kill:1@40")
@@ -15,14 +15,14 @@ def test_a_fault_fires_once_in_a_process(tmp_path):
     assert log.claim("kill:1@41")
 
 
-def test_a_later_life_knows_what_has_fired(tmp_path):
+def test_later_generation_knows_what_has_fired(tmp_path):
     assert FaultLog(tmp_path, generation=0).claim("kill:1@40")
     later = FaultLog(tmp_path, generation=1)
     assert later.has_fired("kill:1@40")
     assert not later.claim("kill:1@40")
 
 
-def test_the_file_says_what_fired_when_and_where(tmp_path):
+def test_log_says_what_fired_when_and_on_which_worker(tmp_path):
     for generation in range(2):
         FaultLog(tmp_path, generation=generation).claim(f"kill:1@{generation}")
     rows = [json.loads(line) for line in (tmp_path / "faults.jsonl").read_text().splitlines()]
@@ -39,6 +39,6 @@ def test_processes_add_to_the_same_file(tmp_path):
     assert FaultLog(tmp_path, generation=0).has_fired("drop:1-0@3")
 
 
-def test_where_nothing_fires_nothing_is_written(tmp_path):
+def test_log_is_not_written_if_nothing_fires(tmp_path):
     FaultLog(tmp_path, generation=0).has_fired("kill:1@40")
     assert list(tmp_path.iterdir()) == []

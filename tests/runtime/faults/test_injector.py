@@ -66,7 +66,7 @@ def begin(injector: Injector, *steps: int) -> None:
         ("disk-full:1@3,torn:1@3,flip:1@3,coordinator-kill@3", []),
     ],
 )
-def test_a_fault_strikes_at_its_step_and_at_its_worker(make, done, fault, deeds):
+def test_fault_strikes_at_its_step_and_at_its_worker(make, done, fault, deeds):
     begin(make(fault, k=0), 2, 3, 4)
     begin(make(fault), 0, 1, 2)
     assert done == []
@@ -74,7 +74,7 @@ def test_a_fault_strikes_at_its_step_and_at_its_worker(make, done, fault, deeds)
     assert done == deeds
 
 
-def test_no_later_life_is_struck_by_the_same_fault(make, done):
+def test_fault_does_not_strike_a_later_generation(make, done):
     begin(make("kill:1@3,kill:1@4"), 3)
     begin(make("kill:1@3,kill:1@4", generation=1), 2, 3)
     assert done == ["killed"]
@@ -82,14 +82,14 @@ def test_no_later_life_is_struck_by_the_same_fault(make, done):
     assert done == ["killed"] * 2
 
 
-def test_another_run_is_struck_anew(make, done, tmp_path):
+def test_fault_strikes_another_run_anew(make, done, tmp_path):
     (tmp_path / "other").mkdir()
     begin(make("kill:1@3"), 3)
     begin(make("kill:1@3", run_dir=tmp_path / "other"), 3)
     assert done == ["killed"] * 2
 
 
-def test_an_exception_is_raised_on_the_compute_thread(make):
+def test_exception_is_raised_on_the_compute_thread(make):
     injector = make("exit:1@3")
     with pytest.raises(InjectedFault):
         injector.begin(Phase.FORWARD, 3)
@@ -103,7 +103,7 @@ def test_slow_steps_take_their_factor_longer(make, done):
     assert done == [0.5] * 3 * len(Phase)
 
 
-def test_the_whole_job_dies_with_the_process_that_started_it(make, done, monkeypatch):
+def test_whole_job_dies_with_the_process_that_started_it(make, done, monkeypatch):
     keeper = SimpleNamespace(pid=KEEPER_PID, ppid=lambda: 17)
     monkeypatch.setattr(injection, "psutil", SimpleNamespace(Process=lambda pid: keeper))
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
@@ -116,14 +116,14 @@ def test_the_whole_job_dies_with_the_process_that_started_it(make, done, monkeyp
     assert done[2:] == [(17, signal.SIGKILL), FOR_EVER_S]
 
 
-def test_a_loop_turns_freely_until_it_is_to_spin(make):
+def test_loop_turns_freely_until_it_is_to_spin(make):
     injector = make("spin:1@3")
     injector.turn()
     begin(injector, 3)
     assert injector._spins
 
 
-def test_every_fault_of_a_block_has_someone_who_carries_it_out():
+def test_block_faults_all_have_someone_to_carry_them_out():
     of_disk = {"disk-full", "torn", "flip"}
     elsewhere = {"slow", "kill-checkpointing", "coordinator-kill"} | of_disk
     edges = {kind for kind, told in KINDS.items() if told.place is Place.EDGE}
@@ -133,7 +133,7 @@ def test_every_fault_of_a_block_has_someone_who_carries_it_out():
 # Checkpoints and starts -------------------------------------------------------------------------
 
 
-def test_a_death_in_the_next_checkpoint_from_a_step_on(make, done):
+def test_death_in_the_next_checkpoint_from_a_step_on(make, done):
     injector = make("kill-checkpointing:1@10")
     begin(injector, 9, 10, 11)
     injector.checkpointing(8)
@@ -146,7 +146,7 @@ def test_a_death_in_the_next_checkpoint_from_a_step_on(make, done):
     assert done == ["killed"]
 
 
-def test_a_second_death_during_the_recovery_of_the_first(make, done):
+def test_second_death_during_the_recovery_of_the_first(make, done):
     make("kill-restarting:1@3,kill:1@9").starting()
     assert done == []  # the first has not struck yet
     begin(make("kill-restarting:1@3,kill:1@9"), 3)
@@ -178,13 +178,13 @@ def faulty_sides(injector: Injector) -> set[Side]:
         ("zombie:1@3", set()),
     ],
 )
-def test_links_are_faulty_where_the_plan_says_so(make, faults, sides):
+def test_links_are_faulty_if_the_plan_says_so(make, faults, sides):
     injector = make(faults)
     assert faulty_sides(injector) == sides
     for side, link in injector.wrap(LINKS).items():
         assert (link is LINKS[side]) == (side not in sides)
 
 
-def test_the_life_after_a_zombie_speaks_for_it(make, done):
+def test_generation_after_a_zombie_speaks_for_it(make, done):
     begin(make("zombie:1@3"), 3)
     assert faulty_sides(make("zombie:1@3", generation=1)) == {Side.BELOW, Side.ABOVE}

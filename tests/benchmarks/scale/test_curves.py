@@ -1,0 +1,24 @@
+"""The scale benchmark's curves: of which machine they are, and that they are shown and drawn."""
+
+from dataclasses import replace
+
+from benchmarks.scale.curves import Options, draw, make_site, print_curves
+from benchmarks.scale.machine_probe import USUAL
+from benchmarks.scale.network import Machine
+
+from .test_cases import simulated
+
+
+def test_curves_are_shown_and_drawn(tmp_path, capsys):
+    records = simulated()
+    print_curves(records)
+    draw(records, tmp_path / "scale.png")
+    assert capsys.readouterr().out.count("lag 4, window 5, stalls exponential:0.2") == 2
+    assert (tmp_path / "scale.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_curves_give_each_worker_a_core_memory_and_no_stalls():
+    machine = Machine(step_overheads_s=(0.1, 0.0, 0.002), copy_speeds=(1.0, 0.5), cores=2)
+    figures = replace(USUAL, machine=machine)
+    site = make_site(Options(), [{"figures": figures.facts()}])
+    assert site.machine == Machine(step_overheads_s=(0.002,))

@@ -1,0 +1,130 @@
+"""What a plan prints for one small run: every figure by hand, but for FLOPs and memory.
+
+Those and the notes have tests of their own; test_plan prints a plan as a user does.
+"""
+
+import dataclasses
+import io
+
+import psutil
+import pytest
+from rich.console import Console
+
+from launch.planning.report import render_plan
+
+from ..runs import MACHINE, light
+from .test_rates import EQUAL
+
+ONE_PROCESS = "one process, end to end, with 1 thread too"
+
+
+def printed(run, *, cores: int = 2, memory_mb: float = 1e6, monkeypatch) -> list[str]:
+    """The plan's lines, each run of spaces as one."""
+    memory = dataclasses.make_dataclass("Memory", ["total"])(memory_mb * 1e6)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    file = io.StringIO()
+    environment = dataclasses.replace(MACHINE, cores=cores)
+    render_plan(run, Console(file=file, width=120), environment=environment)
+    return [" ".join(line.split()) for line in file.getvalue().splitlines()]
+
+
+def measured(**settings: object):
+    """A run whose four units take 3 s each, a third of it forward, and whose heads take nothing."""
+    return dataclasses.replace(light(**settings), measured=EQUAL)
+
+
+@pytest.fixture
+def show(monkeypatch):
+    return lambda run, **machine: printed(run, monkeypatch=monkeypatch, **machine)
+
+
+def row(lines: list[str], label: str) -> str:
+    (found,) = [line.removeprefix(label).strip() for line in lines if line.startswith(label)]
+    return found
+
+
+def test_first_line_is_what_was_resolved(show):
+    lines = show(light(workers=2, lag=2, batch_size=60))
+    assert lines[0] == (
+        "mlp, 2 workers, batch 60 in two views, overlap 1, tie elastic, lag 2, window 3, cuts 0,1"
+    )
+
+
+def test_measured_times_are_shown_as_milliseconds_and_rates(show):
+    """Cuts 0, 2 and a guest of one unit: 3 + 3 + 3 s in the lower block, 3 + 3 above."""
+    lines = show(measured(workers=2, cuts=(0, 2), batch_size=60))
+    lower, upper = (row(lines, f"{k} fc{2 * k}").split() for k in (0, 1))
+    assert lower[-2:] == ["9000.0", "100%"]
+    assert upper[-2:] == ["6000.0", "67%"]
+    assert row(lines, "this pipeline, a device or cores for every worker") == "6.7 1.33 x"
+    assert row(lines, "this pipeline on 2 cores") == "6.7 1.33 x"
+    assert row(lines, "these blocks in one process, one after another") == "4.0 0.80 x"
+    assert row(lines, ONE_PROCESS) == "5.0 1.00 x"
+
+
+def test_counted_flops_give_ratios_and_no_times(show):
+    lines = show(light(workers=2))
+    assert row(lines, ONE_PROCESS) == "– 1.00 x"
+    assert row(lines, "0 fc0").split()[-2:] == ["–", "100%"]
+    assert any(line.startswith("Figures are relative, from counted FLOPs") for line in lines)
+
+
+def test_cores_that_workers_share_bind_the_pipeline(show):
+    lines = show(measured(workers=2, cuts=(0, 2), threads=1), cores=1)
+    one_by_one = row(lines, "these blocks in one process, one after another")
+    assert row(lines, "this pipeline on 1 core") == one_by_one
+
+
+def test_edge_has_both_inequalities(show):
+    """f of the lower block is 2 s and C above 6 s, in steps of 9 s."""
+    lines = show(measured(workers=2, cuts=(0, 2), lag=1, window=2))
+    assert row(lines, "0-1").split() == ["0.89", "2", "0.67", "2", "yes", "<=", "0.56"]
+    lines = show(measured(workers=4, lag=0))
+    assert row(lines, "0-1").split() == ["1.17", "1", "1.00", "2", "no,", "86%", "<=", "0.00"]
+    lines = show(measured(workers=2, cuts=(0, 2), tie="none"))
+    assert row(lines, "0-1").split()[:2] == ["–", "–"]
+
+
+def test_lock_step_schedules_idle_by_their_formulas(show):
+    lines = show(measured(workers=4, lag=0))
+    assert row(lines, "GPipe, 1F1B: (P-1)/(m+P-1)") == "43% 27% 16% 9%"
+    assert row(lines, "zero-bubble ZB-H1: (P-1)/(3m+P-1), arXiv 2401.10241") == "20% 11% 6% 3%"
+    assert row(lines, "this pipeline, once it is full (ties)") == "14% 14% 14% 14%"
+
+
+def test_memory_has_a_row_a_block_and_the_top_sends_nothing(show):
+    lines = show(light(workers=2, batch_size=60))
+    begin = lines.index(next(line for line in lines if line.startswith("block, MB")))
+    lower, upper = (line.split() for line in lines[begin + 1 : begin + 3])
+    # 64 features of 120 samples, and a guest of 64 x 64 weights and 64 biases, in float32
+    assert lower[-2:] == ["0.03", "0.02"]
+    assert upper[-2:] == ["–", "–"]
+    for cells in (lower, upper):
+        *parts, total = map(float, cells[1:6])
+        assert sum(parts) == pytest.approx(total, abs=0.2)
+
+
+def test_one_worker_has_no_edges_schedules_or_advice(show):
+    lines = show(measured(workers=1))
+    assert not [line for line in lines if "full rate" in line or "lock-step" in line]
+    assert not [line for line in lines if "data parallelism" in line]
+
+
+@pytest.mark.parametrize(
+    ("settings", "machine", "advice"),
+    [
+        ({"workers": 2}, {"memory_mb": 1.0}, "it does not fit, so plain data parallelism"),
+        ({"workers": 2}, {}, "data parallelism over 2 devices like this one would give up to 2 x"),
+        ({"workers": 4, "overlap": 0}, {}, "data parallelism would be no faster than this plan"),
+        ({"workers": 2, "max_memory_mb": 50.0}, {}, "MB of 50 MB: it fits"),
+    ],
+)
+def test_advice_follows_from_memory_and_gain(show, settings, machine, advice):
+    assert any(advice in line for line in show(measured(**settings), **machine))
+
+
+def test_notes_come_before_the_advice(show):
+    lines = show(measured(workers=4, lag=0))
+    notes = [i for i, line in enumerate(lines) if line.startswith("note: ")]
+    assert len(notes) == 2
+    assert "With equal units and full overlap 4 workers" in lines[notes[-1] + 1]

@@ -1,0 +1,50 @@
+"""What a process finds around itself, and whether all workers run on its host."""
+
+import pytest
+import torch
+
+from launch import environment
+from launch.config import ConfigError
+from launch.environment import Environment
+
+from .environs import TORCHRUN
+
+
+@pytest.fixture
+def process(monkeypatch):
+    """A process with other cores and GPUs than this one, and no launcher."""
+    for name in TORCHRUN:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(environment, "usable_cores", lambda: 7)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: True)
+    return monkeypatch
+
+
+def test_environment_without_a_launcher_is_this_machine(process):
+    assert Environment.from_process() == Environment(
+        world_size=None, local_world_size=None, cores=7, gpus=3, has_nccl=True
+    )
+
+
+def test_environment_of_a_rank_has_the_size_of_the_job(process):
+    for name, value in TORCHRUN.items():
+        process.setenv(name, value)
+    found = Environment.from_process()
+    assert (found.world_size, found.local_world_size) == (4, 2)
+    assert not found.is_one_host
+
+
+def test_half_a_launchers_variables_are_refused(process):
+    process.setenv("WORLD_SIZE", "4")
+    process.setenv("RANK", "0")
+    with pytest.raises(ConfigError):
+        Environment.from_process()
+
+
+@pytest.mark.parametrize(
+    ("world", "local", "is_one"), [(None, None, True), (4, 4, True), (4, 2, False), (4, 1, False)]
+)
+def test_one_host_has_all_ranks_or_no_launcher(world, local, is_one):
+    found = Environment(world_size=world, local_world_size=local, cores=1, gpus=0)
+    assert found.is_one_host is is_one

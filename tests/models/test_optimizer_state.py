@@ -1,0 +1,163 @@
+"""An optimizer's state as named tensors: its names, its numbers, and what does not fit it.
+
+That a block which is loaded goes on bit for bit is test_block_load's.
+"""
+
+import pytest
+import torch
+from torch.nn import Parameter
+
+from models.optimizer_state import OptimizerState
+
+
+def parameters() -> dict[str, Parameter]:
+    return {"w": Parameter(torch.ones(2, 3)), "b": Parameter(torch.ones(3))}
+
+
+def adamw(named: dict[str, Parameter], *, num_steps: int = 0) -> OptimizerState:
+    optimizer = torch.optim.AdamW(named.values(), lr=0.1)
+    found = OptimizerState("adamw", optimizer, named)
+    for step in range(num_steps):
+        for parameter in named.values():
+            parameter.grad = torch.full_like(parameter, 1.0 + step)
+        optimizer.step()
+    return found
+
+
+class Counting(torch.optim.SGD):
+    """Holds numbers by parameter, and changes those of its groups."""
+
+    def step(self) -> None:
+        for group in self.param_groups:
+            group["momentum"] += 0.5
+            group["seen"] = 3
+            for parameter in group["params"]:
+                self.state[parameter] |= {"num": 2, "odd": True, "part": 1 / 3}
+
+
+def counting(named: dict[str, Parameter], *, steps: bool = True) -> OptimizerState:
+    optimizer = Counting(named.values(), lr=0.1)
+    found = OptimizerState("own:counting", optimizer, named)
+    if steps:
+        optimizer.step()
+    return found
+
+
+# Names and numbers ------------------------------------------------------------------------------
+
+
+def test_state_is_empty_before_the_first_step():
+    assert adamw(parameters()).state() == {}
+
+
+def test_tensors_are_named_by_parameter_and_key():
+    state = adamw(parameters(), num_steps=1).state()
+    keys = ("step", "exp_avg", "exp_avg_sq")
+    assert state.keys() == {f"{name}/{key}" for name in "wb" for key in keys}
+    assert state["w/exp_avg"].shape == (2, 3)
+
+
+def test_numbers_are_named_with_their_type_and_come_back_as_it():
+    state = counting({"w": Parameter(torch.ones(2))}).state()
+    assert {name: (tensor.dtype, tensor.item()) for name, tensor in state.items()} == {
+        "w/num:int": (torch.int64, 2),
+        "w/odd:bool": (torch.bool, True),
+        "w/part:float": (torch.float64, 1 / 3),
+        "groups/0/momentum:float": (torch.float64, 0.5),
+        "groups/0/seen:int": (torch.int64, 3),
+    }
+    named = {"w": Parameter(torch.ones(2))}
+    other = counting(named, steps=False)
+    other.load(state)
+    held = other._optimizer.state[named["w"]]
+    assert held == {"num": 2, "odd": True, "part": 1 / 3}
+    assert [type(value) for value in held.values()] == [int, bool, float]
+    assert other._optimizer.param_groups[0]["momentum"] == 0.5
+
+
+def test_learning_rate_is_no_part_of_it():
+    named = parameters()
+    optimizer = torch.optim.SGD(named.values(), lr=0.1)
+    state = OptimizerState("sgd", optimizer, named)
+    optimizer.param_groups[0]["lr"] = 0.7
+    assert state.state() == {}
+
+
+def test_load_replaces_all_that_was_there():
+    used = counting(named := {"w": Parameter(torch.ones(2))})
+    used.load({})
+    assert used.state() == {}
+    assert dict(used._optimizer.state) == {}
+    assert "seen" not in used._optimizer.param_groups[0]
+    assert used._optimizer.param_groups[0]["params"] == [named["w"]]
+
+
+def test_load_copies_what_it_is_given():
+    state = adamw(parameters(), num_steps=2).state()
+    before = {name: tensor.clone() for name, tensor in state.items()}
+    named = parameters()
+    other = adamw(named)
+    other.load(state)
+    for parameter in named.values():
+        parameter.grad = torch.ones_like(parameter)
+    other._optimizer.step()
+    assert all(torch.equal(state[name], before[name]) for name in before)
+    assert other.state()["w/step"].item() == 3
+
+
+def test_copy_has_the_layout_of_its_parameter():
+    named = {"w": Parameter(torch.ones(2, 3, 4, 4).to(memory_format=torch.channels_last))}
+    state = {"w/exp_avg": torch.ones(2, 3, 4, 4), "w/step": torch.tensor(1.0)}
+    found = adamw(named)
+    found.load(state | {"w/exp_avg_sq": torch.ones(2, 3, 4, 4)})
+    assert found.state()["w/exp_avg"].stride() == named["w"].stride()
+
+
+# What does not fit ------------------------------------------------------------------------------
+
+
+def check(changes: dict[str, torch.Tensor | None]) -> None:
+    state = adamw(parameters(), num_steps=1).state() | changes
+    adamw(parameters()).check({name: t for name, t in state.items() if t is not None})
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"v/step": torch.tensor(1.0)}, "state 'v/step' .* which has no such parameter"),
+        ({"groups/1/momentum:float": torch.tensor(1.0)}, "which has no such group"),
+        ({"w/exp_avg": torch.ones(3, 2)}, r"\(3, 2\) beside a parameter of \(2, 3\)"),
+        ({"w/exp_avg": None}, "'w/exp_avg_sq,step' .* which keeps exp_avg, exp_avg_sq, step"),
+        ({"w/momentum_buffer": torch.ones(2, 3)}, "which keeps exp_avg, exp_avg_sq, step"),
+    ],
+)
+def test_state_of_another_optimizer_or_model_is_refused(changes, why):
+    check({})
+    with pytest.raises(ValueError, match=f"{why}; load it with the optimizer, the model and the"):
+        check(changes)
+
+
+def test_optimizer_of_the_users_may_hold_any_keys_and_shapes():
+    state = {"w/anything": torch.ones(7)}
+    counting({"w": Parameter(torch.ones(2))}).check(state)
+
+
+@pytest.mark.parametrize(
+    ("held", "why"),
+    [
+        ({"past": [1, 2]}, "keeps a list as 'w/past', which can't be saved"),
+        ({"name": "x"}, "keeps a str as 'w/name', which can't be saved"),
+    ],
+)
+def test_value_that_is_no_tensor_or_number_is_refused(held, why):
+    used = counting(named := {"w": Parameter(torch.ones(2))})
+    used._optimizer.state[named["w"]] |= held
+    with pytest.raises(ValueError, match=why):
+        used.state()
+
+
+def test_state_that_belongs_to_no_parameter_is_refused():
+    used = counting({"w": Parameter(torch.ones(2))})
+    used._optimizer.state["all"] = {"num": 1}
+    with pytest.raises(ValueError, match="keeps a state of 'all', which is no parameter"):
+        used.state()

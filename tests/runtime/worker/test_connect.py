@@ -1,0 +1,189 @@
+"""Which link joins two workers, at which address, and what each of them sends."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from runtime.block import TensorSpec
+from runtime.core.plan import Side, Stream
+from runtime.links.link import LinkError
+from runtime.rendezvous import Place
+from runtime.worker import connect
+from runtime.worker.connect import Connector, guards_payload, outgoing_specs
+
+SPEC = (TensorSpec(shape=(2,), dtype="float32"),)
+HERE, THERE = "this host", "another host"
+
+
+class Job:
+    """Three workers, tied; edge 1 carries no downward tie."""
+
+    num_workers = 3
+
+    def __init__(self, link: str = "auto", *, bind: str = "0.0.0.0", checksum: str = "auto"):
+        self.link, self.bind, self.checksum = link, bind, checksum
+
+    def specs(self, edge: int):
+        streams = list(Stream) if edge == 0 else [Stream.ACTIVATION, Stream.TIE_UP]
+        return dict.fromkeys(streams, SPEC)
+
+    def plan(self, k: int) -> str:
+        return f"plan {k}"
+
+
+class Board:
+    """A rendezvous on which the neighbours' places and edges are written beforehand."""
+
+    def __init__(self, host: str = HERE, **edges: str) -> None:
+        self.places = {k: Place(host=host, memory=f"memory {k}") for k in (0, 2)}
+        self.edges = {int(name[1:]): address for name, address in edges.items()}
+
+    def publish_place(self, k: int, place: Place) -> None:
+        self.places[k] = place
+
+    def await_place(self, k: int) -> Place:
+        return self.places[k]
+
+    def publish_edge(self, edge: int, address: str) -> None:
+        self.edges[edge] = address
+
+    def find_edge(self, edge: int) -> str | None:
+        return self.edges.get(edge)
+
+    def await_edge(self, edge: int) -> str:
+        return self.edges[edge]
+
+
+@pytest.fixture
+def made(monkeypatch) -> list[SimpleNamespace]:
+    """The links that were made: fakes that tell what they were made of."""
+    made: list[SimpleNamespace] = []
+
+    def maker(kind: str):
+        def make(context, end, *rest, bind=None, connect=None):
+            if bind == "tcp://0.0.0.0:99":
+                raise LinkError("address in use")
+            address = None if bind is None else bind.replace("*", "7")
+            link = SimpleNamespace(
+                kind=kind, end=end, rest=rest, bind=bind, connect=connect, address=address
+            )
+            made.append(link)
+            return link
+
+        return make
+
+    for kind in ("zmq", "shm", "gloo"):
+        monkeypatch.setattr(connect, f"{kind}_link", maker(kind))
+    monkeypatch.setattr(connect, "NeighboursRetention", lambda *given: given)
+    monkeypatch.setattr(connect, "opener", lambda *given: given)
+    monkeypatch.setattr(connect, "this_host", lambda: HERE)
+    return made
+
+
+def join(job: Job, board: Board, k: int = 1) -> dict[Side, SimpleNamespace]:
+    connector = Connector(job, k, board, open_store=None, run_id="run", context=None)
+    return connector.connect(SimpleNamespace(path=f"memory {k}"))
+
+
+# What is sent -----------------------------------------------------------------------------------
+
+
+def test_outgoing_specs_are_of_both_sides_and_of_this_worker():
+    assert outgoing_specs(Job(), 0).keys() == {Stream.ACTIVATION, Stream.TIE_UP}
+    assert outgoing_specs(Job(), 1).keys() == set(Stream)
+    assert outgoing_specs(Job(), 2).keys() == set()
+
+
+@pytest.mark.parametrize(
+    ("checksum", "guards"),
+    [("auto", (False, True)), ("payload", (True, True)), ("header", (False, False))],
+)
+def test_payload_is_guarded_on_a_wire_or_if_it_is_asked_for(checksum, guards):
+    job = Job(checksum=checksum)
+    assert tuple(guards_payload(job, shares_memory=shares) for shares in (True, False)) == guards
+
+
+# Which link -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("link", "host", "kind", "scheme"),
+    [
+        ("auto", HERE, "shm", "ipc://@loco-run-1-"),
+        ("auto", THERE, "zmq", "tcp://0.0.0.0:*"),
+        ("shm", HERE, "shm", "ipc://@loco-run-1-"),
+        ("zmq-ipc", HERE, "zmq", "ipc://@loco-run-1-"),
+        ("zmq-tcp", HERE, "zmq", "tcp://0.0.0.0:*"),
+        ("gloo", HERE, "gloo", "ipc://@loco-run-1-"),
+        ("gloo", THERE, "gloo", "tcp://0.0.0.0:*"),
+    ],
+)
+def test_link_follows_from_the_wish_and_the_neighbours_host(made, link, host, kind, scheme):
+    links = join(Job(link), Board(host, e0="edge 0"))
+    assert list(links) == [Side.ABOVE, Side.BELOW]
+    assert [link.kind for link in made] == [kind, kind]
+    assert links[Side.ABOVE].bind.startswith(scheme)
+    assert (links[Side.BELOW].connect, links[Side.BELOW].bind) == ("edge 0", None)
+    assert [link.end.side for link in made] == [Side.ABOVE, Side.BELOW]
+    assert [link.end.guards_payload for link in made] == [kind != "shm"] * 2
+    assert links[Side.BELOW].end.specs.keys() == set(Stream)
+    assert Stream.TIE_DOWN not in links[Side.ABOVE].end.specs
+
+
+def test_neighbours_memory_is_opened_by_its_plan_and_specs(made):
+    links = join(Job(), Board(e0="edge 0"))
+    ((path, plan, specs),) = links[Side.BELOW].rest
+    assert (path, plan, specs.keys()) == ("memory 0", "plan 0", {Stream.ACTIVATION, Stream.TIE_UP})
+    ((path, plan, specs),) = links[Side.ABOVE].rest
+    assert (path, plan, specs) == ("memory 2", "plan 2", {})
+
+
+def test_worker_at_an_end_has_one_neighbour(made):
+    board = Board(e1="edge 1")
+    board.places[1] = Place(host=HERE, memory="memory 1")
+    assert list(join(Job(), board, 0)) == [Side.ABOVE]
+    assert list(join(Job(), board, 2)) == [Side.BELOW]
+
+
+def test_shared_memory_between_hosts_is_refused_with_a_remedy(made):
+    with pytest.raises(LinkError, match=r"shm needs workers 1 and 2 on one host.*--link auto"):
+        join(Job("shm"), Board(THERE, e0="edge 0"))
+    assert made == []
+
+
+def test_memory_that_can_not_be_mapped_is_refused_with_a_remedy(made, monkeypatch):
+    def refuse(*given: object) -> None:
+        raise OSError("permission denied")
+
+    monkeypatch.setattr(connect, "NeighboursRetention", refuse)
+    with pytest.raises(LinkError, match=r"worker 2 can't be shared \(permission denied\).*zmq"):
+        join(Job(), Board(e0="edge 0"))
+
+
+# At which address -------------------------------------------------------------------------------
+
+
+def test_address_is_published_as_others_reach_it(made):
+    board = Board(THERE, e0="edge 0")
+    join(Job(), board)
+    assert board.edges[1] == "tcp://0.0.0.0:7"
+    assert board.places[1] == Place(host=HERE, memory="memory 1")
+
+
+def test_next_generation_listens_at_the_known_address(made):
+    board = Board(THERE, e0="edge 0", e1="tcp://node1:55")
+    assert join(Job(), board)[Side.ABOVE].bind == "tcp://0.0.0.0:55"
+    board = Board(e0="edge 0", e1="ipc://@loco-run-1-abcd")
+    assert join(Job(), board)[Side.ABOVE].bind == "ipc://@loco-run-1-abcd"
+
+
+def test_known_address_that_is_in_use_gives_way_to_a_new_one(made, caplog):
+    board = Board(THERE, e0="edge 0", e1="tcp://node1:99")
+    assert join(Job(), board)[Side.ABOVE].bind == "tcp://0.0.0.0:*"
+    assert board.edges[1] == "tcp://0.0.0.0:7"
+    assert "address in use; listening elsewhere" in caplog.text
+
+
+def test_abstract_addresses_are_never_the_same_twice(made):
+    binds = {join(Job(), Board(e0="edge 0"))[Side.ABOVE].bind for _ in range(3)}
+    assert len(binds) == 3
