@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -152,3 +153,21 @@ def test_part_of_a_worker_that_is_gone_is_written(writer, memory):
     disk.close(TIMEOUT_S)
     assert pair.is_complete(12)
     other.close()
+
+
+def test_write_that_hangs_is_left_behind_when_told(writer, memory, monkeypatch):
+    """A dead network disk kept Ctrl-C from ending a job, for ten minutes."""
+    begun, may_end = threading.Event(), threading.Event()
+
+    def write_part(*_):
+        begun.set()
+        may_end.wait(TIMEOUT_S)
+
+    monkeypatch.setattr(CheckpointWriter, "write_part", write_part)
+    disk = CheckpointThread((), say=pytest.fail)
+    lay(memory, 12)
+    disk.write(writer, 0, memory)
+    assert begun.wait(TIMEOUT_S)
+    disk.close(TIMEOUT_S, give_up=lambda: True)
+    assert disk._thread.is_alive()
+    may_end.set()
