@@ -1,24 +1,19 @@
-"""The configuration of a run: every flag, every key of the config file, and their checks.
+"""The configuration of a run in its two stages: what the user gave, and what it resolved to.
 
-Owns what can be said about a run without loading anything. Must not import torch, zmq or
-scikit-learn: light processes read it. What needs the network, the data or the machine is
-checked in launch.resolve.
+Owns every key with its type, default, role and check: what can be said about a run without loading
+anything. launch.config_file reads and writes it; what needs the network, the data or the machine
+is checked in launch.resolve. Must not import torch, zmq or scikit-learn: light processes read it.
 """
 
-import dataclasses
-import difflib
 import itertools
 import math
-import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
-import cyclopts
-import tomli_w
-from cyclopts import App, ArgumentCollection, Parameter, Token
-from cyclopts.exceptions import CycloptsError, UnusedCliTokensError
+from cyclopts import Parameter, Token
 
 from runtime.faults import plan as faults
 
@@ -31,26 +26,29 @@ Link = Literal["auto", "shm", "zmq", "zmq-ipc", "zmq-tcp", "gloo", "nccl"]
 Checksum = Literal["auto", "header", "payload"]
 
 BALANCES = get_args(Balance)
-FREE: Literal["free"] = "free"
-DEFAULT_MAX_STALENESS = 8  # steps
+DEFAULT_LAG = 1  # steps
+DEFAULT_MAX_STALENESS = 8
 
 
 class ConfigError(ValueError):
     """What a user asked for can't be done; the message says why and what to do instead."""
 
 
-def _convert(type_: type, tokens: Sequence[Token]) -> Any:
-    """Convert a flag's text; whole numbers strictly, for cyclopts would round 1.5 to 2."""
-    if type_ is int:
-        return _whole(tokens[0].value, tokens[0].source)
-    if Path in (type_, *get_args(type_)) and not tokens[0].value:
-        raise ValueError("the path is empty; was a variable not set?")
-    return cyclopts.convert(type_, tokens)
+class Role(Enum):
+    """What a key is to a run: what becomes of another value of it when the run is resumed, and
+    whether a config.toml, which repeats its run, takes the flag (RUNNING and PLACE only)."""
+
+    RESULT = "makes up what is learned: with another value it is another run, and not resumed"
+    CUT = "says which blocks there are: learning continues in others, as far as it can"
+    LENGTH = "says how long the run is: it may be extended; a flag replaces all that a file says"
+    BITS = "changes what is learned in the last bits only, or what timing decides anyway"
+    RUNNING = "says how the run is run; nothing that is learned depends on it, save a `nan` fault"
+    PLACE = "says where the run's files are"
 
 
 def _convert_list(_: type, tokens: Sequence[Token]) -> tuple[int, ...]:
     text, source = tokens[0].value, tokens[0].source
-    return tuple(_whole(part, source) for part in text.split(",") if part.strip())
+    return tuple(to_whole(part, source) for part in text.split(",") if part.strip())
 
 
 def _convert_cuts(type_: type, tokens: Sequence[Token]) -> tuple[int, ...] | str:
@@ -58,12 +56,15 @@ def _convert_cuts(type_: type, tokens: Sequence[Token]) -> tuple[int, ...] | str
     return text if text in BALANCES else _convert_list(type_, tokens)
 
 
-def _convert_lag(_: type, tokens: Sequence[Token]) -> int | str:
-    text = tokens[0].value.strip()
-    return text if text == FREE else _whole(text, tokens[0].source)
+def _convert_lag(_: type, tokens: Sequence[Token]) -> int:
+    try:
+        return to_whole(tokens[0].value, tokens[0].source)
+    except ValueError as error:
+        raise ValueError(f"{error}; to fix no lag, give --free-ties") from None
 
 
-def _whole(text: str, source: str) -> int:
+def to_whole(text: str, source: str) -> int:
+    """Convert strictly, for cyclopts would round 1.5 to 2. Raises ValueError."""
     try:
         return int(text)
     except ValueError:
@@ -76,15 +77,15 @@ Cuts = Annotated[
     tuple[int, ...] | Balance | None,
     Parameter(converter=_convert_cuts, n_tokens=1, negative=""),
 ]
-Lag = Annotated[int | Literal["free"], Parameter(converter=_convert_lag, n_tokens=1, negative="")]
+Lag = Annotated[int | None, Parameter(converter=_convert_lag, negative="")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """One run. Each field is a flag and a key of the config file, both written in kebab-case.
+    """What the user gave. Each field is a flag and a key of the config file, in kebab-case.
 
-    Two configs are equal where they give the same run: `run_dir`, `fresh` and `config` say only
-    where it is written, over what, and where it came from. None leaves a choice to launch.resolve.
+    None leaves a choice to launch.resolve. A field without a Role beside its type is RESULT.
+    Two configs are equal if they give the same run: the fields of Role.PLACE are not compared.
     """
 
     method: Method = "local"
@@ -95,22 +96,25 @@ class RunConfig:
     """Data by name (digits, synthetic:CxHxW), or a function of your own, named likewise."""
     split: int = 0
     """Which fold of the digits is held out."""
-    workers: int | None = None
-    """Worker processes, one a block; without it torchrun's world size, else 4."""
-    cuts: Cuts = None
+    workers: Annotated[int | None, Role.CUT] = None
+    """Worker processes, one per block; without it torchrun's world size, else one for each of cuts,
+    else at most 4."""
+    cuts: Annotated[Cuts, Role.CUT] = None
     """First unit of each home, such as 0,1,2,3; auto balances the blocks by counted FLOPs, profiled
-    by times measured here; without it LoCo's cut where that serves, else auto."""
-    max_memory_mb: int | None = None
+    by times measured here; without it LoCo's cut if that serves, else auto."""
+    max_memory_mb: Annotated[int | None, Role.CUT] = None
     """Megabytes that a worker may take beside Python and torch, as estimated before the start."""
-    overlap: int = 1
+    overlap: Annotated[int, Role.CUT] = 1
     """Units that each block shares with the next; 0 is Greedy InfoMax."""
     tie: Tie = "elastic"
     """How the two replicas of shared units are held together."""
-    lag: Lag = 1
-    """Age, in steps, of what comes down from the block above; free takes whatever has arrived, and
-    no two such runs are alike."""
-    max_staleness: int | None = None
-    """Steps: with lag free, a tie that is older is waited for; without it 8."""
+    lag: Lag = None
+    """How many steps old the tie from the block above is; without it 1."""
+    free_ties: bool = False
+    """Take whatever ties have arrived, under no fixed lag; no two such runs are alike."""
+    max_staleness: Annotated[int | None, Role.BITS] = None
+    """With free-ties, the most steps a tie may be old: a step waits rather than use an older one;
+    without it 8."""
     alpha: float = 0.02
     """Pull of the elastic tie, from 0 to 1."""
     objective: str = "nt-xent"
@@ -118,7 +122,7 @@ class RunConfig:
     temperature: float = 0.2
     """Temperature of NT-Xent."""
     decoder_depth: IntList = (1,)
-    """Residual conv blocks in a head: one figure for all blocks, or one a block (1,1,1,0)."""
+    """Residual conv blocks in a head: one figure for all blocks, or one per block (1,1,1,0)."""
     optimizer: str = "adamw"
     """Optimizer by name (sgd, adamw), or a function of your own."""
     lr: float = 2e-3
@@ -129,82 +133,119 @@ class RunConfig:
     """Learning rate after the warm-up."""
     warmup_steps: int = 0
     """Steps over which the learning rate rises."""
-    epochs: int = 12
-    """Passes over the training images; ignored where steps is given."""
-    steps: int | None = None
+    epochs: Annotated[int, Role.LENGTH] = 12
+    """Passes over the training images; ignored if steps is given."""
+    steps: Annotated[int | None, Role.LENGTH] = None
     """Training steps, instead of epochs."""
     batch_size: int = 64
-    """Images a step, each in two views."""
+    """Images per step, each in two views."""
     seed: int = 0
     """Seed of every random draw."""
-    threads: int | None = None
-    """Compute threads a worker; without it cores / workers."""
-    device: Device = "auto"
-    """Where workers compute; auto takes GPUs where there are any."""
-    link: Link = "auto"
+    threads: Annotated[int | None, Role.BITS] = None
+    """Compute threads per worker; without it cores / workers."""
+    device: Annotated[Device, Role.BITS] = "auto"
+    """Where workers compute; auto takes GPUs if there are any."""
+    link: Annotated[Link, Role.RUNNING] = "auto"
     """How workers talk; auto shares memory within a host and takes tcp between hosts. nccl is
     not built: auto is used, and the run says why."""
-    checksum: Checksum = "auto"
+    checksum: Annotated[Checksum, Role.RUNNING] = "auto"
     """What checksums guard; auto: headers in shared memory, tensors too on every wire."""
-    window: int | None = None
-    """Activations in flight on an edge; without it max(2, lag + 1)."""
-    bind: str = "127.0.0.1"
+    window: Annotated[int | None, Role.RUNNING] = None
+    """Activations in flight on an edge; without it max(2, lag + 1), or
+    max-staleness + 1 with free-ties."""
+    bind: Annotated[str, Role.RUNNING] = "127.0.0.1"
     """Address that sockets bind to."""
-    report_every_s: float = 0.5
+    report_every_s: Annotated[float, Role.RUNNING] = 0.5
     """Seconds between a worker's reports."""
-    snapshot_every: int | None = None
+    snapshot_every: Annotated[int | None, Role.RUNNING] = None
     """Steps between a worker's snapshots in memory; without it at most 4, as retain-mb allows."""
-    retain_mb: int = 1024
+    retain_mb: Annotated[int, Role.RUNNING] = 1024
     """Megabytes a worker may use for what must outlive it: messages it has sent, snapshots."""
-    checkpoint_every: int | None = None
+    checkpoint_every: Annotated[int | None, Role.RUNNING] = None
     """Steps between checkpoints on disk; without it an epoch."""
-    hang_timeout_s: float = 60.0
+    hang_timeout_s: Annotated[float, Role.RUNNING] = 60.0
     """Seconds after which a worker that makes no progress is replaced; a first step may take 5x."""
-    phase_timeout_s: float = 600.0
+    phase_timeout_s: Annotated[float, Role.RUNNING] = 600.0
     """Seconds that a phase outside the steps may take: loading the data, building, evaluating."""
-    max_worker_restarts: int = 3
-    """Restarts of one worker in five minutes, beyond which the job ends."""
-    max_bad_steps: int = 10
+    max_worker_restarts: Annotated[int, Role.RUNNING] = 3
+    """Restarts of one worker in five minutes, or in a row without progress, beyond which the job
+    ends."""
+    max_bad_steps: Annotated[int, Role.RUNNING] = 10
     """Steps in a row that a block may skip because its numbers are not finite."""
-    quick_end: bool = False
+    quick_end: Annotated[bool, Role.RUNNING] = False
     """End without evaluating."""
-    trace: bool = False
+    trace: Annotated[bool, Role.RUNNING] = False
     """Write a timeline that opens in Perfetto: trace.json in the run directory."""
-    faults: str = ""
+    faults: Annotated[str, Role.RUNNING] = ""
     """What is to go wrong, on purpose: kill:1@40,drop:0-1@70 (docs/fault-tolerance.md has all)."""
-    fresh: bool = field(default=False, compare=False)
+    fresh: Annotated[bool, Role.PLACE] = field(default=False, compare=False)
     """Start over in a run directory that holds a run."""
-    run_dir: Path | None = field(default=None, compare=False)
-    """Directory that receives the run, or holds one to go on with; else a new one in runs/."""
-    config: Path | None = field(default=None, compare=False)
+    run_dir: Annotated[Path | None, Role.PLACE] = field(default=None, compare=False)
+    """Directory that receives the run, or holds one to resume; else a new one in runs/."""
+    config: Annotated[Path | None, Role.PLACE] = field(default=None, compare=False)
     """TOML file of these same keys; flags win over it."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if isinstance(value, str | Path) and not _is_utf8(str(value)):
-                raise ConfigError(
-                    f"{_kebab(name)} {str(value)!r} is not UTF-8; give a name that is"
-                )
-        for name, holds, remedy in _RULES:
+            # Bytes that are no UTF-8 come as surrogates, and can't be told to other processes.
+            if isinstance(value, str | Path) and any("\ud800" <= c <= "\udfff" for c in str(value)):
+                raise ConfigError(f"{kebab(name)} {str(value)!r} is not UTF-8; give a name that is")
+        for name, holds, remedy in RULES:
             value = getattr(self, name)
             if value is not None and not holds(value):
-                raise ConfigError(f"{_kebab(name)} {_show(value)} can't be; {remedy}")
-        if self.lag != FREE and self.max_staleness is not None:
+                raise ConfigError(f"{kebab(name)} {show(value)} is not allowed; {remedy}")
+        if self.free_ties and self.lag is not None:
             raise ConfigError(
-                f"max-staleness {self.max_staleness} can't be with lag {self.lag}, under which"
-                f" every step is given; give --lag {FREE}, or leave --max-staleness out"
+                f"lag {self.lag} and free-ties exclude each other; leave one of them out"
+            )
+        if self.max_staleness is not None and not self.free_ties:
+            raise ConfigError(
+                f"max-staleness {self.max_staleness} is not allowed under a fixed lag; give"
+                " --free-ties, or leave --max-staleness out"
             )
         try:
             faults.parse(self.faults)
         except ValueError as error:
             raise ConfigError(str(error)) from error
 
+    def depth_of(self, block_index: int) -> int:
+        """The residual conv blocks in one block's head."""
+        depths = self.decoder_depth
+        return depths[block_index] if len(depths) > 1 else depths[0]
+
     @property
     def longest_lag(self) -> int:
         """How many steps old a tie from above can be."""
-        if self.lag != FREE:
-            return self.lag
-        return DEFAULT_MAX_STALENESS if self.max_staleness is None else self.max_staleness
+        if self.free_ties:
+            return DEFAULT_MAX_STALENESS if self.max_staleness is None else self.max_staleness
+        return DEFAULT_LAG if self.lag is None else self.lag
+
+    @property
+    def lag_in_words(self) -> str:
+        """The lag, or that there is none."""
+        return "free ties" if self.free_ties else f"lag {self.longest_lag}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedConfig(RunConfig):
+    """What it resolved to: nothing is left open; with free ties there is no `lag`.
+
+    `given` is what it was resolved from. `earlier_lengths` holds pairs (step, length), oldest
+    first: below that step the learning rate's schedule was laid over that many steps, since the
+    run was resumed there with another length.
+    """
+
+    workers: int = field()
+    cuts: tuple[int, ...] = field()
+    steps: int = field()
+    threads: int = field()
+    window: int = field()
+    snapshot_every: int = field()
+    checkpoint_every: int = field()
+    device: Literal["cpu", "cuda"] = field()
+    link: Link = field()
+    given: RunConfig = field(compare=False)
+    earlier_lengths: tuple[tuple[int, int], ...] = ()
 
 
 def _begins_with_0(cuts: tuple[int, ...] | Balance) -> bool:
@@ -215,28 +256,15 @@ def _is_rising(cuts: tuple[int, ...] | Balance) -> bool:
     return isinstance(cuts, str) or all(a < b for a, b in itertools.pairwise(cuts))
 
 
-def _is_utf8(text: str) -> bool:
-    """Whether it can be told to other processes; a path of other bytes can't."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-# What each field must satisfy on its own, and what to do where it does not.
-_RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+# What each field must satisfy on its own, and what to do if it does not.
+RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("split", lambda v: v >= 0, "give 0 or more"),
     ("workers", lambda v: v >= 1, "give at least 1"),
     ("cuts", _begins_with_0, "begin with 0, the first unit of the network"),
     ("cuts", _is_rising, "give the first unit of each home in rising order, such as 0,1,2,3"),
     ("max_memory_mb", lambda v: v >= 1, "give at least 1"),
     ("overlap", lambda v: v >= 0, "give 0 or more units; 0 shares nothing"),
-    (
-        "lag",
-        lambda v: v == FREE or v >= 0,
-        "give 0 or more steps; 0 ties neighbours step by step",
-    ),
+    ("lag", lambda v: v >= 0, "give 0 or more steps; 0 ties neighbours step by step"),
     ("max_staleness", lambda v: v >= 1, "give at least 1 step"),
     ("alpha", lambda v: 0 <= v <= 1, "give a pull from 0 to 1, such as 0.02"),
     ("temperature", lambda v: 0 < v < math.inf, "give a figure above 0, such as 0.5"),
@@ -260,147 +288,26 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("max_bad_steps", lambda v: v >= 1, "give at least 1"),
 )
 
-_FIELDS = {field.name.replace("_", "-"): field for field in dataclasses.fields(RunConfig)}
-
-# Keys of a file that followed from another one when it was resolved: a flag for the latter
-# drops them, for otherwise `--config old.toml --epochs 60` would keep the old number of steps. Cuts
-# that still can be are kept where their balance alone would change (with the decoders' depth, the
-# batch, the data), so that two runs that differ by one flag differ in nothing else.
-_FOLLOWS = {
-    "method": ("workers", "cuts", "threads", "snapshot-every"),
-    "workers": ("cuts", "threads", "snapshot-every"),
-    "cuts": ("workers", "threads", "snapshot-every"),
-    "model": ("cuts", "snapshot-every"),
-    "overlap": ("cuts", "snapshot-every"),
-    "max-memory-mb": ("cuts", "snapshot-every"),
-    "tie": ("snapshot-every",),
-    "lag": ("window", "snapshot-every", "max-staleness"),
-    "max-staleness": ("window", "snapshot-every"),
-    "window": ("snapshot-every",),
-    "retain-mb": ("snapshot-every",),
-    "epochs": ("steps",),
-    "data": ("steps", "checkpoint-every"),
-    "batch-size": ("steps", "snapshot-every", "checkpoint-every"),
+ROLES = {
+    name: next((mark for mark in get_args(hint) if isinstance(mark, Role)), Role.RESULT)
+    for name, hint in get_type_hints(RunConfig, include_extras=True).items()
 }
-_RECUT = {"method", "workers", "cuts"}  # flags that change the number of blocks
 
 
-def parse(argv: Sequence[str], *, prog: str) -> RunConfig:
-    """Read the flags, and the file that --config names; flags win.
-
-    `--help` prints the flags and exits with 0. Raises ConfigError for anything a user can get
-    wrong here; its message is one sentence or two, meant to be printed as it is.
-    """
-    try:
-        Path.cwd()
-    except FileNotFoundError:
-        raise ConfigError("the current directory was deleted; change to one that exists") from None
-    app = App(
-        name=prog,
-        help="Train a network as overlapping local blocks (LoCo).",
-        help_flags=["--help"],
-        version_flags=[],
-        config=_read_file,
-        default_parameter=Parameter(converter=_convert, negative=""),
-        result_action="return_value",
-        exit_on_error=False,
-        print_error=False,
-    )
-    app.default(_identity)
-    try:
-        config = app(list(argv))
-    except CycloptsError as error:
-        raise ConfigError(_readable(error)) from error
-    if config is None:  # the help was printed
-        raise SystemExit(0)
-    assert isinstance(config, RunConfig)
-    return config
-
-
-def refuse_free_lag(config: RunConfig) -> None:
-    """Raise ConfigError where a program without timing is to take what has arrived."""
-    if config.lag == FREE:
-        raise ConfigError(
-            f"lag {FREE} takes what has arrived, and in one process nothing travels; give a number"
-            " of steps, such as --lag 1, or use launch/pipeline.py"
-        )
-
-
-def to_toml(config: RunConfig) -> str:
-    """Write a config as TOML that, given back by --config, parses to an equal one."""
-    values = {key: getattr(config, field.name) for key, field in _FIELDS.items() if field.compare}
-    given = {key: value for key, value in values.items() if value is not None}
-    return "# Give this file back by --config to repeat the run.\n" + tomli_w.dumps(given)
-
-
-def from_toml(text: str) -> RunConfig:
-    """Read back what `to_toml` wrote."""
-    values: dict[str, Any] = {
-        key.replace("-", "_"): tuple(value) if isinstance(value, list) else value
-        for key, value in tomllib.loads(text).items()
-    }
-    return RunConfig(**values)
-
-
-_DEFAULTS = RunConfig()
-
-
-def _identity(config: Annotated[RunConfig, Parameter(name="*")] = _DEFAULTS) -> RunConfig:
-    return config
-
-
-def _read_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
-    """Fill in from the file of --config what the flags left open (a hook of cyclopts)."""
-    given = {argument.name.removeprefix("--") for argument in arguments if argument.tokens}
-    if "config" not in given:
-        return
-    path = Path(arguments["--config"].tokens[0].value)
-    values = _load(path)
-    balanced = "cuts" in given and arguments["--cuts"].tokens[0].value.strip() in BALANCES
-    for flag in given & _FOLLOWS.keys():
-        for key in _FOLLOWS[flag]:
-            if not (flag == "cuts" and balanced and key in ("workers", "threads")):
-                values.pop(key, None)
-    depths = str(values.get("decoder-depth", "")).split(",")
-    if given & _RECUT and len(set(depths)) == 1 and depths != [""]:
-        values["decoder-depth"] = depths[0]  # it was one figure for all, and still is
-    cyclopts.config.Dict(values, source=str(path))(app, commands, arguments)
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        values = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        reason = (error.strerror or "it can't be read").lower()
-        raise ConfigError(f"config file {str(path)!r}: {reason}; check the path") from error
-    except ValueError as error:  # not TOML, or not UTF-8
-        raise ConfigError(f"config file {str(path)!r} is not valid TOML: {error}") from error
-
-    keys = _FIELDS.keys() - {"config"}
-    for key, value in values.items():
-        if key not in keys:
-            near = difflib.get_close_matches(key.replace("_", "-"), keys, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "--help lists the keys"
-            raise ConfigError(f"config file {str(path)!r} has an unknown key {key!r}; {hint}")
-        if isinstance(value, list):
-            values[key] = ",".join(map(str, value))
-        elif not isinstance(value, str | int | float):
-            kind = "a table" if isinstance(value, dict) else type(value).__name__
-            raise ConfigError(f"config file {str(path)!r}: {key!r} is {kind}; give a plain value")
-    return values
-
-
-def _readable(error: CycloptsError) -> str:
-    if isinstance(error, UnusedCliTokensError):
-        tokens = " ".join(error.unused_tokens or ())
-        return f"{tokens!r} is not understood; flags begin with --, and --help lists them"
-    text = " ".join(str(error).split())
-    return text if text.endswith("?") else f"{text.rstrip('.')}; see --help"
-
-
-def _kebab(name: str) -> str:
+def kebab(name: str) -> str:
+    """A field's name as a flag and a file have it."""
     return name.replace("_", "-")
 
 
-def _show(value: object) -> str:
+def show(value: object) -> str:
+    """A field's value as a flag has it."""
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def refuse_free_ties(config: RunConfig) -> None:
+    """Raise ConfigError if a program without timing is to take what has arrived."""
+    if config.free_ties:
+        raise ConfigError(
+            "free-ties take what has arrived, and in one process nothing travels; give a fixed lag,"
+            " such as --lag 1, or use launch/pipeline.py"
+        )

@@ -14,22 +14,32 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from launch.config import _RULES, RunConfig
+from launch.config import ROLES, RULES, Role, RunConfig, kebab, show
 
 HEAD = """\
 # Configuration
 
 Each key is a flag (`--batch-size 32`) and a key of the TOML file that `--config` names
 (`batch-size = 32`). Flags win over the file; an unknown key is an error. Bad input ends the program
-with exit code 2 and one message: the value and the remedy. Each run saves its resolved config as
-`config.toml`. If the default is "–", the program chooses, or the key is off.
+with exit code 2 and one message: the value and the remedy. If the default is "–", the program
+chooses, or the key is off.
 
-| key | takes | default | what it does | its check asks you to |
-|---|---|---|---|---|
+Each run leaves two such files. `given.toml` holds what you gave; with it, `--config` takes more
+flags and resolves anew. `config.toml` holds what that resolved to; with it, `--config` repeats the
+run exactly, and takes only flags of the roles `running` and `place`. A key's role also says what
+becomes of another value when a run is resumed:
+
+| role | a key of it |
+|---|---|
+"""
+KEYS_HEAD = """\
+
+| key | takes | default | what it does | role | its check asks you to |
+|---|---|---|---|---|---|
 """
 FOOT = """\
 
-`max-staleness` needs `lag = "free"`.
+`max-staleness` needs `free-ties`, and `lag` can't be with it.
 [fault-tolerance.md](fault-tolerance.md) lists the kinds of `faults`. Made from `launch/config.py`
 by `python -m launch.configuration_page docs/configuration.md`: edit the docstrings there.
 """
@@ -38,11 +48,13 @@ KINDS = {int: "a whole number", float: "a number", str: "text", bool: "nothing (
 
 def page() -> str:
     """The whole page, in Markdown."""
-    types, docs, lines = get_type_hints(RunConfig), _docstrings(), []
+    types, docs = get_type_hints(RunConfig), _docstrings()
+    lines = [f"| `{role.name.lower()}` | {role.value} |\n" for role in Role] + [KEYS_HEAD]
     for field in fields(RunConfig):
-        remedies = [remedy for name, _, remedy in _RULES if name == field.name]
-        key, value = field.name.replace("_", "-"), _values(types[field.name])
-        cells = f"`{key}`", value, _shown(field.default), docs[field.name], "; ".join(remedies)
+        remedies = [remedy for name, _, remedy in RULES if name == field.name]
+        takes, role = _values(types[field.name]), ROLES[field.name].name.lower()
+        start = f"`{kebab(field.name)}`", takes, _shown(field.default)
+        cells = *start, docs[field.name], role, "; ".join(remedies)
         lines.append(f"| {' | '.join(cells)} |\n")
     return HEAD + "".join(lines) + FOOT
 
@@ -72,7 +84,7 @@ def _values(type_: Any) -> str:
 def _shown(default: object) -> str:
     if default is None or default is False or default == "":
         return "–"
-    return f"`{','.join(map(str, default)) if isinstance(default, tuple) else default}`"
+    return f"`{show(default)}`"
 
 
 if __name__ == "__main__":

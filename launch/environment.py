@@ -10,7 +10,7 @@ from launch.launcher import Launcher
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """The machine and the launcher: `world_size` is torchrun's, None where there is none;
+    """The machine and the launcher: `world_size` is torchrun's, None if there is none;
     `has_nccl` says that torch was built with it."""
 
     world_size: int | None

@@ -5,6 +5,7 @@ python launch/evaluate.py runs/20260101-120000-resnet-small
 
 import argparse
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,8 @@ import safetensors
 import safetensors.torch
 from rich.console import Console
 
-from launch.config import ConfigError, parse
+from launch.config import ConfigError
+from launch.config_file import parse
 from launch.environment import Environment
 from launch.job import LocalLearningJob
 from launch.resolve import resolve
@@ -61,7 +63,7 @@ def _job_of(run: Path) -> LocalLearningJob:
     path = run / "config.toml"
     if not path.is_file():
         raise ConfigError(f"{str(run)!r} holds no config.toml; give the directory of a run")
-    config = parse(["--config", str(path), "--device", "auto"], prog=NAME)
+    config = replace(parse(["--config", str(path)], prog=NAME), device="auto")
     return LocalLearningJob(resolve(config, environment=Environment.from_process()))
 
 

@@ -11,11 +11,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from launch.config import from_toml, to_toml
+from launch.config import ResolvedConfig
+from launch.config_file import from_toml, to_toml
 from launch.cores import usable_cores
 from launch.launcher import Launcher
 from launch.planning.notes import notes_on
-from launch.planning.resolved import ConcreteConfig, Resolved
+from launch.planning.partition import Partition
+from launch.planning.resolved import Resolved
 from launch.planning.streams import edge_specs, worker_plan
 from models.bad_numbers import BadNumbers
 from models.block import Feed, LocalBlock, Payload, Recipe
@@ -28,7 +30,6 @@ from models.plugins import UsersError
 from models.recut import OldBlock, carry
 from models.views import two_views
 from runtime.block import Specs
-from runtime.core.partition import Partition
 from runtime.core.plan import WorkerPlan
 from runtime.faults.plan import Fault, parse
 from runtime.program import Tell, unheard
@@ -43,7 +44,7 @@ class LocalLearningJob:
     def __init__(self, resolved: Resolved) -> None:
         self.resolved = resolved
         config = resolved.config
-        self.num_workers = resolved.partition.num_blocks
+        self.num_workers = config.workers
         self.num_steps = config.steps
         self.batch_size = config.batch_size
         self.threads = config.threads
@@ -59,6 +60,7 @@ class LocalLearningJob:
         self.trace = config.trace
         self.model_name = config.model.rpartition(":")[2]
         self.config_toml = to_toml(config)
+        self.given_toml = to_toml(config.given)
         phases_s = (config.max_worker_restarts + 2) * config.phase_timeout_s
         self.patience_s = phases_s + 10 * config.hang_timeout_s
         self.retain_bytes = config.retain_mb * 1e6
@@ -67,7 +69,7 @@ class LocalLearningJob:
 
     @cached_property
     def data(self) -> ImageData:
-        """The data set; loaded where it is asked for."""
+        """The data set; loaded when it is asked for."""
         config = self.resolved.config
         return load_data(config.data, seed=config.seed, split=config.split)
 
@@ -76,39 +78,38 @@ class LocalLearningJob:
         """What the user should know of the job before it starts."""
         return notes_on(self.resolved)
 
-    def plan(self, k: int) -> WorkerPlan:
-        return worker_plan(self.resolved, k)
+    def plan(self, block_index: int) -> WorkerPlan:
+        return worker_plan(self.resolved, block_index)
 
     def specs(self, edge: int) -> Specs:
         return edge_specs(self.resolved, edge)
 
-    def build_block(self, k: int, tell: Tell = unheard) -> LocalBlock:
+    def build_block(self, block_index: int, tell: Tell = unheard) -> LocalBlock:
         if self.resolved.config.device == "cuda":
             make_cuda_deterministic()
-        if k == 0:
+        if block_index == 0:
             tell(f"loading the data ({self.resolved.config.data})")
-        data = self.data if k == 0 else None
+        data = self.data if block_index == 0 else None
         tell("building its block")
-        return build_block(self.resolved, k, data)
+        return build_block(self.resolved, block_index, data)
 
-    def unit_names(self, k: int) -> tuple[list[str], list[str]]:
-        units, block = self.resolved.network.units, self.resolved.partition.blocks[k]
+    def unit_names(self, block_index: int) -> tuple[list[str], list[str]]:
+        units, block = self.resolved.network.units, self.resolved.partition.blocks[block_index]
         return [units[i].name for i in block.home], [units[i].name for i in block.guest]
 
     def carry(
-        self, k: int, checkpoint: Checkpoint, tell: Tell = unheard
+        self, block_index: int, checkpoint: Checkpoint, tell: Tell = unheard
     ) -> tuple[LocalBlock, list[str]]:
-        """Build block k from the parts of another cut, as far as that goes."""
+        """Build a block from the parts of another cut, as far as that goes."""
         units = self.resolved.network.units
         config = from_toml(checkpoint.config_toml)
-        assert isinstance(config.cuts, tuple), "a checkpoint's config is resolved"
         partition = Partition(num_units=len(units), cuts=config.cuts, overlap=config.overlap)
         old = []
         for index, part in enumerate(partition.blocks):
             state, _ = split_part(safetensors.torch.load_file(checkpoint.part(index)))
             home, guest = ([units[i].name for i in group] for group in (part.home, part.guest))
             old.append(OldBlock(home=tuple(home), guest=tuple(guest), state=state))
-        block = self.build_block(k, tell)
+        block = self.build_block(block_index, tell)
         state, notes = carry(old, block.state(), home=block.home_units, guest=block.guest_units)
         block.load(state)
         return block, notes
@@ -126,10 +127,10 @@ def build_blocks(resolved: Resolved, data: ImageData) -> list[LocalBlock]:
     return [build_block(resolved, k, data) for k in range(resolved.partition.num_blocks)]
 
 
-def build_block(resolved: Resolved, k: int, data: ImageData | None) -> LocalBlock:
-    """Build block k; only block 0 needs the data."""
+def build_block(resolved: Resolved, block_index: int, data: ImageData | None) -> LocalBlock:
+    """Build a block; only the first needs the data."""
     config, partition = resolved.config, resolved.partition
-    block = partition.blocks[k]
+    block = partition.blocks[block_index]
     traces = resolved.traces
     top = (*block.home, *block.guest)[-1]
     recipe = Recipe(
@@ -141,16 +142,17 @@ def build_block(resolved: Resolved, k: int, data: ImageData | None) -> LocalBloc
         schedule=config.schedule,
         warmup_steps=config.warmup_steps,
         num_steps=config.steps,
-        decoder_depth=config.decoder_depth[k],
+        earlier_lengths=config.earlier_lengths,
+        decoder_depth=config.depth_of(block_index),
         max_bad_steps=config.max_bad_steps,
         seed=config.seed,
-        device=_device(config, k),
+        device=_device(config, block_index),
     )
     return LocalBlock(
         resolved.network,
         home=block.home,
         guest=block.guest,
-        lent=partition.blocks[k - 1].guest if k else range(0),
+        lent=partition.blocks[block_index - 1].guest if block_index else range(0),
         recipe=recipe,
         objective=load_objective(
             config.objective, temperature=config.temperature, num_classes=resolved.num_classes
@@ -158,19 +160,21 @@ def build_block(resolved: Resolved, k: int, data: ImageData | None) -> LocalBloc
         num_classes=resolved.num_classes,
         output_shape=traces[top].output_shape,
         home_shape=traces[block.home[-1]].output_shape,
-        feed=make_feed(resolved, data) if data is not None and k == 0 else None,
+        feed=make_feed(resolved, data) if data is not None and block_index == 0 else None,
         copies_input=write_input(traces[unit] for unit in block.home),
         poisoned=frozenset(
-            fault.step for fault in parse(config.faults) if fault.kind == "nan" and fault.block == k
+            fault.step
+            for fault in parse(config.faults)
+            if fault.kind == "nan" and fault.block == block_index
         ),
     )
 
 
-def _device(config: ConcreteConfig, k: int) -> str:
-    """A GPU a worker, shared in turn where there are fewer."""
+def _device(config: ResolvedConfig, block_index: int) -> str:
+    """A GPU a worker, shared in turn if there are fewer."""
     if config.device == "cpu":
         return "cpu"
-    return f"cuda:{k % torch.cuda.device_count()}"
+    return f"cuda:{block_index % torch.cuda.device_count()}"
 
 
 def make_feed(resolved: Resolved, data: ImageData) -> Feed:

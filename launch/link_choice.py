@@ -1,4 +1,4 @@
-"""Which link carries a job's messages here, where that is left open or can't be what was asked for.
+"""Which link carries a job's messages here, if that is left open or can't be what was asked for.
 
 Owns the choice for a whole job; between hosts, `auto` is decided edge by edge
 (runtime.worker.connect).
@@ -14,7 +14,7 @@ from launch.environment import Environment
 def choose_link(
     config: RunConfig, environment: Environment, *, device: str, workers: int
 ) -> tuple[Link, str | None]:
-    """The link, and a note where it is not the one that was asked for. Raises ConfigError."""
+    """The link, and a note if it is not the one that was asked for. Raises ConfigError."""
     if config.link != "nccl":
         return _reachable(config.link, config.bind, environment), None
     link = _reachable("auto", config.bind, environment)
@@ -50,7 +50,7 @@ def _reachable(link: Link, bind: str, environment: Environment) -> Link:
 
 
 def _check_bind(bind: str, *, one_host: bool) -> None:
-    """Raise ConfigError where sockets can't listen, or not be reached, at this address."""
+    """Raise ConfigError if sockets can't listen, or not be reached, at this address."""
     try:
         (family, _, _, _, address), *_ = socket.getaddrinfo(bind, 0, type=socket.SOCK_STREAM)
         if ipaddress.ip_address(address[0]).is_loopback and not one_host:

@@ -12,7 +12,8 @@ from pathlib import Path
 if __name__ == "__main__":  # our packages come first, and the files beside this one are none
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from launch.config import ConfigError, parse
+from launch.config import ConfigError
+from launch.config_file import parse
 from launch.launcher import MARK, Launcher
 from launch.program import make_program
 from runtime.keeper.keeper import Keeper

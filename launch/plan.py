@@ -10,7 +10,7 @@ from pathlib import Path
 if __name__ == "__main__":  # our packages come first, and the files beside this one are none
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from launch.config import parse
+from launch.config_file import parse
 from launch.environment import Environment
 from launch.planning.report import render_plan
 from launch.resolve import resolve

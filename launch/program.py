@@ -6,7 +6,6 @@ in the coordinator and the workers.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import time
 from functools import partial
@@ -14,9 +13,10 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from launch.config import RunConfig, from_toml
+from launch.config import RunConfig
+from launch.config_file import from_toml
 from launch.launcher import MARK
-from launch.resume import check_resume
+from launch.resume import resume
 from runtime.faults.plan import parse
 from runtime.program import Program, Tell
 
@@ -36,7 +36,7 @@ def make_program(config: RunConfig, *, name: str) -> Program:
         name=name,
         run_name=config.model.rpartition(":")[2],
         started_t=command_time(),
-        check_resume=check_resume,
+        resume=resume,
         fresh=config.fresh,
         hang_timeout_s=config.hang_timeout_s,
         phase_timeout_s=config.phase_timeout_s,
@@ -45,31 +45,15 @@ def make_program(config: RunConfig, *, name: str) -> Program:
     )
 
 
-def resolve_text(config: RunConfig, tell: Tell) -> str:
-    """Resolve a config on this machine and return it as text; `tell` is told which phase of that
-    begins. Raises ConfigError."""
+def resolve_text(config: RunConfig, recorded: str | None, tell: Tell) -> str:
+    """Resolve a config on this machine and return it as text; `recorded` is the config.toml of the
+    run that is resumed. `tell` is told which phase of that begins. Raises ConfigError."""
     from launch.environment import Environment
     from launch.resolve import dump, resolve
 
     environment = Environment.from_process()
-    return dump(resolve(measured_before(config), environment=environment, tell=tell))
-
-
-def measured_before(config: RunConfig) -> RunConfig:
-    """A run that is gone on with keeps the cuts that were measured when it began, since another
-    measurement may find others; the config as it is where they do not fit what is asked for."""
-    if config.cuts != "profiled" or config.run_dir is None or config.fresh:
-        return config
-    path = config.run_dir / "config.toml"
-    if not path.is_file():
-        return config
-    old = from_toml(path.read_text("utf-8"))
-    fits = (old.model, old.overlap, config.workers or old.workers) == (
-        config.model,
-        config.overlap,
-        old.workers,
-    )
-    return dataclasses.replace(config, cuts=old.cuts) if fits else config
+    old = None if recorded is None else from_toml(recorded)
+    return dump(resolve(config, environment=environment, recorded=old, tell=tell))
 
 
 def load_job(text: str) -> LocalLearningJob:
@@ -81,7 +65,7 @@ def load_job(text: str) -> LocalLearningJob:
 
 
 def command_time() -> float:
-    """When the command was given, in unix seconds: torchrun's start where it runs us.
+    """When the command was given, in unix seconds: torchrun's start if it runs us.
 
     By the process's age: the kernel's boot time, on which psutil's create_time stands, is whole
     seconds only.

@@ -15,44 +15,47 @@ from typing import Literal
 
 import torch
 
-from launch.config import FREE, ConfigError, RunConfig, from_toml, to_toml
+from launch.config import ConfigError, ResolvedConfig, RunConfig, show
+from launch.config_file import from_toml, to_toml
 from launch.environment import Environment
 from launch.link_choice import choose_link
 from launch.planning import streams
 from launch.planning.costs import Costs
 from launch.planning.cuts import check_memory, choose_cuts
-from launch.planning.resolved import ConcreteConfig, Resolved
-from launch.planning.workload import Setting
+from launch.planning.partition import Partition
+from launch.planning.resolved import Resolved
+from launch.planning.workload import Workload
 from models.data import ImageData, load_data, steps_per_epoch
 from models.heads import DEFAULT_HEAD_FEATURES
-from models.network import Network, UnitTrace, check_builds, compiled_remarks, trace_units
+from models.network import Network, check_builds, compiled_remarks
 from models.objectives import check_users_objective, load_objective
 from models.optimizers import load_optimizer
 from models.plugins import UsersError, is_dotted
 from models.registry import load_network
-from runtime.core.partition import Partition
 from runtime.faults import plan as faults
 from runtime.program import Tell, unheard
 
 DEFAULT_WORKERS = 4
-FACTS = (
-    "image_shape",
-    "num_classes",
-    "num_train",
-    "link_note",
-    "remarks",
-)  # copied by dump as they are
+FACTS = ("image_shape", "num_classes", "num_train", "link_note", "remarks")  # dumped as they are
 
 
-def resolve(config: RunConfig, *, environment: Environment, tell: Tell = unheard) -> Resolved:
+def resolve(
+    config: RunConfig,
+    *,
+    environment: Environment,
+    recorded: ResolvedConfig | None = None,
+    tell: Tell = unheard,
+) -> Resolved:
     """Decide what is open and check the rest; resolving the result again changes nothing.
 
     Loads the data and the network, the user's own modules from the current directory included.
+    `recorded` is the config of a run that is resumed, from which open cuts and threads are taken.
     `tell` is told which phase of that begins. Raises ConfigError.
     """
     _let_users_modules_be_found()
+    asked = config if recorded is None else _as_recorded(config, recorded, environment)
     try:
-        return _resolve(config, environment, tell)
+        return _resolve(asked, environment, tell, given=config)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
@@ -68,19 +71,15 @@ def restore(text: str) -> Resolved:
     """Read back what `dump` wrote, without loading the data or looking at this machine."""
     _let_users_modules_be_found()
     facts = json.loads(text)
-    config = _with(from_toml(facts["config"]))
-    image_shape = tuple(facts["image_shape"])
-    network = load_network(config.model, image_shape, seed=config.seed)
+    config, measured = from_toml(facts.pop("config")), facts.pop("measured")
+    facts |= {name: tuple(facts[name]) for name in ("image_shape", "remarks")}
+    network = load_network(config.model, facts["image_shape"], seed=config.seed)
     return Resolved(
         config=config,
         partition=Partition(num_units=len(network.units), cuts=config.cuts, overlap=config.overlap),
         network=network,
-        image_shape=image_shape,
-        num_classes=facts["num_classes"],
-        num_train=facts["num_train"],
-        measured=None if facts["measured"] is None else Costs.from_dict(facts["measured"]),
-        link_note=facts["link_note"],
-        remarks=tuple(facts["remarks"]),
+        measured=None if measured is None else Costs.from_dict(measured),
+        **facts,
     )
 
 
@@ -91,7 +90,24 @@ def _let_users_modules_be_found() -> None:
         sys.path.append(os.getcwd())
 
 
-def _resolve(config: RunConfig, environment: Environment, tell: Tell) -> Resolved:
+def _as_recorded(
+    config: RunConfig, recorded: ResolvedConfig, environment: Environment
+) -> RunConfig:
+    """Leave what is open to the run that is resumed, so that it resumes with the same bits on a
+    machine of other cores; its cuts only if all that they were chosen by is asked for again."""
+    workers = config.workers or environment.world_size or recorded.workers
+    if workers != recorded.workers:
+        return config
+    asked = dataclasses.replace(config, threads=config.threads or recorded.threads)
+    names = ("model", "overlap", "cuts", "max_memory_mb")
+    if any(getattr(config, name) != getattr(recorded.given, name) for name in names):
+        return asked
+    return dataclasses.replace(asked, cuts=recorded.cuts)
+
+
+def _resolve(
+    config: RunConfig, environment: Environment, tell: Tell, *, given: RunConfig
+) -> Resolved:
     tell(f"loading the data ({config.data})")
     data = load_data(config.data, seed=config.seed, split=config.split)
     tell(f"building the network ({config.model})")
@@ -101,33 +117,30 @@ def _resolve(config: RunConfig, environment: Environment, tell: Tell) -> Resolve
     _check_names(config, data)
     num_train = len(data.train_labels)
     epochs, steps = _length(config, num_train)
-    setting = _setting(config, environment, network, data)
-    workers = len(setting.config.decoder_depth)
+    workload = _workload(config, environment, network, data)
+    workers = workload.workers
     threads = config.threads or max(
         1, environment.cores // (environment.local_world_size or workers)
     )
     device = _device(config, environment)
     link, link_note = choose_link(config, environment, device=device, workers=workers)
     tell("choosing the cuts")
-    cuts, measured = choose_cuts(setting, device=device, threads=threads)
+    cuts, measured = choose_cuts(workload, device=device, threads=threads)
     partition = Partition(num_units=len(network.units), cuts=cuts, overlap=config.overlap)
-    _check_shared_dtypes(setting, partition)
-    check_memory(setting, partition)
-    concrete = _with(
-        config,
-        workers=workers,
-        cuts=partition.cuts,
-        decoder_depth=setting.config.decoder_depth,
-        epochs=epochs,
-        steps=steps,
-        threads=threads,
-        device=device,
-        link=link,
-        window=setting.window,
-        max_staleness=config.longest_lag if config.lag == FREE else None,
-        snapshot_every=config.snapshot_every or 1,
-        checkpoint_every=config.checkpoint_every or steps_per_epoch(num_train, config.batch_size),
-    )
+    _check_shared_dtypes(workload, partition)
+    check_memory(workload, partition)
+    every = config.checkpoint_every or steps_per_epoch(num_train, config.batch_size)
+    decided = {
+        "cuts": partition.cuts,
+        "epochs": epochs,
+        "steps": steps,
+        "threads": threads,
+        "device": device,
+        "link": link,
+        "snapshot_every": config.snapshot_every or 1,
+        "checkpoint_every": every,
+    }
+    concrete = ResolvedConfig(**({"given": given} | vars(workload.config) | decided))
     faults.check(faults.parse(config.faults), num_workers=workers, num_steps=steps)
     resolved = Resolved(
         config=concrete,
@@ -138,44 +151,41 @@ def _resolve(config: RunConfig, environment: Environment, tell: Tell) -> Resolve
         num_train=num_train,
         measured=measured,
         link_note=link_note,
-        remarks=(*data.remarks, *compiled_remarks(network, setting.traces)),
+        remarks=(*data.remarks, *compiled_remarks(network, workload.traces)),
     )
     streams.check_retention(resolved)
     if config.snapshot_every is not None:
         return resolved
     every = streams.choose_snapshot_every(resolved)
-    return dataclasses.replace(resolved, config=_with(concrete, snapshot_every=every))
+    return dataclasses.replace(resolved, config=dataclasses.replace(concrete, snapshot_every=every))
 
 
-def _setting(
+def _workload(
     config: RunConfig, environment: Environment, network: Network, data: ImageData
-) -> Setting:
+) -> Workload:
     """What the choice of cuts stands on."""
     workers = _num_workers(config, environment, len(network.units))
-    depth = _decoder_depth(config, workers)
-    window = config.window or max(2, config.longest_lag + 1)
-    return Setting(
-        config=dataclasses.replace(config, decoder_depth=depth, window=window),
+    config = dataclasses.replace(
+        config,
+        workers=workers,
+        decoder_depth=_decoder_depth(config, workers),
+        lag=None if config.free_ties else config.longest_lag,
+        max_staleness=config.longest_lag if config.free_ties else None,
+        window=config.window or max(2, config.longest_lag + 1),
+    )
+    workload = Workload(
+        config=config,
         network=network,
-        traces=_traces(network, data),
         image_shape=data.image_shape,
         num_classes=data.num_classes,
     )
-
-
-def _traces(network: Network, data: ImageData) -> list[UnitTrace]:
-    """Trace the units; if one raises, what is odd about the images may well be why."""
     try:
-        return trace_units(network, data.image_shape)
+        assert workload.traces
     except UsersError as error:
-        for remark in data.remarks:
+        for remark in data.remarks:  # what is odd about the images may well be why
             error.add_note(f"note: {remark}")
         raise
-
-
-def _with(config: RunConfig, **decided: object) -> ConcreteConfig:
-    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    return ConcreteConfig(**(values | decided))
+    return workload
 
 
 def _check_names(config: RunConfig, data: ImageData) -> None:
@@ -191,7 +201,7 @@ def _check_names(config: RunConfig, data: ImageData) -> None:
 
 
 def _length(config: RunConfig, num_train: int) -> tuple[int, int]:
-    """Return (epochs, steps); steps, where given, decide."""
+    """Return (epochs, steps); steps, if given, decide."""
     per_epoch = steps_per_epoch(num_train, config.batch_size)
     if config.steps is None:
         return config.epochs, config.epochs * per_epoch
@@ -223,9 +233,9 @@ def _num_workers(config: RunConfig, environment: Environment, num_units: int) ->
     return min(DEFAULT_WORKERS, most)
 
 
-def _check_shared_dtypes(setting: Setting, partition: Partition) -> None:
+def _check_shared_dtypes(workload: Workload, partition: Partition) -> None:
     """A tie is one flat vector, so what a guest shares has one dtype."""
-    config, network, traces = setting.config, setting.network, setting.traces
+    config, network, traces = workload.config, workload.network, workload.traces
     for block in partition.blocks:
         dtypes = {dtype for unit in block.guest for dtype in traces[unit].trainable_dtypes}
         if len(dtypes) > 1 and config.tie != "none":
@@ -237,15 +247,16 @@ def _check_shared_dtypes(setting: Setting, partition: Partition) -> None:
 
 
 def _decoder_depth(config: RunConfig, num_blocks: int) -> tuple[int, ...]:
+    """One figure, or one a block if they differ."""
     depth = config.decoder_depth
     if config.method == "e2e":
         return depth[-1:]  # the one head is the top block's
     if len(depth) not in (1, num_blocks):
         raise ConfigError(
-            f"decoder-depth {_show(depth)} has {len(depth)} figures for {num_blocks} blocks; "
+            f"decoder-depth {show(depth)} has {len(depth)} figures for {num_blocks} blocks; "
             f"give one for all, or {num_blocks}"
         )
-    return depth if len(depth) == num_blocks else depth * num_blocks
+    return depth if len(set(depth)) > 1 else depth[:1]
 
 
 def _device(config: RunConfig, environment: Environment) -> Literal["cpu", "cuda"]:
@@ -254,7 +265,3 @@ def _device(config: RunConfig, environment: Environment) -> Literal["cpu", "cuda
     if config.device == "cuda" and not environment.gpus:
         raise ConfigError("device cuda is asked for, but no GPU is seen; use --device cpu or auto")
     return config.device
-
-
-def _show(values: tuple[int, ...]) -> str:
-    return ",".join(map(str, values))

@@ -14,7 +14,8 @@ if __name__ == "__main__":  # our packages come first, and the files beside this
 import torch
 from torch import Tensor
 
-from launch.config import parse, refuse_free_lag
+from launch.config import refuse_free_ties
+from launch.config_file import parse
 from launch.environment import Environment
 from launch.job import LocalLearningJob
 from launch.program import command_time
@@ -25,8 +26,8 @@ from models.sequential import train
 from runtime.coordinator.live_view import LiveView, make_console
 from runtime.output import protect_output
 from runtime.program import REFUSED, unheard
+from runtime.records.progress import Progress
 from runtime.records.recorder import NotWritten, Recorder
-from runtime.records.reports import Progress
 from runtime.records.run_dir import RunDir
 
 NAME = "sequential"
@@ -39,10 +40,13 @@ def main(argv: list[str]) -> int:
     started_t = command_time()
     try:
         config = parse(argv, prog=NAME)
-        refuse_free_lag(config)
+        refuse_free_ties(config)
         job = LocalLearningJob(resolve(config, environment=Environment.from_process()))
-        run_dir = RunDir.create(config.run_dir, name=f"{NAME}-{job.model_name}")
-        run_dir.write_config(job.config_toml)
+        name = f"{NAME}-{job.model_name}"
+        run_dir = RunDir.create(config.run_dir, name=name, restart=config.fresh)
+        if config.fresh:
+            run_dir.clear()
+        run_dir.write_config(job.config_toml, given=job.given_toml)
     except ValueError as error:
         print(f"{NAME}: error: {error}", file=sys.stderr)
         return REFUSED

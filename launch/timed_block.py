@@ -19,22 +19,22 @@ T = TypeVar("T")
 
 
 class TimedBlock:
-    """Wraps block k of a job; in one process a block waits for input while others compute."""
+    """Wraps a block of a job; in one process a block waits for input while others compute."""
 
-    def __init__(self, job: LocalLearningJob, k: int) -> None:
-        self.block = job.build_block(k)
-        self._k = k
+    def __init__(self, job: LocalLearningJob, block_index: int) -> None:
+        self.block = job.build_block(block_index)
+        self._block_index = block_index
         self._job = job
-        self._memory = OwnedMemory(f"sequential-{k}")
+        self._memory = OwnedMemory(f"sequential-{block_index}")
         self._telemetry = Telemetry(
-            block=k,
+            block=block_index,
             start=Start(),
             page=self._memory.page,
             batch_size=job.batch_size,
             every_s=0.0,
             from_step=0,
             fill_steps=fill_steps(job),
-            trace=Trace(None, k),
+            trace=Trace(None, block_index),
         )
 
     def forward(self, step: int, incoming: Payload | None) -> Payload | None:
@@ -65,8 +65,8 @@ class TimedBlock:
 
     def result(self) -> WorkerResult:
         """What the summary needs of this block, as a worker hands it in."""
-        trained, is_top = self._job.num_steps, self._k + 1 == self._job.num_workers
+        trained, is_top = self._job.num_steps, self._block_index + 1 == self._job.num_workers
         sent, bad_steps = 0 if is_top else trained, self.block.num_bad_steps
         counters = Counters(sent=sent, trained=trained, bad_steps=bad_steps)
-        digests = digest.block_records(self._k, self.block.state())
+        digests = digest.block_records(self._block_index, self.block.state())
         return self._telemetry.result(counters, staleness={}, digests=digests)

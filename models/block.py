@@ -37,7 +37,8 @@ Feed = Callable[[int], Payload]
 class Recipe:
     """How a block learns. `alpha` is the elastic tie's pull; `decoder_depth` its own head's.
 
-    `max_bad_steps` steps in a row without finite numbers end the run.
+    `max_bad_steps` steps in a row without finite numbers end the run. `earlier_lengths`: see
+    models.optimizers.learning_rate.
     """
 
     tie: Tie
@@ -50,6 +51,7 @@ class Recipe:
     num_steps: int
     decoder_depth: int
     seed: int
+    earlier_lengths: tuple[tuple[int, int], ...] = ()
     device: str = "cpu"
     max_bad_steps: int = 10
 
@@ -271,6 +273,7 @@ class LocalBlock:
             base=recipe.lr,
             warmup_steps=recipe.warmup_steps,
             schedule=recipe.schedule,
+            earlier_lengths=recipe.earlier_lengths,
         )
         for group in self._optimizer.param_groups:
             group["lr"] = lr

@@ -183,10 +183,11 @@ def _digits(split: int) -> ImageData:
 
 
 def _digits_file() -> Path:
-    """Where scikit-learn keeps its digits; importing it to ask would cost a second a process."""
+    """Where scikit-learn keeps its digits; importing it to ask would cost a second per process."""
     found = importlib.util.find_spec("sklearn")
     assert found is not None, "scikit-learn is a requirement of this package"
-    (root,) = found.submodule_search_locations or ()
+    assert found.submodule_search_locations is not None
+    (root,) = found.submodule_search_locations
     return Path(root, "datasets", "data", "digits.csv.gz")
 
 

@@ -144,7 +144,7 @@ def _most_seconds(features: list[np.ndarray], labels: np.ndarray) -> float:
     began_s = time.perf_counter()
     fitted = _fit(widest, labels, PROBED_ITERATIONS)
     iteration_s = (time.perf_counter() - began_s) / max(1, int(fitted.n_iter_[0]))
-    share = sum(train_NF.shape[1] for train_NF in features) / widest.shape[1]
+    share: float = sum(train_NF.shape[1] for train_NF in features) / widest.shape[1]
     return share * MOST_ITERATIONS * iteration_s
 
 

@@ -5,6 +5,7 @@ Owns which parameters decay and how the rate moves over a run. Knows nothing of 
 
 import inspect
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -78,11 +79,18 @@ def _groups(params: list[Parameter], weight_decay: float) -> list[dict[str, obje
 
 
 def learning_rate(
-    step: int, num_steps: int, *, base: float, warmup_steps: int, schedule: Schedule
+    step: int,
+    num_steps: int,
+    *,
+    base: float,
+    warmup_steps: int,
+    schedule: Schedule,
+    earlier_lengths: Sequence[tuple[int, int]] = (),
 ) -> float:
     """Return the rate of a step (0-based): a linear warm-up to `base`, then the schedule.
 
-    "cosine" falls to 0 at `num_steps` (arXiv 1608.03983, eq. 5, without restarts).
+    "cosine" falls to 0 at `num_steps` (arXiv 1608.03983, eq. 5, without restarts). Of a run that
+    was extended `earlier_lengths` says, oldest first, below which step it was laid over how many.
     """
     if schedule not in ("constant", "cosine"):
         raise ValueError(f"no schedule {schedule!r}; choose 'constant' or 'cosine'")
@@ -90,5 +98,6 @@ def learning_rate(
         return base * (step + 1) / warmup_steps
     if schedule == "constant":
         return base
+    num_steps = next((length for end, length in earlier_lengths if step < end), num_steps)
     progress = (step - warmup_steps) / max(1, num_steps - warmup_steps)
     return base * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

@@ -13,8 +13,8 @@ from models.network import NUM_BLANKS, Network, run_unit
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnitLoad:
-    """One unit's. `flops` are of its forward; `kept_bytes` is what lives until its backward, its
+class UnitCost:
+    """One unit's: `flops` are of its forward; `kept_bytes` is what lives until its backward, its
     output included and its input not; `weight_bytes` counts parameters and buffers, once for all
     images."""
 
@@ -23,22 +23,22 @@ class UnitLoad:
     weight_bytes: int
 
 
-def count_loads(network: Network, image_shape: tuple[int, int, int]) -> list[UnitLoad]:
+def count_unit_costs(network: Network, image_shape: tuple[int, int, int]) -> list[UnitCost]:
     """Send two blank images (C, H, W) through the network, a unit at a time, as in training.
 
     On the CPU: the meta device first imports torch's compiler (1.3 s of every start).
     """
-    loads = []
+    costs = []
     x_BCHW = torch.zeros(NUM_BLANKS, *image_shape)
     for index in range(len(network.units)):
         if index and x_BCHW.is_floating_point():
             x_BCHW = x_BCHW.requires_grad_().clone()  # no leaf: the unit may work in place on it
-        load, x_BCHW = _count(network, index, x_BCHW)
-        loads.append(load)
-    return loads
+        cost, x_BCHW = _count(network, index, x_BCHW)
+        costs.append(cost)
+    return costs
 
 
-def _count(network: Network, index: int, x_BCHW: Tensor) -> tuple[UnitLoad, Tensor]:
+def _count(network: Network, index: int, x_BCHW: Tensor) -> tuple[UnitCost, Tensor]:
     """Run one unit; return also what it gave, detached."""
     module = network.make_unit(index)
     kept: dict[int, int] = {}
@@ -58,9 +58,9 @@ def _count(network: Network, index: int, x_BCHW: Tensor) -> tuple[UnitLoad, Tens
     weights = [*module.parameters(), *module.buffers()]
     for tensor in (x_BCHW, *weights):
         kept.pop(tensor.untyped_storage().data_ptr(), None)
-    load = UnitLoad(
+    cost = UnitCost(
         flops=counter.total // NUM_BLANKS,
         kept_bytes=sum(kept.values()) // NUM_BLANKS,
         weight_bytes=sum(tensor.nbytes for tensor in weights),
     )
-    return load, y_BCHW.detach()
+    return cost, y_BCHW.detach()

@@ -72,6 +72,10 @@ class Job(Protocol):
     @property
     def config_toml(self) -> str: ...
     @property
+    def given_toml(self) -> str:
+        """What the user gave, of which config_toml is what it resolved to."""
+
+    @property
     def notes(self) -> Sequence[str]:
         """What the user should know of the job before it starts."""
 

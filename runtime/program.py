@@ -38,9 +38,19 @@ def unheard(phase: str, *, takes_s: float = 0.0) -> None:
     del phase, takes_s
 
 
-def refuse_resume(old_toml: str, new_text: str) -> tuple[bool, list[str]]:
+@dataclass(frozen=True, kw_only=True)
+class Resumption:
+    """How a run is resumed: the job's `text`, whether the network is cut otherwise now, and what
+    the user should know."""
+
+    text: str
+    recut: bool = False
+    notes: Sequence[str] = ()
+
+
+def refuse_resume(old_toml: str, step: int, new_text: str) -> Resumption:
     """Of a program whose runs can't be resumed. Raises ValueError."""
-    del old_toml, new_text
+    del old_toml, step, new_text
     raise ValueError("this program's runs can't be resumed; give another --run-dir")
 
 
@@ -48,23 +58,23 @@ def refuse_resume(old_toml: str, new_text: str) -> tuple[bool, list[str]]:
 class Program:
     """How a job's processes come by it; both callables are module-level, so they can travel.
 
-    `resolve` runs once, in the coordinator, and tells it which phase it is in; it raises ValueError
-    for what a user got wrong, and its text is what `load` makes the job of in every process.
-    `check_resume` compares the config of a checkpoint with that text: it returns whether the
-    network is cut otherwise now, and what the user should know; it raises ValueError if the run
-    can't be resumed with that config.
+    `resolve` runs once, in the coordinator. It is given the config.toml that its run directory
+    holds, if it holds one, and tells which phase it is in; it raises ValueError for what a user got
+    wrong, and its text is what `load` makes the job of in every process. `resume` compares the
+    config of a checkpoint, and its step, with that text; it raises ValueError if the run can't be
+    resumed with that config.
     `preload` are modules that the fork server imports once. `run_dir` is the user's wish; None
     makes a new one, and `fresh` starts over in one that holds a run.
     """
 
-    resolve: Callable[[Tell], str]
+    resolve: Callable[[str | None, Tell], str]
     load: Callable[[str], Job]
     preload: tuple[str, ...]
     run_dir: str | None
     name: str
     run_name: str
     started_t: float  # unix seconds at which the command was given
-    check_resume: Callable[[str, str], tuple[bool, list[str]]] = refuse_resume
+    resume: Callable[[str, int, str], Resumption] = refuse_resume
     fresh: bool = False
     hang_timeout_s: float = 60.0
     phase_timeout_s: float = 600.0  # of what a process does outside the steps

@@ -22,7 +22,7 @@ import torch
 from cyclopts import Parameter
 
 from benchmarks.harness import ROOT, header, make_console, make_table, print_header
-from launch.config import parse
+from launch.config_file import parse
 from launch.environment import Environment
 from launch.job import LocalLearningJob
 from launch.resolve import resolve
@@ -93,8 +93,7 @@ def by_one_loop(cell: Cell, steps: int) -> dict[str, str]:
     job = LocalLearningJob(resolve(config, environment=Environment.from_process()))
     torch.set_num_threads(job.threads)
     blocks = [job.build_block(k) for k in range(job.num_workers)]
-    assert config.lag != "free", "one after the other has no free lag"
-    train(blocks, num_steps=job.num_steps, lag=config.lag)
+    train(blocks, num_steps=job.num_steps, lag=job.plan(0).lag)
     return digest.of_run(
         [block.home_state() for block in blocks], [block.state() for block in blocks]
     )

@@ -207,7 +207,7 @@ def _median(cases: Sequence[Mapping[str, Any]], key: str) -> str:
 
 def make_fault_table() -> Any:
     return make_table(
-        *("kind", "fired", "seen s", "healed s", "worst s", "dup.", "replayed"),
+        *("kind", "fired", "seen s", "healed s", "worst s", "dup.", "resent"),
         *("PIDs kept", "slower", "same", ""),
     )
 

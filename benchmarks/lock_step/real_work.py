@@ -15,7 +15,7 @@ from torch.distributed.pipelining import PipelineStage
 
 from benchmarks.lock_step.rank import Layout, make_pipeline_stage
 from benchmarks.lock_step.stage_pieces import Heads, build_stage, cut_row, pieces
-from launch.config import parse
+from launch.config_file import parse
 from launch.environment import Environment
 from launch.job import make_feed
 from launch.planning.resolved import Resolved

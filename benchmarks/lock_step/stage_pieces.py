@@ -33,17 +33,17 @@ class Piece:
 def pieces(resolved: Resolved, heads: Heads) -> list[Piece]:
     """The row of all pieces: a head comes behind the last unit of its block's home, and those
     below the top pass on what they are given."""
-    setting, traces = resolved.setting, resolved.traces
+    workload, traces = resolved, resolved.traces
     ends = [block.home[-1] for block in resolved.partition.blocks]
     row = []
-    for unit, load in enumerate(setting.loads):
+    for unit, cost in enumerate(workload.unit_costs):
         shape = traces[unit].output_shape
-        row.append(Piece(unit=unit, flops=load.flops, output_shape=shape))
+        row.append(Piece(unit=unit, flops=cost.flops, output_shape=shape))
         is_top = unit == ends[-1]
         if is_top or (heads == "blocks" and unit in ends):
             index = ends.index(unit)
-            gives = (setting.head_features,) if is_top else shape
-            flops = setting.head(unit, index).flops
+            gives = (workload.head_features,) if is_top else shape
+            flops = workload.head(unit, index).flops
             row.append(Piece(unit=unit, head=index, flops=flops, output_shape=gives))
     return row
 
@@ -95,8 +95,8 @@ def _build(resolved: Resolved, piece: Piece) -> nn.Module:
     randomness.seed_torch(config.seed, "head", unit=network.units[piece.unit].name)
     return build_head(
         in_shape=resolved.traces[piece.unit].output_shape,
-        out_features=resolved.setting.head_features,
-        depth=config.decoder_depth[piece.head],
+        out_features=resolved.head_features,
+        depth=config.depth_of(piece.head),
     )
 
 

@@ -31,7 +31,8 @@ from benchmarks.harness import (
 from benchmarks.lock_step.processes import run_lock_step
 from benchmarks.lock_step.rank import LockStepCase
 from benchmarks.lock_step.real_work import real_work
-from launch.config import IntList, parse
+from launch.config import IntList
+from launch.config_file import parse
 from launch.environment import Environment
 from launch.job import LocalLearningJob
 from launch.planning.memory import block_memory
@@ -132,7 +133,7 @@ def estimates(options: Options) -> list[int]:
     config = parse(list(flags_of(options, options.network)), prog="memory")
     resolved = LocalLearningJob(resolve(config, environment=environment)).resolved
     blocks = resolved.partition.blocks
-    return [block_memory(resolved.setting, block).total for block in blocks]
+    return [block_memory(resolved, block).total for block in blocks]
 
 
 def show(records: Sequence[Mapping[str, Any]]) -> None:

@@ -21,7 +21,7 @@ from benchmarks.harness import header, make_console, make_table, print_header
 from runtime.faults.plan import KINDS
 from runtime.testing.simulated_faults import Outcome, PlanFailed, random_plan, run_plan
 
-FIGURES = ("plans", "fired", "replayed", "duplicates", "fenced", "failed")
+FIGURES = ("plans", "fired", "resent", "duplicates", "fenced", "failed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +50,14 @@ class Tally:
                 continue
             fired = outcome.fired
             row["fired"] += fired.total() if kind == "all" else fired[kind]
-            row["replayed"] += outcome.num_resent
+            row["resent"] += outcome.num_resent
             row["duplicates"] += outcome.num_duplicates
             row["fenced"] += outcome.num_fenced
 
     def table(self) -> Table:
         """One line a kind."""
         table = make_table(
-            "fault", "plans", "fired", "replayed", "duplicates dropped", "fenced", "all ended"
+            "fault", "plans", "fired", "resent", "duplicates dropped", "fenced", "all ended"
         )
         for kind, row in self.counts.items():
             figures = [f"{row[name]:,}" for name in FIGURES[:-1]]

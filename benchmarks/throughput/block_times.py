@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from launch.config import parse
+from launch.config_file import parse
 from launch.environment import Environment
 from launch.job import LocalLearningJob
 from launch.resolve import resolve

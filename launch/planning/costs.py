@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from launch.planning.workload import Setting
-from runtime.core.partition import Block
+from launch.planning.partition import Block
+from launch.planning.workload import Workload
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class BlockCost:
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """`heads[unit][k]` is the head of block k standing on that unit. In seconds where measured,
+    """`heads[unit][k]` is the head of block k standing on that unit. In seconds if measured,
     else in FLOPs: then figures mean something in relation to each other only."""
 
     measured: bool
@@ -67,20 +67,20 @@ class Costs:
         return cls(measured=values["measured"], units=read(values["units"]), heads=heads)
 
 
-def counted_costs(setting: Setting) -> Costs:
+def counted_costs(workload: Workload) -> Costs:
     """Count FLOPs: a backward is two forwards, one for the weights and one for the input.
 
     The network's first unit has no gradient for its input, the image, and so is counted twice
     rather than three times. (Nor has a home's first layer; but what that saves is less than a
     sixth of a residual block, and about the same in every home.)
     """
-    num = setting.num_samples
+    num = workload.num_samples
     units = [
-        Cost(num * load.flops, num * load.flops * (3 if index else 2))
-        for index, load in enumerate(setting.loads)
+        Cost(num * unit.flops, num * unit.flops * (3 if index else 2))
+        for index, unit in enumerate(workload.unit_costs)
     ]
     heads = []
-    for top in range(len(setting.traces)):
-        row = [setting.head(top, k).flops for k in range(len(setting.config.decoder_depth))]
+    for top in range(len(workload.traces)):
+        row = [workload.head(top, k).flops for k in range(workload.workers)]
         heads.append(tuple(Cost(num * flops, 3 * num * flops) for flops in row))
     return Costs(measured=False, units=tuple(units), heads=tuple(heads))

@@ -6,45 +6,43 @@ fastest, of those whose workers fit the user's bound on memory.
 
 import math
 
-from launch.config import ConfigError
+from launch.config import ConfigError, show
 from launch.planning.costs import Costs, counted_costs
 from launch.planning.memory import block_memory
+from launch.planning.partition import Block, Partition, balanced_cuts
 from launch.planning.unit_times import measured_costs
-from launch.planning.workload import Setting
-from runtime.core.partition import Block, Partition, balanced_cuts
+from launch.planning.workload import Workload
 
 
 def choose_cuts(
-    setting: Setting, *, device: str, threads: int
+    workload: Workload, *, device: str, threads: int
 ) -> tuple[tuple[int, ...], Costs | None]:
-    """The first unit of each home, and the costs that they were chosen by where these were
-    measured. Raises ValueError where nothing fits, ConfigError where what is given doesn't."""
-    config = setting.config
-    workers = len(config.decoder_depth)
+    """The first unit of each home, and the costs that they were chosen by if these were
+    measured. Raises ValueError if nothing fits, ConfigError if what is given doesn't."""
+    config, workers = workload.config, workload.workers
     if config.method == "e2e":
         return (0,), None
     if isinstance(config.cuts, tuple):
         if len(config.cuts) != workers:
-            shown = ",".join(map(str, config.cuts))
             raise ConfigError(
-                f"cuts {shown} make {len(config.cuts)} blocks for {workers} workers; "
+                f"cuts {show(config.cuts)} make {len(config.cuts)} blocks for {workers} workers; "
                 f"give {workers} cuts, or leave them out"
             )
         return config.cuts, None
-    if config.cuts is None and _stages_serve(setting):
-        return setting.network.stages, None
+    if config.cuts is None and _stages_serve(workload):
+        return workload.network.stages, None
     costs = None
     if config.cuts == "profiled":
-        costs = measured_costs(setting, device=device, threads=threads)
-    return _balanced(setting, costs or counted_costs(setting)), costs
+        costs = measured_costs(workload, device=device, threads=threads)
+    return _balanced(workload, costs or counted_costs(workload)), costs
 
 
-def check_memory(setting: Setting, partition: Partition) -> None:
-    """Raise ConfigError where a worker would take more than the user's bound."""
-    bound_mb = setting.config.max_memory_mb
+def check_memory(workload: Workload, partition: Partition) -> None:
+    """Raise ConfigError if a worker would take more than the user's bound."""
+    bound_mb = workload.config.max_memory_mb
     if bound_mb is None:
         return
-    needed_mb = [memory_mb(setting, block) for block in partition.blocks]
+    needed_mb = [memory_mb(workload, block) for block in partition.blocks]
     if max(needed_mb) > bound_mb:
         auto = ", --cuts auto" if partition.num_blocks > 1 else ""
         raise ConfigError(
@@ -54,31 +52,31 @@ def check_memory(setting: Setting, partition: Partition) -> None:
         )
 
 
-def memory_mb(setting: Setting, block: Block) -> float:
+def memory_mb(workload: Workload, block: Block) -> float:
     """What a block's worker takes, about, in megabytes."""
-    return block_memory(setting, block).total / 1e6
+    return block_memory(workload, block).total / 1e6
 
 
-def _balanced(setting: Setting, costs: Costs) -> tuple[int, ...]:
+def _balanced(workload: Workload, costs: Costs) -> tuple[int, ...]:
     return balanced_cuts(
-        len(setting.traces),
-        len(setting.config.decoder_depth),
-        setting.config.overlap,
+        len(workload.traces),
+        workload.workers,
+        workload.config.overlap,
         cost=lambda block: costs.of(block).step,
-        memory_mb=lambda block: memory_mb(setting, block),
-        max_memory_mb=setting.config.max_memory_mb,
+        memory_mb=lambda block: memory_mb(workload, block),
+        max_memory_mb=workload.config.max_memory_mb,
     )
 
 
-def _stages_serve(setting: Setting) -> bool:
+def _stages_serve(workload: Workload) -> bool:
     """Whether the architecture's own stages are as many as the workers, long enough for the
     overlap, and small enough for the memory."""
-    config, network = setting.config, setting.network
+    config, network = workload.config, workload.network
     num_units = len(network.units)
-    if len(network.stages) != len(config.decoder_depth):
+    if len(network.stages) != workload.workers:
         return False
     if config.overlap > Partition(num_units=num_units, cuts=network.stages, overlap=0).max_overlap:
         return False
     stages = Partition(num_units=num_units, cuts=network.stages, overlap=config.overlap)
     bound = math.inf if config.max_memory_mb is None else config.max_memory_mb
-    return all(memory_mb(setting, block) <= bound for block in stages.blocks)
+    return all(memory_mb(workload, block) <= bound for block in stages.blocks)

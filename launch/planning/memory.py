@@ -8,6 +8,7 @@ what is said here of weights, activations and messages, 15 MB for torch's first 
 
 from dataclasses import dataclass
 
+from launch.planning.partition import Block
 from launch.planning.streams import (
     block_specs,
     num_states,
@@ -16,9 +17,8 @@ from launch.planning.streams import (
     trained_bytes,
     window_bytes,
 )
-from launch.planning.workload import Setting
+from launch.planning.workload import Workload
 from runtime.block import TensorSpec, message_bytes
-from runtime.core.partition import Block
 from runtime.core.plan import Stream
 from runtime.state.saving import PLACES
 
@@ -30,7 +30,7 @@ PASSING = 8
 @dataclass(frozen=True, kw_only=True)
 class BlockMemory:
     """Bytes of one worker. `retained` lies in memory that its keeper owns, and is an upper bound:
-    messages that are kept for a restarted neighbour, and the snapshots."""
+    messages that are retained for a restarted neighbour, and the snapshots."""
 
     weights: int
     activations: int
@@ -42,38 +42,39 @@ class BlockMemory:
         return self.weights + self.activations + self.messages + self.retained
 
 
-def block_memory(setting: Setting, block: Block) -> BlockMemory:
+def block_memory(workload: Workload, block: Block) -> BlockMemory:
     """Estimate what the worker of a block takes.
 
     weights: parameters and buffers, gradients and optimizer state of home, guest and head.
-    activations: a step's input, all that is kept of it until the backward, and what passes.
+    activations: a step's input, all that is saved of it for the backward, and what passes.
     messages: the windows of what comes in, and one of each kind that goes out.
     retained: what may be resent, and snapshots.
     """
-    head = setting.head_of(block)
+    head = workload.head_of(block)
     units = (*block.home, *block.guest)
-    weights = sum(setting.loads[unit].weight_bytes for unit in units) + head.weight_bytes
-    kept = sum(setting.loads[unit].kept_bytes for unit in units) + head.kept_bytes
-    largest = max(_output_bytes(setting, unit) for unit in units)
-    incoming, outgoing = block_specs(setting, block)
+    weights = sum(workload.unit_costs[unit].weight_bytes for unit in units) + head.weight_bytes
+    kept = sum(workload.unit_costs[unit].kept_bytes for unit in units) + head.kept_bytes
+    largest = max(_output_bytes(workload, unit) for unit in units)
+    a_sample = _input_bytes(workload, block) + kept + PASSING * largest
+    incoming, outgoing = block_specs(workload, block)
     going_out = sum(message_bytes(specs) for specs in outgoing.values())
-    snapshots = PLACES * snapshot_bytes(setting, block)
+    snapshots = PLACES * snapshot_bytes(workload, block)
     return BlockMemory(
-        weights=weights + trained_bytes(setting, block) * (1 + num_states(setting)),
-        activations=setting.num_samples * (_input_bytes(setting, block) + kept + PASSING * largest),
-        messages=window_bytes(setting, incoming) + going_out,
-        retained=round(snapshots + retained_bytes(setting, block)),
+        weights=weights + trained_bytes(workload, block) * (1 + num_states(workload)),
+        activations=workload.num_samples * a_sample,
+        messages=window_bytes(workload, incoming) + going_out,
+        retained=round(snapshots + retained_bytes(workload, block)),
     )
 
 
-def _input_bytes(setting: Setting, block: Block) -> int:
+def _input_bytes(workload: Workload, block: Block) -> int:
     """One sample's input; what comes over an edge is in the window of its messages already."""
-    incoming, _ = block_specs(setting, block)
+    incoming, _ = block_specs(workload, block)
     if Stream.ACTIVATION in incoming:
         return 0
-    return TensorSpec(shape=setting.image_shape, dtype="float32").size_bytes
+    return TensorSpec(shape=workload.image_shape, dtype="float32").size_bytes
 
 
-def _output_bytes(setting: Setting, unit: int) -> int:
-    trace = setting.traces[unit]
+def _output_bytes(workload: Workload, unit: int) -> int:
+    trace = workload.traces[unit]
     return TensorSpec(shape=trace.output_shape, dtype=trace.output_dtype).size_bytes

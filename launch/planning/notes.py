@@ -5,7 +5,6 @@ Owns the sentences. What they stand on is found elsewhere.
 
 import torch
 
-from launch.config import FREE
 from launch.planning.costs import counted_costs
 from launch.planning.rates import edge_rates
 from launch.planning.resolved import Resolved
@@ -46,18 +45,18 @@ def _measured(resolved: Resolved) -> str | None:
 
 
 def _slow_ties(resolved: Resolved) -> str | None:
-    """Where blocks must wait for each other, even over links without latency."""
+    """The edges at which blocks wait for each other, even over links without latency."""
     config = resolved.config
     if config.longest_lag >= 1:
         return None  # f <= T and C <= T are all that is asked for: a window holds two
-    costs = resolved.measured or counted_costs(resolved.setting)
+    costs = resolved.measured or counted_costs(resolved)
     slow = [edge for edge in edge_rates(resolved, costs) if edge.slowness > 1]
     if not slow:
         return None
     worst = max(slow, key=lambda edge: edge.slowness)
     by = "measured times" if costs.measured else "counted FLOPs"
     return (
-        f"lag {config.lag} keeps neighbours waiting: by {by}, edge {worst.edge}-{worst.edge + 1}"
+        f"lag {config.lag} makes neighbours wait: by {by}, edge {worst.edge}-{worst.edge + 1}"
         f" allows {1 / worst.slowness:.0%} of full rate at most; --lag {worst.least_lag} would"
         " allow all of it"
     )
@@ -65,10 +64,10 @@ def _slow_ties(resolved: Resolved) -> str | None:
 
 def _not_reproducible(resolved: Resolved) -> str | None:
     config = resolved.config
-    if config.lag != FREE:
+    if not config.free_ties:
         return None
     return (
-        f"lag {FREE}: each step takes the ties that have arrived, so this run can't be reproduced;"
+        "free ties: each step takes the ties that have arrived, so this run can't be reproduced;"
         f" only ties over {config.longest_lag} steps old are waited for, and how old they were is"
         " measured"
     )

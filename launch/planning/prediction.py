@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from launch.planning.costs import Costs
 from launch.planning.memory import BlockMemory, block_memory
+from launch.planning.partition import Block
 from launch.planning.rates import EdgeRate, edge_rates
 from launch.planning.resolved import Resolved
-from runtime.core.partition import Block
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +55,6 @@ def predict(resolved: Resolved, costs: Costs, *, cores: int) -> Prediction:
         step_here=max(step, sum(blocks) * config.threads / cores),
         one_process=math.fsum(blocks),
         end_to_end=costs.end_to_end(),
-        end_to_end_memory=block_memory(resolved.setting, whole),
+        end_to_end_memory=block_memory(resolved, whole),
         cores=cores,
     )

@@ -3,7 +3,7 @@
 Owns both inequalities. With T the slowest block's step, C a block's, f its home's forward, L a
 latency and W the activations in flight on an edge, full rate takes
 
-    f_k + L_up + C_(k+1) + L_down <= (lag + 1) T    where a tie comes down,
+    f_k + L_up + C_(k+1) + L_down <= (lag + 1) T    if a tie comes down,
     C_(k+1) + L_up + L_credit     <= W T.
 
 Under free ties the lag is the staleness that is waited for. Latencies are left out: they are the

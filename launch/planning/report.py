@@ -21,7 +21,7 @@ from launch.planning.streams import edge_specs
 from runtime.block import message_bytes
 from runtime.core.plan import Stream
 from runtime.records.bubbles import lock_step_bubble, zero_bubble_bubble
-from runtime.records.reports import units_label
+from runtime.records.progress import units_label
 from runtime.records.tables import plain_table
 
 NONE = "–"
@@ -31,7 +31,7 @@ EQUAL_TO = 0.95  # of data parallelism's gain, above which the choice is not one
 
 def render_plan(resolved: Resolved, console: Console, *, environment: Environment) -> None:
     """Print the plan of a resolved run."""
-    costs = resolved.measured or counted_costs(resolved.setting)
+    costs = resolved.measured or counted_costs(resolved)
     prediction = predict(resolved, costs, cores=environment.cores)
     tables = [_blocks(resolved, prediction), _memory(resolved), _rates(resolved, prediction)]
     if prediction.edges:
@@ -39,8 +39,8 @@ def render_plan(resolved: Resolved, console: Console, *, environment: Environmen
     config = resolved.config
     console.print(
         f"{config.model}, {config.workers} workers, batch {config.batch_size} in two views,"
-        f" overlap {config.overlap}, tie {config.tie}, lag {config.lag}, window {config.window},"
-        f" cuts {','.join(map(str, config.cuts))}",
+        f" overlap {config.overlap}, tie {config.tie}, {config.lag_in_words},"
+        f" window {config.window}, cuts {','.join(map(str, config.cuts))}",
         soft_wrap=True,
     )
     for table in tables:
@@ -56,8 +56,8 @@ def _blocks(resolved: Resolved, prediction: Prediction) -> Table:
     table = plain_table("block", "units (+ guest)")
     for heading in ("parameters", "GFLOP a step", "ms a step", "utilisation"):
         table.add_column(heading, justify="right", no_wrap=True)
-    setting, units = resolved.setting, resolved.network.units
-    counted = counted_costs(setting)
+    units = resolved.network.units
+    counted = counted_costs(resolved)
     for block, step in zip(resolved.partition.blocks, prediction.blocks, strict=True):
         members = (*block.home, *block.guest)
         parameters = sum(resolved.traces[unit].num_trainable for unit in members)
@@ -65,7 +65,7 @@ def _blocks(resolved: Resolved, prediction: Prediction) -> Table:
         table.add_row(
             Text(str(block.index)),
             Text(units_label(home, guest)),
-            f"{parameters + setting.head_of(block).num_trainable:,}",
+            f"{parameters + resolved.head_of(block).num_trainable:,}",
             f"{counted.of(block).step / 1e9:.3g}",
             NONE if resolved.measured is None else f"{step * 1e3:.1f}",
             f"{step / prediction.step:.0%}",
@@ -76,33 +76,25 @@ def _blocks(resolved: Resolved, prediction: Prediction) -> Table:
 def _memory(resolved: Resolved) -> Table:
     """What each worker takes, and what it sends up and holds with its neighbours, in megabytes."""
     table = plain_table("block, MB")
-    headings = ("weights", "activations", "messages", "kept for restarts", "all", "sent up", "tie")
+    headings = ("weights", "activations", "messages", "retained", "all", "sent up", "tie")
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for block in resolved.partition.blocks:
-        took = block_memory(resolved.setting, block)
+        took = block_memory(resolved, block)
         is_top = block.index + 1 == resolved.partition.num_blocks
         specs = {} if is_top else edge_specs(resolved, block.index)
         crossing = [specs.get(stream) for stream in (Stream.ACTIVATION, Stream.TIE_UP)]
+        sizes = took.weights, took.activations, took.messages, took.retained, took.total
         table.add_row(
             Text(str(block.index)),
-            *(
-                f"{size / 1e6:,.1f}"
-                for size in (
-                    took.weights,
-                    took.activations,
-                    took.messages,
-                    took.retained,
-                    took.total,
-                )
-            ),
+            *(f"{size / 1e6:,.1f}" for size in sizes),
             *(NONE if sent is None else f"{message_bytes(sent) / 1e6:,.2f}" for sent in crossing),
         )
     return table
 
 
 def _rates(resolved: Resolved, prediction: Prediction) -> Table:
-    """Samples/s where times were measured; else how the same work compares, which FLOPs tell."""
+    """Samples/s if times were measured; else how the same work compares, which FLOPs tell."""
     table = plain_table("predicted, without latency")
     table.add_column("samples/s", justify="right", no_wrap=True)
     table.add_column("x one process, end to end", justify="right", no_wrap=True)
@@ -129,14 +121,8 @@ def _threads(resolved: Resolved) -> str:
 def _edges(prediction: Prediction) -> Table:
     """Both inequalities of full rate, in steps of the slowest block; L is a link's latency."""
     table = plain_table("full rate of an edge")
-    for heading in (
-        "f + C above\n+ 2 L",
-        "<=\nlag + 1",
-        "C above\n+ 2 L",
-        "<=\nwindow",
-        "with\nL = 0",
-        "as long\nas L is",
-    ):
+    tie, window = ("f + C above\n+ 2 L", "<=\nlag + 1"), ("C above\n+ 2 L", "<=\nwindow")
+    for heading in (*tie, *window, "with\nL = 0", "as long\nas L is"):
         table.add_column(heading, justify="right", no_wrap=True)
     for edge in prediction.edges:
         table.add_row(

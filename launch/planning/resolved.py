@@ -1,64 +1,27 @@
 """A run that can start: its config, in which nothing is left open, and what that means.
 
-Owns those two; what decides them is launch.resolve's.
+Owns what that means; what decides it is launch.resolve's.
 """
 
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Literal
+from dataclasses import dataclass
 
-from launch.config import Link, RunConfig
+from launch.config import ResolvedConfig
 from launch.planning.costs import Costs
-from launch.planning.workload import Setting
-from models.network import Network, UnitTrace, trace_units
-from runtime.core.partition import Partition
+from launch.planning.partition import Partition
+from launch.planning.workload import Workload
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConcreteConfig(RunConfig):
-    """A RunConfig in which nothing is left open; `decoder_depth` holds one figure a block."""
+class Resolved(Workload):
+    """A workload that is cut, with its resolved config.
 
-    workers: int = field()
-    cuts: tuple[int, ...] = field()
-    steps: int = field()
-    threads: int = field()
-    window: int = field()
-    snapshot_every: int = field()
-    checkpoint_every: int = field()
-    device: Literal["cpu", "cuda"] = field()
-    link: Link = field()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resolved:
-    """A run that can start: its concrete config, and what that means for network and data.
-
-    `measured`: what the cuts were chosen by where that was measured, which no other process can
+    `measured`: what the cuts were chosen by, if that was measured, which no other process can
     find again. `link_note`: why the link is not the one that was asked for. `remarks`: what is odd
     about the data and the network, which are looked at here alone."""
 
-    config: ConcreteConfig
+    config: ResolvedConfig
     partition: Partition
-    network: Network
-    image_shape: tuple[int, int, int]
-    num_classes: int
     num_train: int
     measured: Costs | None = None
     link_note: str | None = None
     remarks: tuple[str, ...] = ()
-
-    @cached_property
-    def traces(self) -> list[UnitTrace]:
-        """What goes through each unit for one image."""
-        return trace_units(self.network, self.image_shape)
-
-    @cached_property
-    def setting(self) -> Setting:
-        """What blocks' costs and memory follow from."""
-        return Setting(
-            config=self.config,
-            network=self.network,
-            traces=self.traces,
-            image_shape=self.image_shape,
-            num_classes=self.num_classes,
-        )

@@ -1,7 +1,7 @@
 """What crosses each edge of a resolved run, and each worker's plan: steps, windows, retention.
 
-Owns how many messages are kept for workers that restart, and how often snapshots are taken, under
-the bound on that memory.
+Owns how many messages are retained for workers that restart, and how often snapshots are taken,
+under the bound on that memory.
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from launch.config import FREE, RunConfig
-from launch.planning.workload import Setting
+from launch.planning.partition import Block
+from launch.planning.workload import Workload
 from models.network import UnitTrace
 from runtime.block import Specs, TensorSpec, message_bytes
-from runtime.core.partition import Block
 from runtime.core.plan import Free, Stream, Window, WorkerPlan
 from runtime.state.saving import PLACES
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from launch.planning.resolved import Resolved
 
 MOST_STEPS_BETWEEN_SNAPSHOTS = 4  # a restarted worker repeats half of them, on the average
-OPTIMIZER_STATES = {"sgd": 1, "adamw": 2}  # tensors that an optimizer keeps for each parameter
+OPTIMIZER_STATES = {"sgd": 1, "adamw": 2}  # tensors that an optimizer has for each parameter
 UNKNOWN_STATES = 2
 HEAD_ITEMSIZE = 4  # bytes: heads compute in float32
 MARGIN = 1.1  # over a block's parameters and their state: buffers, names, the probe
@@ -31,18 +30,18 @@ UPWARD = (Stream.ACTIVATION, Stream.TIE_UP)
 def edge_specs(resolved: Resolved, edge: int) -> Specs:
     """What crosses the edge between blocks `edge` and `edge` + 1; a private guest sends no tie."""
     block = resolved.partition.blocks[edge]
-    return _crossing(resolved.setting, block.home[-1], block.guest)
+    return _crossing(resolved, block.home[-1], block.guest)
 
 
-def _crossing(setting: Setting, top: int, guest: range) -> Specs:
+def _crossing(workload: Workload, top: int, guest: range) -> Specs:
     """What crosses the edge above a home that ends with unit `top` and its block's guest.
 
     A tie is of one dtype: launch.resolve refuses a cut that shares several.
     """
-    config, traces = setting.config, setting.traces
+    config, traces = workload.config, workload.traces
     below = traces[top]
     activation = TensorSpec(
-        shape=(setting.num_samples, *below.output_shape), dtype=below.output_dtype
+        shape=(workload.num_samples, *below.output_shape), dtype=below.output_dtype
     )
     specs: dict[Stream, tuple[TensorSpec, ...]] = {
         Stream.ACTIVATION: (activation, TensorSpec(shape=(config.batch_size,), dtype="int64"))
@@ -55,14 +54,14 @@ def _crossing(setting: Setting, top: int, guest: range) -> Specs:
     return specs
 
 
-def block_specs(setting: Setting, block: Block) -> tuple[Specs, Specs]:
+def block_specs(workload: Workload, block: Block) -> tuple[Specs, Specs]:
     """What a block receives and what it sends, wherever the others are cut."""
     below: Specs = {}
     above: Specs = {}
     if first := block.home.start:
-        below = _crossing(setting, first - 1, range(first, first + setting.config.overlap))
-    if block.home.stop < len(setting.traces):
-        above = _crossing(setting, block.home[-1], block.guest)
+        below = _crossing(workload, first - 1, range(first, first + workload.config.overlap))
+    if block.home.stop < len(workload.traces):
+        above = _crossing(workload, block.home[-1], block.guest)
     incoming = {s: below[s] for s in below if s in UPWARD}
     incoming |= {s: above[s] for s in above if s not in UPWARD}
     outgoing = {s: above[s] for s in above if s in UPWARD}
@@ -70,94 +69,86 @@ def block_specs(setting: Setting, block: Block) -> tuple[Specs, Specs]:
     return incoming, outgoing
 
 
-def worker_plan(resolved: Resolved, k: int) -> WorkerPlan:
-    """Worker k's steps, streams and windows."""
-    config, setting = resolved.config, resolved.setting
-    incoming, outgoing = block_specs(setting, resolved.partition.blocks[k])
+def worker_plan(resolved: Resolved, block_index: int) -> WorkerPlan:
+    """A worker's steps, streams and windows."""
+    config, blocks = resolved.config, resolved.partition.blocks
+    block = blocks[block_index]
+    incoming, outgoing = block_specs(resolved, block)
+
+    def window(stream: Stream, specs: tuple[TensorSpec, ...], sender: Block) -> Window:
+        return _window(resolved, stream, specs, _room(resolved, sender, stream))
+
+    free = Free(max_staleness=config.longest_lag, keeps_newest=config.tie == "elastic")
     return WorkerPlan(
         num_steps=config.steps,
-        lag=0 if config.lag == FREE else config.lag,
-        free=_free(config),
+        lag=config.lag or 0,
+        free=free if config.free_ties else None,
         incoming={
-            s: _window(setting, s, specs, _room(resolved, k - 1 if s in UPWARD else k + 1, s))
+            s: window(s, specs, blocks[block_index + (-1 if s in UPWARD else 1)])
             for s, specs in incoming.items()
         },
-        outgoing={
-            s: _window(setting, s, specs, _room(resolved, k, s)) for s, specs in outgoing.items()
-        },
+        outgoing={s: window(s, specs, block) for s, specs in outgoing.items()},
         snapshot_every=config.snapshot_every,
         checkpoint_every=config.checkpoint_every,
     )
 
 
-def _free(config: RunConfig) -> Free | None:
-    """How ties are taken where no lag is fixed."""
-    if config.lag != FREE:
-        return None
-    return Free(
-        max_staleness=config.longest_lag,
-        keeps_newest=config.tie == "elastic",
-    )
-
-
 def choose_snapshot_every(resolved: Resolved) -> int:
-    """The most steps between snapshots for which all that is sent meanwhile can be kept."""
+    """The most steps between snapshots for which all that is sent meanwhile can be retained."""
+    blocks = resolved.partition.blocks
     for every in range(MOST_STEPS_BETWEEN_SNAPSHOTS, 1, -1):
-        if all(
-            _bytes(outgoing, _full_rooms(resolved.setting, outgoing, every)) <= _bound(resolved, k)
-            for k, outgoing in enumerate(_all_outgoing(resolved))
-        ):
+        if all(_most_bytes(resolved, b, every) <= _bound(resolved, b) for b in blocks):
             return every
     return 1
 
 
 def check_retention(resolved: Resolved) -> None:
-    """Raise ValueError where the bound on retained messages is too little for the windows."""
-    for k, outgoing in enumerate(_all_outgoing(resolved)):
-        least = _bytes(outgoing, _least_rooms(resolved.setting, outgoing))
-        if least > _bound(resolved, k):
-            config, images = resolved.config, PLACES * image_bytes(resolved, k)
+    """Raise ValueError if the bound on retained messages is too little for the windows."""
+    for block in resolved.partition.blocks:
+        _, outgoing = block_specs(resolved, block)
+        least = _bytes(outgoing, _least_rooms(resolved, outgoing))
+        if least > _bound(resolved, block):
+            config, images = resolved.config, PLACES * snapshot_bytes(resolved, block)
             raise ValueError(
-                f"retain-mb {config.retain_mb} is too little: worker {k} must be able to keep"
-                f" {least / 1e6:.1f} MB of what it has sent (window {config.window}, lag"
-                f" {config.lag}) and {images / 1e6:.1f} MB of snapshots; give --retain-mb"
+                f"retain-mb {config.retain_mb} is too little: worker {block.index} must retain"
+                f" {least / 1e6:.1f} MB of what it has sent (window {config.window},"
+                f" {config.lag_in_words}) and {images / 1e6:.1f} MB of snapshots; give --retain-mb"
                 f" {math.ceil((least + images) / 1e6)}, or a smaller --batch-size"
             )
 
 
-def image_bytes(resolved: Resolved, k: int) -> int:
-    """About the size of one snapshot of block k."""
-    return snapshot_bytes(resolved.setting, resolved.partition.blocks[k])
-
-
-def snapshot_bytes(setting: Setting, block: Block) -> int:
+def snapshot_bytes(workload: Workload, block: Block) -> int:
     """About the size of a block's snapshot: parameters, optimizer state, and a margin."""
-    return int(MARGIN * trained_bytes(setting, block) * (1 + num_states(setting)))
+    return int(MARGIN * trained_bytes(workload, block) * (1 + num_states(workload)))
 
 
-def trained_bytes(setting: Setting, block: Block) -> int:
+def trained_bytes(workload: Workload, block: Block) -> int:
     """The parameters of home, guest and head."""
-    traces = [setting.traces[unit] for unit in (*block.home, *block.guest)]
+    traces = [workload.traces[unit] for unit in (*block.home, *block.guest)]
     units: int = sum(unit.num_trainable * _itemsize(unit) for unit in traces)
-    return units + HEAD_ITEMSIZE * setting.head_of(block).num_trainable
+    return units + HEAD_ITEMSIZE * workload.head_of(block).num_trainable
 
 
-def num_states(setting: Setting) -> int:
-    """How many tensors the optimizer keeps for each parameter."""
-    return OPTIMIZER_STATES.get(setting.config.optimizer, UNKNOWN_STATES)
+def num_states(workload: Workload) -> int:
+    """How many tensors the optimizer has for each parameter."""
+    return OPTIMIZER_STATES.get(workload.config.optimizer, UNKNOWN_STATES)
 
 
-def window_bytes(setting: Setting, specs: Specs) -> int:
+def window_bytes(workload: Workload, specs: Specs) -> int:
     """What full windows of all these streams take."""
-    return _bytes(specs, {s: _size(setting, s) for s in specs})
+    return _bytes(specs, {s: _size(workload, s) for s in specs})
 
 
-def retained_bytes(setting: Setting, block: Block) -> float:
-    """What may be kept of a block's messages for other lives, as far as the bound allows."""
-    _, outgoing = block_specs(setting, block)
-    every = setting.config.snapshot_every or MOST_STEPS_BETWEEN_SNAPSHOTS
-    bound = setting.config.retain_mb * 1e6 - PLACES * snapshot_bytes(setting, block)
-    return max(0.0, min(bound, _bytes(outgoing, _full_rooms(setting, outgoing, every))))
+def retained_bytes(workload: Workload, block: Block) -> float:
+    """What may be retained of a block's messages, as far as the bound allows."""
+    every = workload.config.snapshot_every or MOST_STEPS_BETWEEN_SNAPSHOTS
+    return max(0.0, min(_bound(workload, block), _most_bytes(workload, block, every)))
+
+
+def _most_bytes(workload: Workload, block: Block, every: int) -> int:
+    """What a block's messages take, if no bound holds."""
+    _, outgoing = block_specs(workload, block)
+    return _bytes(outgoing, _full_rooms(workload, outgoing, every))
 
 
 def _itemsize(unit: UnitTrace) -> int:
@@ -165,57 +156,52 @@ def _itemsize(unit: UnitTrace) -> int:
     return max(sizes, default=0)
 
 
-def _all_outgoing(resolved: Resolved) -> list[Specs]:
-    return [block_specs(resolved.setting, block)[1] for block in resolved.partition.blocks]
-
-
-def _room(resolved: Resolved, k: int, stream: Stream) -> int:
-    """How many messages of a stream worker k keeps: what its snapshots ask for, or what the bound
-    allows, of which all that it sends has the same share."""
-    setting = resolved.setting
-    _, outgoing = block_specs(setting, resolved.partition.blocks[k])
-    least = _least_rooms(setting, outgoing)
-    full = _full_rooms(setting, outgoing, resolved.config.snapshot_every)
+def _room(resolved: Resolved, block: Block, stream: Stream) -> int:
+    """How many messages of a stream a block's worker retains: what its snapshots ask for, or what
+    the bound allows, of which all that it sends has the same share."""
+    _, outgoing = block_specs(resolved, block)
+    least = _least_rooms(resolved, outgoing)
+    full = _full_rooms(resolved, outgoing, resolved.config.snapshot_every)
     more = {s: full[s] - least[s] for s in outgoing}
-    left = _bound(resolved, k) - _bytes(outgoing, least)
+    left = _bound(resolved, block) - _bytes(outgoing, least)
     share = max(0.0, min(1.0, left / max(1, _bytes(outgoing, more))))
     return least[stream] + math.floor(share * more[stream])
 
 
-def _full_rooms(setting: Setting, outgoing: Specs, every: int) -> dict[Stream, int]:
-    """Twice what is kept where all goes well, for at half a snapshot is asked for."""
-    return {s: 2 * (every + _size(setting, s) + _late(setting, s)) for s in outgoing}
+def _full_rooms(workload: Workload, outgoing: Specs, every: int) -> dict[Stream, int]:
+    """Twice what is retained if all goes well, for at half of it a snapshot is requested."""
+    return {s: 2 * (every + _size(workload, s) + _late(workload, s)) for s in outgoing}
 
 
-def _least_rooms(setting: Setting, outgoing: Specs) -> dict[Stream, int]:
-    return {s: _size(setting, s) + _late(setting, s) + 1 for s in outgoing}
+def _least_rooms(workload: Workload, outgoing: Specs) -> dict[Stream, int]:
+    return {s: _size(workload, s) + _late(workload, s) + 1 for s in outgoing}
 
 
 def _bytes(streams: Specs, rooms: dict[Stream, int]) -> int:
     return sum(rooms[s] * message_bytes(specs) for s, specs in streams.items())
 
 
-def _bound(resolved: Resolved, k: int) -> float:
-    """What the user's bound leaves for worker k's messages beside its snapshots."""
-    return resolved.config.retain_mb * 1e6 - PLACES * image_bytes(resolved, k)
+def _bound(workload: Workload, block: Block) -> float:
+    """What the user's bound leaves for a worker's messages beside its snapshots."""
+    return workload.config.retain_mb * 1e6 - PLACES * snapshot_bytes(workload, block)
 
 
-def _late(setting: Setting, stream: Stream) -> int:
+def _late(workload: Workload, stream: Stream) -> int:
     """A tie that waits for no snapshot is never late."""
-    lag = setting.config.lag
-    return lag if stream is Stream.TIE_DOWN and lag != FREE else 0
+    waits = stream is Stream.TIE_DOWN and not workload.config.free_ties
+    return workload.config.longest_lag if waits else 0
 
 
-def _size(setting: Setting, stream: Stream) -> int:
+def _size(workload: Workload, stream: Stream) -> int:
     """The window of a stream, in messages."""
     is_wide = stream is Stream.TIE_DOWN or (
-        stream is Stream.TIE_UP and setting.config.lag == FREE  # only its bound may hold it up
+        stream is Stream.TIE_UP and workload.config.free_ties  # only its bound may hold it up
     )
-    return max(2, setting.config.longest_lag + 1) if is_wide else setting.window
+    return max(2, workload.config.longest_lag + 1) if is_wide else workload.window
 
 
-def _window(setting: Setting, stream: Stream, specs: tuple[TensorSpec, ...], room: int) -> Window:
-    size, messages = message_bytes(specs), _size(setting, stream)
+def _window(workload: Workload, stream: Stream, specs: tuple[TensorSpec, ...], room: int) -> Window:
+    size, messages = message_bytes(specs), _size(workload, stream)
     return Window(
         max_messages=messages,
         max_bytes=messages * size,

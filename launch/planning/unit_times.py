@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from launch.planning.costs import Cost, Costs
-from launch.planning.workload import Setting
+from launch.planning.workload import Workload
 from models.heads import build_head
 from models.optimizers import load_optimizer, step_optimizer
 from models.plugins import users_code
@@ -22,43 +22,41 @@ REPEATS = 3  # after one to warm up; the median counts
 Shape = tuple[int, ...]
 
 
-def measured_costs(setting: Setting, *, device: str, threads: int) -> Costs:
+def measured_costs(workload: Workload, *, device: str, threads: int) -> Costs:
     """Time every unit and head alone: forward, backward and optimizer, on 2B random samples."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        return _measure(setting, torch.device(device))
+        return _measure(workload, torch.device(device))
     finally:
         torch.set_num_threads(before)
 
 
-def _measure(setting: Setting, device: torch.device) -> Costs:
-    config, traces = setting.config, setting.traces
-    inputs: list[tuple[Shape, str]] = [(setting.image_shape, "float32")]
+def _measure(workload: Workload, device: torch.device) -> Costs:
+    config, traces = workload.config, workload.traces
+    inputs: list[tuple[Shape, str]] = [(workload.image_shape, "float32")]
     inputs += [(trace.output_shape, trace.output_dtype) for trace in traces]
 
     def timed(module: nn.Module, shape: Shape, dtype: str, *, needs_gradient: bool) -> Cost:
-        x_NCHW = torch.rand(setting.num_samples, *shape).to(device, getattr(torch, dtype))
+        x_NCHW = torch.rand(workload.num_samples, *shape).to(device, getattr(torch, dtype))
         if needs_gradient and x_NCHW.is_floating_point():
             x_NCHW = x_NCHW.requires_grad_()
         return _time(module.to(device), x_NCHW, config.optimizer)
 
     units = []
     for index in range(len(traces)):
-        unit = setting.network.build_unit(index, seed=config.seed)
-        with users_code(setting.network.label(index), " as it was timed"):
+        unit = workload.network.build_unit(index, seed=config.seed)
+        with users_code(workload.network.label(index), " as it was timed"):
             units.append(timed(unit, *inputs[index], needs_gradient=index > 0))
     known: dict[tuple[Shape, int], Cost] = {}
+    depths = [config.depth_of(k) for k in range(workload.workers)]
     for trace in traces:
-        for depth in config.decoder_depth:
+        for depth in depths:
             key = (trace.output_shape, depth)
             if key not in known:
-                head = build_head(in_shape=key[0], depth=depth, out_features=setting.head_features)
+                head = build_head(in_shape=key[0], depth=depth, out_features=workload.head_features)
                 known[key] = timed(head, key[0], "float32", needs_gradient=True)
-    heads = tuple(
-        tuple(known[trace.output_shape, depth] for depth in config.decoder_depth)
-        for trace in traces
-    )
+    heads = tuple(tuple(known[trace.output_shape, depth] for depth in depths) for trace in traces)
     return Costs(measured=True, units=tuple(units), heads=heads)
 
 

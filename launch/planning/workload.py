@@ -1,41 +1,50 @@
 """A run before it is cut: its config, and what goes through each unit of its network.
 
-What a block would cost or take, wherever it were cut, is a function of a setting and the block.
+What a block would cost or take, wherever it were cut, is a function of a workload and the block.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from launch.config import RunConfig
+from launch.planning.partition import Block
 from models.heads import DEFAULT_HEAD_FEATURES, HeadTrace, trace_head
-from models.network import Network, UnitTrace
+from models.network import Network, UnitTrace, trace_units
 from models.objectives import load_objective
-from models.unit_costs import UnitLoad, count_loads
-from runtime.core.partition import Block
+from models.unit_costs import UnitCost, count_unit_costs
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
-    """`config` has its workers, its window and a decoder depth a block decided; its cuts may be
-    open. `traces` are the units', for one image (C, H, W)."""
+class Workload:
+    """`config` may leave its cuts open, and what follows from them, but not its workers and its
+    window. `image_shape` is (C, H, W)."""
 
     config: RunConfig
     network: Network
-    traces: Sequence[UnitTrace]
     image_shape: tuple[int, int, int]
     num_classes: int
 
     @property
-    def num_samples(self) -> int:
-        """Samples in a step: both views of each image."""
-        return 2 * self.config.batch_size
+    def workers(self) -> int:
+        """The number of blocks."""
+        assert self.config.workers is not None
+        return self.config.workers
 
     @property
     def window(self) -> int:
         """Activations in flight on an edge."""
         assert self.config.window is not None
         return self.config.window
+
+    @cached_property
+    def traces(self) -> list[UnitTrace]:
+        """What goes through each unit for one image."""
+        return trace_units(self.network, self.image_shape)
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in a step: both views of each image."""
+        return 2 * self.config.batch_size
 
     @cached_property
     def head_features(self) -> int:
@@ -47,15 +56,15 @@ class Setting:
         return objective.head_features or DEFAULT_HEAD_FEATURES
 
     @cached_property
-    def loads(self) -> list[UnitLoad]:
+    def unit_costs(self) -> list[UnitCost]:
         """What each unit costs for one image."""
-        return count_loads(self.network, self.image_shape)
+        return count_unit_costs(self.network, self.image_shape)
 
     def head(self, top: int, index: int) -> HeadTrace:
         """The head of block `index`, if it stood on the unit `top`."""
         return trace_head(
             in_shape=self.traces[top].output_shape,
-            depth=self.config.decoder_depth[index],
+            depth=self.config.depth_of(index),
             out_features=self.head_features,
         )
 

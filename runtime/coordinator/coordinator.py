@@ -42,8 +42,8 @@ from runtime.program import (
     Start,
     Tell,
 )
+from runtime.records.progress import Progress
 from runtime.records.recorder import EVALUATING, NotWritten, Recorder
-from runtime.records.reports import Progress
 from runtime.records.run_dir import RunDir
 from runtime.records.schema import Report, WorkerResult, from_dict
 from runtime.rendezvous import Announcement, Rendezvous, open_rendezvous

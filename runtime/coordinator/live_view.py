@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from runtime.records.reports import WorkerStatus
+from runtime.records.progress import WorkerStatus
 from runtime.records.tables import plain_table
 
 PLAIN_LINE_EVERY_S = 5.0

@@ -16,7 +16,7 @@ from runtime.links.channel import (
     tcp_address,
     where_to_listen_again,
 )
-from runtime.program import DONE, Program, Tell
+from runtime.program import DONE, Program, Resumption, Tell
 from runtime.records.run_dir import RunDir
 from runtime.rendezvous import Announcement, Rendezvous
 from runtime.state.checkpoint import Checkpoint, DamagedCheckpoint, newest
@@ -30,14 +30,14 @@ def announce(program: Program, rendezvous: Rendezvous, tell: Tell) -> Found:
 
     A directory that holds a run is resumed, from its newest whole checkpoint.
     """
-    text = program.resolve(tell)
+    text = program.resolve(_recorded(program, rendezvous), tell)
     job = program.load(text)
     run_dir = _take_run_dir(program, rendezvous)
     socket = _make_socket()
     tell("verifying the checkpoints")
     try:
-        checkpoint, recut = _checkpoint(program, text, job, run_dir)
-        resume = {} if checkpoint is None else _resume(checkpoint, recut)
+        checkpoint, how = _checkpoint(program, text, job, run_dir)
+        resume = {} if checkpoint is None else _resume(checkpoint, how.recut)
         if checkpoint is not None and run_dir.finished_steps == checkpoint.step == job.num_steps:
             _say(
                 program,
@@ -46,8 +46,9 @@ def announce(program: Program, rendezvous: Rendezvous, tell: Tell) -> Found:
             )
             announcement = Announcement(no_job=DONE)
         else:
-            run_dir.write_config(job.config_toml)
-            announcement = _announcement(text, job, run_dir, socket, resume)
+            job = job if how.text == text else program.load(how.text)
+            run_dir.write_config(job.config_toml, given=job.given_toml)
+            announcement = _announcement(how.text, job, run_dir, socket, resume)
     except BaseException:
         socket.close(0)
         run_dir.close()
@@ -96,6 +97,14 @@ def _make_socket() -> "zmq.Socket[bytes]":
     return socket
 
 
+def _recorded(program: Program, rendezvous: Rendezvous) -> str | None:
+    """The config.toml of the run that is resumed, if one is. Raises ValueError."""
+    recalled = rendezvous.recall_run_dir()
+    wish = recalled or (None if program.fresh else program.run_dir)
+    path = Path(wish or "", "config.toml")
+    return path.read_text("utf-8", errors="replace") if wish and path.is_file() else None
+
+
 def _take_run_dir(program: Program, rendezvous: Rendezvous) -> RunDir:
     """The user's directory, the one of the attempt before this, or a new one."""
     recalled = rendezvous.recall_run_dir()
@@ -110,33 +119,33 @@ def _take_run_dir(program: Program, rendezvous: Rendezvous) -> RunDir:
 
 def _checkpoint(
     program: Program, text: str, job: Job, run_dir: RunDir
-) -> tuple[Checkpoint | None, bool]:
-    """The checkpoint to go on from, and whether it was cut otherwise. Raises ValueError."""
+) -> tuple[Checkpoint | None, Resumption]:
+    """The checkpoint to go on from, and how. Raises ValueError."""
     if not run_dir.holds_run:
-        return None, False
+        return None, Resumption(text=text)
     for found in newest(run_dir.path):
         if isinstance(found, DamagedCheckpoint):
             _say(program, f"a damaged checkpoint is passed over: {found}{found.set_aside()}")
             continue
-        recut, notes = program.check_resume(found.config_toml, text)
+        how = program.resume(found.config_toml, found.step, text)
         if found.step > job.num_steps:
             raise ValueError(
                 f"run directory {str(run_dir.path)!r} is at step {found.step}, beyond the"
                 f" {job.num_steps} steps asked for; give more --epochs or --steps, or --fresh"
             )
         _say(program, f"resumes from step {found.step} ({found.path})")
-        for note in notes:
+        for note in how.notes:
             _say(program, note)
-        return found, recut
+        return found, how
     if run_dir.config_toml.exists():
-        program.check_resume(run_dir.config_toml.read_text("utf-8"), text)
+        program.resume(run_dir.config_toml.read_text("utf-8"), 0, text)
     if run_dir.summary.exists():
         raise ValueError(
             f"run directory {str(run_dir.path)!r} holds a finished run and no checkpoint of it;"
             " give another by --run-dir, or --fresh to start over in it"
         )
     _say(program, f"{run_dir.path} holds no complete checkpoint; the run starts over")
-    return None, False
+    return None, Resumption(text=text)
 
 
 def _say(program: Program, text: str) -> None:

@@ -181,9 +181,9 @@ class Edges:
         return self.peers[stream.target].is_linked and self.outgoing[stream].has_credit
 
     def outruns_room(self, step: int, *, pending: int | None) -> bool:
-        """Whether a sender has no room for what the step needs, before a snapshot covers more than
-        the durable ones and the one before step `pending` do. Then one must be taken first: a
-        worker that waits within a step takes none."""
+        """Whether a sender can retain what this step needs only after a snapshot that covers more
+        than the durable ones and the pending one do. Then that is to be taken first: a worker that
+        waits within a step takes none."""
         if not self._plan.snapshot_every:
             return False
         for stream, incoming in self.incoming.items():

@@ -23,8 +23,8 @@ class FreeIncoming(Incoming):
     def accept(self, step: int, *, checksum: int, absent: bool) -> bool:
         """Take a message as received, released and durable; False for one that is not news.
 
-        An absent gradient is heard of, for its sender has none. A worker whose weights stayed
-        has not said how they are: it is waited for until it does.
+        An absent gradient is heard of, for its sender has none. An absent message of weights says
+        nothing: its sender is waited for on.
         """
         del checksum
         if step < self.expected:
@@ -83,8 +83,8 @@ class FreeOutgoing(Outgoing):
         return min(self.durable, self._newest)
 
     def acknowledge(self, *, expected: int, released: int, durable: int, resend: bool) -> bool:
-        """Take the receiver's acknowledgement; a new generation of it may not know yet what it can
-        have."""
+        """Take the receiver's acknowledgement; a new generation of it may still ask for what no
+        longer exists."""
         expected = max(expected, self.durable)
         return super().acknowledge(
             expected=expected, released=released, durable=durable, resend=resend

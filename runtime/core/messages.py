@@ -1,11 +1,11 @@
 """The vocabulary of a worker's core: what neighbours say, events in, actions out.
 
-Owns the words only. Payloads never appear: a message is named by its stream and step, and the
+Owns the names only. Payloads never appear: a message is named by its stream and step, and the
 driver has the tensors. Step n of a stream is its n-th message; `expected`, `released` and
 `durable` are cumulative: everything below them has arrived, been used up, or is covered by the
 receiver's snapshot.
 
-What one worker sends is what the other receives, so both directions have the same words, in one
+What one worker sends is what the other receives, so both directions have the same messages, in one
 action, `Send(side, message)`, and one event, `Received(side, message)`.
 """
 
@@ -181,7 +181,8 @@ class Release:
 
 @dataclass(frozen=True, kw_only=True)
 class Trim:
-    """Forget the outgoing messages below `step`: their receiver will never ask for them."""
+    """The outgoing messages below `step` may be forgotten: their receiver will never ask for them.
+    A driver whose messages lie in a ring has nothing to do."""
 
     stream: Stream
     step: int

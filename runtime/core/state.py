@@ -17,4 +17,5 @@ class State(Enum):
     DONE = "done"
 
 
+STATES = tuple(State)
 COMPUTING = (State.FORWARD, State.UPDATE, State.APPLY)

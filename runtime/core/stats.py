@@ -5,7 +5,6 @@ Owns the names only: `WorkerCore.stats` fills them in, and nobody else looks ins
 
 from dataclasses import dataclass
 
-from runtime.core.plan import Side
 from runtime.core.state import State
 from runtime.core.tie_stats import TieStats
 
@@ -26,7 +25,6 @@ class CoreStats:
     end: int
     is_stopping: bool
     pending_snapshot: int | None
-    linked: frozenset[Side]
     num_activations_sent: int
     num_resent: int
     num_duplicates: int

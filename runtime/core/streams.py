@@ -65,8 +65,7 @@ class Outgoing:
         return self.sent < self._sendable
 
     def has_room_behind(self, unmade: int) -> bool:
-        """Whether one more message can be retained until the receiver's snapshot covers it, behind
-        `unmade` ones that are yet to be made."""
+        """Whether there is room to retain one more message after `unmade` others."""
         room = self.window.max_retained
         return room is None or self.made + unmade - self.durable < room
 

@@ -5,9 +5,9 @@
                    +---|------------------------------|---------- issued ahead -----+
                        +-> after the last step, or before the one to stop at: DRAINING -> DONE
 
-The state is that of the computation that is not known to be done. What will follow it without doubt
-is issued ahead, so that nobody waits: a FORWARD with its UPDATE, and while these run, as soon
-as all is here, the APPLY, a due snapshot, and the next FORWARD and UPDATE; done in that order.
+The state names the first computation whose end has not been reported. Work that must follow it is
+issued ahead, so that nobody waits: a FORWARD with its UPDATE, and while these run, as soon as all
+is here, the APPLY, a due snapshot, and the next FORWARD and UPDATE; done in that order.
 
 Owns the order of a worker's work and nothing else: it has no clock, thread, socket or tensor.
 What must hold, by rule (the property tests check each):
@@ -24,7 +24,7 @@ What must hold, by rule (the property tests check each):
 * a snapshot is taken at its boundary and counts when it is durable, some time later; the next one
   waits for that, and so does the end;
 * the next expected message, all credit, and the step to stop at are cumulative, and repeated on
-  every tick on which they were not just said;
+  every tick, unless they were said since the last one;
 * a message counts only between the two generations that it was sent between.
 
 If the plan says that ties are free, an APPLY takes those that have arrived, and waits only if they
@@ -139,7 +139,6 @@ class WorkerCore:
             end=self.end,
             is_stopping=self.end < self.plan.num_steps,
             pending_snapshot=self.snapshots.pending,
-            linked=frozenset(side for side, peer in self.edges.peers.items() if peer.is_linked),
             num_activations_sent=0 if activations is None else activations.sent,
             num_resent=self.edges.num_resent,
             num_duplicates=self.edges.num_duplicates,
@@ -228,14 +227,14 @@ class WorkerCore:
         return self.edges.are_linked and self._enter(State.WAIT_CREDIT)
 
     def _begin_step(self) -> bool:
-        if not self._take_due_snapshot(self.step):
+        if not self._pass_boundary(self.step):
             return False
         if self.step == self.end:
             return self._enter(State.DRAINING)
         return self.edges.may_begin_step() and self._enter(State.WAIT_INPUT)
 
     def _begin_forward(self) -> bool:
-        if not self._take_due_snapshot(self.step):
+        if not self._pass_boundary(self.step):
             return False
         if self.step == self.end:
             return self._enter(State.DRAINING)
@@ -244,7 +243,7 @@ class WorkerCore:
         self._issue_step(self.step)
         return self._enter(State.FORWARD)
 
-    def _look_ahead(self) -> bool:
+    def _issue_ahead(self) -> bool:
         """Issue what will follow, in its order; the state stays. Free ties are taken late."""
         following = self.step + 1
         if (
@@ -252,7 +251,7 @@ class WorkerCore:
             and self._issue_apply()
             and following < self.end
             and not self._issued.has(Phase.FORWARD, following)
-            and self._take_due_snapshot(following)
+            and self._pass_boundary(following)
             and self.edges.has_arrived(Stream.ACTIVATION, following)
             and self.edges.may_begin_step(unmade=TIES if self.state is State.UPDATE else ())
         ):
@@ -262,8 +261,8 @@ class WorkerCore:
     def _begin_apply(self) -> bool:
         return self._issue_apply() and self._enter(State.APPLY)
 
-    def _take_due_snapshot(self, step: int) -> bool:
-        """Take the snapshot due before `step`, unless one is under way; whether to go on."""
+    def _pass_boundary(self, step: int) -> bool:
+        """Take the snapshot due before `step`, unless one is under way. False: wait for it."""
         pending = self.snapshots.pending
         is_due = self.snapshots.is_due(step, end=self.end)
         if not is_due and not self.edges.outruns_room(step, pending=pending):
@@ -273,7 +272,7 @@ class WorkerCore:
         return pending is None
 
     def _drain(self) -> bool:
-        is_durable = self._take_due_snapshot(self.step) and self.snapshots.pending is None
+        is_durable = self._pass_boundary(self.step) and self.snapshots.pending is None
         if not is_durable or not self.edges.are_covered(self.end):
             return False
         self._do(Finish())
@@ -368,8 +367,8 @@ _ADVANCE: dict[State, Callable[[WorkerCore], bool]] = {
     State.LINKING: WorkerCore._link,
     State.WAIT_CREDIT: WorkerCore._begin_step,
     State.WAIT_INPUT: WorkerCore._begin_forward,
-    State.UPDATE: WorkerCore._look_ahead,
+    State.UPDATE: WorkerCore._issue_ahead,
     State.WAIT_TIE: WorkerCore._begin_apply,
-    State.APPLY: WorkerCore._look_ahead,
+    State.APPLY: WorkerCore._issue_ahead,
     State.DRAINING: WorkerCore._drain,
 }

@@ -9,6 +9,7 @@ import errno
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,10 +18,12 @@ from runtime.faults.plan import Fault
 from runtime.state import checkpoint
 from runtime.state.checkpoint import CheckpointWriter
 from runtime.state.image import read_image
-from runtime.state.status_page import OwnedMemory, Word
+from runtime.state.status_page import Field, OwnedMemory
+
+GIVE_UP_POLL_S = 0.2
 
 
-class Disk:
+class CheckpointThread:
     """One keeper's writer. `say` gets what the user should know, on the writer's thread."""
 
     def __init__(self, faults: Sequence[Fault], *, say: Callable[[str], None]) -> None:
@@ -36,18 +39,21 @@ class Disk:
         """Write what lies in a worker's checkpoint memory; returns at once."""
         self._jobs.put((writer, block, memory))
 
-    def close(self, timeout_s: float) -> None:
-        """End the thread when all is written, or leave it behind after `timeout_s`."""
+    def close(self, timeout_s: float, *, give_up: Callable[[], bool] = lambda: False) -> None:
+        """End the thread when all is written, or leave it behind after `timeout_s`, or when
+        `give_up` holds."""
         self._jobs.put(None)
-        self._thread.join(timeout_s)
+        until_s = time.monotonic() + timeout_s
+        while self._thread.is_alive() and time.monotonic() < until_s and not give_up():
+            self._thread.join(min(GIVE_UP_POLL_S, timeout_s))
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             writer, block, memory = job
-            announced = memory.page[Word.CHECKPOINT]
-            if announced > memory.page[Word.CHECKPOINT_DONE]:
+            announced = memory.page[Field.CHECKPOINT]
+            if announced > memory.page[Field.CHECKPOINT_DONE]:
                 self._write(writer, block, memory, announced - 1)
-                memory.page[Word.CHECKPOINT_DONE] = announced
+                memory.page[Field.CHECKPOINT_DONE] = announced
 
     def _write(self, writer: CheckpointWriter, block: int, memory: OwnedMemory, step: int) -> None:
         if step in self._given_up:

@@ -13,10 +13,10 @@ from typing import Any
 
 import msgpack
 
-from runtime.core.state import COMPUTING, State
+from runtime.core.state import COMPUTING, STATES, State
 from runtime.keeper import entry, fork_server
 from runtime.program import DONE, Meeting, Program, Start
-from runtime.state.status_page import OwnedMemory, Word
+from runtime.state.status_page import Field, OwnedMemory
 
 RESTART_WINDOW_S = 300.0
 FIRST_NOTICE_S = 10.0  # of a phase that lasts; the next one after twice as long
@@ -25,11 +25,11 @@ LEAVING_TIMEOUT_S = 30.0  # from its loop's last turn: what was said may still b
 FIRST_STEP_PATIENCE = 5  # times the hang timeout, for the first step of a generation
 END_S = 3.0
 MOST_CHARACTERS = 200  # of what is told of an end; all of it follows when the job ends
-WAIT_MARGIN = 1.1  # it gives up by itself before
+WAIT_MARGIN = 1.1  # a child that waits gives up by itself first
 TAKES_MARGIN = 2.0  # over what a process says that a phase takes
-STATES = tuple(State)
 OF_ONE_GENERATION = (
-    *(Word.TURNS, Word.STATE, Word.STEPS_DONE, Word.LEAVING, Word.SILENT, Word.SAVING),
+    *(Field.TURNS, Field.STATE, Field.STEPS_DONE),
+    *(Field.LEAVING, Field.SILENT, Field.SAVING),
 )
 REMEDY = " (--hang-timeout-s)"
 PHASE_REMEDY = " (--phase-timeout-s)"
@@ -146,7 +146,7 @@ class Child:
 
         Outside the steps every phase is bounded. A loop that does not turn hangs, whatever it
         waits for. Of its states only computing is bounded, so that one that waits in good health
-        is left alone; and so is what it takes for a snapshot to become durable.
+        is left alone. The time until a snapshot is durable is bounded likewise.
         """
         if not self.phase:
             return "" if self.memory is None else self._hangs_in_the_steps(self.memory, now_s)
@@ -157,22 +157,22 @@ class Child:
 
     def _hangs_in_the_steps(self, memory: OwnedMemory, now_s: float) -> str:
         page, limit_s = memory.page, self._program.hang_timeout_s
-        if page[Word.TURNS] != self._turns:
-            self._turns, self._moved_s = page[Word.TURNS], now_s
-        if page[Word.LEAVING]:
+        if page[Field.TURNS] != self._turns:
+            self._turns, self._moved_s = page[Field.TURNS], now_s
+        if page[Field.LEAVING]:
             limit_s = max(limit_s, LEAVING_TIMEOUT_S)
         if now_s - self._moved_s > limit_s:
             return f"its loop has not turned for {now_s - self._moved_s:.1f} s{REMEDY}"
-        computing = (STATES[page[Word.STATE]], page[Word.STEP])
+        computing = (STATES[page[Field.STATE]], page[Field.STEP])
         if computing != self._computing or computing[0] not in COMPUTING:
             self._computing, self._computing_s = computing, now_s
-        if page[Word.STEPS_DONE] == 0:
+        if page[Field.STEPS_DONE] == 0:
             limit_s *= FIRST_STEP_PATIENCE
         if now_s - self._computing_s > limit_s:
             what, step = computing
             return f"the {what.value} of step {step} has not ended in {limit_s:.1f} s{REMEDY}"
-        saving = page[Word.SAVING]
-        waits = page[Word.CHECKPOINT] > page[Word.CHECKPOINT_DONE]  # it may wait for the disk
+        saving = page[Field.SAVING]
+        waits = page[Field.CHECKPOINT] > page[Field.CHECKPOINT_DONE]  # it may wait for the disk
         if saving != self._saving or saving == 0 or waits:
             self._saving, self._saving_s = saving, now_s
         if now_s - self._saving_s > limit_s:
@@ -191,7 +191,7 @@ class Child:
             self._restarts_s.popleft()
         reached: int = self.said.get("reached", 0)
         if self.memory is not None:
-            reached = self.memory.page[Word.COMPLETED]
+            reached = self.memory.page[Field.COMPLETED]
         self._fruitless = 0 if reached > self._reached else self._fruitless + 1
         self._reached = reached
         if len(self._restarts_s) > limit:

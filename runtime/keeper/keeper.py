@@ -12,22 +12,23 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import psutil
 
-from runtime.core.state import State
+from runtime.core.state import STATES, State
 from runtime.keeper import fork_server
-from runtime.keeper.checkpoint_thread import Disk
-from runtime.keeper.child import END_S, STATES, Child
+from runtime.keeper.checkpoint_thread import CheckpointThread
+from runtime.keeper.child import END_S, Child
 from runtime.lifetime import adopt_orphans, die_with_parent, resume, suspend
 from runtime.program import COORDINATOR, DONE, FINAL, NOT_STARTED, REFUSED, WORKER, Meeting, Program
 from runtime.records.run_dir import worker_log
 from runtime.signals import END, STOPS, relayed
 from runtime.state.checkpoint import CheckpointWriter, last_complete
-from runtime.state.status_page import Word
+from runtime.state.status_page import Field
 
 POLL_S = 0.25
 ABSENCE_S = 5.0  # between two polls: longer than any that was not disturbed
@@ -64,14 +65,15 @@ class Keeper:
         adopt_orphans()  # of a fork server that is killed
         if self._rank is not None:
             die_with_parent(signal.SIGTERM)  # a launcher's end is a stop, at a checkpoint
-        self._disk = Disk(self._program.faults, say=self._say)
+        self._disk = CheckpointThread(self._program.faults, say=self._say)
         try:
             if self._speaks:
                 self._coordinator = Child(self._context, COORDINATOR, self._program, self._meeting)
             if self._rank is not None:
                 self._start_worker(self._rank)
             code = self._watch()
-            self._disk.close(LAST_WRITE_S if code == 0 else END_S)
+            is_done = partial(bool, self._signals)
+            self._disk.close(LAST_WRITE_S if code == 0 else END_S, give_up=is_done)
             return code
         except (OSError, EOFError) as error:
             self._say(f"a process can't be started ({error}); the job is ended", always=True)
@@ -259,7 +261,7 @@ class Keeper:
         """Whether a worker of this rank is between its first step and its end: then it needs no
         coordinator."""
         pages = [child.memory.page for child in self._workers if child.memory]
-        states = [STATES[page[Word.STATE]] for page in pages if page[Word.REACHED]]
+        states = [STATES[page[Field.STATE]] for page in pages if page[Field.REACHED]]
         return any(state is not State.DONE for state in states)
 
     # The end ----------------------------------------------------------------------------------
@@ -270,13 +272,16 @@ class Keeper:
         if self._coordinator is not None and self._coordinator.said.get("end") == DONE:
             return None  # all is written; the processes only leave
         if not self._stop_by_s:
-            if not any(child.memory and child.memory.page[Word.REACHED] for child in self._workers):
+            pages = [child.memory.page for child in self._workers if child.memory]
+            if not any(page[Field.REACHED] for page in pages):
                 return self._end_stopped(f"stopped by {name} before the first step")
             self._stop_by_s = time.monotonic() + STOP_S
-            for child in self._workers:
-                assert child.memory is not None
-                child.memory.page[Word.STOP_WANTED] = 1
-            self._say(f"{name}: stopping at a checkpoint (at most {STOP_S:.0f} s; again: at once)")
+            for page in pages:
+                page[Field.STOP_WANTED] = 1
+            again = "again" if self._rank is None else f"again after {SAME_STOP_S:.0f} s"
+            self._say(
+                f"{name}: stopping at a checkpoint (at most {STOP_S:.0f} s; {again}: at once)"
+            )
         if self._stopped_well():
             return self._end_stopped(f"stopped by {name}")
         why = self._why_not_wait()
@@ -284,7 +289,7 @@ class Keeper:
 
     def _stopped_well(self) -> bool:
         """Whether the checkpoint at which the job stops is complete: then nothing is lost."""
-        steps = {child.memory.page[Word.STOP_AT] - 1 for child in self._workers if child.memory}
+        steps = {child.memory.page[Field.STOP_AT] - 1 for child in self._workers if child.memory}
         if len(steps) != 1 or self._writer is None:
             return False
         (step,) = steps
@@ -297,7 +302,7 @@ class Keeper:
         if time.monotonic() > self._stop_by_s:
             return f"no checkpoint in {STOP_S:.0f} s"
         living = [child for child in self._workers if not child.has_ended]
-        if self._rank is not None and any(w.memory and w.memory.page[Word.SILENT] for w in living):
+        if self._rank is not None and any(w.memory and w.memory.page[Field.SILENT] for w in living):
             return "another rank is not there any more"
         return ""
 

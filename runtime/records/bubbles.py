@@ -19,8 +19,8 @@ from runtime.records.schema import Seconds
 def fill_steps(job: Job) -> int:
     """The steps after which no worker is still at its first one.
 
-    A worker begins a step when there is credit for all that it made before. So it is at most a
-    window ahead of the one above, which has updated its block in all steps but these.
+    A worker begins a step when there is credit for all that it made before. So it leads the one
+    above by at most a window; summed over the edges, that is what the top worker lags.
     """
     edges = range(job.num_workers - 1)
     return 1 + sum(job.plan(k).outgoing[Stream.ACTIVATION].max_messages for k in edges)

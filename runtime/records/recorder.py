@@ -132,7 +132,7 @@ class Recorder:
             raise _not_written(self.run_dir.summary, error, has_checkpoint) from error
         render_closing(summary, console)
         console.print(f"\nrun directory: {self.run_dir.path}", soft_wrap=True)
-        if job.trace:
+        if job.trace and not one_process:
             self._join_trace(console)
 
     def _join_trace(self, console: Console) -> None:

@@ -20,8 +20,8 @@ from runtime.state.checkpoint import write_durably
 
 # All that a run writes into its directory.
 WRITTEN = (
-    *("config.toml", "metrics.jsonl", "summary.json", "weights.safetensors", "faults.jsonl"),
-    *("checkpoints", "tensorboard", "logs", "trace", "trace.json"),
+    *("given.toml", "config.toml", "metrics.jsonl", "summary.json", "weights.safetensors"),
+    *("faults.jsonl", "checkpoints", "tensorboard", "logs", "trace", "trace.json"),
 )
 
 
@@ -44,7 +44,7 @@ class RunDir:
     def create(cls, path: Path | None, *, name: str, restart: bool = False) -> "RunDir":
         """Make and lock a run's directory: `path`, or a new runs/<UTC time>-<name>.
 
-        `restart` goes on with the run that the directory already holds. Raises ValueError if
+        `restart` resumes the run that the directory already holds. Raises ValueError if
         it can't be written, another job has it, or it holds a run and this is no restart.
         """
         try:
@@ -59,7 +59,7 @@ class RunDir:
             run_dir.close()
             raise ValueError(
                 f"run directory {str(path)!r} already holds a run; give another by --run-dir, "
-                "or delete this one"
+                "or --fresh to start over in it"
             )
         return run_dir
 
@@ -90,9 +90,10 @@ class RunDir:
         """Each worker's part of the timeline."""
         return sorted((self.path / "trace").glob("worker-*.jsonl"))
 
-    def write_config(self, text: str) -> None:
-        """Write config.toml, durably and at once. Raises ValueError if it can't be."""
+    def write_config(self, text: str, *, given: str) -> None:
+        """Write config.toml and given.toml, durably. Raises ValueError if they can't be."""
         try:
+            _write(self.path / "given.toml", given)
             _write(self.config_toml, text)
         except OSError as error:
             raise _unwritable(self.path, error) from error

@@ -80,7 +80,8 @@ class Restarted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Healed(Event):
-    """It has come beyond all generations before it, so long after the end of the last one."""
+    """It has passed the furthest step of all earlier generations, `healed_s` after the last one of
+    them ended."""
 
     event: str = "healed"
     healed_s: float
@@ -222,7 +223,9 @@ class Bubble:
 @dataclass(frozen=True, kw_only=True)
 class Summary:
     """What a run came to; blocks and units lowest first. `batches` are all workers' counts by what
-    became of a batch, which counts once for each block that it came to."""
+    became of a batch, which counts once for each block that it came to; `replayed` and
+    `duplicates_dropped` count messages of all streams. `restarts` are those since the run began,
+    also by earlier commands; `wall_s` and a block's `restarts` are this command's."""
 
     samples_per_s: float | None
     wall_s: float
@@ -259,9 +262,11 @@ def _types(kind: Any) -> dict[str, Any]:
 
 
 def _read(hint: Any, value: Any) -> Any:
-    """Read a field: of a union the record with these keys, of a tuple each item."""
+    """Read a field: of a union the record with these keys, of a tuple or dict each item."""
     if get_origin(hint) is tuple:
         return tuple(_read(get_args(hint)[0], item) for item in value)
+    if get_origin(hint) is dict:
+        return {key: _read(get_args(hint)[1], item) for key, item in value.items()}
     kinds: list[Any] = [kind for kind in (hint, *get_args(hint)) if is_dataclass(kind)]
     if not kinds or value is None:
         return value
@@ -269,7 +274,7 @@ def _read(hint: Any, value: Any) -> Any:
     return from_dict(next(fitting, kinds[0]), value)
 
 
-def shared(kind: type, record: object) -> dict[str, Any]:
+def common_fields(kind: type, record: object) -> dict[str, Any]:
     """Those fields of a record that `kind` has too."""
     names = [field.name for field in fields(kind)]
     return {name: getattr(record, name) for name in names if hasattr(record, name)}

@@ -29,7 +29,7 @@ from runtime.records.schema import (
     Summary,
     UnitAccuracy,
     WorkerResult,
-    shared,
+    common_fields,
 )
 
 MICROBATCHES = 8  # of the lock-step schedules whose bubbles stand beside the measured one
@@ -59,7 +59,7 @@ def summarise(
         steps=job.num_steps,
         weights_sha256=weights_sha256,
         state_sha256=digest.combine(result.digests for result in results),
-        final=Accuracy(**shared(Accuracy, units[-1])) if units else Accuracy(),
+        final=Accuracy(**common_fields(Accuracy, units[-1])) if units else Accuracy(),
         units=tuple(units),
         blocks=tuple(_block(job, result) for result in results),
         batches=_batches(results),
@@ -110,7 +110,7 @@ def restarts_of(events: Sequence[Record]) -> tuple[Restart, ...]:
         generation = (event.block, event.generation)
         if isinstance(event, Restarted):
             open_ones[generation] = len(restarts)
-            restarts.append(Restart(**shared(Restart, event)))
+            restarts.append(Restart(**common_fields(Restart, event)))
         # Its restart may be in a report that a coordinator took with it.
         elif isinstance(event, Healed) and (i := open_ones.pop(generation, None)) is not None:
             restarts[i] = replace(restarts[i], healed_s=event.healed_s)
@@ -121,8 +121,8 @@ def _block(job: Job, result: WorkerResult) -> BlockSummary:
     units, guest_units = job.unit_names(result.block)
     last = result.last  # none if this attempt had no step to run
     return BlockSummary(
-        **shared(BlockSummary, result.seconds),
-        **shared(BlockSummary, result.counters),
+        **common_fields(BlockSummary, result.seconds),
+        **common_fields(BlockSummary, result.counters),
         index=result.block,
         units=tuple(units),
         guest_units=tuple(guest_units),

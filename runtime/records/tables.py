@@ -6,14 +6,14 @@ measured is None and shows as a dash.
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from runtime.records.reports import units_label
+from runtime.records.progress import units_label
 from runtime.records.schema import Accuracy, BlockSummary, Restart, Seconds, Summary, UnitAccuracy
 
 UNKNOWN = "–"
@@ -94,7 +94,7 @@ def _throughput(summary: Summary) -> Table:
     if bubble.shares_cores:
         table.add_row(Text("bubble: not measured, for workers shared cores"), Text(UNKNOWN))
         return table
-    label = f"bubble: share of time that workers waited, behind the first {bubble.fill_steps} steps"
+    label = f"bubble: share of time that workers waited, after the first {bubble.fill_steps} steps"
     table.add_row(Text(label), _figure(bubble.measured, "{:.1%}"))
     for schedule, share in (("GPipe and 1F1B", bubble.gpipe_and_1f1b), ("ZB-H1", bubble.zb_h1)):
         label = f"bubble of {schedule}, {bubble.microbatches} micro-batches, if stages were equal"
@@ -106,17 +106,25 @@ def _outcome(summary: Summary) -> str:
     final = (summary.final.linear_top1, summary.final.knn_top1)
     linear, knn = (_figure(top1, "{:.3f}").plain for top1 in final)
     first = _figure(summary.time_to_first_step_s, "{:.1f} s").plain
-    batches = summary.batches.items()
-    counts = ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in batches)
+    batches = dict(summary.batches)
+    messages = {
+        "resent": batches.pop("replayed", 0),
+        "duplicates dropped": batches.pop("duplicates_dropped", 0),
+    }
     return (
         f"test top-1: linear {linear}, kNN {knn}\n"
-        f"{summary.steps} steps in {summary.wall_s:.1f} s, the first after {first}\n"
-        f"batches: {counts}" + _restarts(summary.restarts)
+        f"{summary.steps} steps; this command took {summary.wall_s:.1f} s, its first step came"
+        f" after {first}\n"
+        f"batches: {_counts(batches)}; messages: {_counts(messages)}" + _restarts(summary.restarts)
     )
 
 
+def _counts(counted: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {what}" for what, count in counted.items())
+
+
 def _restarts(restarts: Sequence[Restart]) -> str:
-    """How often workers were restarted, if at all, and how long that took in the middle."""
+    """How often workers were restarted since the run began, if at all, and how long that took."""
     if not restarts:
         return ""
     times_s = [restart.healed_s for restart in restarts if restart.healed_s is not None]

@@ -2,12 +2,12 @@
 
 Owns what becomes a slice, an arrow, a counter or an instant, and the files: one a worker, which
 its generations append to, and trace.json, which joins them. A line is an event, so that a worker
-that
-is killed spoils none but its last.
+that is killed spoils none but its last.
 """
 
 import contextlib
 import json
+import logging
 import os
 import time
 from collections.abc import Iterable
@@ -16,6 +16,8 @@ from typing import Any
 
 from runtime.core.plan import Stream
 from runtime.core.state import State
+
+log = logging.getLogger(__name__)
 
 FLUSH_AT = 2000  # events
 WORK, SENDING = 0, 1  # the two threads of a worker's track: what it does, and what it sends
@@ -81,13 +83,18 @@ class Trace:
         self._event("i", name, time.monotonic(), tid=WORK, s="p", args=facts)
 
     def flush(self) -> None:
-        """Append what was noted to the worker's file."""
+        """Append what was noted to the worker's file. If it can't be written, that is logged once,
+        and no more is noted."""
         if self._path is None or not self._lines:
             return
         count = len(self._lines)
-        self._path.parent.mkdir(exist_ok=True)
-        with self._path.open("a") as file:
-            file.write("".join(self._lines[:count]))
+        try:
+            self._path.parent.mkdir(exist_ok=True)
+            with self._path.open("a") as file:
+                file.write("".join(self._lines[:count]))
+        except OSError as error:
+            log.warning("the timeline ends here: %s: %s", self._path, error.strerror or error)
+            self._path = None
         del self._lines[:count]  # what another thread has added meanwhile stays
 
     def _slice(self, name: str, tid: int, began_s: float, ended_s: float, *, step: int) -> None:

@@ -16,7 +16,7 @@ from runtime.core.tie_stats import TieStats
 from runtime.state.image import write_image
 from runtime.state.retention import Retention
 from runtime.state.snapshots import Snapshots, image_of, joined
-from runtime.state.status_page import MemoryPaths, Page, Word
+from runtime.state.status_page import Field, MemoryPaths, Page
 
 MESSAGE = "message/"  # what follows: stream, step, index of the tensor
 TIE_STATS = "account"
@@ -67,15 +67,15 @@ class Saver:
         return image
 
     def save(self, step: int, image: bytearray, *, checkpoint: bool) -> None:
-        """Save the image of the state before `step`, first as a part of a checkpoint if it is
-        one; all messages made before must be retained, and none of those that follow.
+        """Save the image of the state before `step`, with `checkpoint` first as a part of one.
+        Call it when every message made before `step` is retained, and no later one is.
 
         A death between the two repeats both; the part is then found to be there already.
         """
-        if checkpoint and self._page[Word.CHECKPOINT] != step + 1:
+        if checkpoint and self._page[Field.CHECKPOINT] != step + 1:
             self._await_keeper()
             write_image(self._checkpoint, step, self._with_messages(image, step))
-            self._page[Word.CHECKPOINT] = step + 1
+            self._page[Field.CHECKPOINT] = step + 1
         if checkpoint:
             self._announce()  # each time: a generation before may have died before it could
             self._between(step)
@@ -94,7 +94,7 @@ class Saver:
     def _await_keeper(self) -> None:
         """Wait until the part before this one is on the disk: its memory is used again."""
         deadline_s = time.monotonic() + KEEPER_TIMEOUT_S
-        while self._page[Word.CHECKPOINT_DONE] < self._page[Word.CHECKPOINT]:
+        while self._page[Field.CHECKPOINT_DONE] < self._page[Field.CHECKPOINT]:
             if time.monotonic() > deadline_s:
                 raise TimeoutError(f"the last checkpoint took over {KEEPER_TIMEOUT_S:.0f} s")
             time.sleep(POLL_S)

@@ -11,7 +11,6 @@ from enum import IntEnum, auto
 from pathlib import Path
 
 PAGE_BYTES = 4096
-WORD_BYTES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +38,6 @@ class OwnedMemory:
         os.ftruncate(self._fds[0], PAGE_BYTES)
         self.page = Page(page)
 
-    @property
-    def size_bytes(self) -> int:
-        """What it takes up now."""
-        return sum(os.fstat(fd).st_blocks * 512 for fd in self._fds)
-
     def close(self) -> None:
         """Let go; what a worker still has open stays until it ends."""
         self.page.close()
@@ -51,8 +45,8 @@ class OwnedMemory:
             os.close(fd)
 
 
-class Word(IntEnum):
-    """The words of the page: 64-bit integers, each written by one side while the worker lives;
+class Field(IntEnum):
+    """The fields of the page: 64-bit integers, each written by one side while the worker lives;
     before a new generation the keeper clears what the one before has said of itself."""
 
     # By the worker:
@@ -72,7 +66,7 @@ class Word(IntEnum):
     DAMAGED = auto()
     LEAVING = auto()  # its loop has ended: it only closes what it has open
     SILENT = auto()  # a neighbour has not been heard for long
-    SAVING = auto()  # the step of the snapshot under way, once it is reached, plus 1; 0: none
+    SAVING = auto()  # 1 + step of the pending snapshot, from when that step is reached; 0: none
     CHECKPOINT = auto()  # the step of what lies in the checkpoint's memory, plus 1
     # By the keeper:
     CHECKPOINT_DONE = auto()  # the last of these that it has dealt with, plus 1
@@ -80,19 +74,19 @@ class Word(IntEnum):
 
 
 class Page:
-    """The page of one worker. Words are aligned, so that each is read and written whole."""
+    """The page of one worker. Fields are aligned, so that each is read and written whole."""
 
     def __init__(self, path: str) -> None:
         with Path(path).open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), PAGE_BYTES)
-        self._words = memoryview(self._map).cast("q")
+        self._fields = memoryview(self._map).cast("q")
 
-    def __getitem__(self, word: Word) -> int:
-        return self._words[word]
+    def __getitem__(self, field: Field) -> int:
+        return self._fields[field]
 
-    def __setitem__(self, word: Word, value: int) -> None:
-        self._words[word] = value
+    def __setitem__(self, field: Field, value: int) -> None:
+        self._fields[field] = value
 
     def close(self) -> None:
-        self._words.release()
+        self._fields.release()
         self._map.close()

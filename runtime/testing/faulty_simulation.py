@@ -384,7 +384,7 @@ class FaultySimulation(Simulation):
 
     def _count(self, worker: SimulatedWorker) -> None:
         core = worker.core
-        self.counted["replayed"] += core.edges.num_resent
+        self.counted["resent"] += core.edges.num_resent
         self.counted["duplicates"] += core.edges.num_duplicates
         self.counted["fenced"] += core.edges.num_fenced
 

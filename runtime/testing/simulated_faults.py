@@ -70,7 +70,7 @@ def run_plan(seed: int) -> Outcome:
     return Outcome(
         faults=faults,
         fired=simulation.fired,
-        num_resent=counted["replayed"],
+        num_resent=counted["resent"],
         num_duplicates=counted["duplicates"],
         num_fenced=counted["fenced"],
     )

@@ -67,9 +67,9 @@ class SleptConfig:
         """What `load_slept_job` reads."""
         return json.dumps(asdict(self))
 
-    def resolve(self, tell: Tell) -> str:
+    def resolve(self, recorded: str | None, tell: Tell) -> str:
         """The same; there is nothing to be decided."""
-        del tell
+        del recorded, tell
         return self.to_text()
 
 
@@ -141,7 +141,9 @@ class SleptJob:
         self.cores = len(os.sched_getaffinity(0))
         self.link = config.link
         given = {key: value for key, value in asdict(config).items() if value is not None}
-        self.config_toml = "".join(f"{k} = {json.dumps(v)}\n" for k, v in given.items())
+        self.config_toml = self.given_toml = "".join(
+            f"{k} = {json.dumps(v)}\n" for k, v in given.items()
+        )
 
     def specs(self, edge: int) -> Specs:
         del edge

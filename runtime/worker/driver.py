@@ -39,14 +39,14 @@ from runtime.core.messages import (
     Trim,
 )
 from runtime.core.plan import Side, Stream
-from runtime.core.state import State
+from runtime.core.state import STATES, State
 from runtime.core.stats import CoreStats
 from runtime.core.worker import WorkerCore
 from runtime.faults.injector import Injector
 from runtime.links.link import Damaged, Link, Pollable
 from runtime.state.retention import Retention
 from runtime.state.saving import Saver
-from runtime.state.status_page import Page, Word
+from runtime.state.status_page import Field, Page
 from runtime.worker.compute_thread import ComputeThread, Copied, Done
 from runtime.worker.inbox import Inbox
 from runtime.worker.liveness import Liveness
@@ -57,7 +57,6 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.1
 LOGGED_DAMAGES = 20  # a log is not flooded by a link that does nothing but damage
-STATES = tuple(State)
 
 
 class StepDone(NamedTuple):
@@ -170,7 +169,7 @@ class Driver:
         self, event: Event, *, arrived: Payload | None = None, at_s: float | None = None
     ) -> None:
         """Tell the core an event; hand over what is to be computed, and leave the rest for the
-        loop in order. Whoever calls holds the lock."""
+        loop in order. The caller must hold the lock."""
         actions = self.core.handle(event)
         self._note_reach()
         self.telemetry.stopwatch.enter(self.core.state, self.core.step, at_s)
@@ -179,8 +178,8 @@ class Driver:
     def _note_reach(self) -> None:
         """Leave on the page what a later generation must know, before anyone hears of it."""
         core, page = self.core, self._page
-        page[Word.REACHED] = max(page[Word.REACHED], core.reached)
-        page[Word.STOP_AT] = 0 if core.stop_at is None else core.stop_at + 1
+        page[Field.REACHED] = max(page[Field.REACHED], core.reached)
+        page[Field.STOP_AT] = 0 if core.stop_at is None else core.stop_at + 1
 
     def _sort(self, actions: list[Action], arrived: Payload | None = None) -> None:
         for action in actions:
@@ -225,10 +224,10 @@ class Driver:
             if is_tick:
                 next_tick_s = time.monotonic() + TICK_S
                 self._handle(Tick())
-                if self._page[Word.STOP_WANTED] and self.core.stop_at is None:
+                if self._page[Field.STOP_WANTED] and self.core.stop_at is None:
                     self._handle(StopWanted())
                 self._liveness.check(self.core.step)
-                self._page[Word.SILENT] = self._liveness.are_silent
+                self._page[Field.SILENT] = self._liveness.are_silent
             self._tell_keeper()
 
     def close(self) -> None:
@@ -241,11 +240,11 @@ class Driver:
     def _tell_keeper(self) -> None:
         """Leave on the page what this worker is at, once a turn."""
         stats, page = self.core.stats(), self._page
-        page[Word.TURNS] += 1
-        page[Word.STATE] = STATES.index(stats.state)
-        page[Word.STEP] = stats.step
+        page[Field.TURNS] += 1
+        page[Field.STATE] = STATES.index(stats.state)
+        page[Field.STEP] = stats.step
         pending = stats.pending_snapshot
-        page[Word.SAVING] = 0 if pending is None or pending > stats.step else pending + 1
+        page[Field.SAVING] = 0 if pending is None or pending > stats.step else pending + 1
 
     def status(self) -> DriverStatus:
         """How this worker is, for those who report it."""
@@ -301,12 +300,12 @@ class Driver:
 
     def _take_messages(self, side: Side, link: Link) -> None:
         while (found := link.receive()) is not None:
-            self._liveness.heard(side)
             if isinstance(found, Damaged):
                 self._note_damage(side, found)
                 if found.stream is not None:
                     self._handle(Rejected(stream=found.stream))
             else:
+                self._liveness.heard(side)
                 self._handle(Received(side=side, message=found.message), found.payload)
 
     def _note_damage(self, side: Side, damaged: Damaged) -> None:

@@ -33,7 +33,7 @@ from runtime.lifetime import die_with_parent
 from runtime.output import protect_output
 from runtime.program import DONE, FINAL, TRACEBACK_CHARACTERS, Meeting, Program, Start
 from runtime.records.bubbles import fill_steps
-from runtime.records.reports import units_label
+from runtime.records.progress import units_label
 from runtime.records.run_dir import trace_part, worker_log
 from runtime.records.trace import Trace
 from runtime.rendezvous import Announcement, Rendezvous, open_rendezvous, open_store
@@ -48,7 +48,7 @@ from runtime.state.saving import (
     split_tie_stats,
     with_tie_stats,
 )
-from runtime.state.status_page import Page, Word
+from runtime.state.status_page import Field, Page
 from runtime.worker.connect import Connector, guards_payload, outgoing_specs
 from runtime.worker.driver import Driver
 from runtime.worker.liveness import Liveness
@@ -266,13 +266,13 @@ class Worker:
         self._context.term()
 
     def _make_driver(self) -> Driver:
-        stop_at = self._page[Word.STOP_AT]
+        stop_at = self._page[Field.STOP_AT]
         core = WorkerCore(
             self._plan,
             generation=self._start.generation,
             start_step=self._start_step,
             retained=self._retention.retained(self._start_step),
-            reached=self._page[Word.REACHED],
+            reached=self._page[Field.REACHED],
             stop_at=stop_at - 1 if stop_at else None,
             tie_stats=self._tie_stats,
         )
@@ -317,5 +317,5 @@ class Worker:
             self._thread_failure = error
             log.exception("the loop ends")  # now: what is being computed may never end
         finally:
-            self._page[Word.LEAVING] = 1
+            self._page[Field.LEAVING] = 1
             driver.end_compute()

@@ -19,7 +19,7 @@ from runtime.core.state import State
 from runtime.core.tie_stats import TieStats
 from runtime.links.channel import connect_to
 from runtime.records.schema import Counters
-from runtime.state.status_page import Page, Word
+from runtime.state.status_page import Field, Page
 from runtime.worker.driver import DriverStatus
 from runtime.worker.telemetry import Telemetry
 
@@ -101,10 +101,10 @@ class Reporter:
         """Add what this generation counts to what earlier ones did, on the page that outlives
         them all."""
         counts = {
-            Word.RESENT: status.core.num_resent,
-            Word.DUPLICATES: status.core.num_duplicates,
-            Word.FENCED: status.core.num_fenced,
-            Word.DAMAGED: status.num_damaged,
+            Field.RESENT: status.core.num_resent,
+            Field.DUPLICATES: status.core.num_duplicates,
+            Field.FENCED: status.core.num_fenced,
+            Field.DAMAGED: status.num_damaged,
         }
         for word, count in counts.items():
             self._page[word] = self._before[word] + count
@@ -140,12 +140,12 @@ class Reporter:
             sent=stats.num_activations_sent,
             trained=stats.step,
             stale_ties=stats.tie_stats.stale,
-            retrained=page[Word.RETRAINED],
+            retrained=page[Field.RETRAINED],
             bad_steps=self._block.num_bad_steps,
-            duplicates_dropped=page[Word.DUPLICATES],
-            replayed=page[Word.RESENT],
-            fenced=page[Word.FENCED],
-            damaged=page[Word.DAMAGED],
+            duplicates_dropped=page[Field.DUPLICATES],
+            replayed=page[Field.RESENT],
+            fenced=page[Field.FENCED],
+            damaged=page[Field.DAMAGED],
             dropped_reports=self._telemetry.dropped_reports,
         )
         home = {
@@ -169,4 +169,4 @@ def staleness_of(tie_stats: TieStats) -> dict[str, dict[str, int]]:
     }
 
 
-_COUNTED = (Word.RESENT, Word.DUPLICATES, Word.FENCED, Word.DAMAGED)
+_COUNTED = (Field.RESENT, Field.DUPLICATES, Field.FENCED, Field.DAMAGED)

@@ -26,7 +26,7 @@ from runtime.records.schema import (
     WorkerResult,
 )
 from runtime.records.trace import Trace
-from runtime.state.status_page import Page, Word
+from runtime.state.status_page import Field, Page
 
 
 class Figures(NamedTuple):
@@ -51,7 +51,9 @@ class Stopwatch:
         self.seconds = dict.fromkeys(State, 0.0)
         self.computed_s = 0.0  # by the compute thread itself, without the hand-over to it
         self.snapshot_s = 0.0
-        self._copied_s = dict.fromkeys(State, 0.0)  # the same, by the state that it fell in
+        self._copied_s = dict.fromkeys(
+            State, 0.0
+        )  # snapshots' seconds, by the state they were booked under
         self._trace = trace
         self._state, self._step = State.LINKING, 0
         self._entered_s = self._since_s = time.monotonic()
@@ -116,7 +118,7 @@ class Telemetry:
         self._generation = start.generation
         self._detected_t = start.detected_t
         self._page = page
-        self._completed_before = page[Word.COMPLETED]
+        self._completed_before = page[Field.COMPLETED]
         self._steady_from = from_step + fill_steps
         self._steady_began: Seconds | None = None
         self._steady: Seconds | None = None
@@ -142,9 +144,9 @@ class Telemetry:
         """Count a finished step, at once: this generation may end before it is recorded. The
         stopwatch has been told of it before."""
         page = self._page
-        page[Word.STEPS_DONE] += 1
-        page[Word.RETRAINED] += step < page[Word.COMPLETED]
-        page[Word.COMPLETED] = max(page[Word.COMPLETED], step + 1)
+        page[Field.STEPS_DONE] += 1
+        page[Field.RETRAINED] += step < page[Field.COMPLETED]
+        page[Field.COMPLETED] = max(page[Field.COMPLETED], step + 1)
         if step + 1 >= self._steady_from:
             booked = self.stopwatch.booked()
             if self._steady_began is None:
@@ -156,8 +158,8 @@ class Telemetry:
         """Record a finished step."""
         t = time.time()
         page = self._page
-        if not page[Word.FIRST_STEP_T_NS]:
-            page[Word.FIRST_STEP], page[Word.FIRST_STEP_T_NS] = step, int(t * 1e9)
+        if not page[Field.FIRST_STEP_T_NS]:
+            page[Field.FIRST_STEP], page[Field.FIRST_STEP_T_NS] = step, int(t * 1e9)
         self._last = StepRecord(
             t=t,
             block=self._block,
@@ -192,13 +194,13 @@ class Telemetry:
     @property
     def _first_step_t(self) -> float | None:
         """When any generation of this worker in this attempt ended its first step."""
-        t_ns = self._page[Word.FIRST_STEP_T_NS]
+        t_ns = self._page[Field.FIRST_STEP_T_NS]
         return t_ns / 1e9 if t_ns else None
 
     def _rate(self, t: float, step: int) -> float:
         """Samples a second since the first step, which itself is warm-up; deaths included."""
         elapsed_s = t - (self._first_step_t or t)
-        done = step - self._page[Word.FIRST_STEP]
+        done = step - self._page[Field.FIRST_STEP]
         return self._batch_size * done / elapsed_s if elapsed_s > 0 else 0.0
 
     def due_report(

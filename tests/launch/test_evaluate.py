@@ -4,7 +4,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from launch.config import to_toml
+from launch.config_file import to_toml
 from launch.evaluate import main
 from runtime.program import REFUSED
 

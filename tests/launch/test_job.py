@@ -4,7 +4,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from launch.config import parse
+from launch.config_file import parse
 from launch.environment import Environment
 from launch.job import LocalLearningJob
 from launch.planning.resolved import Resolved

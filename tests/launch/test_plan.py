@@ -47,7 +47,7 @@ def test_measured_times_give_samples_a_second(capsys, monkeypatch):
     assert "no, 86%" in out
     assert ["this", "pipeline,", "once", "it", "is", "full", "(ties)", *["14%"] * 4] in lines
     assert "note: cuts 0,1,2,3 follow from times measured now" in out
-    assert "note: lag 0 keeps neighbours waiting" in out
+    assert "note: lag 0 makes neighbours wait" in out
 
 
 def test_data_parallelism_is_no_choice_if_memory_is_short(capsys, monkeypatch):

@@ -5,9 +5,6 @@ import sys
 import time
 from pathlib import Path
 
-from launch.config import RunConfig, to_toml
-from launch.program import measured_before
-
 ROOT = Path(__file__).parents[2]
 
 
@@ -20,16 +17,3 @@ def test_command_time_is_the_process_own():
     )
     printed_t = float(done.stdout)
     assert before_t - 0.02 <= printed_t <= time.time()  # the kernel counts in hundredths
-
-
-def test_resumed_run_has_the_cuts_that_were_measured(tmp_path):
-    """Another measurement may find others, and the run would not end as it was to end."""
-    config = RunConfig(cuts="profiled", run_dir=tmp_path)
-    assert measured_before(config) == config
-    began = RunConfig(workers=2, cuts=(0, 3))
-    (tmp_path / "config.toml").write_text(to_toml(began))
-    assert measured_before(config).cuts == (0, 3)
-    for other in ({"fresh": True}, {"workers": 3}, {"overlap": 2}, {"model": "mlp"}):
-        config = RunConfig(**({"cuts": "profiled", "run_dir": tmp_path} | other))
-        assert measured_before(config).cuts == "profiled"
-    assert measured_before(RunConfig(cuts="auto", run_dir=tmp_path)).cuts == "auto"

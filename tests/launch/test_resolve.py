@@ -1,14 +1,16 @@
 """What a configuration becomes on a given machine, and what is refused before anything starts."""
 
+import dataclasses
 import sys
 import traceback
 
 import pytest
 
-from launch.config import ConfigError, RunConfig, parse, to_toml
+from launch.config import ConfigError, ResolvedConfig, RunConfig
+from launch.config_file import parse, to_toml
 from launch.environment import Environment
 from launch.planning.notes import notes_on
-from launch.planning.resolved import ConcreteConfig, Resolved
+from launch.planning.resolved import Resolved
 from launch.resolve import dump, resolve, restore
 from models.plugins import UsersError
 
@@ -151,6 +153,13 @@ def light(environment: Environment | None = None, **settings: object) -> Resolve
     return resolved(environment, **({"model": "mlp", "decoder_depth": (0,)} | settings))
 
 
+def resume(
+    recorded: ResolvedConfig, environment: Environment | None = None, **settings: object
+) -> Resolved:
+    config = RunConfig(**({"model": "mlp", "decoder_depth": (0,)} | settings))
+    return resolve(config, environment=environment or machine(), recorded=recorded)
+
+
 def refusal(environment: Environment | None = None, **settings: object) -> str:
     with pytest.raises(ConfigError) as caught:
         resolved(environment, **settings)
@@ -169,10 +178,11 @@ def users_module(tmp_path, monkeypatch):
 
 def test_the_defaults_are_locos_cut_for_four_workers():
     run = resolved()
-    assert run.config == ConcreteConfig(
+    assert run.config == ResolvedConfig(
+        given=RunConfig(),
         workers=4,
         cuts=(0, 1, 2, 3),
-        decoder_depth=(1, 1, 1, 1),
+        lag=1,
         epochs=12,
         steps=264,
         threads=1,
@@ -224,7 +234,39 @@ def test_number_of_workers(settings, environment, workers):
 @pytest.mark.parametrize("overlap", [0, 1])
 def test_every_number_of_workers_up_to_the_units_works(workers, overlap):
     run = resolved(workers=workers, overlap=overlap)
-    assert run.partition.num_blocks == workers == len(run.config.decoder_depth)
+    assert run.partition.num_blocks == workers == run.config.workers
+
+
+def test_a_resumed_run_has_the_cuts_and_threads_that_are_recorded():
+    """On more cores it took more threads, and each sum was rounded otherwise from there on."""
+    recorded = light(machine(cores=4), workers=2).config
+    more = machine(cores=16)
+    assert light(more, workers=2).config.threads == 8
+    for given in ({}, {"workers": 2}):
+        config = resume(recorded, more, **given).config
+        assert (config.workers, config.threads, config.cuts) == (2, 2, recorded.cuts)
+        assert (config.given.cuts, config.given.threads) == (None, None)
+    assert resume(recorded, more, threads=3).config.threads == 3
+    recut = resume(recorded, more, workers=4).config
+    assert (recut.workers, recut.threads) == (4, 4)
+
+
+@pytest.mark.parametrize("cuts", [None, "auto", "profiled"])
+def test_recorded_cuts_stay_if_they_are_chosen_as_before(cuts):
+    """Another measurement may find others, and the run would not end where it was to end."""
+    given = light(workers=2, cuts=cuts).config.given
+    recorded = light(workers=2, cuts=(0, 3)).config
+    recorded = dataclasses.replace(recorded, given=given)
+    assert resume(recorded, workers=2, cuts=cuts).config.cuts == (0, 3)
+    for other in ({"cuts": (0, 1)}, {"max_memory_mb": 999}, {"overlap": 0}):
+        run = resume(recorded, **{"workers": 2, "cuts": cuts} | other)
+        assert run.config.cuts != (0, 3)
+        assert run.config.threads == recorded.threads
+
+
+def test_torchruns_number_of_workers_goes_before_the_recorded_one():
+    recorded = light(workers=2).config
+    assert resume(recorded, torchrun(3)).config.workers == 3
 
 
 def test_stages_too_short_for_the_overlap_give_way_to_balanced_cuts():
@@ -264,7 +306,7 @@ def test_snapshots_and_checkpoints():
 
 
 def test_too_little_memory_to_keep_messages_is_refused():
-    assert "retain-mb 1 is too little: worker 0 must be able to keep" in refusal(retain_mb=1)
+    assert "retain-mb 1 is too little: worker 0 must retain" in refusal(retain_mb=1)
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,19 @@
-"""Which runs can be gone on with, and what a user is told."""
+"""Which runs can be resumed, and what a user is told."""
 
 import dataclasses
 import json
 
 import pytest
 
-from launch.config import ConfigError, RunConfig, to_toml
-from launch.resume import CUT, FREE_ONLY, LENGTH, ROUNDING, RUNNING, check_resume
+from launch.config import ROLES, ConfigError, ResolvedConfig, Role, RunConfig, kebab
+from launch.config_file import from_toml, to_toml
+from launch.resume import resume
 
-BASE = RunConfig(
+BASE = ResolvedConfig(
+    given=RunConfig(workers=4),
     workers=4,
     cuts=(0, 1, 2, 3),
-    decoder_depth=(1, 1, 1, 1),
+    lag=1,
     steps=264,
     threads=1,
     window=2,
@@ -20,12 +22,18 @@ BASE = RunConfig(
     device="cpu",
     link="zmq-ipc",
 )
-TWO = {"workers": 2, "cuts": (0, 2), "decoder_depth": (1, 1)}
+TWO = {"workers": 2, "cuts": (0, 2)}
 
 
-def check(**changes: object) -> tuple[bool, list[str]]:
+def check(
+    old: ResolvedConfig = BASE, *, step: int = 100, **changes: object
+) -> tuple[ResolvedConfig, bool, list[str]]:
+    """The config with which a checkpoint of `old` is resumed, if it is recut, and the notes."""
     new = dataclasses.replace(BASE, **changes)
-    return check_resume(to_toml(BASE), json.dumps({"config": to_toml(new), "num_train": 3}))
+    found = resume(to_toml(old), step, json.dumps({"config": to_toml(new), "num_train": 3}))
+    facts = json.loads(found.text)
+    assert facts["num_train"] == 3
+    return from_toml(facts["config"]), found.recut, list(found.notes)
 
 
 def refusal(**changes: object) -> str:
@@ -36,7 +44,7 @@ def refusal(**changes: object) -> str:
 
 
 def test_the_same_settings_go_on_without_a_word():
-    assert check() == (False, [])
+    assert check() == (BASE, False, [])
 
 
 @pytest.mark.parametrize(
@@ -52,11 +60,11 @@ def test_the_same_settings_go_on_without_a_word():
     ],
 )
 def test_how_it_is_run_is_free(change):
-    assert check(**change) == (False, [])
+    assert check(**change)[1:] == (False, [])
 
 
 def test_another_cut_is_said():
-    recut, notes = check(**TWO)
+    _, recut, notes = check(**TWO)
     assert recut
     assert notes == [
         "another cut (workers 4 -> 2, cuts 0,1,2,3 -> 0,2): learning goes on, the lag starts afresh"
@@ -71,29 +79,47 @@ def test_another_cut_is_said():
     ],
 )
 def test_a_cut_may_change_in_part(change, said):
-    recut, (note,) = check(**change)
+    _, recut, (note,) = check(**change)
     assert recut
     assert f"another cut ({said})" in note
 
 
 def test_a_recut_that_also_changes_the_heads_is_refused():
-    assert "decoder-depth 1,1,1,1 -> 2,2" in refusal(**(TWO | {"decoder_depth": (2, 2)}))
-    assert "decoder-depth 1,1,1,1 -> 1,0" in refusal(**(TWO | {"decoder_depth": (1, 0)}))
+    assert "decoder-depth 1 -> 2" in refusal(**TWO, decoder_depth=(2,))
+    assert "decoder-depth 1 -> 1,0" in refusal(**TWO, decoder_depth=(1, 0))
 
 
 def test_a_longer_run_says_what_becomes_of_the_schedule():
-    assert check(epochs=24, steps=528) == (
-        False,
-        ["264 steps become 528, and the cosine is laid over all of them"],
-    )
+    _, recut, notes = check(epochs=24, steps=528)
+    assert not recut
+    assert notes == [
+        "264 steps become 528; from step 100 on the cosine is laid over all of them",
+    ]
     constant = dataclasses.replace(BASE, schedule="constant")
-    longer = dataclasses.replace(constant, steps=528)
-    text = json.dumps({"config": to_toml(longer)})
-    assert check_resume(to_toml(constant), text)[1] == ["264 steps become 528"]
+    assert check(constant, schedule="constant", steps=528)[2] == ["264 steps become 528"]
+
+
+def test_each_extension_is_recorded_where_it_began():
+    once, *_ = check(step=264, steps=528)
+    assert once.earlier_lengths == ((264, 264),)
+    again, _, notes = check(once, step=300, steps=528)
+    assert (again.earlier_lengths, notes) == (((264, 264),), [])
+    twice, *_ = check(once, step=300, steps=400)
+    assert twice.earlier_lengths == ((264, 264), (300, 528))
+
+
+def test_a_config_toml_of_an_extended_run_resumes_that_run_alone():
+    once, *_ = check(step=264, steps=528)
+    asked = {"steps": 528, "earlier_lengths": once.earlier_lengths}
+    assert check(once, step=300, **asked) == (once, False, [])
+    assert check(step=264, **asked)[0] == once  # it was stopped before its first checkpoint
+    for old, step in ((BASE, 200), (dataclasses.replace(BASE, steps=528), 300)):
+        with pytest.raises(ConfigError, match="earlier-lengths"):
+            check(old, step=step, **asked)
 
 
 def test_epochs_that_give_as_many_steps_are_no_news():
-    assert check(epochs=13) == (False, [])
+    assert check(epochs=13)[1:] == (False, [])
 
 
 @pytest.mark.parametrize(
@@ -101,24 +127,21 @@ def test_epochs_that_give_as_many_steps_are_no_news():
     [({"threads": 2}, "threads 1 -> 2"), ({"device": "cuda"}, "device cpu -> cuda")],
 )
 def test_what_changes_the_rounding_is_said(change, said):
-    assert check(**change) == (
+    assert check(**change)[1:] == (
         False,
         [f"{said}: from here on the bits are not those of an uninterrupted run"],
     )
 
 
-def test_what_free_ties_may_do_can_change_with_a_word_and_the_lag_can_not():
-    free = dataclasses.replace(BASE, lag="free", max_staleness=8)
-    new = dataclasses.replace(free, max_staleness=4)
-    text = json.dumps({"config": to_toml(new)})
-    recut, notes = check_resume(to_toml(free), text)
-    assert not recut
-    assert notes == ["max-staleness 8 -> 4"]
-    assert "lag 1 -> free" in refusal(lag="free")
+def test_the_staleness_of_free_ties_may_change_and_the_lag_may_not():
+    free = {"lag": None, "free_ties": True, "max_staleness": 8}
+    _, _, (note,) = check(dataclasses.replace(BASE, **free), **free | {"max_staleness": 4})
+    assert note.startswith("max-staleness 8 -> 4: ")
+    assert "(lag 1 -> None, free-ties False -> True)" in refusal(lag=None, free_ties=True)
 
 
 def test_all_that_is_to_be_said_is_said_at_once():
-    recut, notes = check(**TWO, threads=2, steps=300, window=4)
+    _, recut, notes = check(**TWO, threads=2, steps=300, window=4)
     assert recut
     assert [note.split()[0] for note in notes] == ["another", "264", "threads"]
 
@@ -137,10 +160,11 @@ OTHER = {
     "split": 1,
     "tie": "none",
     "lag": 2,
+    "free_ties": True,
     "alpha": 0.5,
     "objective": "cross-entropy",
     "temperature": 0.7,
-    "decoder_depth": (2, 2, 2, 2),
+    "decoder_depth": (2,),
     "optimizer": "sgd",
     "lr": 0.5,
     "weight_decay": 0.5,
@@ -151,12 +175,7 @@ OTHER = {
 }
 
 
-@pytest.mark.parametrize("name", OTHER)
+@pytest.mark.parametrize("name", [name for name, role in ROLES.items() if role is Role.RESULT])
 def test_what_makes_up_a_result_may_not_change(name):
-    assert f"({name.replace('_', '-')} " in refusal(**{name: OTHER[name]})
-
-
-def test_every_setting_is_of_one_class():
-    classes = [RUNNING, CUT, LENGTH, ROUNDING, FREE_ONLY, set(OTHER)]
-    names = [field.name for field in dataclasses.fields(RunConfig)]
-    assert sorted(name for members in classes for name in members) == sorted(names)
+    free = {"lag": None} if name == "free_ties" else {}
+    assert f"{kebab(name)} " in refusal(**{name: OTHER[name]}, **free)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from launch.planning.partition import Partition
 from models.block import LocalBlock, Recipe
 from models.network import Network, Unit, trace_units
 from models.objectives import NTXent
-from runtime.core.partition import Partition
 
 IMAGE = (1, 2, 2)
 BATCH = 5

@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from launch.planning.partition import Partition
 from models.block import LocalBlock, Recipe
 from models.mlp import mlp
 from models.network import Network, trace_units
 from models.objectives import NTXent
 from models.resnet import small_resnet
 from models.sequential import train
-from runtime.core.partition import Partition
 
 STEPS, BATCH, LR = 20, 6, 0.02  # a small rate: a larger one amplifies rounding
 IMAGE = (1, 8, 8)

@@ -67,6 +67,19 @@ def test_cosine_warms_up_and_falls_to_zero():
     assert all(rate(step) > rate(step + 1) for step in range(10, 110))
 
 
+def test_extended_run_has_the_rates_of_the_steps_before():
+    """Each step's rate is a function of the step, so that one loop can follow the extended run."""
+
+    def rates(num_steps: int, **earlier: object) -> list[float]:
+        settings = {"base": 2.0, "warmup_steps": 2, "schedule": "cosine"} | earlier
+        return [learning_rate(step, num_steps, **settings) for step in range(40)]
+
+    found = rates(40, earlier_lengths=((10, 10), (25, 30)))
+    assert found[:10] == rates(10)[:10]
+    assert found[10:25] == rates(30)[10:25]
+    assert found[25:] == rates(40)[25:]
+
+
 def test_constant_schedule_stays():
     rates = [
         learning_rate(step, 10, base=0.5, warmup_steps=0, schedule="constant") for step in range(10)

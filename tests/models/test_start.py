@@ -26,8 +26,8 @@ def test_no_step_imports_the_compiler():
         "network = load_network('resnet-small', (1, 16, 16), seed=0)\n"
         "trace_units(network, (1, 16, 16))\n"
         "from models.heads import trace_head\n"
-        "from models.unit_costs import count_loads\n"
-        "count_loads(network, (1, 16, 16))\n"
+        "from models.unit_costs import count_unit_costs\n"
+        "count_unit_costs(network, (1, 16, 16))\n"
         "trace_head(in_shape=(16, 4, 4), depth=1)\n"
         "print('torch._dynamo' in sys.modules)"
     )

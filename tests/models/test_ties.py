@@ -22,7 +22,7 @@ def test_weights_lie_one_after_another_in_order(parameters):
     assert flat[0] == 1.0, "it is a copy"
 
 
-def test_nothing_crosses_without_shared_parameters():
+def test_tie_is_none_without_shared_parameters():
     assert flat_weights([]) is None
     assert flat_gradients([]) is None
 

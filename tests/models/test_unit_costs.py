@@ -9,16 +9,16 @@ from models.heads import build_head, trace_head
 from models.mlp import mlp
 from models.network import Network, Unit, from_sequential
 from models.resnet import resnet, small_resnet
-from models.unit_costs import count_loads
+from models.unit_costs import count_unit_costs
 
 
 def test_flops_are_per_image():
-    loads = count_loads(mlp(6, width=4, depth=2), (1, 2, 3))
-    assert [load.flops for load in loads] == [2 * 6 * 4, 2 * 4 * 4]
+    costs = count_unit_costs(mlp(6, width=4, depth=2), (1, 2, 3))
+    assert [cost.flops for cost in costs] == [2 * 6 * 4, 2 * 4 * 4]
 
 
 def test_flops_of_a_convolution_are_those_of_its_positions():
-    assert count_loads(small_resnet(width=4), (1, 16, 16))[0].flops == 2 * 16 * 16 * 9 * 4
+    assert count_unit_costs(small_resnet(width=4), (1, 16, 16))[0].flops == 2 * 16 * 16 * 9 * 4
 
 
 @pytest.mark.parametrize(
@@ -26,13 +26,13 @@ def test_flops_of_a_convolution_are_those_of_its_positions():
     [(18, 1.814), (34, 3.664), (50, 4.089)],  # torchvision's figures, multiply-adds
 )
 def test_flops_are_the_published_ones(depth, giga_flops):
-    loads = count_loads(resnet(depth, stem="imagenet"), (3, 224, 224))
-    assert sum(load.flops for load in loads) / 2e9 == pytest.approx(giga_flops, abs=0.004)
+    costs = count_unit_costs(resnet(depth, stem="imagenet"), (3, 224, 224))
+    assert sum(cost.flops for cost in costs) / 2e9 == pytest.approx(giga_flops, abs=0.004)
 
 
 def test_activation_that_lives_until_the_backward_counts_once():
     """The convolution's output and the ReLU's, which takes BatchNorm's place; not the input."""
-    stem, *_ = count_loads(small_resnet(width=4), (1, 16, 16))
+    stem, *_ = count_unit_costs(small_resnet(width=4), (1, 16, 16))
     of_two_images = 2 * 4  # BatchNorm's mean and deviation of each channel
     assert stem.kept_bytes == 2 * 4 * (4 * 16 * 16) + 4 * of_two_images // 2
     assert stem.weight_bytes == 4 * (4 * 9 + 4 * 4) + 8  # with BatchNorm's count of batches
@@ -44,9 +44,9 @@ def test_unit_that_works_in_place_holds_nothing_of_its_own():
             nn.Identity(), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(6, 4), nn.Dropout(0.5)
         )
 
-    loads = count_loads(from_sequential("mine", build, seed=0), (1, 2, 3))
-    assert [load.kept_bytes for load in loads[:4]] == [0, 0, 0, 4 * 4]
-    assert loads[4].kept_bytes > 4 * 4  # its mask too
+    costs = count_unit_costs(from_sequential("mine", build, seed=0), (1, 2, 3))
+    assert [cost.kept_bytes for cost in costs[:4]] == [0, 0, 0, 4 * 4]
+    assert costs[4].kept_bytes > 4 * 4  # its mask too
 
 
 @pytest.mark.parametrize("in_shape", [(6, 4, 4), (6,)])
@@ -55,7 +55,7 @@ def test_head_cost_is_known_without_running_it(in_shape, depth):
     """The same figures as those of a run, to the byte; but for BatchNorm's of a batch."""
     build = partial(build_head, in_shape=in_shape, depth=depth, out_features=5)
     head = Network(name="head", units=(Unit(name="head", prefix="", build=lambda: build().eval()),))
-    (run,) = count_loads(head, in_shape)
+    (run,) = count_unit_costs(head, in_shape)
     told = trace_head(in_shape=in_shape, depth=depth, out_features=5)
     assert told.flops == run.flops
     assert told.kept_bytes == run.kept_bytes

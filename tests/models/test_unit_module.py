@@ -16,7 +16,7 @@ from models.network import (
     trace_units,
 )
 from models.plugins import UsersError
-from models.unit_costs import count_loads
+from models.unit_costs import count_unit_costs
 from models.unit_module import check_module, check_output, uncompiled
 
 IMAGE = (1, 2, 2)
@@ -91,7 +91,7 @@ def raises(x):
         (Gives(raises), "KeyError"),
     ],
 )
-@pytest.mark.parametrize("look", [trace_units, count_loads])
+@pytest.mark.parametrize("look", [trace_units, count_unit_costs])
 def test_unit_that_raises_is_named_with_its_input(unit, error, look):
     network = network_of(unit, nn.Linear(4, 3))
     with pytest.raises(UsersError) as caught:

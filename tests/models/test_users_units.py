@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from launch.planning.partition import Partition
 from models.block import LocalBlock, Recipe
 from models.data import ImageData
 from models.evaluation import evaluate
 from models.network import Network, build_plain, from_sequential, trace_units
 from models.objectives import NTXent
 from models.sequential import train
-from runtime.core.partition import Partition
 
 IMAGE = (1, 4, 4)
 BATCH = 5

@@ -17,7 +17,7 @@ import psutil
 import pytest
 import torch
 
-from launch.config import parse
+from launch.config_file import parse
 from launch.environment import Environment
 from launch.job import LocalLearningJob
 from launch.resolve import resolve
@@ -165,7 +165,7 @@ def reference_digests(*arguments: str) -> dict[str, str]:
     job = LocalLearningJob(resolve(config, environment=machine))
     torch.set_num_threads(job.threads)
     blocks = [job.build_block(k) for k in range(job.num_workers)]
-    train(blocks, num_steps=job.num_steps, lag=config.lag)
+    train(blocks, num_steps=job.num_steps, lag=job.plan(0).lag)
     return digest.of_run(
         [block.home_state() for block in blocks], [block.state() for block in blocks]
     )

@@ -10,7 +10,7 @@ from dataclasses import asdict
 import pytest
 import safetensors.torch
 
-from launch.config import parse
+from launch.config_file import parse
 from launch.environment import Environment
 from launch.evaluate import main as evaluate
 from launch.job import LocalLearningJob

@@ -54,7 +54,7 @@ def test_run_with_fifteen_faults_ends_the_same(start):
     pids = [{r["pid"] for r in run.metrics() if r["block"] == k} for k in range(4)]
     assert len(pids[3]) == 1
     # The loop may not have heard of the last step, nor that its snapshot is durable.
-    told = r"worker 1 was killed by SIGKILL, after [78] steps; a new one goes on from step [48]"
+    told = r"worker 1 was killed by SIGKILL, after [78] steps; a new one resumes from step [48]"
     assert re.search(told, out), out
     assert re.search(r"its loop has not turned for \d+\.\d s", out), out
     assert "the coordinator (pid" in err
@@ -76,9 +76,9 @@ def test_links_over_a_wire_heal_too(link, start):
     assert run.summary["batches"]["trained"] == 3 * 40
 
 
-def test_stopped_run_is_resumed_and_a_finished_one_extended(start):
-    """Both by the command that began the run."""
-    flags = (*QUICK, "--workers", "2", "--steps", "150", "--schedule", "constant")
+def test_run_is_stopped_resumed_extended_twice_and_recut(start):
+    """What an extended run ended with, no other program could compute: its schedule was lost."""
+    flags = (*QUICK, "--workers", "2", "--steps", "150")
     run = start(*flags)
     run.await_step(1, 5)
     run.process.send_signal(signal.SIGINT)
@@ -93,18 +93,20 @@ def test_stopped_run_is_resumed_and_a_finished_one_extended(start):
     assert code == 2
     assert "other settings (lr 0.002 -> 0.5)" in err
 
-    longer = (*QUICK, "--workers", "2", "--steps", "170", "--schedule", "constant")
-    code, out, err = start(*longer, run_dir=run.dir).end()
-    assert code == 0, out + err
-    assert "resumes from step" in err
-    assert "150 steps become 170" in err
-    assert digests(run) == reference_digests(*longer)
+    for before, steps in ((150, 170), (170, 190)):
+        longer = (*QUICK, "--workers", "2", "--steps", str(steps))
+        code, out, err = start(*longer, run_dir=run.dir).end()
+        assert code == 0, out + err
+        assert "resumes from step" in err
+        assert f"{before} steps become {steps}; from step" in err
+        assert digests(run) == reference_digests("--config", str(run.dir / "config.toml"))
+        assert digests(run) != reference_digests(*longer)
 
     code, _, err = start(*longer, run_dir=run.dir).end()
     assert code == 0
-    assert "holds a finished run of 170 steps" in err
+    assert "holds a finished run of 190 steps" in err
 
-    other = (*QUICK, "--workers", "3", "--steps", "180", "--schedule", "constant")
+    other = ("--config", str(run.dir / "given.toml"), "--workers", "3", "--steps", "200")
     code, out, err = start(*other, run_dir=run.dir).end()
     assert code == 0, out + err
     assert "another cut (workers 2 -> 3" in err

@@ -126,7 +126,7 @@ def downward_ties_are_forgotten_without_the_lag(monkeypatch):
 
 
 def a_snapshot_counts_before_it_is_durable(monkeypatch):
-    original = WorkerCore._take_due_snapshot
+    original = WorkerCore._pass_boundary
 
     def take_due_snapshot(self, step):
         before = self.snapshots.pending
@@ -137,18 +137,18 @@ def a_snapshot_counts_before_it_is_durable(monkeypatch):
                 self._do(self.edges.ack(stream))
         return may_go_on
 
-    monkeypatch.setattr(WorkerCore, "_take_due_snapshot", take_due_snapshot)
+    monkeypatch.setattr(WorkerCore, "_pass_boundary", take_due_snapshot)
 
 
 def a_snapshot_is_taken_ahead_behind_the_next_step(monkeypatch):
     """One that is asked for when that is issued then holds what the step has done."""
-    original = WorkerCore._look_ahead
+    original = WorkerCore._issue_ahead
 
     def look_ahead(self):
         following = self.step + 1
         is_behind = self._issued.has(Phase.FORWARD, following)
         if self.plan.free is None and is_behind and following < self.end:
-            self._take_due_snapshot(following)
+            self._pass_boundary(following)
         return original(self)
 
     for state in (State.UPDATE, State.APPLY):

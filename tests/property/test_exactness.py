@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from launch.config import parse
+from launch.config_file import parse
 from launch.environment import Environment
 from launch.job import build_blocks, make_feed, worker_plan
 from launch.planning.resolved import Resolved

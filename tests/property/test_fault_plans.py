@@ -52,7 +52,7 @@ def test_each_fault_alone_fires_once_and_is_borne(kind):
     counted = simulation.judge()
     assert simulation.fired == {kind: 1}
     if kind in ("kill", "segfault", "exit", "oom", "hang", "spin", "zombie", "kill-restarting"):
-        assert counted["replayed"] > 0
+        assert counted["resent"] > 0
         generations = 2 if kind == "kill-restarting" else 1
         assert simulation.workers[1].core.generation == generations
 

@@ -45,6 +45,9 @@ RECORDS = make_records(
 COMPARED = ("end-to-end", "GIM", "LoCo exact", "elastic, lag 1")
 
 
+# Statistics -------------------------------------------------------------------------------------
+
+
 def test_interval_by_hand():
     # mean 2, deviation 1, so 1 / sqrt(3) of the mean; t(.975, 2 degrees of freedom) = 4.30265
     interval = t_interval([1.0, 2.0, 3.0])

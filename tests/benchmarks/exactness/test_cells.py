@@ -5,7 +5,7 @@ import torch
 
 from benchmarks.exactness import cells as exactness
 from benchmarks.exactness.cells import DIGESTS, Cell, Options, by_one_loop, cells
-from launch.config import parse
+from launch.config_file import parse
 
 
 @pytest.fixture

@@ -61,11 +61,11 @@ def test_case_of_a_run_that_healed_is_well_and_has_its_figures():
         ({"left_behind": ["port 7"]}, ["left behind: ['port 7']"]),
     ],
 )
-def test_fault_in_a_run_is_named(changes, named):
+def test_flaw_of_a_run_is_named(changes, named):
     assert wrong(killed(**changes)) == named
 
 
-def test_another_result_is_wrong_whatever_else_is_well():
+def test_result_that_differs_is_wrong_whatever_else_is_well():
     assert wrong(killed(), expected="b" * 64) == ["another result"]
 
 
@@ -137,14 +137,14 @@ def test_plan_of_a_case_is_one_the_job_meets_and_repeats(kind):
 
 
 @pytest.mark.parametrize("kind", ["torn", "flip"])
-def test_job_is_killed_before_the_checkpoint_behind_a_damaged_one(kind):
+def test_job_is_killed_before_the_next_whole_checkpoint(kind):
     for seed in range(20):
         damage, death = make_plan(kind, seed, 60)
         damaged = -(-damage.step // CHECKPOINT_EVERY) * CHECKPOINT_EVERY  # the next one
         assert damaged <= death.step < damaged + CHECKPOINT_EVERY
 
 
-def test_soak_has_the_mean_time_between_faults_and_spares_the_end():
+def test_soak_has_the_mean_between_faults_and_spares_the_end():
     options = Options(mtbf_s=15.0)
     faults = soak_plan(options, 20_000, step_s=0.5)
     assert faults == soak_plan(options, 20_000, step_s=0.5)

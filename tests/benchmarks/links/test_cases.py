@@ -30,7 +30,7 @@ class Delivers:
 
 
 @pytest.mark.parametrize("window", [1, 3, 20])
-def test_stream_has_at_most_a_window_in_flight_and_ends_with_the_last(window):
+def test_stream_has_a_window_in_flight_and_ends_with_the_last(window):
     sender = Delivers(first=4)
     assert stream(sender, replace(CASE, window=window), 4) >= 0
     assert sender.sent == list(range(4, 11))

@@ -79,7 +79,7 @@ def test_picture_is_drawn(tmp_path):
     assert (tmp_path / "deep" / "links.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_measured_figures_are_of_a_message_and_latency_half_a_round_trip(monkeypatch):
+def test_figures_are_of_a_message_and_half_a_round_trip(monkeypatch):
     cases: list[Case] = []
 
     def run(orders, case: Case) -> float:

@@ -20,11 +20,11 @@ def test_plan_counts_once_in_the_row_of_each_of_its_kinds():
     tally.add(["kill", "drop", "kill"], outcome(kill=2, drop=1))
     tally.add(["drop"], outcome())
     assert tally.counts["kill"] == {
-        **{"plans": 1, "fired": 2, "replayed": 3, "duplicates": 2, "fenced": 1}
+        **{"plans": 1, "fired": 2, "resent": 3, "duplicates": 2, "fenced": 1}
     }
     assert tally.counts["drop"]["plans"] == 2
     assert tally.counts["all"] == {
-        **{"plans": 2, "fired": 3, "replayed": 6, "duplicates": 4, "fenced": 2}
+        **{"plans": 2, "fired": 3, "resent": 6, "duplicates": 4, "fenced": 2}
     }
 
 

@@ -13,7 +13,7 @@ HEAD = 2 * (64 * 256 + 256 * 64)
 
 def test_blocks_cost_is_that_of_home_guest_and_head():
     run = light(workers=2, cuts=(0, 2))
-    costs = counted_costs(run.setting)
+    costs = counted_costs(run)
     lower, upper = (costs.of(block) for block in run.partition.blocks)
     assert lower.home_forward == SAMPLES * (FIRST + UNIT)
     assert lower.step == SAMPLES * (2 * FIRST + 3 * UNIT + 3 * UNIT + 3 * HEAD)
@@ -22,18 +22,18 @@ def test_blocks_cost_is_that_of_home_guest_and_head():
 
 
 def test_end_to_end_has_every_unit_once_and_one_head():
-    costs = counted_costs(light(workers=4).setting)
+    costs = counted_costs(light(workers=4))
     assert costs.end_to_end() == SAMPLES * (2 * FIRST + 3 * 3 * UNIT + 3 * HEAD)
 
 
 def test_each_block_has_its_own_head():
-    setting = light(workers=2, decoder_depth=(0, 1)).setting
-    shallow, deep = counted_costs(setting).heads[3]
+    workload = light(workers=2, decoder_depth=(0, 1))
+    shallow, deep = counted_costs(workload).heads[3]
     assert shallow.forward == SAMPLES * HEAD
     assert deep.forward == SAMPLES * (HEAD + 2 * 2 * 64 * 64)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_costs_travel_as_plain_values(workers):
-    costs = counted_costs(light(workers=workers).setting)
+    costs = counted_costs(light(workers=workers))
     assert Costs.from_dict(costs.as_dict()) == costs

@@ -4,12 +4,13 @@ import re
 
 import pytest
 
-from launch.config import ConfigError, parse, to_toml
+from launch.config import ConfigError
+from launch.config_file import parse, to_toml
 from launch.planning import cuts as module
 from launch.planning.costs import Cost, Costs, counted_costs
 from launch.planning.memory import block_memory
+from launch.planning.partition import Partition
 from launch.resolve import dump, resolve, restore
-from runtime.core.partition import Partition
 
 from ..runs import MACHINE, light, resolved
 
@@ -29,7 +30,7 @@ def test_stages_stay_if_they_serve_and_auto_asks_for_balance():
     assert resolved().config.cuts == (0, 1, 2, 3)
     stages, auto = resolved(**GIM), resolved(**GIM, cuts="auto")
     assert stages.config.cuts == stages.network.stages == (0, 1, 2, 3)
-    costs = counted_costs(auto.setting)
+    costs = counted_costs(auto)
     worst = [max(costs.of(b).step for b in run.partition.blocks) for run in (stages, auto)]
     assert auto.config.cuts != stages.config.cuts
     assert worst[1] < worst[0]
@@ -38,7 +39,7 @@ def test_stages_stay_if_they_serve_and_auto_asks_for_balance():
 @pytest.mark.parametrize("depth", [(0,), (1,), (0, 2)])
 def test_heads_and_guests_count_in_the_balance(depth):
     run = resolved(workers=2, decoder_depth=depth)
-    costs = counted_costs(run.setting)
+    costs = counted_costs(run)
     worst = {
         partition.cuts: max(costs.of(block).step for block in partition.blocks)
         for partition in all_partitions(5, 1)
@@ -54,7 +55,7 @@ def test_deep_head_moves_the_cut():
 def test_bound_on_memory_moves_the_cut_and_holds():
     free = resolved(**GIM, workers=2, cuts="auto")
     needed = {
-        p.cuts: max(block_memory(free.setting, b).total / 1e6 for b in p.blocks)
+        p.cuts: max(block_memory(free, b).total / 1e6 for b in p.blocks)
         for p in all_partitions(5, 0)
     }
     least = min(needed.values())
@@ -68,7 +69,7 @@ def test_bound_on_memory_moves_the_cut_and_holds():
 
 def test_stages_that_do_not_fit_give_way():
     run = resolved(**GIM)
-    needed = max(block_memory(run.setting, b).total / 1e6 for b in run.partition.blocks)
+    needed = max(block_memory(run, b).total / 1e6 for b in run.partition.blocks)
     other = resolved(**GIM, max_memory_mb=int(needed))
     assert other.config.cuts != run.network.stages
     assert resolved(**GIM, max_memory_mb=int(needed) + 1).config.cuts == run.network.stages

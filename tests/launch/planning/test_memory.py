@@ -15,13 +15,13 @@ def test_weights_are_parameters_gradients_and_optimizer_state():
     for optimizer, copies in (("sgd", 3), ("adamw", 4)):
         run = light(workers=1, optimizer=optimizer)
         parameters = (256 * 64 + 64) + 3 * (64 * 64 + 64) + (64 * 256 + 256) + (256 * 64 + 64)
-        taken = block_memory(run.setting, run.partition.blocks[0])
+        taken = block_memory(run, run.partition.blocks[0])
         assert taken.weights == copies * 4 * parameters
 
 
 def test_activations_are_what_lives_until_the_backward():
     run = light(workers=1)
-    taken = block_memory(run.setting, run.partition.blocks[0])
+    taken = block_memory(run, run.partition.blocks[0])
     # ReLU keeps its output, Linear its input; the head keeps its hidden layer and its output.
     floats = 256 + 4 * 64 + (256 + 64) + PASSING * 64
     assert taken.activations == SAMPLES * 4 * floats
@@ -33,24 +33,24 @@ def test_messages_are_full_windows_and_one_of_what_goes_out():
     incoming = sum(window.max_bytes for window in plan.incoming.values())
     outgoing = sum(window.message_bytes for window in plan.outgoing.values())
     assert plan.incoming[Stream.TIE_DOWN].max_messages == 5
-    assert block_memory(run.setting, run.partition.blocks[1]).messages == incoming + outgoing
+    assert block_memory(run, run.partition.blocks[1]).messages == incoming + outgoing
 
 
 @pytest.mark.parametrize("retain_mb", [1024, 27])
 def test_messages_retained_for_restarts_are_bounded(retain_mb):
     run = resolved(retain_mb=retain_mb)
     for k, block in enumerate(run.partition.blocks):
-        used = sum(w.max_retained * w.message_bytes for w in worker_plan(run, k).outgoing.values())
-        retained = block_memory(run.setting, block).retained
-        assert used <= retained <= retain_mb * 1e6
+        kept = sum(w.max_retained * w.message_bytes for w in worker_plan(run, k).outgoing.values())
+        retained = block_memory(run, block).retained
+        assert kept <= retained <= retain_mb * 1e6
     if retain_mb == 1024:
-        assert max(block_memory(run.setting, b).retained for b in run.partition.blocks) < 40e6
+        assert max(block_memory(run, b).retained for b in run.partition.blocks) < 40e6
 
 
 def test_larger_batch_takes_more_and_weights_stay():
     small, large = (light(workers=2, batch_size=n) for n in (32, 64))
     for a, b in zip(small.partition.blocks, large.partition.blocks, strict=True):
-        before, after = block_memory(small.setting, a), block_memory(large.setting, b)
+        before, after = block_memory(small, a), block_memory(large, b)
         assert after.activations == 2 * before.activations
         assert after.weights == before.weights
         assert after.total > before.total

@@ -15,7 +15,7 @@ def test_default_run_has_nothing_to_be_said_of_it():
 def test_lag_of_0_is_told_with_what_it_costs():
     (note,) = notes_on(resolved(lag=0))
     assert note == (
-        "lag 0 keeps neighbours waiting: by counted FLOPs, edge 1-2 allows 96% of full rate at"
+        "lag 0 makes neighbours wait: by counted FLOPs, edge 1-2 allows 96% of full rate at"
         " most; --lag 1 would allow all of it"
     )
     assert notes_on(resolved(lag=0, tie="none")) == []
@@ -27,14 +27,14 @@ def test_measured_cuts_are_told_and_measured_times_used():
     assert notes_on(run) == [
         "cuts 0,1,2,3 follow from times measured now; repeat this run by its config.toml, which"
         " holds them",
-        "lag 0 keeps neighbours waiting: by measured times, edge 0-1 allows 86% of full rate at"
+        "lag 0 makes neighbours wait: by measured times, edge 0-1 allows 86% of full rate at"
         " most; --lag 1 would allow all of it",
     ]
 
 
 def test_run_with_free_ties_is_said_not_to_be_reproducible():
-    (note,) = notes_on(light(lag="free", max_staleness=5))
+    (note,) = notes_on(light(free_ties=True, max_staleness=5))
     assert note == (
-        "lag free: each step takes the ties that have arrived, so this run can't be reproduced;"
+        "free ties: each step takes the ties that have arrived, so this run can't be reproduced;"
         " only ties over 5 steps old are waited for, and how old they were is measured"
     )

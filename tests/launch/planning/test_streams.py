@@ -14,7 +14,7 @@ from launch.planning.streams import (
     UPWARD,
     check_retention,
     choose_snapshot_every,
-    image_bytes,
+    snapshot_bytes,
     worker_plan,
 )
 from launch.resolve import resolve
@@ -50,7 +50,7 @@ def largest_least_mb() -> float:
     for k in range(3):
         plan = worker_plan(base, k)
         least = sum(plan.min_retained(s) * w.message_bytes for s, w in plan.outgoing.items())
-        needed.append(least + PLACES * image_bytes(base, k))
+        needed.append(least + PLACES * snapshot_bytes(base, base.partition.blocks[k]))
     return max(needed) / 1e6 + 1e-3  # whole bytes, in spite of rounding
 
 
@@ -122,7 +122,7 @@ def test_snapshot_size_is_known_within_a_quarter():
         block = build_block(run, k, None)
         parameters = sum(p.nbytes for name, p in block.state().items() if "optimizer" not in name)
         # Before the first step adamw has nothing; then it has two tensors a parameter.
-        assert 0.9 < image_bytes(run, k) / (3 * parameters) < 1.25
+        assert 0.9 < snapshot_bytes(run, run.partition.blocks[k]) / (3 * parameters) < 1.25
 
 
 def test_one_worker_has_nothing_to_retain():
@@ -148,7 +148,7 @@ def test_room_that_is_too_little_is_refused_with_what_is_needed():
 
 def test_free_ties_are_held_up_by_their_bound_alone():
     """The window of each holds one more than the bound, as a lag's does; none is late."""
-    run = light(workers=3, lag="free", max_staleness=4, tie="gradient")
+    run = light(workers=3, free_ties=True, max_staleness=4, tie="gradient")
     assert (run.config.window, run.config.max_staleness) == (5, 4)
     plan = worker_plan(run, 1)
     assert (plan.lag, plan.free) == (
@@ -157,7 +157,7 @@ def test_free_ties_are_held_up_by_their_bound_alone():
     )
     for stream in (Stream.TIE_UP, Stream.TIE_DOWN):
         assert plan.outgoing[stream].max_messages == 5
-    other = light(workers=3, lag="free")
+    other = light(workers=3, free_ties=True)
     assert other.config.max_staleness == DEFAULT_MAX_STALENESS
     free = Free(max_staleness=DEFAULT_MAX_STALENESS, keeps_newest=True)
     assert worker_plan(other, 0).free == free

@@ -9,8 +9,8 @@ from ..runs import light, resolved
 
 
 def test_every_unit_and_possible_head_is_timed():
-    setting = light(workers=2, decoder_depth=(0, 1), batch_size=2).setting
-    costs = measured_costs(setting, device="cpu", threads=1)
+    workload = light(workers=2, decoder_depth=(0, 1), batch_size=2)
+    costs = measured_costs(workload, device="cpu", threads=1)
     assert costs.measured
     assert len(costs.units) == len(costs.heads) == 4
     assert all(len(row) == 2 for row in costs.heads)
@@ -22,7 +22,7 @@ def test_every_unit_and_possible_head_is_timed():
 
 def test_threads_are_given_back():
     before = torch.get_num_threads()
-    measured_costs(light(workers=1, batch_size=2).setting, device="cpu", threads=2)
+    measured_costs(light(workers=1, batch_size=2), device="cpu", threads=2)
     assert torch.get_num_threads() == before
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from rich.console import Console
 
 from runtime.coordinator.live_view import LiveView
-from runtime.records.reports import WorkerStatus
+from runtime.records.progress import WorkerStatus
 from runtime.records.schema import Report, Seconds, StepRecord
 
 

@@ -12,7 +12,7 @@ from torch.distributed import FileStore
 
 from runtime.coordinator.start import announce, recall
 from runtime.links.channel import endpoint
-from runtime.program import Program, Tell
+from runtime.program import Program, Resumption, Tell
 from runtime.records.run_dir import RunDir
 from runtime.rendezvous import Announcement, Rendezvous
 from runtime.state.checkpoint import CheckpointWriter
@@ -35,8 +35,8 @@ def config(**changes: Any) -> SleptConfig:
     return SleptConfig(**(vars(JOB) | changes))
 
 
-def same(old_toml: str, new_text: str) -> tuple[bool, list[str]]:
-    return False, []
+def same(old_toml: str, step: int, new_text: str) -> Resumption:
+    return Resumption(text=new_text)
 
 
 class Place:
@@ -65,7 +65,7 @@ class Place:
         self.attempt = self.attempt + 1 if restart else 0
         self._num_launches += not restart
         resolve = config(**(job or {})).resolve
-        settings = {"resolve": resolve, "run_dir": str(self.path), "check_resume": same}
+        settings = {"resolve": resolve, "run_dir": str(self.path), "resume": same}
         self._program = Program(
             load=load_slept_job,
             preload=(),
@@ -227,23 +227,26 @@ def test_checkpoint_that_was_only_begun_counts_for_nothing(place, capsys):
 
 
 def test_config_of_a_checkpoint_is_compared_with_the_new_one(place, capsys):
-    asked: list[tuple[str, str]] = []
+    asked: list[tuple[str, int, str]] = []
 
-    def check(old_toml: str, new_text: str) -> tuple[bool, list[str]]:
-        asked.append((old_toml, new_text))
-        return True, ["another cut", "12 steps become 20"]
+    def check(old_toml: str, step: int, new_text: str) -> Resumption:
+        asked.append((old_toml, step, new_text))
+        text = config(steps=20, window=7).to_text()
+        return Resumption(text=text, recut=True, notes=["another cut", "12 steps become 20"])
 
     (checkpoint,) = place.checkpoint(place.begin().run_id, 4)
     old_toml = (place.path / "config.toml").read_text()
-    found = place.begin(job={"steps": 20}, check_resume=check)
-    assert asked == [(old_toml, config(steps=20).to_text())]
+    found = place.begin(job={"steps": 20}, resume=check)
+    assert asked == [(old_toml, 4, config(steps=20).to_text())]
     assert found.recut
+    assert found.job_text == config(steps=20, window=7).to_text()
     assert said(capsys) == [
         f"loco: resumes from step 4 ({checkpoint})",
         "loco: another cut",
         "loco: 12 steps become 20",
     ]
-    assert "steps = 20" in (place.path / "config.toml").read_text()
+    for name in ("given.toml", "config.toml"):
+        assert "window = 7" in (place.path / name).read_text()
 
 
 # The end of a run -------------------------------------------------------------------------------
@@ -298,12 +301,12 @@ def test_run_that_is_beyond_its_end_is_refused(place):
 
 
 def test_resume_that_is_not_allowed_is_refused_by_the_program(place, capsys):
-    def refuse(old_toml: str, new_text: str) -> tuple[bool, list[str]]:
+    def refuse(old_toml: str, step: int, new_text: str) -> Resumption:
         raise ValueError("another seed; give --fresh")
 
     place.checkpoint(place.begin().run_id, 8)
     before = (place.path / "config.toml").read_text()
-    assert place.refusal(check_resume=refuse, job={"window": 3}) == "another seed; give --fresh"
+    assert place.refusal(resume=refuse, job={"window": 3}) == "another seed; give --fresh"
     assert (place.path / "config.toml").read_text() == before
     assert said(capsys) == []
     assert place.begin().resume_step == 8
@@ -311,17 +314,33 @@ def test_resume_that_is_not_allowed_is_refused_by_the_program(place, capsys):
 
 def test_config_is_compared_with_a_run_without_checkpoints_too(place):
     place.begin()
-    default = Program.__dataclass_fields__["check_resume"].default
-    assert "can't be resumed" in place.refusal(check_resume=default)
+    default = Program.__dataclass_fields__["resume"].default
+    assert "can't be resumed" in place.refusal(resume=default)
 
 
 def test_config_that_can_not_be_resolved_touches_nothing(place):
-    def resolve(tell: Tell) -> str:
+    def resolve(recorded: str | None, tell: Tell) -> str:
         raise ValueError("no such model")
 
     with pytest.raises(ValueError, match="no such model"):
         place.begin(resolve=resolve)
     assert not place.path.exists()
+
+
+def test_recorded_config_of_a_resumed_run_is_there_to_resolve(place):
+    seen: list[str | None] = []
+
+    def resolve(recorded: str | None, tell: Tell) -> str:
+        seen.append(recorded)
+        return JOB.to_text()
+
+    place.begin(resolve=resolve)
+    place.begin(resolve=resolve)
+    place.begin(resolve=resolve, fresh=True)
+    place.begin(resolve=resolve, fresh=True, restart=True)
+    place.begin(resolve=resolve, run_dir=None, restart=True)
+    recorded = load_slept_job(JOB.to_text()).config_toml
+    assert seen == [None, recorded, None, recorded, recorded]
 
 
 # Fresh, and the launcher's restarts -------------------------------------------------------------
@@ -338,7 +357,7 @@ def test_fresh_deletes_what_runs_write_and_nothing_else(place, capsys):
     found = place.begin(fresh=True)
     assert (found.no_job, found.resume) == (None, "")
     assert said(capsys) == []
-    assert in_directory(place.path) == [".lock", "config.toml", "notes.md", "plots"]
+    assert in_directory(place.path) == [".lock", "config.toml", "given.toml", "notes.md", "plots"]
 
 
 def test_fresh_spares_a_run_that_another_job_is_at(place):

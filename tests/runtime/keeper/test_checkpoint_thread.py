@@ -2,16 +2,17 @@
 
 import errno
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from runtime.faults.plan import parse
-from runtime.keeper.checkpoint_thread import Disk
+from runtime.keeper.checkpoint_thread import CheckpointThread
 from runtime.state.checkpoint import Checkpoint, CheckpointWriter, newest
 from runtime.state.image import write_image
-from runtime.state.status_page import OwnedMemory, Word
+from runtime.state.status_page import Field, OwnedMemory
 
 TIMEOUT_S = 20.0
 PART = b"the state of block 0 " * 40
@@ -26,7 +27,7 @@ def writer(tmp_path) -> CheckpointWriter:
 def lay(memory: OwnedMemory, step: int) -> None:
     """What a worker does with its part."""
     write_image(memory.paths.checkpoint, step, PART)
-    memory.page[Word.CHECKPOINT] = step + 1
+    memory.page[Field.CHECKPOINT] = step + 1
 
 
 @pytest.fixture
@@ -36,11 +37,11 @@ def write(writer, memory) -> Callable[..., list[str]]:
     def write(faults: str, *steps: int, run: CheckpointWriter = writer) -> list[str]:
         said: list[str] = []
         for step in steps:
-            disk = Disk(parse(faults), say=said.append)
+            disk = CheckpointThread(parse(faults), say=said.append)
             lay(memory, step)
             disk.write(run, 0, memory)
             disk.close(TIMEOUT_S)
-            assert memory.page[Word.CHECKPOINT_DONE] == step + 1
+            assert memory.page[Field.CHECKPOINT_DONE] == step + 1
         return said
 
     return write
@@ -71,7 +72,7 @@ def test_failed_checkpoint_is_removed_and_gets_no_more_parts(writer, memory):
     pair = CheckpointWriter(run_dir=writer.run_dir, run_id="0" * 16, num_parts=3)
     others = [OwnedMemory("first"), OwnedMemory("last")]
     said: list[str] = []
-    disk = Disk(parse("disk-full:1@0"), say=said.append)
+    disk = CheckpointThread(parse("disk-full:1@0"), say=said.append)
     for block, owned in enumerate((others[0], memory, others[1])):
         lay(owned, 12)
         disk.write(pair, block, owned)
@@ -79,7 +80,7 @@ def test_failed_checkpoint_is_removed_and_gets_no_more_parts(writer, memory):
     assert len(said) == 1
     left = [path.name for path in (writer.run_dir / "checkpoints").iterdir()]
     assert left == ["00000012-00000000.given-up"]
-    assert [owned.page[Word.CHECKPOINT_DONE] for owned in (*others, memory)] == [13] * 3
+    assert [owned.page[Field.CHECKPOINT_DONE] for owned in (*others, memory)] == [13] * 3
     for owned in others:
         owned.close()
 
@@ -131,11 +132,11 @@ def test_failing_disk_is_told_and_the_worker_goes_on(write, tmp_path):
 
 def test_part_announced_twice_is_written_once(writer, memory):
     lay(memory, 12)
-    disk = Disk((), say=pytest.fail)
+    disk = CheckpointThread((), say=pytest.fail)
     disk.write(writer, 0, memory)
     disk.close(TIMEOUT_S)
     writer.part(12, 0).unlink()
-    again = Disk((), say=pytest.fail)
+    again = CheckpointThread((), say=pytest.fail)
     again.write(writer, 0, memory)
     again.close(TIMEOUT_S)
     assert not writer.part(12, 0).exists()
@@ -145,10 +146,28 @@ def test_part_of_a_worker_that_is_gone_is_written(writer, memory):
     """Its memory is the keeper's; here two workers' parts make the checkpoint."""
     pair = CheckpointWriter(run_dir=writer.run_dir, run_id="0" * 16, num_parts=2)
     other = OwnedMemory("other")
-    disk = Disk((), say=pytest.fail)
+    disk = CheckpointThread((), say=pytest.fail)
     for block, owned in enumerate((memory, other)):
         lay(owned, 12)
         disk.write(pair, block, owned)
     disk.close(TIMEOUT_S)
     assert pair.is_complete(12)
     other.close()
+
+
+def test_write_that_hangs_is_left_behind_when_told(writer, memory, monkeypatch):
+    """A dead network disk kept Ctrl-C from ending a job, for ten minutes."""
+    begun, may_end = threading.Event(), threading.Event()
+
+    def write_part(*_):
+        begun.set()
+        may_end.wait(TIMEOUT_S)
+
+    monkeypatch.setattr(CheckpointWriter, "write_part", write_part)
+    disk = CheckpointThread((), say=pytest.fail)
+    lay(memory, 12)
+    disk.write(writer, 0, memory)
+    assert begun.wait(TIMEOUT_S)
+    disk.close(TIMEOUT_S, give_up=lambda: True)
+    assert disk._thread.is_alive()
+    may_end.set()

@@ -22,7 +22,7 @@ from runtime.keeper.child import (
     Child,
 )
 from runtime.program import DONE, Meeting, Program
-from runtime.state.status_page import Word
+from runtime.state.status_page import Field
 
 LIMIT_S = 10.0
 PHASE_LIMIT_S = 200.0
@@ -83,9 +83,9 @@ class Case:
             self.say(phase="")
             self.child.listen()
         page = self.child.memory.page
-        page[Word.TURNS] += 1
-        page[Word.STATE], page[Word.STEP] = list(State).index(state), step
-        page[Word.STEPS_DONE] = steps_done
+        page[Field.TURNS] += 1
+        page[Field.STATE], page[Field.STEP] = list(State).index(state), step
+        page[Field.STEPS_DONE] = steps_done
 
     def say(self, **facts: object) -> None:
         self.generations[-1].pipe.real.send_bytes(msgpack.packb(facts))
@@ -176,24 +176,24 @@ def test_snapshot_that_never_becomes_durable_hangs_in_any_state(case):
     page = case.child.memory.page
     for now_s in range(0, 100, 5):
         case.turn(State.DRAINING)
-        page[Word.SAVING] = 1 + now_s  # one after the other
+        page[Field.SAVING] = 1 + now_s  # one after the other
         assert case.child.hangs(now_s) == ""
     case.turn(State.DRAINING)
     assert case.child.hangs(95 + LIMIT_S) == ""
     case.turn(State.DRAINING)
     late = f"the snapshot of step 95 has not ended in {LIMIT_S:.1f} s{REMEDY}"
     assert case.child.hangs(95.1 + LIMIT_S) == late
-    page[Word.SAVING] = 0
+    page[Field.SAVING] = 0
     assert case.child.hangs(95.1 + LIMIT_S) == ""
 
 
 def test_wait_for_the_disk_is_not_counted(case):
     page = case.child.memory.page
-    page[Word.SAVING], page[Word.CHECKPOINT] = 13, 13
+    page[Field.SAVING], page[Field.CHECKPOINT] = 13, 13
     for now_s in range(0, 100, 5):
         case.turn(State.WAIT_CREDIT)
         assert case.child.hangs(now_s) == ""
-    page[Word.CHECKPOINT_DONE] = 13
+    page[Field.CHECKPOINT_DONE] = 13
     case.turn(State.WAIT_CREDIT)
     assert case.child.hangs(95 + LIMIT_S) == ""
     case.turn(State.WAIT_CREDIT)
@@ -290,7 +290,7 @@ def test_child_that_leaves_has_time_to_close_what_is_open(case):
     """Its loop has ended, and what it said last may still be on its way."""
     case.turn(State.DONE)
     assert case.child.hangs(0.0) == ""
-    case.child.memory.page[Word.LEAVING] = 1
+    case.child.memory.page[Field.LEAVING] = 1
     assert case.child.hangs(LEAVING_TIMEOUT_S) == ""
     assert "its loop has not turned" in case.child.hangs(LEAVING_TIMEOUT_S + 0.1)
 
@@ -302,7 +302,7 @@ def test_new_generation_has_the_memory_and_not_the_progress(case):
     page = case.child.memory.page
     case.turn(State.UPDATE)
     assert case.child.hangs(3.0) == ""
-    page[Word.COMPLETED] = 6
+    page[Field.COMPLETED] = 6
     case.say(traceback="Oh no", run_dir="runs/x")
     case.child.listen()
     case.generations[0].exitcode = 1
@@ -311,8 +311,8 @@ def test_new_generation_has_the_memory_and_not_the_progress(case):
     first, second = (process.start_facts for process in case.generations)
     assert (first.generation, second.generation, second.cause) == (0, 1, "failed")
     assert first.memory == second.memory == case.child.memory.paths
-    assert [page[w] for w in (Word.TURNS, Word.STATE, Word.STEPS_DONE, Word.LEAVING)] == [0] * 4
-    assert page[Word.COMPLETED] == 6
+    assert [page[w] for w in (Field.TURNS, Field.STATE, Field.STEPS_DONE, Field.LEAVING)] == [0] * 4
+    assert page[Field.COMPLETED] == 6
     assert case.child.said == {"run_dir": "runs/x"}
     assert case.child.phase == "starting"
 
@@ -323,7 +323,7 @@ def test_second_generation_at_once_is_refused(case):
 
 
 def progress(case, steps: int) -> None:
-    case.child.memory.page[Word.COMPLETED] += steps
+    case.child.memory.page[Field.COMPLETED] += steps
 
 
 def test_restarts_are_counted_within_a_window(make):

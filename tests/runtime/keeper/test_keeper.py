@@ -14,7 +14,7 @@ from runtime.keeper.child import STATES
 from runtime.keeper.keeper import SAME_STOP_S, Keeper
 from runtime.program import DONE, FINAL, NOT_STARTED, REFUSED, Program
 from runtime.signals import relayed
-from runtime.state.status_page import Word
+from runtime.state.status_page import Field
 
 
 class Clock:
@@ -34,7 +34,7 @@ class Child:
         self.block = block
         self.name = "the coordinator" if block is None else f"worker {block}"
         self.process = SimpleNamespace(exitcode=code, pid=1, join=lambda timeout_s: None)
-        self.memory = None if block is None else SimpleNamespace(page=dict.fromkeys(Word, 0))
+        self.memory = None if block is None else SimpleNamespace(page=dict.fromkeys(Field, 0))
         self.said: dict[str, Any] = {} if end is None else {"end": end}
         self.rest_until_s = 0.0
         self.too_many = ""
@@ -59,8 +59,8 @@ class Child:
 
     def reach(self, state: State) -> None:
         assert self.memory is not None
-        self.memory.page[Word.REACHED] = 5
-        self.memory.page[Word.STATE] = STATES.index(state)
+        self.memory.page[Field.REACHED] = 5
+        self.memory.page[Field.STATE] = STATES.index(state)
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def make(clock) -> Iterator[Callable[..., Keeper]]:
 
     def make(*, rank: int | None = None) -> Keeper:
         program = Program(
-            resolve=lambda tell: pytest.fail("nothing is resolved"),
+            resolve=lambda recorded, tell: pytest.fail("nothing is resolved"),
             load=lambda text: pytest.fail("no job is needed"),
             preload=(),
             run_dir=None,

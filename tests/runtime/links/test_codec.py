@@ -121,3 +121,9 @@ def test_fingerprints_differ_between_ends_that_would_not_fit():
     ]
     assert base not in others
     assert len(set(others)) == len(others)
+
+
+def test_data_without_its_edges_seed_is_no_message():
+    """Only a hello may come with a checksum that any run could make."""
+    with pytest.raises(BadMessage, match="no hello"):
+        decode(encode(DATA), edge=5)

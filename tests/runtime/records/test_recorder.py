@@ -39,7 +39,7 @@ def checkpoints(recorder: Recorder) -> Path:
 
 
 def write_checkpoints(recorder: Recorder, *steps: int) -> None:
-    recorder.run_dir.write_config("lag = 1\n")
+    recorder.run_dir.write_config("lag = 1\n", given="")
     writer = CheckpointWriter(run_dir=recorder.run_dir.path, run_id="0" * 16, num_parts=1)
     for step in steps:
         writer.write_part(0, step, b"state")

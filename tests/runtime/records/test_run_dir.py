@@ -61,7 +61,7 @@ def test_directory_with_a_run_is_only_for_a_restart(tmp_path, name):
         create(tmp_path)
     assert str(caught.value) == (
         f"run directory '{tmp_path}' already holds a run; give another by --run-dir, "
-        "or delete this one"
+        "or --fresh to start over in it"
     )
     create(tmp_path, restart=True).close()
 
@@ -93,14 +93,14 @@ def test_metrics_can_be_followed_line_by_line(tmp_path):
 
 def test_config_and_summary_are_replaced_as_one(tmp_path):
     run = create(tmp_path)
-    run.write_config("lag = 1\n")
+    run.write_config("lag = 1\n", given="lag = 1\n")
     run.write_summary({"steps": 1})
     run.write_summary({"steps": 2, "blocks": [{"loss": float("inf"), "sizes": (1, 2)}]})
     assert run.config_toml.read_text() == "lag = 1\n"
     summary = json.loads(run.summary.read_text())
     assert summary == {"steps": 2, "blocks": [{"loss": None, "sizes": [1, 2]}]}
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == [".lock", "config.toml", "logs", "summary.json"]
+    assert names == [".lock", "config.toml", "given.toml", "logs", "summary.json"]
     run.close()
 
 
@@ -115,7 +115,7 @@ def test_summary_that_fails_leaves_the_old_one(tmp_path):
 
 def test_cleared_run_is_gone_and_its_directory_still_taken(tmp_path):
     run = create(tmp_path)
-    run.write_config("lag = 1\n")
+    run.write_config("lag = 1\n", given="lag = 1\n")
     run.append_metrics([{"step": 1}])
     part = tmp_path / "checkpoints" / "00000012-ab" / "part-0000.safetensors"
     part.parent.mkdir(parents=True)

@@ -7,6 +7,7 @@ import pytest
 
 from runtime.records.schema import (
     Accuracy,
+    BlockSummary,
     Carried,
     Counters,
     Healed,
@@ -14,12 +15,13 @@ from runtime.records.schema import (
     Restart,
     Restarted,
     Seconds,
+    Spread,
     StepRecord,
     UnitAccuracy,
     WorkerResult,
+    common_fields,
     from_dict,
     read_record,
-    shared,
 )
 
 WORKER = {"t": 5.0, "block": 2, "pid": 7, "generation": 1}
@@ -94,6 +96,25 @@ def test_seconds_add_up_and_are_shared_out():
 
 
 def test_record_shares_the_fields_that_both_have():
-    assert Restart(**shared(Restart, RESTARTED)).cause == "was killed"
+    assert Restart(**common_fields(Restart, RESTARTED)).cause == "was killed"
     unit = UnitAccuracy(name="stem", linear_top1=0.5)
-    assert Accuracy(**shared(Accuracy, unit)) == Accuracy(linear_top1=0.5)
+    assert Accuracy(**common_fields(Accuracy, unit)) == Accuracy(linear_top1=0.5)
+
+
+def test_nested_records_in_dicts_and_tuples_are_read_back():
+    """A block's summary could be written and not be read: its ties' staleness is a dict."""
+    spread = Spread(num=3, median=1, p95=2, max=2, counts={"1": 2, "2": 1})
+    counts = ("bad_steps", "fenced", "damaged", "dropped_reports", "stale_ties", "restarts")
+    block = BlockSummary(
+        index=0,
+        units=("stem",),
+        guest_units=(),
+        loss=1.5,
+        probe_top1=None,
+        utilisation=0.5,
+        steady=Seconds(compute_s=1.0),
+        staleness={"tie_down": spread},
+        peak_rss_bytes=1,
+        **dict.fromkeys(counts, 0),
+    )
+    assert from_dict(BlockSummary, asdict(block)) == block

@@ -86,12 +86,12 @@ def test_closing_tables(summary):
     assert "stem 0.900 0.910" in lines
     assert "block 1 50.0% 5.0% 10.0% 15.0% 20.0% 0.0%" in lines
     assert "samples/s 500.0" in lines
-    assert "bubble: share of time that workers waited, behind the first 3 steps 45.0%" in lines
+    assert "bubble: share of time that workers waited, after the first 3 steps 45.0%" in lines
     assert "bubble of GPipe and 1F1B, 8 micro-batches, if stages were equal 11.1%" in lines
     assert "bubble of ZB-H1, 8 micro-batches, if stages were equal 4.0%" in lines
     assert "test top-1: linear 0.975, kNN 0.981" in lines
-    assert "330 steps in 61.2 s, the first after 4.1 s" in lines
-    assert "batches: 330 sent, 660 trained, 3 duplicates dropped" in lines
+    assert "330 steps; this command took 61.2 s, its first step came after 4.1 s" in lines
+    assert "batches: 330 sent, 660 trained; messages: 0 resent, 3 duplicates dropped" in lines
 
 
 def test_staleness_of_ties_is_shown_if_no_lag_is_fixed(summary):
@@ -121,7 +121,7 @@ def test_figure_that_was_not_measured_shows_as_a_dash(summary):
     assert "0 stem (+ layer1.0) – – – –" in lines
     assert "block 0 – – – – – –" in lines
     assert "samples/s –" in lines
-    assert "bubble: share of time that workers waited, behind the first 3 steps –" in lines
+    assert "bubble: share of time that workers waited, after the first 3 steps –" in lines
 
 
 def test_bubble_is_shown_only_if_workers_share_no_cores(summary):

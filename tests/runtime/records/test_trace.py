@@ -74,3 +74,15 @@ def test_events_are_not_stored_without_a_path(tmp_path):
     trace.instant("restart")
     trace.flush()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_trace_that_can_not_be_written_ends_alone(tmp_path, caplog):
+    """A full disk ended the worker, and each generation after it."""
+    (tmp_path / "trace").write_text("in the way")
+    trace = Trace(tmp_path / "trace" / "worker-0.jsonl", 0)
+    for _ in range(2):
+        trace.instant("healed")
+        trace.flush()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"the timeline ends here: {tmp_path}/trace/worker-0.jsonl: File exists"
+    ]

@@ -23,7 +23,7 @@ from runtime.state.saving import (
     with_tie_stats,
 )
 from runtime.state.snapshots import Snapshots, image_of
-from runtime.state.status_page import OwnedMemory, Word
+from runtime.state.status_page import Field, OwnedMemory
 
 LAG = 3
 SPECS = {Stream.TIE_DOWN: (TensorSpec(shape=(4,), dtype="float32"),)}
@@ -74,7 +74,7 @@ class Saving:
     def finish_writing(self) -> None:
         """What the keeper does when the part is on the disk."""
         page = self.memory.page
-        page[Word.CHECKPOINT_DONE] = page[Word.CHECKPOINT]
+        page[Field.CHECKPOINT_DONE] = page[Field.CHECKPOINT]
 
     def part(self) -> tuple[int, dict[str, Tensor]]:
         found = read_image(self.memory.paths.checkpoint)
@@ -92,7 +92,7 @@ def test_snapshot_is_the_state_alone(make):
     case.put(0, 1, 2, 3, 4)
     case.save(5, checkpoint=False)
     assert case.heard == []
-    assert case.memory.page[Word.CHECKPOINT] == 0
+    assert case.memory.page[Field.CHECKPOINT] == 0
     step, state = make().saver.latest()
     assert step == 5
     assert state.keys() == STATE.keys()
@@ -106,7 +106,7 @@ def test_part_is_whole_when_announced_and_the_snapshot_follows(make):
     case.save(4, checkpoint=False)
     case.save(7, checkpoint=True)
     assert case.heard == [("announced", 7, 4), ("between at 7", 7, 4)]
-    assert case.memory.page[Word.CHECKPOINT] == 8
+    assert case.memory.page[Field.CHECKPOINT] == 8
     assert make().saver.latest()[0] == 7
 
 
@@ -170,7 +170,7 @@ def test_state_too_large_is_refused_before_anything_is_written(make):
     small.put(*range(8))
     with pytest.raises(OutOfRoom, match=r"retain-mb 0 is too little: .*; give --retain-mb 1$"):
         small.save(8, checkpoint=True)
-    assert small.memory.page[Word.CHECKPOINT] == 0
+    assert small.memory.page[Field.CHECKPOINT] == 0
     assert make().saver.latest()[0] == 4
 
 

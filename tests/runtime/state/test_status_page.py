@@ -6,14 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from runtime.state.status_page import PAGE_BYTES, WORD_BYTES, OwnedMemory, Page, Word
+from runtime.state.status_page import PAGE_BYTES, Field, OwnedMemory, Page
 
 WRITES_AND_DIES = """
 import os, signal, sys
-from runtime.state.status_page import Page, Word
+from runtime.state.status_page import Page, Field
 page = Page(sys.argv[1])
-page[Word.STEP] = 41
-page[Word.CHECKPOINT] = 2**40
+page[Field.STEP] = 41
+page[Field.CHECKPOINT] = 2**40
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -27,24 +27,24 @@ def test_page_outlives_the_process_that_wrote_it(memory):
         [sys.executable, "-c", WRITES_AND_DIES, memory.paths.page], timeout=60, check=False
     )
     assert done.returncode == -signal.SIGKILL
-    assert (memory.page[Word.STEP], memory.page[Word.CHECKPOINT]) == (41, 2**40)
-    assert memory.page[Word.TURNS] == 0
+    assert (memory.page[Field.STEP], memory.page[Field.CHECKPOINT]) == (41, 2**40)
+    assert memory.page[Field.TURNS] == 0
 
 
 def test_page_is_seen_by_both_ends(memory):
     theirs = Page(memory.paths.page)
-    theirs[Word.TURNS] += 3
-    memory.page[Word.STOP_WANTED] = 1
-    assert (memory.page[Word.TURNS], theirs[Word.STOP_WANTED]) == (3, 1)
+    theirs[Field.TURNS] += 3
+    memory.page[Field.STOP_WANTED] = 1
+    assert (memory.page[Field.TURNS], theirs[Field.STOP_WANTED]) == (3, 1)
     theirs.close()
-    assert memory.page[Word.TURNS] == 3
+    assert memory.page[Field.TURNS] == 3
 
 
-def test_words_have_places_of_their_own_on_the_page(memory):
-    for word in Word:
+def test_fields_have_places_of_their_own_on_the_page(memory):
+    for word in Field:
         memory.page[word] = -1 - word
-    assert [memory.page[word] for word in Word] == [-1 - word for word in Word]
-    assert WORD_BYTES * len(Word) <= PAGE_BYTES
+    assert [memory.page[word] for word in Field] == [-1 - word for word in Field]
+    assert 8 * len(Field) <= PAGE_BYTES
 
 
 def test_memory_parts_are_files_of_their_own(memory):
@@ -52,12 +52,6 @@ def test_memory_parts_are_files_of_their_own(memory):
     files = [paths.page, paths.messages, *paths.snapshots, paths.checkpoint]
     assert len({Path(path).stat().st_ino for path in files}) == 5
     assert [Path(path).stat().st_size for path in files] == [PAGE_BYTES, 0, 0, 0, 0]
-
-
-def test_memory_size_is_what_it_takes_up(memory):
-    before = memory.size_bytes
-    Path(memory.paths.messages).write_bytes(bytes(1 << 20))
-    assert memory.size_bytes - before == 1 << 20
 
 
 def test_closing_leaves_nothing_open():
@@ -70,8 +64,8 @@ def test_closing_leaves_nothing_open():
 
 def test_page_stays_with_a_worker_when_the_keeper_lets_go():
     memory = OwnedMemory("left")
-    memory.page[Word.STEP] = 7
+    memory.page[Field.STEP] = 7
     theirs = Page(memory.paths.page)
     memory.close()
-    assert theirs[Word.STEP] == 7
+    assert theirs[Field.STEP] == 7
     theirs.close()

@@ -93,7 +93,7 @@ def test_partition_lets_nothing_pass_either_way_until_it_ends():
 # The dead ---------------------------------------------------------------------------------------
 
 
-def test_messages_of_the_dead_would_be_believed_but_for_their_generation():
+def test_dead_generation_would_be_believed_but_for_its_number():
     core = WorkerCore(Case(num_workers=3, num_steps=5, lag=1, tied=True, size=2).plan(1))
     below, above = (messages_of_the_dead(7, core, side) for side in (Side.BELOW, Side.ABOVE))
     assert {message.side for message in below} == {Side.BELOW}

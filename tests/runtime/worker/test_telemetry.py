@@ -20,7 +20,7 @@ from runtime.records.schema import (
     WorkerResult,
 )
 from runtime.records.trace import Trace
-from runtime.state.status_page import OwnedMemory, Word
+from runtime.state.status_page import Field, OwnedMemory
 from runtime.worker import telemetry
 from runtime.worker.telemetry import Telemetry, figures_of
 
@@ -70,7 +70,7 @@ class Worker:
     def result(self) -> WorkerResult:
         return self.telemetry.result(Counters(sent=2), staleness={}, digests={})
 
-    def words(self, *words: Word) -> list[int]:
+    def words(self, *words: Field) -> list[int]:
         return [self.page[word] for word in words]
 
 
@@ -101,20 +101,20 @@ def test_step_makes_one_record(worker):
 def test_page_counts_steps_and_remembers_the_first(worker):
     worker.begin(from_step=40)
     worker.train(40, 41, 42)
-    words = (Word.STEPS_DONE, Word.COMPLETED, Word.RETRAINED, Word.FIRST_STEP)
+    words = (Field.STEPS_DONE, Field.COMPLETED, Field.RETRAINED, Field.FIRST_STEP)
     assert worker.words(*words) == [3, 43, 0, 40]
-    assert worker.page[Word.FIRST_STEP_T_NS] == 1001 * 10**9
+    assert worker.page[Field.FIRST_STEP_T_NS] == 1001 * 10**9
 
 
 def test_steps_ended_by_a_generation_before_count_as_retrained(worker):
     worker.train(0, 1, 2, 3, 4)
     worker.begin(from_step=2, **NEXT_GENERATION)
     worker.train(2, 3)
-    assert worker.words(Word.RETRAINED, Word.COMPLETED) == [2, 5]
+    assert worker.words(Field.RETRAINED, Field.COMPLETED) == [2, 5]
     worker.begin(from_step=3, **(NEXT_GENERATION | {"generation": 2}))
     worker.train(3, 4, 5)
-    assert worker.words(Word.RETRAINED, Word.COMPLETED, Word.STEPS_DONE) == [4, 6, 10]
-    assert worker.words(Word.FIRST_STEP, Word.FIRST_STEP_T_NS) == [0, 1001 * 10**9]
+    assert worker.words(Field.RETRAINED, Field.COMPLETED, Field.STEPS_DONE) == [4, 6, 10]
+    assert worker.words(Field.FIRST_STEP, Field.FIRST_STEP_T_NS) == [0, 1001 * 10**9]
 
 
 def test_rate_leaves_the_warm_up_out(worker):

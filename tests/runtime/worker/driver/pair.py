@@ -24,7 +24,7 @@ from runtime.records.trace import Trace
 from runtime.state.retention import NeighboursRetention, Retention
 from runtime.state.saving import Saver
 from runtime.state.snapshots import Snapshots
-from runtime.state.status_page import OwnedMemory, Word
+from runtime.state.status_page import Field, OwnedMemory
 from runtime.worker.driver import Driver
 from runtime.worker.liveness import Liveness
 from runtime.worker.telemetry import Telemetry
@@ -128,7 +128,7 @@ class Seat:
             generation=self._generation,
             start_step=step,
             retained=retention.retained(step),
-            reached=page[Word.REACHED],
+            reached=page[Field.REACHED],
         )
         links = {side: self._link(side)}
         return Driver(
@@ -165,8 +165,8 @@ class Seat:
 
     def _announced(self) -> None:
         page = self.memory.page
-        self.announced.append(page[Word.CHECKPOINT] - 1)
-        page[Word.CHECKPOINT_DONE] = page[Word.CHECKPOINT]
+        self.announced.append(page[Field.CHECKPOINT] - 1)
+        page[Field.CHECKPOINT_DONE] = page[Field.CHECKPOINT]
 
     def _link(self, side: Side) -> EdgeLink:
         end = End(side=side, run_id="test", specs=SPECS)

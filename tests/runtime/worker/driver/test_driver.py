@@ -10,7 +10,7 @@ from runtime.core.plan import Stream
 from runtime.core.state import State
 from runtime.core.streams import ProtocolError
 from runtime.links.link import LinkError
-from runtime.state.status_page import Word
+from runtime.state.status_page import Field
 from runtime.worker.compute_thread import Copied, Done
 from runtime.worker.inbox import Ready
 from runtime.worker.telemetry import Figures
@@ -165,7 +165,7 @@ def test_step_is_on_the_page_before_it_is_issued(make_pair):
 
         def look_and_issue(work):
             if isinstance(work, Ready):
-                seen.append(work.action.step < seat.memory.page[Word.REACHED])
+                seen.append(work.action.step < seat.memory.page[Field.REACHED])
             issue(work)
 
         computing.issue = look_and_issue

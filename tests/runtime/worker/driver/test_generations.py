@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from runtime.core.state import State
-from runtime.state.status_page import Word
+from runtime.state.status_page import Field
 
 from .pair import TIMEOUT_S, HeldBlock
 
@@ -16,10 +16,10 @@ def test_page_says_how_far_a_worker_is(make_pair):
     pair.join()
     for seat in pair.seats:
         page = seat.memory.page
-        assert list(State)[page[Word.STATE]] is State.DONE
-        assert [page[w] for w in (Word.STEP, Word.STEPS_DONE, Word.REACHED)] == [5, 5, 5]
-        assert (page[Word.COMPLETED], page[Word.RETRAINED], page[Word.STOP_AT]) == (5, 0, 0)
-        assert page[Word.TURNS] > 5
+        assert list(State)[page[Field.STATE]] is State.DONE
+        assert [page[w] for w in (Field.STEP, Field.STEPS_DONE, Field.REACHED)] == [5, 5, 5]
+        assert (page[Field.COMPLETED], page[Field.RETRAINED], page[Field.STOP_AT]) == (5, 0, 0)
+        assert page[Field.TURNS] > 5
         assert seat.announced == [5]  # where the job ends there is a checkpoint
 
 
@@ -65,8 +65,8 @@ def test_worker_that_is_replaced_goes_on_from_its_snapshot(make_pair, k):
     assert blocks[1 - k].calls == undisturbed[1 - k].calls
     assert again.calls == undisturbed[k].calls[2 * 3 :]  # from the snapshot of step 3 on
     page = pair.seats[k].memory.page
-    assert (page[Word.COMPLETED], page[Word.REACHED]) == (9, 9)
-    assert page[Word.RETRAINED] == 2
+    assert (page[Field.COMPLETED], page[Field.REACHED]) == (9, 9)
+    assert page[Field.RETRAINED] == 2
 
 
 def test_stop_ends_both_workers_at_one_step_with_a_checkpoint(make_pair):
@@ -75,7 +75,7 @@ def test_stop_ends_both_workers_at_one_step_with_a_checkpoint(make_pair):
 
         def update(self, step):
             if step == 3:
-                self.page[Word.STOP_WANTED] = 1
+                self.page[Field.STOP_WANTED] = 1
             return super().update(step)
 
     lower = Wishes()
@@ -87,7 +87,7 @@ def test_stop_ends_both_workers_at_one_step_with_a_checkpoint(make_pair):
     (step,) = {driver.core.step for driver in pair.drivers}
     assert 3 < step < 10**6
     for seat in pair.seats:
-        assert seat.memory.page[Word.STOP_AT] == step + 1
+        assert seat.memory.page[Field.STOP_AT] == step + 1
         assert seat.announced == [step]
 
 

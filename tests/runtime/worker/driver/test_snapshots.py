@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from runtime.core.messages import Computed, Phase
-from runtime.state.status_page import Word
+from runtime.state.status_page import Field
 
 from .pair import TIMEOUT_S, HeldBlock
 
@@ -101,4 +101,4 @@ def test_keeper_is_told_of_a_snapshot_when_its_step_is_reached(make_pair, pendin
     driver, page = pair.drivers[0], pair.seats[0].memory.page
     driver.core.step, driver.core.snapshots.pending = 2, pending
     driver._tell_keeper()
-    assert page[Word.SAVING] == word
+    assert page[Field.SAVING] == word

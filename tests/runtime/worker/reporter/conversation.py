@@ -8,7 +8,6 @@ import msgpack
 import torch
 import zmq
 
-from runtime.core.plan import Side
 from runtime.core.state import State
 from runtime.core.stats import CoreStats
 from runtime.core.tie_stats import TieStats
@@ -93,7 +92,6 @@ class Conversation:
             end=NUM_STEPS,
             is_stopping=False,
             pending_snapshot=None,
-            linked=frozenset(Side),
             num_activations_sent=NUM_STEPS,
             num_resent=0,
             num_duplicates=0,

@@ -11,7 +11,7 @@ from runtime.core.plan import Stream
 from runtime.core.state import State
 from runtime.core.tie_stats import TieStats
 from runtime.records.schema import Counters
-from runtime.state.status_page import Word
+from runtime.state.status_page import Field
 from runtime.worker import reporter as reporting
 from runtime.worker.reporter import ASK_EVERY_S, STOP_LINGER_S
 from runtime.worker.telemetry import figures_of
@@ -55,7 +55,7 @@ def test_result_holds_figures_digests_and_weights(talk):
     talk.telemetry.count_step(NUM_STEPS - 1)
     talk.telemetry.step_done(NUM_STEPS - 1, figures_of(talk.block))
     talk.telemetry.dropped_reports = 2
-    talk.page[Word.RETRAINED] = 4
+    talk.page[Field.RETRAINED] = 4
     talk.finish()
     result, weights = talk.hand_in()
     assert result.digests == digest.block_records(1, STATE)
@@ -116,7 +116,7 @@ def test_counters_add_up_over_generations(talk):
             talk.now(num_resent=factor, num_duplicates=10 * factor, num_fenced=100 * factor)
             talk.num_damaged = 1000 * factor
             talk.turn()
-    words = (Word.RESENT, Word.DUPLICATES, Word.FENCED, Word.DAMAGED)
+    words = (Field.RESENT, Field.DUPLICATES, Field.FENCED, Field.DAMAGED)
     assert [talk.page[word] for word in words] == [4, 40, 400, 4000]
     talk.finish()
     result, _ = talk.hand_in()

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from runtime.records.reports import Progress, event_line, units_label
+from runtime.records.progress import Progress, event_line, units_label
 from runtime.records.schema import (
     Carried,
     Healed,
@@ -48,7 +48,7 @@ def report(compute_s: float, *records: Record, generation: int = 1) -> Report:
                 from_step=40,
                 **WORKER,
             ),
-            "worker 2 was killed by SIGKILL, after 41 steps; a new one goes on from step 40",
+            "worker 2 was killed by SIGKILL, after 41 steps; a new one resumes from step 40",
         ),
         (Healed(healed_s=3.14159, **WORKER), "worker 2 is back where it was, 3.1 s later"),
         (

@@ -2,7 +2,7 @@
 
 from .conftest import SMALL, assert_nothing_is_left
 
-FREE = (*SMALL, "--quick-end", "--report-every-s", "0.1", "--workers", "3", "--lag", "free")
+FREE = (*SMALL, "--quick-end", "--report-every-s", "0.1", "--workers", "3", "--free-ties")
 
 
 def test_run_with_free_ties_bears_a_death_within_its_bound(start):
@@ -10,7 +10,7 @@ def test_run_with_free_ties_bears_a_death_within_its_bound(start):
     run.await_step(2, 2)
     code, out, err = run.end()
     assert code == 0, out + err
-    assert "lag free" in out + err
+    assert "free ties" in out + err
     assert "can't be reproduced" in out + err
     summary = run.summary
     assert summary["batches"]["trained"] == 120

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from runtime.core.partition import Block, Partition, balanced_cuts
+from launch.planning.partition import Block, Partition, balanced_cuts
 
 
 def test_homes_are_consecutive_and_guests_begin_the_next_home():

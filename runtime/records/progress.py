@@ -87,8 +87,8 @@ def event_line(record: Record, before: StepRecord | None) -> str:
     match record:
         case Restarted():
             return (
-                f"{who} {record.cause}, after {record.completed_before} steps; a new one goes"
-                f" on from step {record.from_step}"
+                f"{who} {record.cause}, after {record.completed_before} steps; a new one"
+                f" resumes from step {record.from_step}"
             )
         case Healed():
             return f"{who} is back where it was, {record.healed_s:.1f} s later"
