@@ -27,8 +27,8 @@ def run(body: str, *arguments: object) -> NoReturn:
         getattr(importlib.import_module(module), function)(*arguments)
         code = 0
     except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else 1
-        if error.code != code:
+        code = 0 if error.code is None else error.code if isinstance(error.code, int) else 1
+        if isinstance(error.code, str):
             print(error.code, file=sys.stderr)
     except BaseException:
         traceback.print_exc()

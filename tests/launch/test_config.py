@@ -84,11 +84,11 @@ def refusal(argv: list[str]) -> str:
         ),
     ],
 )
-def test_a_value_that_cannot_be(argv, message):
+def test_value_that_is_not_allowed_is_refused(argv, message):
     assert refusal(argv.split()) == message
 
 
-def test_a_path_that_can_not_be_told_is_refused():
+def test_path_that_is_not_utf8_is_refused():
     """A name of other bytes than UTF-8 was a TypeError of the store's."""
     for flag in ("--run-dir", "--model", "--data"):
         assert "is not UTF-8; give a name that is" in refusal([flag, "runs/\udcff.py:build"])
@@ -110,18 +110,18 @@ def test_every_field_has_one_role():
         assert marks in ([], [ROLES[name]])
 
 
-def test_two_configs_are_equal_if_they_differ_in_place():
+def test_configs_that_differ_in_place_alone_are_equal():
     place = {name for name, role in ROLES.items() if role is Role.PLACE}
     uncompared = {n for n, field in RunConfig.__dataclass_fields__.items() if not field.compare}
     assert place == uncompared
 
 
-def test_a_depth_is_that_of_all_blocks_or_one_a_block():
+def test_depth_is_one_figure_or_one_per_block():
     assert [RunConfig(decoder_depth=(2,)).depth_of(k) for k in range(3)] == [2, 2, 2]
     assert [RunConfig(decoder_depth=(1, 0)).depth_of(k) for k in range(2)] == [1, 0]
 
 
-def test_the_longest_lag_is_the_bound_of_free_ties():
+def test_longest_lag_is_the_bound_of_free_ties():
     longest = [
         RunConfig(**given).longest_lag
         for given in ({}, {"lag": 2}, {"free_ties": True}, {"free_ties": True, "max_staleness": 3})
@@ -129,13 +129,13 @@ def test_the_longest_lag_is_the_bound_of_free_ties():
     assert longest == [1, 2, 8, 3]
 
 
-def test_a_program_without_timing_refuses_free_ties():
+def test_free_ties_are_refused_by_one_process():
     refuse_free_ties(RunConfig())
     with pytest.raises(ConfigError, match="give a fixed lag, such as --lag 1, or use"):
         refuse_free_ties(RunConfig(free_ties=True))
 
 
-def test_reading_a_config_stays_light():
+def test_config_is_read_without_torch():
     code = (
         "import sys; from launch.config_file import parse; parse([], prog='x');"
         "print([m for m in ('torch', 'zmq', 'sklearn', 'numpy') if m in sys.modules])"

@@ -38,7 +38,7 @@ def refusal(argv: list[str]) -> str:
     return message
 
 
-def test_no_argument_gives_the_defaults():
+def test_defaults_come_without_an_argument():
     assert parse([], prog="pipeline.py") == RunConfig()
 
 
@@ -69,7 +69,7 @@ def test_flags_of_what_may_go_wrong():
     assert not parse([], prog="pipeline.py").fresh
 
 
-def test_a_flag_wins_over_the_file(tmp_path):
+def test_flag_wins_over_the_file(tmp_path):
     file = write(tmp_path / "run.toml", "lag = 4\nalpha = 0.5\ncuts = [0, 2]\ndecoder-depth = [2]")
     config = parse(["--lag", "3", *file], prog="pipeline.py")
     assert config == RunConfig(lag=3, alpha=0.5, cuts=(0, 2), decoder_depth=(2,))
@@ -115,7 +115,7 @@ def test_help_names_every_flag_and_exits_with_0(capsys):
         ("digits", "'digits' is not understood; flags begin with --, and --help lists them"),
     ],
 )
-def test_a_flag_that_is_not_understood(argv, message):
+def test_flag_that_is_not_understood_is_named(argv, message):
     assert refusal(argv.split()) == message
 
 
@@ -130,7 +130,7 @@ def test_a_flag_that_is_not_understood(argv, message):
         ("lr = 1979-05-27", ": 'lr' is date; give a plain value"),
     ],
 )
-def test_a_file_that_is_not_understood_is_named(tmp_path, text, message):
+def test_file_that_is_not_understood_is_named(tmp_path, text, message):
     refused = refusal(write(tmp_path / "run.toml", text))
     assert refused.removeprefix(f"config file '{tmp_path}/run.toml'").strip() == message
 
@@ -147,30 +147,30 @@ def test_a_file_that_is_not_understood_is_named(tmp_path, text, message):
         ("cuts = [0, 1.5]", "Invalid value for [cuts]: '1.5' is not a whole number ({}); see "),
     ],
 )
-def test_a_files_value_that_cannot_be(tmp_path, text, message):
+def test_value_in_a_file_that_is_not_allowed_is_refused(tmp_path, text, message):
     file = write(tmp_path / "run.toml", text)
     assert refusal(file).startswith(message.format(file[1]))
 
 
-def test_a_missing_file(tmp_path):
+def test_missing_file_is_refused(tmp_path):
     path = tmp_path / "none.toml"
     assert refusal(["--config", str(path)]) == (
         f"config file '{path}': no such file or directory; check the path"
     )
 
 
-def test_a_file_that_is_no_text(tmp_path):
+def test_file_that_is_no_text_is_refused(tmp_path):
     path = tmp_path / "run.toml"
     path.write_bytes(b"\xff\xfe")
     assert "is not valid TOML" in refusal(["--config", str(path)])
 
 
-def test_an_empty_path_is_no_directory():
+def test_empty_path_is_no_directory():
     """--run-dir "$RUN", with RUN unset, wrote a run into the current directory."""
     assert "--run-dir: the path is empty; was a variable not set?" in refusal(["--run-dir", ""])
 
 
-def test_a_current_directory_that_was_deleted_is_told(tmp_path, monkeypatch):
+def test_deleted_current_directory_is_told(tmp_path, monkeypatch):
     place = tmp_path / "place"
     place.mkdir()
     monkeypatch.chdir(place)
@@ -234,13 +234,13 @@ def test_given_toml_takes_any_flag_and_leaves_all_else_open(run):
         ("--lag 2", {"epochs": 3, "steps": 25, "lag": 2}),
     ],
 )
-def test_a_flag_for_the_length_replaces_the_files(tmp_path, flags, expected):
+def test_length_by_flag_replaces_that_of_the_file(tmp_path, flags, expected):
     """--epochs 60 with a file that had steps went unheard, for steps decide."""
     file = write(tmp_path / "run.toml", "epochs = 3\nsteps = 25")
     assert parse([*file, *flags.split()], prog="x") == RunConfig(**expected)
 
 
-def test_config_toml_repeats_its_run_and_hands_on_what_was_given(run):
+def test_config_toml_repeats_its_run_with_what_was_given(run):
     config = parse(["--config", str(run / "config.toml")], prog="x")
     assert config == RESOLVED
     assert to_toml(config) == to_toml(RESOLVED)
@@ -269,7 +269,7 @@ GIVEN_BY_FLAG = {"method": "e2e", "tie": "none", "schedule": "constant", "device
 GIVEN_BY_FLAG |= {"cuts": "0,1", "batch_size": 8}
 
 
-def test_without_its_given_toml_the_remedy_is_the_table(run):
+def test_remedy_without_given_toml_is_the_table(run):
     (run / "given.toml").unlink()
     argv = ["--trace", "--cuts", "0,1"]
     assert refusal(["--config", str(run / "config.toml"), *argv]) == (
@@ -292,7 +292,7 @@ def test_without_its_given_toml_the_remedy_is_the_table(run):
         ("given = 1", "no attribute"),
     ],
 )
-def test_a_config_toml_that_no_run_wrote_is_refused(tmp_path, text, reason):
+def test_config_toml_that_no_run_wrote_is_refused(tmp_path, text, reason):
     path = tmp_path / "config.toml"
     message = refusal(write(path, text))
     assert message.startswith(f"config file '{path}': no run of this version wrote it (")
@@ -302,6 +302,6 @@ def test_a_config_toml_that_no_run_wrote_is_refused(tmp_path, text, reason):
         from_toml(text)
 
 
-def test_a_wrong_word_in_a_config_toml_is_named(tmp_path):
+def test_wrong_value_in_a_config_toml_is_named(tmp_path):
     text = to_toml(RESOLVED).replace('method = "local"', 'method = "lcal"')
     assert 'Invalid value "lcal" for [method]' in refusal(write(tmp_path / "config.toml", text))

@@ -176,7 +176,7 @@ def users_module(tmp_path, monkeypatch):
     sys.modules.pop("users_module", None)
 
 
-def test_the_defaults_are_locos_cut_for_four_workers():
+def test_defaults_are_locos_cut_for_four_workers():
     run = resolved()
     assert run.config == ResolvedConfig(
         given=RunConfig(),
@@ -206,7 +206,7 @@ def test_the_defaults_are_locos_cut_for_four_workers():
         {"method": "e2e", "workers": 4},
     ],
 )
-def test_giving_back_the_resolved_config_repeats_the_run(tmp_path, settings):
+def test_resolved_config_resolves_to_itself(tmp_path, settings):
     first = resolved(**settings)
     file = tmp_path / "config.toml"
     file.write_text(to_toml(first.config))
@@ -232,12 +232,12 @@ def test_number_of_workers(settings, environment, workers):
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("overlap", [0, 1])
-def test_every_number_of_workers_up_to_the_units_works(workers, overlap):
+def test_workers_up_to_the_number_of_units_work(workers, overlap):
     run = resolved(workers=workers, overlap=overlap)
     assert run.partition.num_blocks == workers == run.config.workers
 
 
-def test_a_resumed_run_has_the_cuts_and_threads_that_are_recorded():
+def test_resumed_run_has_the_recorded_cuts_and_threads():
     """On more cores it took more threads, and each sum was rounded otherwise from there on."""
     recorded = light(machine(cores=4), workers=2).config
     more = machine(cores=16)
@@ -264,12 +264,12 @@ def test_recorded_cuts_stay_if_they_are_chosen_as_before(cuts):
         assert run.config.threads == recorded.threads
 
 
-def test_torchruns_number_of_workers_goes_before_the_recorded_one():
+def test_torchruns_workers_go_before_the_recorded_ones():
     recorded = light(workers=2).config
     assert resume(recorded, torchrun(3)).config.workers == 3
 
 
-def test_stages_too_short_for_the_overlap_give_way_to_balanced_cuts():
+def test_stages_too_short_for_the_overlap_give_way():
     run = resolved(workers=2, overlap=2, model="resnet18-cifar")
     assert min(len(home) for home in run.partition.homes[1:]) >= 2
 
@@ -305,7 +305,7 @@ def test_snapshots_and_checkpoints():
     assert resolved(batch_size=256, retain_mb=40).config.snapshot_every < 4
 
 
-def test_too_little_memory_to_keep_messages_is_refused():
+def test_memory_too_little_for_messages_is_refused():
     assert "retain-mb 1 is too little: worker 0 must retain" in refusal(retain_mb=1)
 
 
@@ -341,7 +341,7 @@ def test_link():
         )
 
 
-def test_an_address_that_others_cannot_reach_is_refused():
+def test_address_that_others_cannot_reach_is_refused():
     """Each host of a job once connected to its own loopback, and waited there for ever."""
     assert "give --bind 0.0.0.0" in refusal(torchrun(4, local_world_size=2))
     assert "no address of this host" in refusal(link="zmq-tcp", bind="192.0.2.1")
@@ -353,12 +353,12 @@ def test_units_that_share_a_parameter_cannot_be_cut_apart(users_module):
     )
 
 
-def test_a_module_that_stands_twice_is_two_units(users_module):
+def test_module_that_stands_twice_is_two_units(users_module):
     run = resolved(model=f"{users_module}:build_twice", workers=1)
     assert [unit.name for unit in run.network.units] == ["0", "1", "2", "3", "4"]
 
 
-def test_a_factory_that_wants_arguments_is_refused(users_module):
+def test_factory_that_wants_arguments_is_refused(users_module):
     assert "is called with no argument" in refusal(model=f"{users_module}:needs_one")
 
 
@@ -421,7 +421,7 @@ def test_end_to_end_is_one_block_with_the_top_blocks_decoder():
         ),
     ],
 )
-def test_what_does_not_fit_is_refused_with_what_does(settings, environment, message):
+def test_value_that_does_not_fit_is_refused_with_what_does(settings, environment, message):
     assert refusal(environment, **settings) == message
 
 
@@ -437,12 +437,12 @@ def test_what_does_not_fit_is_refused_with_what_does(settings, environment, mess
         ({"split": 7}, ["split 7", "0 to 4"]),
     ],
 )
-def test_a_name_that_does_not_exist_is_named_with_what_does(settings, fragments):
+def test_unknown_name_is_refused_with_the_known_ones(settings, fragments):
     message = refusal(**settings)
     assert [fragment for fragment in fragments if fragment not in message] == []
 
 
-def test_a_users_model_and_data_are_found_in_the_current_directory(users_module):
+def test_users_modules_are_found_in_the_current_directory(users_module):
     run = resolved(
         model=f"{users_module}:build",
         data=f"{users_module}:twelve",
@@ -455,7 +455,7 @@ def test_a_users_model_and_data_are_found_in_the_current_directory(users_module)
     assert (run.num_train, run.num_classes, run.config.steps) == (12, 3, 90)
 
 
-def test_a_users_model_of_one_unit_runs_in_one_worker(users_module):
+def test_users_model_of_one_unit_runs_in_one_worker(users_module):
     message = refusal(model=f"{users_module}:build_linear")
     assert "an nn.Sequential is needed" in message
     assert resolved(model=f"{users_module}:build", decoder_depth=(0,)).config.workers == 3
@@ -477,14 +477,14 @@ def test_a_users_model_of_one_unit_runs_in_one_worker(users_module):
         ),
     ],
 )
-def test_what_users_code_gives_is_refused_in_a_line(users_module, settings, message):
+def test_users_code_is_refused_in_a_line(users_module, settings, message):
     """Each of these came to light in a worker, after restarts, or at the end of the run."""
     settings = {key: f"{users_module}:{name}" for key, name in settings.items()}
     assert message in refusal(**settings)
 
 
 @pytest.mark.parametrize("lag", [0, 1])
-def test_a_unit_that_raises_keeps_its_traceback(users_module, lag):
+def test_unit_that_raises_keeps_its_traceback(users_module, lag):
     """The commonest slip, a layer of another size than its input, named no unit."""
     with pytest.raises(UsersError) as caught:
         resolved(model=f"{users_module}:build_ill_fitting", lag=lag)
@@ -495,7 +495,7 @@ def test_a_unit_that_raises_keeps_its_traceback(users_module, lag):
     assert "forward" in [entry.name for entry in traceback.extract_tb(_origin(caught.value))]
 
 
-def test_a_unit_that_fails_on_odd_images_is_shown_what_is_odd(users_module):
+def test_unit_that_fails_is_shown_what_is_odd_of_its_images(users_module):
     """Channels-last images end in the first layer, before any note is printed."""
     with pytest.raises(UsersError) as caught:
         resolved(model=f"{users_module}:build", data=f"{users_module}:channels_last", batch_size=4)
@@ -508,7 +508,7 @@ def _origin(error):
 
 
 @pytest.mark.parametrize("cuts", [None, "profiled"])
-def test_a_transformer_is_cut(users_module, cuts):
+def test_transformer_is_cut(users_module, cuts):
     run = resolved(model=f"{users_module}:transformer", workers=2, cuts=cuts, batch_size=2)
     assert [trace.output_shape for trace in run.traces] == [(16, 8)] * 3
 
@@ -518,7 +518,7 @@ def test_complex_parameters_are_tied(users_module):
     assert run.traces[1].trainable_dtypes == {"complex64"}
 
 
-def test_what_is_odd_is_told_wherever_the_run_is_restored(users_module):
+def test_remarks_are_told_if_the_run_is_restored(users_module):
     """Only the coordinator loads the data, and so only it can see that they are not scaled."""
     names = {"model": f"{users_module}:build_compiled", "data": f"{users_module}:raw"}
     run = resolved(**names, batch_size=4, workers=1)
@@ -527,7 +527,7 @@ def test_what_is_odd_is_told_wherever_the_run_is_restored(users_module):
     assert "is compiled (units 0, 1) and runs here without torch.compile" in compiled
 
 
-def test_a_users_package_named_models_is_named_by_its_path(tmp_path, monkeypatch):
+def test_users_package_named_models_is_named_by_its_path(tmp_path, monkeypatch):
     """launch/pipeline.py --model models.net:build found this project's models, and no net."""
     (tmp_path / "models").mkdir()
     (tmp_path / "models/__init__.py").touch()

@@ -43,7 +43,7 @@ def refusal(**changes: object) -> str:
     return str(caught.value)
 
 
-def test_the_same_settings_go_on_without_a_word():
+def test_same_settings_resume_without_a_note():
     assert check() == (BASE, False, [])
 
 
@@ -59,11 +59,11 @@ def test_the_same_settings_go_on_without_a_word():
         {"fresh": True},
     ],
 )
-def test_how_it_is_run_is_free(change):
+def test_settings_of_how_it_is_run_are_free(change):
     assert check(**change)[1:] == (False, [])
 
 
-def test_another_cut_is_said():
+def test_cut_that_changes_is_told():
     _, recut, notes = check(**TWO)
     assert recut
     assert notes == [
@@ -78,18 +78,18 @@ def test_another_cut_is_said():
         ({"overlap": 0}, "overlap 1 -> 0"),
     ],
 )
-def test_a_cut_may_change_in_part(change, said):
+def test_cut_may_change_in_part(change, said):
     _, recut, (note,) = check(**change)
     assert recut
     assert f"another cut ({said})" in note
 
 
-def test_a_recut_that_also_changes_the_heads_is_refused():
+def test_recut_that_changes_the_heads_too_is_refused():
     assert "decoder-depth 1 -> 2" in refusal(**TWO, decoder_depth=(2,))
     assert "decoder-depth 1 -> 1,0" in refusal(**TWO, decoder_depth=(1, 0))
 
 
-def test_a_longer_run_says_what_becomes_of_the_schedule():
+def test_extension_says_what_becomes_of_the_schedule():
     _, recut, notes = check(epochs=24, steps=528)
     assert not recut
     assert notes == [
@@ -99,7 +99,7 @@ def test_a_longer_run_says_what_becomes_of_the_schedule():
     assert check(constant, schedule="constant", steps=528)[2] == ["264 steps become 528"]
 
 
-def test_each_extension_is_recorded_where_it_began():
+def test_extensions_are_recorded_with_their_first_steps():
     once, *_ = check(step=264, steps=528)
     assert once.earlier_lengths == ((264, 264),)
     again, _, notes = check(once, step=300, steps=528)
@@ -108,7 +108,7 @@ def test_each_extension_is_recorded_where_it_began():
     assert twice.earlier_lengths == ((264, 264), (300, 528))
 
 
-def test_a_config_toml_of_an_extended_run_resumes_that_run_alone():
+def test_config_toml_of_an_extension_resumes_that_run_alone():
     once, *_ = check(step=264, steps=528)
     asked = {"steps": 528, "earlier_lengths": once.earlier_lengths}
     assert check(once, step=300, **asked) == (once, False, [])
@@ -126,27 +126,27 @@ def test_epochs_that_give_as_many_steps_are_no_news():
     ("change", "said"),
     [({"threads": 2}, "threads 1 -> 2"), ({"device": "cuda"}, "device cpu -> cuda")],
 )
-def test_what_changes_the_rounding_is_said(change, said):
+def test_rounding_that_changes_is_told(change, said):
     assert check(**change)[1:] == (
         False,
         [f"{said}: from here on the bits are not those of an uninterrupted run"],
     )
 
 
-def test_the_staleness_of_free_ties_may_change_and_the_lag_may_not():
+def test_staleness_may_change_and_the_lag_may_not():
     free = {"lag": None, "free_ties": True, "max_staleness": 8}
     _, _, (note,) = check(dataclasses.replace(BASE, **free), **free | {"max_staleness": 4})
     assert note.startswith("max-staleness 8 -> 4: ")
     assert "(lag 1 -> None, free-ties False -> True)" in refusal(lag=None, free_ties=True)
 
 
-def test_all_that_is_to_be_said_is_said_at_once():
+def test_notes_come_all_at_once():
     _, recut, notes = check(**TWO, threads=2, steps=300, window=4)
     assert recut
     assert [note.split()[0] for note in notes] == ["another", "264", "threads"]
 
 
-def test_another_run_is_refused_with_the_difference():
+def test_run_with_other_settings_is_refused_with_them():
     assert refusal(seed=1, batch_size=32, threads=2, window=5) == (
         "the run directory holds a run with other settings (batch-size 64 -> 32, seed 0 -> 1);"
         " give those it was begun with, another --run-dir, or --fresh to start over"
@@ -176,6 +176,6 @@ OTHER = {
 
 
 @pytest.mark.parametrize("name", [name for name, role in ROLES.items() if role is Role.RESULT])
-def test_what_makes_up_a_result_may_not_change(name):
+def test_settings_of_the_result_may_not_change(name):
     free = {"lag": None} if name == "free_ties" else {}
     assert f"{kebab(name)} " in refusal(**{name: OTHER[name]}, **free)

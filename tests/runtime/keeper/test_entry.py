@@ -56,7 +56,9 @@ def test_thread_that_user_code_has_left_is_not_waited_for(run):
     assert run("bodies:leaves_a_thread").returncode == 0
 
 
-@pytest.mark.parametrize(("code", "returned", "said"), [(3, 3, ""), ("no data", 1, "no data\n")])
+@pytest.mark.parametrize(
+    ("code", "returned", "said"), [(3, 3, ""), (None, 0, ""), ("no data", 1, "no data\n")]
+)
 def test_exit_of_a_body_is_that_of_the_process(run, code, returned, said):
     ended = run("bodies:exits", code)
     assert (ended.returncode, ended.stderr) == (returned, said)
