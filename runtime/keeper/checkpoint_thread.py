@@ -30,6 +30,8 @@ class CheckpointThread:
         self._faults = [f for f in faults if f.kind in ("disk-full", "torn", "flip")]
         self._say = say
         self._given_up: set[int] = set()  # the steps of checkpoints that can't be completed
+        self._is_left = False
+        self._of_pages = threading.Lock()  # over which workers' memory may go when we are left
         self._jobs: queue.SimpleQueue[tuple[CheckpointWriter, int, OwnedMemory] | None]
         self._jobs = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="disk", daemon=True)
@@ -46,13 +48,22 @@ class CheckpointThread:
         until_s = time.monotonic() + timeout_s
         while self._thread.is_alive() and time.monotonic() < until_s and not give_up():
             self._thread.join(min(GIVE_UP_POLL_S, timeout_s))
+        with self._of_pages:
+            self._is_left = True
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             writer, block, memory = job
-            announced = memory.page[Field.CHECKPOINT]
-            if announced > memory.page[Field.CHECKPOINT_DONE]:
-                self._write(writer, block, memory, announced - 1)
+            with self._of_pages:
+                if self._is_left:
+                    return
+                announced = memory.page[Field.CHECKPOINT]
+                if announced <= memory.page[Field.CHECKPOINT_DONE]:
+                    continue
+            self._write(writer, block, memory, announced - 1)
+            with self._of_pages:
+                if self._is_left:
+                    return
                 memory.page[Field.CHECKPOINT_DONE] = announced
 
     def _write(self, writer: CheckpointWriter, block: int, memory: OwnedMemory, step: int) -> None:
@@ -66,6 +77,8 @@ class CheckpointThread:
             self._write_part(writer, block, step, content, is_full="disk-full" in faults)
             _damage(writer.part(step, block), faults)
         except Exception as error:  # whatever it is, training goes on, and the user is told
+            if self._is_left:
+                return  # and nobody waits for this checkpoint
             self._given_up.add(step)
             with contextlib.suppress(OSError):
                 writer.give_up(step)

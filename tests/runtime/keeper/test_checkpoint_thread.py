@@ -170,4 +170,7 @@ def test_write_that_hangs_is_left_behind_when_told(writer, memory, monkeypatch):
     assert begun.wait(TIMEOUT_S)
     disk.close(TIMEOUT_S, give_up=lambda: True)
     assert disk._thread.is_alive()
+    memory.page[Field.CHECKPOINT_DONE] = 0
     may_end.set()
+    disk._thread.join(TIMEOUT_S)
+    assert memory.page[Field.CHECKPOINT_DONE] == 0, "its memory may be gone by now"
