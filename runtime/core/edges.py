@@ -45,6 +45,7 @@ class Edges:
         }
         self.peers = {side: Peer() for side in Side if side in plan.sides()}
         self._acked: set[Stream] = set()  # since the last tick
+        self._heard: set[Side] = set()  # likewise
         self.num_fenced = 0
         self.num_resent = 0
         self.num_duplicates = 0
@@ -62,6 +63,10 @@ class Edges:
                 return stream in self.incoming and stream.source is side
             case Ack(stream=stream):
                 return stream in self.outgoing and stream.target is side
+
+    def hear(self, side: Side) -> None:
+        """Note that a neighbour has said something, so that nothing it said before is under way."""
+        self._heard.add(side)
 
     def is_current(self, side: Side, message: Data | Ack | SnapshotRequest | Stop) -> bool:
         """Whether a message is between the two generations of now; counts it if not."""
@@ -250,17 +255,23 @@ class Edges:
 
     def repeat(self) -> Iterator[Action]:
         """On a tick: all that a lost message would have said, unless it has been said since the
-        last one; if that is lost, the next tick tells."""
+        last one; if that is lost, the next tick tells.
+
+        A tick counts as quiet on a stream only if its sender has been heard: messages come in
+        order, so what is missing then is lost. Behind a long message nobody is heard.
+        """
         for side, peer in self.peers.items():
             acknowledges = any(stream.source is side for stream in self.incoming)
             if not peer.is_linked or not acknowledges:
                 yield self.hello(side)  # also to be heard at all, if there is no other
         for stream, incoming in self.incoming.items():
             if self.peers[stream.source].generation is not None:
-                asks = incoming.has_been_quiet_for_long()
+                is_heard = stream.source in self._heard
+                asks = incoming.count_quiet_tick() if is_heard else False
                 if asks or stream not in self._acked:
                     yield self.ack(stream, resend=asks)
         self._acked.clear()
+        self._heard.clear()
         for stream in self.outgoing:
             yield from self.ask_for_room(stream)
 

@@ -173,8 +173,9 @@ class Incoming:
             self.absent.add(step)
         return True
 
-    def has_been_quiet_for_long(self) -> bool:
-        """Count a tick without news; True when it is time to ask again for what is expected.
+    def count_quiet_tick(self) -> bool:
+        """Count a tick without news from a sender that was heard; True when it is time to ask again
+        for what is expected.
 
         A sender that has not yet sent it ignores the question, so a slow one does no harm.
         """

@@ -150,6 +150,7 @@ class WorkerCore:
 
     def _received(self, event: Received) -> None:
         side, message = event.side, event.message
+        self.edges.hear(side)
         if isinstance(message, Hello):
             self._actions.extend(self.edges.take_hello(side, message))
         elif self.edges.is_current(side, message):

@@ -305,7 +305,7 @@ class Driver:
                 if found.stream is not None:
                     self._handle(Rejected(stream=found.stream))
             else:
-                self._liveness.heard(side)
+                self._liveness.heard(side, by_data=bool(found.payload))
                 self._handle(Received(side=side, message=found.message), found.payload)
 
     def _note_damage(self, side: Side, damaged: Damaged) -> None:

@@ -1,30 +1,56 @@
 """Whether the neighbours can still be heard, and dialling anew if they can't.
 
 Owns the patience with silence. A neighbour says something at least every other tick, also while it
-computes, so a silent one is dead, stopped, or behind a broken connection. The first two are its
-keeper's business; only the last is mended here.
+computes, so a silent one is dead, stopped, behind a broken connection or behind a long message of
+its own. The first two are its keeper's business; only the third is mended here.
 """
 
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from runtime.core.plan import Side
 from runtime.links.link import Link, LinkError
 
 log = logging.getLogger(__name__)
 
-REDIAL_AFTER_S = 1.0  # of silence; each time that nothing comes of it, twice as long
-MAX_REDIAL_S = 16.0
+REDIAL_AFTER_S = 1.0  # of silence, at least; each time that no data come of it, twice as long
+MAX_REDIAL_S = 30.0
 LONG_SILENCE_S = 3.0
 ABSENCE_S = 5.0  # between two looks at the clock: this process was stopped, not its neighbours
 
 
-@dataclass
 class _Silence:
-    since_s: float
-    redial_after_s: float = REDIAL_AFTER_S
+    """One side: since when it has been silent, and when it is dialled next.
+
+    A neighbour is silent behind a long message on a slow link, and dialling anew would lose that
+    message. So the patience doubles until data come, and stays twice the longest silence that data
+    have ended.
+    """
+
+    def __init__(self, now_s: float) -> None:
+        self.since_s = now_s
+        self.dial_at_s = now_s + REDIAL_AFTER_S
+        self._patience_s = REDIAL_AFTER_S
+        self._longest_s = 0.0
+        self._was_dialled = False
+
+    def dialled(self, now_s: float) -> None:
+        self._was_dialled = True
+        self.dial_at_s = now_s + self._patience_s
+        self._patience_s = min(2 * self._patience_s, MAX_REDIAL_S)
+
+    def ended(self, now_s: float, *, by_data: bool) -> None:
+        if by_data:
+            if not self._was_dialled:
+                self._longest_s = max(self._longest_s, now_s - self.since_s)
+            self._patience_s = max(REDIAL_AFTER_S, min(2 * self._longest_s, MAX_REDIAL_S))
+        self._was_dialled = False
+        self.since_s, self.dial_at_s = now_s, now_s + self._patience_s
+
+    def forgive(self, absent_s: float) -> None:
+        self.since_s += absent_s
+        self.dial_at_s += absent_s
 
 
 class Liveness:
@@ -46,12 +72,12 @@ class Liveness:
         self._find_below = find_below
         self._patience_s = patience_s
         self._clock = clock
-        self._silences = {side: _Silence(since_s=clock()) for side in links}
+        self._silences = {side: _Silence(clock()) for side in links}
         self._checked_s = clock()
 
-    def heard(self, side: Side) -> None:
-        """Note that a side was heard."""
-        self._silences[side] = _Silence(since_s=self._clock())
+    def heard(self, side: Side, *, by_data: bool = False) -> None:
+        """Note that a side was heard: by a message with tensors, or by a short one."""
+        self._silences[side].ended(self._clock(), by_data=by_data)
 
     @property
     def are_silent(self) -> bool:
@@ -63,14 +89,14 @@ class Liveness:
         `step` is for its message."""
         self._forgive_own_absence()
         for side, silence in self._silences.items():
-            silent_s = self._clock() - silence.since_s
-            if silent_s > self._patience_s:
+            now_s = self._clock()
+            if now_s - silence.since_s > self._patience_s:
                 raise LinkError(
                     f"nothing from the worker {side.value} in {self._patience_s:.0f} s, at step"
                     f" {step}; can its address be reached from this host (--bind)?"
                 )
-            if silent_s > silence.redial_after_s:
-                silence.redial_after_s = silent_s + min(MAX_REDIAL_S, silence.redial_after_s)
+            if now_s > silence.dial_at_s:
+                silence.dialled(now_s)
                 log.warning("the worker %s is silent; dialling anew", side.value)
                 self._links[side].redial(self._find_below() if side is Side.BELOW else None)
 
@@ -80,4 +106,4 @@ class Liveness:
         self._checked_s += absent_s
         if absent_s > ABSENCE_S:
             for silence in self._silences.values():
-                silence.since_s += absent_s
+                silence.forgive(absent_s)

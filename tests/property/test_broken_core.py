@@ -83,7 +83,7 @@ def a_tick_repeats_nothing_but_hello(monkeypatch):
 
 
 def silence_asks_for_nothing(monkeypatch):
-    monkeypatch.setattr(Incoming, "has_been_quiet_for_long", lambda self: False)
+    monkeypatch.setattr(Incoming, "count_quiet_tick", lambda self: False)
 
 
 def no_snapshot_is_taken_for_room(monkeypatch):

@@ -325,6 +325,8 @@ def test_awaited_message_is_asked_for_despite_a_fresh_ack():
     """The acknowledgement went out a moment ago, and asked for nothing."""
     here = edges(middle(num_steps=9))
     for _ in range(RESEND_AFTER_TICKS - 1):
+        here.hear(Side.BELOW)
         list(here.repeat())
     here.ack(TIE_UP)
+    here.hear(Side.BELOW)
     assert ack(TIE_UP, 0, 0, resend=True) in list(here.repeat())
