@@ -46,6 +46,10 @@ def announce(program: Program, rendezvous: Rendezvous, tell: Tell) -> Found:
             )
             announcement = Announcement(no_job=DONE)
         else:
+            if checkpoint is not None:
+                _say(program, f"resumes from step {checkpoint.step} ({checkpoint.path})")
+                for note in how.notes:
+                    _say(program, note)
             job = job if how.text == text else program.load(how.text)
             run_dir.write_config(job.config_toml, given=job.given_toml)
             announcement = _announcement(how.text, job, run_dir, socket, resume)
@@ -133,9 +137,6 @@ def _checkpoint(
                 f"run directory {str(run_dir.path)!r} is at step {found.step}, beyond the"
                 f" {job.num_steps} steps asked for; give more --epochs or --steps, or --fresh"
             )
-        _say(program, f"resumes from step {found.step} ({found.path})")
-        for note in how.notes:
-            _say(program, note)
         return found, how
     if run_dir.config_toml.exists():
         program.resume(run_dir.config_toml.read_text("utf-8"), 0, text)

@@ -163,6 +163,29 @@ class UnitAccuracy(Accuracy):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Evaluation(Accuracy):
+    """That of the features after one unit, and all that it was measured by, as launch/evaluate.py
+    writes it.
+
+    `block` is the one whose home ends there. Images are counted if they have a label, classes if a
+    training image has them. `split` and `seed` are of the data; the seed draws sgd's order too.
+    """
+
+    run: str
+    weights_sha256: str
+    data: str
+    split: int
+    num_train: int
+    num_test: int
+    num_classes: int
+    seed: int
+    protocol: dict[str, Any]
+    unit: str
+    block: int | None
+    num_features: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Spread:
     """Counted whole numbers; `counts` is by number."""
 

@@ -14,7 +14,15 @@ from rich.table import Table
 from rich.text import Text
 
 from runtime.records.progress import units_label
-from runtime.records.schema import Accuracy, BlockSummary, Restart, Seconds, Summary, UnitAccuracy
+from runtime.records.schema import (
+    Accuracy,
+    BlockSummary,
+    Evaluation,
+    Restart,
+    Seconds,
+    Summary,
+    UnitAccuracy,
+)
 
 UNKNOWN = "–"
 
@@ -69,6 +77,28 @@ def units_table(units: Sequence[UnitAccuracy]) -> Table:
     for unit in units:
         figures = (_figure(top1, "{:.3f}") for top1 in (unit.linear_top1, unit.knn_top1))
         table.add_row(Text(unit.name), *figures)
+    return table
+
+
+def evaluation_line(record: Evaluation) -> str:
+    """What was measured, on what and how."""
+    of = record.protocol
+    epochs = f", {of['epochs']} epochs" if of["linear"] == "sgd" else ""
+    return (
+        f"{record.data}: {record.num_train} training and {record.num_test} test images of"
+        f" {record.num_classes} classes; features: {of['features']}; linear:"
+        f" {of['linear']}{epochs}; kNN: k {of['k']}, temperature {of['temperature']}"
+    )
+
+
+def evaluation_table(records: Sequence[Evaluation]) -> Table:
+    """Held-out accuracy after each unit, and the block whose home ends there."""
+    table = plain_table("unit")
+    _add_figures(table, "block", "features", "linear top-1 (test)", "kNN top-1 (test)")
+    for record in records:
+        counts = (_figure(count, "{}") for count in (record.block, record.num_features))
+        figures = (_figure(top1, "{:.3f}") for top1 in (record.linear_top1, record.knn_top1))
+        table.add_row(Text(record.unit), *counts, *figures)
     return table
 
 
