@@ -16,7 +16,7 @@ SLICE_VALUES = 1 << 22  # images are looked at in slices, so that a large set ne
 
 
 def to_images(value: object, what: str) -> Tensor:
-    """Take images: uint8 is scaled to [0, 1], other floating types become float32.
+    """Take images: uint8 stays as it is and where it lies, floating types become float32.
 
     Raises ValueError for whatever is not (N, C, H, W), and for values that are not finite.
     """
@@ -28,10 +28,17 @@ def to_images(value: object, what: str) -> Tensor:
         grey = ": images[:, None], if they have one channel" if images.ndim == 3 else ""
         raise ValueError(f"{form}; {IMAGES}{grey}")
     if images.dtype == torch.uint8:
-        return images.float().div_(255)
+        return images
     images = images.float()
     _check_finite(images, what)
     return images
+
+
+def to_unit_range(images_NCHW: Tensor) -> Tensor:
+    """A batch as float32: uint8 is scaled to [0, 1], floats are given back as they are."""
+    if images_NCHW.dtype == torch.uint8:
+        return images_NCHW.float().div_(255)
+    return images_NCHW
 
 
 def to_labels(value: object, what: str) -> Tensor:

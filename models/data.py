@@ -1,15 +1,16 @@
 """Images with labels, by name, and the order in which training sees them.
 
-Owns the data sets that need no download, how a user's own joins them, and which images make up
-the batch of a step. Knows nothing of views' drawing or of blocks.
+Owns the data sets that need no download, how those on the disk and a user's own join them, and
+which images make up the batch of a step. Knows nothing of layouts, views' drawing or blocks.
 
 Shapes: N images, C channels, H height, W width. A label of -1 means unlabelled.
 """
 
 import importlib.util
 import re
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -19,22 +20,38 @@ from torch.nn import functional
 
 from models import randomness
 from models.arrays import LABELS, to_images, to_labels, value_range
+from models.datasets.cifar import read_cifar10, read_cifar100
+from models.datasets.folder import read_folder
+from models.datasets.idx import read_idx
+from models.datasets.parts import Parts, Reader
+from models.datasets.stl10 import read_stl10
 from models.plugins import call_function, is_dotted, unknown_name
-from models.views import DIGITS, GENERIC, ViewRanges
+from models.tell import Tell, unheard
+from models.validation import draw_few, split_off
+from models.views import DIGITS, GENERIC, Views
 
 NUM_SPLITS = 5
 SYNTHETIC_CLASSES = 10
 LEAST_BATCH = 2
 FARTHEST_VALUE = 10  # of standardised images; those of 0 to 16 or 255 have not been scaled
 FEW_CHANNELS = (1, 3, 4)
+READERS: Mapping[str, Reader] = {  # of what lies at a path, by the layout's name before the colon
+    "cifar10": read_cifar10,
+    "cifar100": read_cifar100,
+    "stl10": read_stl10,
+    "idx": read_idx,
+}
+LAYOUTS = (*READERS, "folder")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageData:
-    """Images (N, C, H, W) float32 in [0, 1] and labels (N,) int64, for training and held out.
+    """Images (N, C, H, W) and labels (N,) int64, for training and held out.
 
-    Takes arrays and tensors of other types as models.arrays does; raises ValueError for what can't
-    be trained on. There may be no held-out images; no array is written to.
+    Images are float32 in [0, 1], or uint8, which a batch of them is scaled from where it is used
+    (models.arrays.to_unit_range). Takes arrays and tensors of other types as models.arrays does;
+    raises ValueError for what can't be trained on. There may be no held-out images; no array is
+    written to. `source_remarks`: what is odd about the files that the images come from.
     """
 
     train_images: Tensor
@@ -42,9 +59,15 @@ class ImageData:
     test_images: Tensor
     test_labels: Tensor
     num_classes: int
-    views: ViewRanges = GENERIC
+    views: Views = GENERIC
+    source_remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if not callable(self.views):
+            raise ValueError(
+                f"views are a {type(self.views).__name__}; give models.views.ViewRanges, or a"
+                " function that is called as views(images, seed=..., step=...)"
+            )
         for part in ("train", "test"):
             self._take(part)
         if not self.test_images.numel():
@@ -79,9 +102,11 @@ class ImageData:
     def remarks(self) -> list[str]:
         """What is odd about the data though it can be trained on, in short sentences."""
         found = (self._range_remark(), self._axes_remark(), self._labels_remark())
-        return [remark for remark in found if remark is not None]
+        return [*self.source_remarks, *(remark for remark in found if remark is not None)]
 
     def _range_remark(self) -> str | None:
+        if self.train_images.dtype == torch.uint8:
+            return None
         low, high = value_range(self.train_images)
         if max(-low, high) <= FARTHEST_VALUE:
             return None
@@ -116,25 +141,115 @@ class ImageData:
         return num_channels, height, width
 
 
-def load_data(name: str, *, seed: int, split: int = 0) -> ImageData:
+def load_data(
+    name: str,
+    *,
+    seed: int,
+    split: int = 0,
+    validation: float = 0.0,
+    train_images: int | None = None,
+    image_size: int | None = None,
+    verifies: bool = False,
+    tell: Tell = unheard,
+) -> ImageData:
     """Load the data set of a name.
 
     "digits": scikit-learn's 1,797 bundled digits at 16x16; over splits 0 to 4 each is held out
     once. "synthetic:CxHxW" or "synthetic:CxHxWxN": N (1024) training images of 10 classes drawn
-    from the seed. package.module:function: called with no argument, returns ImageData or a tuple
-    (train_images, train_labels, test_images, test_labels). Raises ValueError for anything else.
+    from the seed. One of LAYOUTS and a path, "cifar10:PATH": what lies there in that layout; if
+    `verifies`, its checksums are compared with the published ones, for the remarks; a folder's
+    images are scaled to `image_size`.
+    package.module:function: called with no argument, returns ImageData or a tuple (train_images,
+    train_labels, test_images, test_labels). Raises ValueError for anything else.
+
+    `validation`: this share of the training images takes the place of the test images, which are
+    then not in what is returned. `train_images`: so many of the labelled ones that are left are
+    trained on, a stratified draw. `tell` hears of what takes long.
     """
+    data = _load(name, seed, split, validation, image_size, verifies, tell)
+    if train_images is None:
+        return data
+    few = draw_few(data.train_labels, train_images)
+    return replace(data, train_images=data.train_images[few], train_labels=data.train_labels[few])
+
+
+def _load(
+    name: str,
+    seed: int,
+    split: int,
+    validation: float,
+    image_size: int | None,
+    verifies: bool,
+    tell: Tell,
+) -> ImageData:
     if not 0 <= split < NUM_SPLITS:
         raise ValueError(f"split {split}; choose one of 0 to {NUM_SPLITS - 1}")
-    if name == "digits":
-        return _digits(split)
-    if split:
+    if split and name != "digits":
         raise ValueError(f"split {split} of data {name!r}, which has only one; leave split at 0")
-    if name.partition(":")[0] == "synthetic":
-        return _synthetic(name, seed)
-    if is_dotted(name):
-        return _users(name)
-    raise unknown_name(name, "data", ("digits", "synthetic:CxHxW"))
+    layout, attribute = name.partition(":")[0], name.rpartition(":")[2]
+    if image_size is not None and layout != "folder":
+        raise ValueError(
+            f"image-size {image_size} is for folder:PATH, and data {name!r} have their own size;"
+            " leave it out"
+        )
+    if layout in LAYOUTS:
+        reader = READERS.get(layout) or partial(read_folder, image_size=image_size)
+        return _at_path(name, reader, validation=validation, verifies=verifies, tell=tell)
+    if name == "digits":
+        data = _digits(split)
+    elif layout == "synthetic":
+        data = _synthetic(name, seed)
+    elif is_dotted(name) and not all(part.isidentifier() for part in attribute.split(".")):
+        raise unknown_name(layout, "data layout", LAYOUTS)  # a path, and no function's name
+    elif is_dotted(name):
+        data = _users(name)
+    else:
+        on_disk = [f"{layout}:PATH" for layout in LAYOUTS]
+        raise unknown_name(name, "data", ("digits", "synthetic:CxHxW", *on_disk))
+    return _held_out(data, validation) if validation else data
+
+
+def _held_out(data: ImageData, share: float, *, is_stratified: bool = False) -> ImageData:
+    """The same data with a share of the training images in the place of the test images."""
+    left, held_out = split_off(data.train_labels, share, is_stratified=is_stratified)
+    return replace(
+        data,
+        train_images=data.train_images[left],
+        train_labels=data.train_labels[left],
+        test_images=data.train_images[held_out],
+        test_labels=data.train_labels[held_out],
+    )
+
+
+def _at_path(
+    name: str, reader: Reader, *, validation: float, verifies: bool, tell: Tell
+) -> ImageData:
+    layout, _, path = name.partition(":")
+    if not path:
+        raise ValueError(f"data {name!r} has no path; write {layout}:PATH, such as {layout}:data")
+    try:
+        place = Path(path).expanduser().absolute()
+        parts = reader(place, wants_test=not validation, verifies=verifies, tell=tell)
+        data = _from_parts(parts)
+        if not validation:
+            return data
+        return _held_out(data, validation, is_stratified=parts.is_stratified)
+    except ValueError as error:
+        raise ValueError(f"data {name!r}: {error}") from error
+
+
+def _from_parts(parts: Parts) -> ImageData:
+    test = parts.test
+    none = torch.empty(0)
+    return ImageData(
+        train_images=parts.train.images,
+        train_labels=parts.train.labels,
+        test_images=none if test is None else test.images,
+        test_labels=none if test is None else test.labels,
+        num_classes=parts.num_classes,
+        views=parts.views,
+        source_remarks=tuple(parts.remarks),
+    )
 
 
 def steps_per_epoch(num_train: int, batch_size: int) -> int:

@@ -1,13 +1,13 @@
 """Two random views of each image, as contrastive objectives need them.
 
-Owns how strongly images are changed and the one torch path that changes them. Knows nothing of
-where images come from. All randomness is keyed on (seed, step).
+Owns what views are to those who train on them, and affine ones with changes of tone. Knows nothing
+of where images come from. All randomness is keyed on (seed, step).
 
 Shapes: B images, C channels, H height, W width; V = 2B views.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,6 +15,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from models import randomness
+
+
+@runtime_checkable
+class Views(Protocol):
+    """Draws two views of each image: a pure function of its arguments.
+
+    `images_BCHW` are float32 in [0, 1] and stay as they are; the result is (2B, C, H, W), all first
+    views, then all second ones, of the images' dtype and device.
+    """
+
+    def __call__(self, images_BCHW: Tensor, *, seed: int, step: int) -> Tensor: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +65,10 @@ class ViewRanges:
             raise ValueError(f"shear_deg={self.shear_deg}; give less than 90")
         if not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(f"scale={self.scale}; give (lowest, highest), both above 0")
+
+    def __call__(self, images_BCHW: Tensor, *, seed: int, step: int) -> Tensor:
+        """Draw both views (models.views.Views)."""
+        return two_views(images_BCHW, self, seed=seed, step=step)
 
 
 DIGITS = ViewRanges(

@@ -112,6 +112,7 @@ def test_users_function_gives_tensors_or_all():
         ("own_data:needs_path", "is called with no argument: missing a required argument: 'path'"),
         ("own_data:hole", "did you mean 'whole'"),
         ("digit", "did you mean 'digits'"),
+        ("cifar:/data", "no data layout named 'cifar' .did you mean 'cifar10'.*or write package"),
         ("synthetic", "such as synthetic:3x32x32x1024"),
         ("synthetic:3x32", "such as synthetic:3x32x32x1024"),
         ("synthetic:3x0x32", "at least 1"),
@@ -219,3 +220,28 @@ def test_data_of_odd_values_or_axes_is_pointed_out(changes, fragments):
 def test_test_split_may_be_empty():
     data = image_data(test_images=[], test_labels=[])
     assert (data.test_images.shape, data.test_labels.dtype) == ((0, 1, 4, 4), torch.int64)
+
+
+# Bytes, views, remarks on files ------------------------------------------------------------------
+
+
+def test_uint8_images_stay_bytes_and_have_no_range_to_remark():
+    images = torch.full((3, 1, 4, 4), 255, dtype=torch.uint8)
+    data = image_data(train_images=images, test_images=images)
+    assert data.train_images.data_ptr() == images.data_ptr()
+    assert data.remarks == []
+
+
+def test_views_may_be_any_callable_and_nothing_else():
+    def draw(images, *, seed, step):
+        return torch.cat([images, images])
+
+    assert image_data(views=draw).views is draw
+    with pytest.raises(ValueError, match=r"views are a dict; give models.views.ViewRanges, or a"):
+        image_data(views={"flip": True})
+
+
+def test_remarks_on_files_come_first():
+    data = image_data(test_images=[], test_labels=[], source_remarks=("a file is odd",))
+    assert data.remarks[0] == "a file is odd"
+    assert len(data.remarks) == 2

@@ -1,0 +1,47 @@
+"""The bytes of files in binary layouts, and what is said of a file that is cut short.
+
+Owns reading and sizes. Knows nothing of what the bytes mean.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+
+@contextmanager
+def reading(file: Path) -> Iterator[None]:
+    """Turn an OSError over a file into a ValueError that names it."""
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ValueError(f"{file} can't be read: {reason}; check it and its permissions") from error
+
+
+def num_records(file: Path, record_bytes: int) -> int:
+    """How many records of a size a file holds. Raises ValueError unless they are whole."""
+    with reading(file):
+        size = file.stat().st_size
+    if size == 0 or size % record_bytes:
+        raise ValueError(
+            f"{file} has {size:,} bytes, which are not whole records of {record_bytes:,}: it is cut"
+            " short, or another kind of file; unpack or download it anew"
+        )
+    return size // record_bytes
+
+
+def read_records(file: Path, record_bytes: int, first: int = 0, count: int = -1) -> np.ndarray:
+    """Records (N, record_bytes) uint8, all from `first` on, or `count` of them."""
+    num_bytes = -1 if count < 0 else count * record_bytes
+    with reading(file):
+        flat = np.fromfile(file, dtype=np.uint8, count=num_bytes, offset=first * record_bytes)
+    return flat.reshape(-1, record_bytes)
+
+
+def fingerprint(file: Path, root: Path) -> str:
+    """What changes if a file below `root` does: its path there, size and time of change."""
+    with reading(file):
+        found = file.stat()
+    return f"{file.relative_to(root)}\0{found.st_size}\0{found.st_mtime_ns}"
