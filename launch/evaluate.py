@@ -1,70 +1,82 @@
-"""Repeat the evaluation of a finished run, from its saved weights and config alone.
+"""Measure what a finished run has learned, from its saved weights and config alone.
 
-python launch/evaluate.py runs/20260101-120000-resnet-small
+python launch/evaluate.py RUN                                     as at the run's end
+python launch/evaluate.py RUN --data synthetic:1x16x16 --units last   on other data
+python launch/evaluate.py RUN --linear sgd --k 200 --temperature 0.1  as others publish
 """
 
-import argparse
+import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 if __name__ == "__main__":  # our packages come first, and the files beside this one are none
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import safetensors
-import safetensors.torch
+from cyclopts import Parameter
 from rich.console import Console
 
-from launch.config import ConfigError
-from launch.config_file import parse
-from launch.environment import Environment
-from launch.job import LocalLearningJob
-from launch.resolve import resolve
+from launch.evaluation import EvaluationFlags, measure
+from launch.flags import read_flags
 from runtime.coordinator.live_view import make_console
 from runtime.output import protect_output
 from runtime.program import REFUSED
-from runtime.records.tables import units_table
+from runtime.records.schema import Evaluation
+from runtime.records.tables import evaluation_line, evaluation_table
+from runtime.state.checkpoint import write_durably
 
 NAME = "evaluate"
+Flags = Annotated[EvaluationFlags, Parameter(name="*")]
 
 
 def main(argv: list[str]) -> int:
-    """Print the accuracy after every unit and return the exit code."""
+    """Print the accuracy after each unit and return the exit code."""
     protect_output()
     console = make_console()
-    parser = argparse.ArgumentParser(prog=NAME, description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path, help="directory of a finished run")
-    run: Path = parser.parse_args(argv).run
     try:
-        job, path = _job_of(run), run / "weights.safetensors"
-        if not path.is_file():
-            raise ConfigError(f"{str(run)!r} has no weights.safetensors; give a finished run")
-        weights = safetensors.torch.load_file(path)
-        units = job.evaluate(weights, partial(_show, console, []))
-    except (ValueError, safetensors.SafetensorError) as error:
+        about = __doc__.splitlines()[0]
+        run, flags = read_flags(_given, argv, prog=NAME, about=about)
+        records = measure(run, flags, partial(_show, console, []))
+    except ValueError as error:
         print(f"{NAME}: error: {error}", file=sys.stderr)
         return REFUSED
+    except KeyboardInterrupt:
+        print(f"{NAME}: stopped by SIGINT", file=sys.stderr)
+        return 130
     console.print()
-    console.print(units_table(units))
-    return 0
+    console.print(evaluation_line(records[0]), soft_wrap=True)
+    console.print()
+    console.print(evaluation_table(records))
+    return 0 if flags.json is None else _write(records, flags.json)
+
+
+def _given(
+    run: Annotated[Path, Parameter(help="Directory of a finished run.")],
+    /,
+    *,
+    flags: Flags = EvaluationFlags(),  # noqa: B008
+) -> tuple[Path, EvaluationFlags]:
+    return run, flags
 
 
 def _show(console: Console, shown: list[str], phase: str, *, takes_s: float = 0.0) -> None:
     """Print a phase when it begins."""
     del takes_s
-    if phase not in shown:
+    if phase not in shown[-1:]:  # it goes on
         shown.append(phase)
         console.print(phase, soft_wrap=True)
 
 
-def _job_of(run: Path) -> LocalLearningJob:
-    """The job of a run's resolved config, on this machine."""
-    path = run / "config.toml"
-    if not path.is_file():
-        raise ConfigError(f"{str(run)!r} holds no config.toml; give the directory of a run")
-    config = replace(parse(["--config", str(path)], prog=NAME), device="auto")
-    return LocalLearningJob(resolve(config, environment=Environment.from_process()))
+def _write(records: list[Evaluation], path: Path) -> int:
+    """Write the records as one JSON array; return the exit code."""
+    try:
+        write_durably(path, (json.dumps([asdict(r) for r in records], indent=1) + "\n").encode())
+    except OSError as error:
+        print(f"{NAME}: {path} can't be written: {error.strerror or error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

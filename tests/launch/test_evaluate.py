@@ -1,30 +1,150 @@
-"""What is no finished run is refused in a line; that figures are repeated is test_pipeline's."""
+"""A finished run is measured from its directory; that its end's figures are repeated is
+test_pipeline's."""
+
+import json
+import re
+from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 
+from launch import evaluate as program
 from launch.config_file import to_toml
 from launch.evaluate import main
+from models.network import build_plain
+from models.registry import ImageShape, load_network
 from runtime.program import REFUSED
+from runtime.records.schema import Evaluation, from_dict
 
 from .runs import light
 
+TRAINED_ON = "synthetic:1x8x8x64"
+OTHER = "synthetic:1x8x8x48"
+
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path) -> Path:
     """The directory of a run, with its config and no weights."""
-    config = light(data="synthetic:1x8x8x32", workers=2, batch_size=8, steps=2).config
+    config = light(data=TRAINED_ON, workers=2, batch_size=8, steps=2).config
     (tmp_path / "config.toml").write_text(to_toml(config))
     return tmp_path
 
 
-def refusal(capsys, run) -> str:
-    assert main([str(run)]) == REFUSED
+def save_weights(run: Path, image_shape: ImageShape = (1, 8, 8)) -> None:
+    network = load_network("mlp", image_shape, seed=0)
+    weights = build_plain(network, seed=0).state_dict()
+    safetensors.torch.save_file(weights, run / "weights.safetensors")
+
+
+@pytest.fixture
+def finished(run) -> Path:
+    save_weights(run)
+    return run
+
+
+def refusal(capsys, *argv: object) -> str:
+    assert main([str(argument) for argument in argv]) == REFUSED
     printed = capsys.readouterr()
-    assert printed.out == ""
     assert printed.err.count("\n") == 1
+    assert printed.err.startswith("evaluate: error: ")
     return printed.err
+
+
+def records(run: Path, *argv: str) -> list[Evaluation]:
+    path = run / "figures.json"
+    assert main([str(run), *argv, "--json", str(path)]) == 0
+    return [from_dict(Evaluation, values) for values in json.loads(path.read_text())]
+
+
+# What is measured ------------------------------------------------------------------------------
+
+
+def test_table_says_what_was_measured_on_what(finished, capsys):
+    assert main([str(finished), "--linear", "none", "--units", "units"]) == 0
+    printed = capsys.readouterr().out
+    assert f"{TRAINED_ON}: 64 training and 16 test images of 10 classes" in printed
+    assert "features: standardised; linear: none; kNN: k 20, temperature 0.07" in printed
+    (heading,) = re.findall(r"^unit +block.*$", printed, re.MULTILINE)
+    assert re.split(r"  +", heading.strip())[1:3] == ["block", "features"]
+    rows = [line.split() for line in printed.partition(heading)[2].splitlines() if line.strip()]
+    assert len(rows) == 4
+    assert [row[1] for row in rows] == ["–", "0", "–", "1"]
+    assert all(row[3] == "–" and 0 <= float(row[4]) <= 1 for row in rows)
+
+
+def test_records_hold_all_that_they_were_measured_by(finished):
+    lower, upper = records(finished, "--units", "blocks", "--k", "5", "--temperature", "0.1")
+    assert (lower.block, upper.block) == (0, 1)
+    assert lower.unit != upper.unit
+    assert upper.run == str(finished)
+    assert re.fullmatch("[0-9a-f]{64}", upper.weights_sha256)
+    assert (upper.data, upper.split, upper.seed) == (TRAINED_ON, 0, 0)
+    assert (upper.num_train, upper.num_test, upper.num_classes) == (64, 16, 10)
+    assert upper.protocol == {
+        "features": "standardised",
+        "linear": "logistic",
+        "epochs": 90,
+        "k": 5,
+        "temperature": 0.1,
+    }
+    assert upper.num_features > 0
+    assert 0 <= upper.linear_top1 <= 1
+    assert 0 <= upper.knn_top1 <= 1
+
+
+@pytest.mark.parametrize("linear", ["logistic", "sgd", "none"])
+def test_each_linear_classifier_can_be_asked_for(finished, linear):
+    (record,) = records(finished, "--units", "last", "--linear", linear, "--epochs", "3")
+    assert record.protocol["linear"] == linear
+    assert (record.linear_top1 is None) == (linear == "none")
+
+
+def test_other_data_are_measured_without_those_of_the_run(finished):
+    """The weights are enough: what the run was trained on may be gone."""
+    config = finished / "config.toml"
+    config.write_text(config.read_text().replace(TRAINED_ON, "gone.py:load"))
+    record = records(finished, "--data", OTHER)[-1]
+    assert (record.data, record.num_train, record.num_test) == (OTHER, 48, 12)
+    assert "gone.py" in config.read_text()
+
+
+def test_split_is_that_of_the_runs_data_alone(run):
+    config = light(data="digits", split=2, workers=2, batch_size=8, steps=2).config
+    (run / "config.toml").write_text(to_toml(config))
+    save_weights(run, (1, 16, 16))
+    flags = ("--linear", "none", "--units", "last")
+    (own,), (other,) = records(run, *flags), records(run, *flags, "--data", "synthetic:1x16x16x40")
+    assert (own.split, own.num_train) == (2, 1438)
+    assert (other.split, other.num_train) == (0, 40)
+
+
+def test_other_data_may_have_other_classes(finished, tmp_path, monkeypatch):
+    (tmp_path / "two.py").write_text(
+        "import torch\n"
+        "def load():\n"
+        "    images, labels = torch.rand(40, 1, 8, 8), torch.arange(40) % 2\n"
+        "    return images[:30], labels[:30], images[30:], labels[30:]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert records(finished, "--data", "two.py:load")[-1].num_classes == 2
+
+
+def test_run_trained_end_to_end_has_one_block(finished):
+    config = light(data=TRAINED_ON, method="e2e", batch_size=8, steps=2).config
+    (finished / "config.toml").write_text(to_toml(config))
+    assert [record.block for record in records(finished, "--units", "blocks")] == [0]
+    assert [record.block for record in records(finished)] == [None, None, None, 0]
+
+
+def test_phase_is_shown_once(finished, capsys):
+    assert main([str(finished), "--units", "last"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("computing the features") == 1
+    assert printed.count("evaluating unit") == 1
+
+
+# What ends it ----------------------------------------------------------------------------------
 
 
 def test_directory_without_a_config_is_refused(capsys, tmp_path):
@@ -39,12 +159,69 @@ def test_run_without_weights_is_refused(capsys, run):
     )
 
 
+def test_config_that_no_run_has_written_is_refused(capsys, finished):
+    (finished / "config.toml").write_text("workers = 2\n")
+    assert "is none that a run has written; give another run" in refusal(capsys, finished)
+
+
 def test_weights_that_can_not_be_read_are_refused(capsys, run):
     (run / "weights.safetensors").write_bytes(b"torn")
-    assert refusal(capsys, run).startswith("evaluate: error: ")
+    assert "weights.safetensors' can't be read" in refusal(capsys, run)
 
 
 def test_weights_of_another_network_are_refused(capsys, run):
     safetensors.torch.save_file({"x": torch.ones(2)}, run / "weights.safetensors")
-    assert main([str(run)]) == REFUSED
-    assert capsys.readouterr().err.startswith("evaluate: error: ")
+    assert "these are not the weights of network 'mlp'" in refusal(capsys, run)
+
+
+def test_data_whose_images_do_not_fit_are_refused(capsys, finished, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    told = refusal(capsys, finished, "--data", "synthetic:3x8x8x32")
+    assert "data 'synthetic:3x8x8x32', with images of 3x8x8: " in told
+    assert "size mismatch" in told
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--k", "0"], "k 0 is not allowed; give at least 1"),
+        (["--k", "1.5"], "'1.5' is not a whole number"),
+        (["--temperature", "-1"], "temperature -1.0 is not allowed"),
+        (["--epochs", "0"], "epochs 0 is not allowed"),
+        (["--linear", "svm"], "svm"),
+        (["--units", "some"], "some"),
+        (["--features", "white"], "white"),
+        (["--data", "digit"], "did you mean 'digits'?"),
+        (["--no-such-flag"], "--no-such-flag"),
+        (["--json", "nowhere/figures.json"], "no such directory"),
+        (["--json", "."], "is a directory; give a file"),
+    ],
+)
+def test_flag_that_can_not_be_is_refused_at_once(capsys, finished, argv, told):
+    assert told in refusal(capsys, finished, *argv)
+
+
+def test_run_must_be_given(capsys):
+    assert "RUN" in refusal(capsys)
+
+
+def test_figures_that_can_not_be_written_are_shown(finished, capsys, monkeypatch):
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(program, "write_durably", full)
+    flags = ["--units", "last", "--json", str(finished / "figures.json")]
+    assert main([str(finished), *flags]) == 1
+    printed = capsys.readouterr()
+    assert "kNN top-1 (test)" in printed.out
+    assert "figures.json can't be written: No space left on device" in printed.err
+
+
+def test_interrupt_ends_it_with_130(finished, capsys, monkeypatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(program, "measure", interrupted)
+    assert main([str(finished)]) == 130
+    assert capsys.readouterr().err == "evaluate: stopped by SIGINT\n"

@@ -1,0 +1,112 @@
+"""An evaluation of a saved run: what can be asked for, and the records that it comes to.
+
+Owns the flags of launch/evaluate.py. Needs nothing of the run but its directory.
+"""
+
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from launch.config import ConfigError
+from launch.evaluated_units import Units, evaluated_units
+from launch.run_data import load_run_data
+from launch.saved_run import SavedRun
+from models.data import ImageData
+from models.evaluation.protocol import EvaluationProtocol
+from models.evaluation.unit_accuracy import evaluate
+from models.plugins import UsersError
+from runtime import digest
+from runtime.program import Tell
+from runtime.records.schema import Evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationFlags:
+    """What the user gave, beside the run."""
+
+    data: str | None = None
+    """Data set by name (digits, synthetic:CxHxW), LAYOUT:PATH or a function of your own; without it
+    the run's. Its images must be such as the network takes; its classes may be others."""
+    image_size: int | None = None
+    """Height and width to which the images of another folder are scaled and cut."""
+    units: Units | None = None
+    """Measure where each block's home ends, after every unit, or after the last one; without it
+    every unit if training images x units are at most 100,000, else blocks."""
+    protocol: Annotated[EvaluationProtocol, Parameter(name="*")] = field(
+        default_factory=EvaluationProtocol
+    )
+    json: Path | None = None
+    """File that receives the records."""
+
+    def __post_init__(self) -> None:
+        if self.json is not None and not self.json.parent.is_dir():
+            raise ConfigError(f"json {str(self.json)!r}: no such directory; make it first")
+        if self.json is not None and self.json.is_dir():
+            raise ConfigError(f"json {str(self.json)!r} is a directory; give a file")
+
+
+def measure(run: Path, flags: EvaluationFlags, tell: Tell) -> list[Evaluation]:
+    """Evaluate a run's weights; one record a unit, lowest first. Raises ValueError for what a user
+    got wrong, UsersError if his code raises as it loads."""
+    saved = SavedRun.read(run)
+    data, split = _data(saved, flags, tell)
+    network = saved.network(data.image_shape)
+    partition = saved.partition(network)
+    num_train = int((data.train_labels >= 0).sum())
+    try:
+        accuracies = evaluate(
+            network,
+            saved.weights,
+            data,
+            units=evaluated_units(partition, num_train=num_train, choice=flags.units),
+            protocol=flags.protocol,
+            seed=saved.config.seed,
+            tell=tell,
+        )
+    except (ValueError, UsersError) as error:
+        shape = "x".join(map(str, data.image_shape))
+        name = flags.data or saved.config.data
+        raise ConfigError(f"data {name!r}, with images of {shape}: {error}") from error
+    ends = {network.units[home[-1]].name: block for block, home in enumerate(partition.homes)}
+    weights_sha256 = digest.of_tensors(saved.weights)
+    return [
+        Evaluation(
+            run=str(run),
+            weights_sha256=weights_sha256,
+            data=flags.data or saved.config.data,
+            split=split,
+            num_train=num_train,
+            num_test=int((data.test_labels >= 0).sum()),
+            num_classes=len(data.train_labels[data.train_labels >= 0].unique()),
+            seed=saved.config.seed,
+            protocol=asdict(flags.protocol),
+            unit=accuracy.name,
+            block=ends.get(accuracy.name),
+            num_features=accuracy.num_features,
+            linear_top1=accuracy.linear_top1,
+            knn_top1=accuracy.knn_top1,
+        )
+        for accuracy in accuracies
+    ]
+
+
+def _data(saved: SavedRun, flags: EvaluationFlags, tell: Tell) -> tuple[ImageData, int]:
+    """The data that are asked for, and which split of them."""
+    config = replace(saved.config, views="auto")  # none are drawn
+    if flags.data not in (None, config.data):
+        config = replace(
+            config,
+            data=flags.data,
+            image_size=flags.image_size,
+            split=0,
+            validation=0.0,
+            train_images=None,
+        )
+    elif flags.image_size is not None:
+        raise ConfigError(
+            f"image-size {flags.image_size} is for --data folder:PATH; the run's own images have"
+            " the size that it trained on"
+        )
+    return load_run_data(config, tell=tell), config.split

@@ -1,0 +1,48 @@
+"""Logistic regression is at its optimum, and ends if it does not converge."""
+
+import numpy as np
+import pytest
+
+from models import randomness
+from models.data import load_data
+from models.evaluation import logistic
+from models.evaluation.logistic import logistic_top1
+
+
+def test_top1_of_digits_pixels_is_what_it_was():
+    """The figures of all accuracy tables were made by this fit: they may not move."""
+    data = load_data("digits", seed=0)
+    train_NF, test_NF = (i.flatten(1).numpy() for i in (data.train_images, data.test_images))
+    mean_F, std_F = train_NF.mean(axis=0), train_NF.std(axis=0)
+    std_F = np.where(std_F > 1e-8, std_F, 1.0)
+    train_NF, test_NF = ((part - mean_F) / std_F for part in (train_NF, test_NF))
+    found = logistic_top1(train_NF, data.train_labels.numpy(), test_NF, data.test_labels.numpy())
+    assert found == pytest.approx(350 / 360)
+
+
+def test_fit_is_at_the_optimum():
+    """The gradient of the summed loss and half the squared weights, in double precision."""
+    rng = randomness.generator(0, "test")
+    labels = rng.integers(3, size=400)
+    x_NF = rng.standard_normal((400, 5)) + rng.standard_normal((3, 5))[labels]
+    fitted = logistic._fit(x_NF, labels, 1000)
+    scores_NC = x_NF @ fitted.coef_.T + fitted.intercept_
+    shares_NC = np.exp(scores_NC - scores_NC.max(axis=1, keepdims=True))
+    shares_NC /= shares_NC.sum(axis=1, keepdims=True)
+    gradient_CF = (shares_NC - np.eye(3)[labels]).T @ x_NF + fitted.coef_
+    assert np.abs(gradient_CF).max() / 400 < 1e-3
+    assert np.abs(fitted.coef_).max() > 0.1
+
+
+def test_fit_that_does_not_converge_ends(monkeypatch):
+    """It had 10,000 iterations, whatever they took, and a warning that is an error in tests."""
+    rng = randomness.generator(0, "test")
+    features, labels = rng.standard_normal((200, 30)), rng.integers(0, 5, 200)
+    monkeypatch.setattr(logistic, "MOST_ITERATIONS", 2)
+    assert 0 <= logistic_top1(features, labels, features, labels) <= 1
+
+
+def test_bound_is_above_what_a_fit_takes():
+    rng = randomness.generator(0, "test")
+    features, labels = rng.standard_normal((200, 30)), rng.integers(0, 5, 200)
+    assert logistic.most_seconds(features, labels) > 0
