@@ -10,6 +10,7 @@ Shapes: B batch, C channels, H height, W width, N = 2B (both views stacked), D f
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -18,27 +19,28 @@ from torch import Tensor, nn
 from models import randomness
 from models.bad_numbers import BadSteps, all_finite
 from models.device import copy_to_host, on_host
-from models.heads import build_head
+from models.heads import HeadSpec, load_head
 from models.network import Network
-from models.objectives import Objective
+from models.numerics import FP32, Numerics
+from models.objectives import Objective, Projections, needs_of
 from models.optimizer_state import OptimizerState
-from models.optimizers import learning_rate, load_optimizer, step_optimizer
+from models.optimizers import learning_rate, load_optimizer, set_learning_rate, step_optimizer
 from models.pooling import num_features, pool
 from models.probe import LinearProbe
-from models.ties import add_gradients, flat_gradients, flat_weights, pull
+from models.ties import RULES, Tie, add_gradients, flat_gradients, flat_weights, pull
 from models.unit_module import own_tensors
 
-Tie = Literal["gradient", "elastic", "none"]
 Payload = tuple[Tensor, ...]
-Feed = Callable[[int], Payload]
+Source = Callable[[int], Payload]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How a block learns. `alpha` is the elastic tie's pull; `decoder_depth` its own head's.
+class Learning:
+    """How a block learns. `alpha` is the pull of ties that pull.
 
-    `max_bad_steps` steps in a row without finite numbers end the run. `earlier_lengths`: see
-    models.optimizers.learning_rate.
+    `lr_scale` multiplies the rate of home and head, `guest_lr_scale` that of the guest. The norm of
+    the block's own gradient is clipped to `grad_clip`, before ties. `max_bad_steps` steps in a row
+    without finite numbers end the run. `earlier_lengths`: see models.optimizers.learning_rate.
     """
 
     tie: Tie
@@ -49,9 +51,12 @@ class Recipe:
     schedule: Literal["constant", "cosine"]
     warmup_steps: int
     num_steps: int
-    decoder_depth: int
     seed: int
     earlier_lengths: tuple[tuple[int, int], ...] = ()
+    lr_scale: float = 1.0
+    guest_lr_scale: float = 1.0
+    grad_clip: float | None = None
+    numerics: Numerics = FP32
     device: str = "cpu"
     max_bad_steps: int = 10
 
@@ -71,10 +76,10 @@ class LocalBlock:
     """Home, guest and head of one block, with its objective, optimizer and probe.
 
     `home` and `guest` are ranges of units; `lent` is the range of home units that the block
-    below replicates. `feed` gives the lowest block its batches: views (2B, C, H, W) and labels
+    below replicates. `source` gives the lowest block its batches: views (2B, C, H, W) and labels
     (B,); other blocks get theirs as activations. At the steps in `poisoned` the loss is made
     NaN, to see what becomes of it. `copies_input`: the home works in place on its input, which
-    must stay as it is.
+    must stay as it is; `writers` are the units that work in place on theirs.
     """
 
     def __init__(
@@ -84,54 +89,64 @@ class LocalBlock:
         home: range,
         guest: range,
         lent: range,
-        recipe: Recipe,
+        learning: Learning,
         objective: Objective,
         num_classes: int,
-        output_shape: tuple[int, ...],
+        head: HeadSpec,
         home_shape: tuple[int, ...],
-        feed: Feed | None = None,
+        source: Source | None = None,
         poisoned: frozenset[int] = frozenset(),
         copies_input: bool = False,
+        writers: frozenset[int] = frozenset(),
     ) -> None:
-        self.recipe = recipe
-        self.device = torch.device(recipe.device)
-        self._feed = feed
+        self.learning = learning
+        self.device = torch.device(learning.device)
+        self._source = source
         self._poisoned = poisoned
         self._copies_input = copies_input
+        self._writers = writers
         self._objective = objective
         self._is_top = guest.stop == len(network.units) and not guest
         self._units = {i: network.units[i] for i in (*home, *guest)}
-        build = {i: network.build_unit(i, seed=recipe.seed) for i in self._units}
+        build = {i: network.build_unit(i, seed=learning.seed) for i in self._units}
         self._home = nn.ModuleDict({str(i): build[i] for i in home}).to(self.device)
         self._guest = nn.ModuleDict({str(i): build[i] for i in guest}).to(self.device)
         self._top_name = network.units[(*home, *guest)[-1]].name
-        self._head = self._build_head(output_shape)
+        randomness.seed_torch(learning.seed, "head", unit=self._top_name)
+        self._head = load_head(head).to(self.device)
+        self._block_index = head.block_index
         self.probe = LinearProbe(num_features(home_shape), num_classes)
         self._lent = _parameters(self._home[str(i)] for i in lent)
-        self._borrowed = _parameters(self._guest.values())
+        self._borrowed = _parameters(self._guest.values())  # before it may be frozen
+        self._rule = RULES[learning.tie]
+        if not self._rule.trains_guest:
+            self._guest.requires_grad_(False)
         self._trained = _parameters([self._home, self._guest, self._head])
         self._optimizer = load_optimizer(
-            recipe.optimizer, self._trained, lr=recipe.lr, weight_decay=recipe.weight_decay
+            learning.optimizer,
+            self._trained,
+            lr=learning.lr,
+            weight_decay=learning.weight_decay,
+            lr_scales=dict.fromkeys(self._borrowed, learning.guest_lr_scale),
+            lr_scale=learning.lr_scale,
         )
-        names = {name: p for name, p in self._tensors() if isinstance(p, nn.Parameter)}
-        self._optimizer_state = OptimizerState(recipe.optimizer, self._optimizer, names)
+        self._optimizer_state = OptimizerState(
+            learning.optimizer, self._optimizer, self._trained_by_name()
+        )
         self._bad_steps = BadSteps(
-            units=list(self.home_units), max_in_a_row=recipe.max_bad_steps, lr=recipe.lr
+            units=list(self.home_units), max_in_a_row=learning.max_bad_steps, lr=learning.lr
         )
+        self._input_NCHW: Tensor | None = None
         self._output_NCHW: Tensor | None = None
         self._labels_B: Tensor | None = None
         self._buffers_before: list[Tensor] = []
         self.loss = math.nan
 
-    def _build_head(self, shape: tuple[int, ...]) -> nn.Module:
-        randomness.seed_torch(self.recipe.seed, "head", unit=self._top_name)
-        width = self._objective.head_features
-        depth = self.recipe.decoder_depth
-        if width is None:
-            head = build_head(in_shape=shape, depth=depth)
-        else:
-            head = build_head(in_shape=shape, depth=depth, out_features=width)
-        return head.to(self.device)
+    def _trained_by_name(self) -> dict[str, nn.Parameter]:
+        trained = set(self._trained)
+        return {
+            name: p for name, p in self._tensors() if isinstance(p, nn.Parameter) and p in trained
+        }
 
     @property
     def probe_top1(self) -> float:
@@ -163,27 +178,33 @@ class LocalBlock:
         None from the top block, which has no one above.
         """
         if incoming is None:
-            assert self._feed is not None, "a block without a feed needs an activation"
-            incoming = self._feed(step)
+            assert self._source is not None, "a block without a source needs an activation"
+            incoming = self._source(step)
+        numerics = self.learning.numerics
         x_NCHW, labels_B = (tensor.to(self.device) for tensor in incoming)
+        from_below = self._source is None
+        x_NCHW = numerics.from_wire(x_NCHW) if from_below else numerics.laid_out(x_NCHW)
         self._labels_B = labels_B.clone()  # handed on, when the incoming ones may be gone
         self._bad_steps.look_at(x_NCHW)
         self._buffers_before = [buffer.clone() for buffer in self._buffers()]
+        self._input_NCHW = x_NCHW
         if self._copies_input:
             x_NCHW = x_NCHW.clone()
         self._output_NCHW = self._run(self._home, x_NCHW, step)
         if self._is_top:
             return None
-        return copy_to_host(self._output_NCHW.detach()), on_host(self._labels_B)
+        activation = numerics.to_wire(self._output_NCHW.detach())
+        return copy_to_host(activation), on_host(self._labels_B)
 
     def update(self, step: int) -> Ties:
-        """Guest, head, loss, backward; own optimizer step unless the tie is on gradients.
+        """Guest, head, loss, backward; own optimizer step unless the tie adds gradients.
 
         A bad step, one whose loss or gradients are not finite, is left out: nothing is learned
         of it, the buffers are as before it, and `loss` is not finite. Raises BadNumbers if it
-        is the recipe's `max_bad_steps`-th in a row.
+        is the learning's `max_bad_steps`-th in a row.
         """
         features_ND = self._backward(step)
+        clip = self.learning.grad_clip
         gradients = [p.grad for p in self._trained if p.grad is not None]
         is_bad = not (math.isfinite(self.loss) and all_finite(gradients))
         if is_bad:
@@ -191,21 +212,25 @@ class LocalBlock:
         else:
             assert self._labels_B is not None
             self._bad_steps.passed(self.loss)
+            if clip is not None:
+                nn.utils.clip_grad_norm_(self._trained, clip)
             self.probe.observe(features_ND, self._labels_B.repeat(2))
-            if self.recipe.tie != "gradient":
+            if not self._rule.adds_gradients:
                 self._step_optimizer(step)
         return self._ties(is_bad)
 
     def _backward(self, step: int) -> Tensor:
         """Leave the loss and its gradients; return the home's pooled output (N, D)."""
+        assert self._input_NCHW is not None, "update follows forward"
         assert self._output_NCHW is not None, "update follows forward"
+        input_NCHW, self._input_NCHW = self._input_NCHW, None
         output_NCHW, self._output_NCHW = self._output_NCHW, None
         # Before the guest, which may work in place on what it is given.
         features_ND = pool(output_NCHW.detach().float()).clone()
+        needed = self._needed(input_NCHW, output_NCHW)
         top_NCHW = self._run(self._guest, output_NCHW, step)
-        randomness.seed_torch(self.recipe.seed, "head-dropout", unit=self._top_name, step=step)
-        top_NCHW = top_NCHW.to(next(self._head.parameters()).dtype)  # units may compute in others
-        loss = self._objective(self._head(top_NCHW), self._labels_of_loss())
+        randomness.seed_torch(self.learning.seed, "head-dropout", unit=self._top_name, step=step)
+        loss = self._objective(self._project(top_NCHW), self._labels_of_loss(), **needed)
         if step in self._poisoned:
             loss = loss * math.nan
         for parameter in self._trained:
@@ -213,6 +238,31 @@ class LocalBlock:
         loss.backward()
         self.loss = float(loss.detach())
         return features_ND
+
+    def _needed(self, input_NCHW: Tensor, output_NCHW: Tensor) -> dict[str, Tensor | int]:
+        """What the objective asks for beside projections and labels; losses are in float32."""
+        numerics, needed = self.learning.numerics, needs_of(self._objective)
+        found: dict[str, Tensor | int] = {}
+        if "block_input" in needed:
+            found["block_input"] = numerics.for_loss(input_NCHW)
+        if "home_output" in needed:  # a copy, since the guest may work in place on it
+            found["home_output"] = numerics.for_loss(output_NCHW.clone())
+        if "block_index" in needed:
+            found["block_index"] = self._block_index
+        return found
+
+    def _project(self, top_NCHW: Tensor) -> Projections:
+        """Run the head: under autocast, or in the head's own type, since a user's units may give
+        another."""
+        numerics = self.learning.numerics
+        if numerics.precision == "fp32":
+            dtypes = [p.dtype for p in self._head.parameters()] or [top_NCHW.dtype]
+            top_NCHW = top_NCHW.to(dtypes[0])
+        with numerics.autocast(self.device):
+            projections: Projections = self._head(top_NCHW)
+        if isinstance(projections, Tensor):
+            return numerics.for_loss(projections)
+        return tuple(numerics.for_loss(part) for part in projections)
 
     def _leave_out(self, step: int) -> None:
         for parameter in self._trained:
@@ -225,31 +275,32 @@ class LocalBlock:
         self._bad_steps.failed(step, self.loss)
 
     def _ties(self, is_bad: bool) -> Ties:
-        tie = self.recipe.tie
-        if tie == "elastic":
-            return Ties(up=flat_weights(self._borrowed), down=flat_weights(self._lent))
-        if tie == "none" or is_bad:
-            due = tie != "none" and bool(self._borrowed or self._lent)
-            return Ties(up=None, down=None, absent=due)
-        return Ties(up=flat_gradients(self._borrowed), down=flat_gradients(self._lent))
+        rule = self._rule
+        if rule.adds_gradients and is_bad:
+            return Ties(up=None, down=None, absent=bool(self._borrowed or self._lent))
+        flat = flat_gradients if rule.adds_gradients else flat_weights
+        return Ties(
+            up=flat(self._borrowed) if rule.sends_up else None,
+            down=flat(self._lent) if rule.sends_down else None,
+        )
 
     def apply(self, step: int, from_below: Payload | None, from_above: Payload | None) -> None:
         """Apply the partners' ties; None: that term is absent.
 
-        gradient: add the partner's gradients, then step; after a bad step these are all there is,
-        and a parameter without any stays as it is. elastic: pull the weights by alpha (arXiv
-        1412.6651, eq. 6) towards the partner's. none: nothing.
+        A rule that adds gradients: add the partner's, then step; after a bad step these are all
+        there is, and a parameter without any stays as it is. One that pulls: pull the weights by
+        alpha (arXiv 1412.6651, eq. 6) towards the partner's.
         """
         pairs = [(self._lent, from_below), (self._borrowed, from_above)]
         for parameters, payload in pairs:
             if payload is None:
                 continue
             (flat,) = (tensor.to(self.device) for tensor in payload)
-            if self.recipe.tie == "gradient":
+            if self._rule.adds_gradients:
                 add_gradients(parameters, flat)
             else:
-                pull(parameters, flat, self.recipe.alpha)
-        if self.recipe.tie == "gradient" and any(p.grad is not None for p in self._trained):
+                pull(parameters, flat, self.learning.alpha)
+        if self._rule.adds_gradients and any(p.grad is not None for p in self._trained):
             self._step_optimizer(step)
 
     def _labels_of_loss(self) -> Tensor:
@@ -261,22 +312,27 @@ class LocalBlock:
     def _run(self, units: nn.ModuleDict, x_NCHW: Tensor, step: int) -> Tensor:
         for index, module in units.items():
             name = self._units[int(index)].name
-            randomness.seed_torch(self.recipe.seed, "dropout", unit=name, step=step)
-            x_NCHW = module(x_NCHW)
+            x_NCHW = self.learning.numerics.run(
+                module,
+                x_NCHW,
+                seed=partial(
+                    randomness.seed_torch, self.learning.seed, "dropout", unit=name, step=step
+                ),
+                writes_input=int(index) in self._writers,
+            )
         return x_NCHW
 
     def _step_optimizer(self, step: int) -> None:
-        recipe = self.recipe
+        learning = self.learning
         lr = learning_rate(
             step,
-            recipe.num_steps,
-            base=recipe.lr,
-            warmup_steps=recipe.warmup_steps,
-            schedule=recipe.schedule,
-            earlier_lengths=recipe.earlier_lengths,
+            learning.num_steps,
+            base=learning.lr,
+            warmup_steps=learning.warmup_steps,
+            schedule=learning.schedule,
+            earlier_lengths=learning.earlier_lengths,
         )
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
+        set_learning_rate(self._optimizer, lr)
         step_optimizer(self._optimizer)
 
     # What it holds ----------------------------------------------------------------------------

@@ -17,6 +17,16 @@ def make_cuda_deterministic() -> None:
     torch.use_deterministic_algorithms(True)
 
 
+def processor() -> str:
+    """What this machine's processors can do, as far as the bits of a result depend on it: vector
+    and matrix instructions that kernels are chosen by, and the first GPU's kind."""
+    kinds = [torch.backends.cpu.get_cpu_capability()]
+    kinds += ["bf16"] if torch.cpu._is_avx512_bf16_supported() else []
+    kinds += ["AMX"] if torch.cpu._is_amx_tile_supported() else []
+    kinds += [torch.cuda.get_device_name(0)] if torch.cuda.device_count() else []
+    return ", ".join(kinds)
+
+
 def copy_to_host(tensor: Tensor) -> Tensor:
     """A contiguous copy on the host; from a GPU in pinned memory, which the GPU writes to directly.
     Waits until it is there."""

@@ -1,23 +1,62 @@
 """Heads: what a block puts on top of its units to reach its local objective (LoCo: decoders).
 
-Owns the head's layers, and what they take. Knows nothing of which objective follows; the
-caller seeds the weights' draw and builds the head.
+Owns our head's layers, and how a user's own head comes in its place. Knows nothing of which
+objective follows; the caller seeds the weights' draw and builds the head.
 
 Shapes: N samples, C channels, H height, W width, F features; L positions of D features.
 """
 
-import math
 from dataclasses import dataclass
-from functools import cache
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.plugins import call_function, is_dotted, unknown_name
 from models.pooling import num_features, pool
 from models.resnet import ResidualBlock
+from models.unit_module import check_module, uncompiled
 
 DEFAULT_HEAD_FEATURES = 64
+DEFAULT_HEAD = "mlp"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadSpec:
+    """Which head a block has: its name, the shape for one sample of what it stands on, the width
+    that the objective needs (None: free), its depth, and the index of its block."""
+
+    name: str = DEFAULT_HEAD
+    in_shape: tuple[int, ...]
+    out_features: int | None = None
+    depth: int = 0
+    block_index: int = 0
+
+
+def load_head(spec: HeadSpec) -> nn.Module:
+    """Make a head with whatever weights torch's generator draws next.
+
+    "mlp" is `build_head`'s. A dotted name, package.module:factory, is called with all other fields
+    of the spec as keywords, and returns a module that takes what the block's last unit gives, (2B,
+    *in_shape). Raises ValueError for an unknown name, or for what is no module.
+    """
+    if spec.name == DEFAULT_HEAD:
+        width = DEFAULT_HEAD_FEATURES if spec.out_features is None else spec.out_features
+        return build_head(in_shape=spec.in_shape, depth=spec.depth, out_features=width)
+    if not is_dotted(spec.name):
+        raise unknown_name(spec.name, "head", (DEFAULT_HEAD,))
+    built = call_function(
+        spec.name,
+        "head",
+        in_shape=spec.in_shape,
+        out_features=spec.out_features,
+        depth=spec.depth,
+        block_index=spec.block_index,
+    )
+    who = f"head {spec.name!r} of block {spec.block_index}"
+    check_module(built, who)
+    assert isinstance(built, nn.Module), "checked just now"
+    module, _ = uncompiled(built)
+    return module
 
 
 class Pool(nn.Module):
@@ -65,7 +104,7 @@ def build_head(
     layers: list[nn.Module] = []
     for _ in range(depth):
         layers.append(ResidualBlock(width, width) if len(in_shape) == 3 else ResidualLayer(width))
-    layers.insert(0 if _pools_first(in_shape) else depth, Pool())
+    layers.insert(0 if pools_first(in_shape) else depth, Pool())
     layers += [
         nn.Linear(width, hidden),
         nn.ReLU(inplace=True),
@@ -74,45 +113,6 @@ def build_head(
     return nn.Sequential(*layers)
 
 
-def _pools_first(in_shape: tuple[int, ...]) -> bool:
-    """Whether it is a sequence."""
+def pools_first(in_shape: tuple[int, ...]) -> bool:
+    """Whether a shape is a sequence's, which is pooled before any residual layer."""
     return len(in_shape) == 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeadTrace:
-    """What a head takes: its weights once, the FLOPs of a forward and what it keeps for one
-    sample. `kept_bytes` is what lives until its backward, its input not included."""
-
-    num_trainable: int
-    weight_bytes: int
-    flops: int
-    kept_bytes: int
-
-
-@cache
-def trace_head(
-    *, in_shape: tuple[int, ...], depth: int, out_features: int = DEFAULT_HEAD_FEATURES
-) -> HeadTrace:
-    """Say what `build_head` would make, without running it: heads can be larger than networks.
-
-    Every convolution is of stride 1 and padded, so each weight meets each position once; a
-    residual block keeps four tensors of its input's size (two before BatchNorm, two after ReLU).
-    Of a sequence, that is pooled first, the residual layers have one position.
-    """
-    with torch.device("meta"):  # only its sizes are wanted
-        head = build_head(in_shape=in_shape, depth=depth, out_features=out_features)
-    width = num_features(in_shape)
-    positions = 1 if _pools_first(in_shape) else math.prod(in_shape[1:])
-    convolutions = [m.weight.numel() for m in head.modules() if isinstance(m, nn.Conv2d)]
-    linears = [m for m in head.modules() if isinstance(m, nn.Linear)]
-    perceptron = linears[-2:]
-    of_input = 4 * depth * width * positions
-    pooled = width if len(in_shape) > 1 else 0
-    of_perceptron = pooled + sum(m.out_features for m in perceptron)
-    return HeadTrace(
-        num_trainable=sum(p.numel() for p in head.parameters()),
-        weight_bytes=sum(t.nbytes for t in (*head.parameters(), *head.buffers())),
-        flops=2 * (positions * sum(convolutions) + sum(m.weight.numel() for m in linears)),
-        kept_bytes=4 * (of_input + of_perceptron),
-    )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from models import randomness
+from models.numerics import FP32, Numerics
 from models.plugins import users_code
 from models.pooling import pool
 from models.unit_module import (
@@ -45,14 +46,16 @@ class Unit:
 class Network:
     """A network as the list of its units, lowest first.
 
-    `stages` holds the first unit of each of the architecture's own stages, if it has any:
-    LoCo cuts there (arXiv 2008.01342). `num_features` is the last unit's number of channels,
-    which a classifier needs.
+    `stages` holds the first unit of each of the architecture's own stages, if it has any, the stem
+    being part of the first; `cuts` holds its own cuts, the first unit of each home, for some
+    numbers of blocks. LoCo cuts at stages and shares whole ones (arXiv 2008.01342).
+    `num_features` is the last unit's number of channels, which a classifier needs.
     """
 
     name: str
     units: tuple[Unit, ...]
     stages: tuple[int, ...] = ()
+    cuts: tuple[tuple[int, ...], ...] = ()
     num_features: int | None = None
 
     def __post_init__(self) -> None:
@@ -117,7 +120,9 @@ def check_builds(network: Network) -> None:
     check_memory_apart(built, network.name)
 
 
-def run_unit(network: Network, index: int, module: nn.Module, x_BCHW: Tensor) -> Tensor:
+def run_unit(
+    network: Network, index: int, module: nn.Module, x_BCHW: Tensor, numerics: Numerics = FP32
+) -> Tensor:
     """Send a batch through a unit that was built.
 
     Raises ValueError for an output on which no block can end, UsersError if the unit raises.
@@ -125,7 +130,7 @@ def run_unit(network: Network, index: int, module: nn.Module, x_BCHW: Tensor) ->
     who = network.label(index)
     num_images = len(x_BCHW)
     form = f"shape {tuple(x_BCHW.shape)}, {_name(x_BCHW.dtype)}"
-    with users_code(who, f" on an input of {form}"):
+    with users_code(who, f" on an input of {form}"), numerics.autocast(x_BCHW.device):
         y_BCHW: Tensor = module(x_BCHW)
     check_output(y_BCHW, who, num_images)
     return y_BCHW
@@ -271,7 +276,9 @@ class UnitTrace:
     was_compiled: bool = False
 
 
-def trace_units(network: Network, image_shape: tuple[int, int, int]) -> list[UnitTrace]:
+def trace_units(
+    network: Network, image_shape: tuple[int, int, int], numerics: Numerics = FP32
+) -> list[UnitTrace]:
     """Send two blank images (C, H, W) through the network, a unit at a time.
 
     Raises ValueError for a unit that no block can hold or end on, UsersError for one that raises.
@@ -281,11 +288,11 @@ def trace_units(network: Network, image_shape: tuple[int, int, int]) -> list[Uni
     traces = []
     before: Tensor | None = None
     version = 0
-    x_BCHW = torch.zeros(NUM_BLANKS, *image_shape)
+    x_BCHW = numerics.laid_out(torch.zeros(NUM_BLANKS, *image_shape))
     for index in range(len(network.units)):
         module, was_compiled = _build(network, index)
         with torch.no_grad():  # but in training mode
-            x_BCHW = run_unit(network, index, module, x_BCHW)
+            x_BCHW = run_unit(network, index, module, x_BCHW, numerics)
         trainable = [p for p in module.parameters() if p.requires_grad]
         traces.append(
             UnitTrace(

@@ -6,13 +6,17 @@ Shapes: B images a batch, D features of a projection; 2BD is two views stacked, 
 of all B images and then their second views.
 """
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Iterable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.plugins import call_function, is_dotted, unknown_name, users_code
+from models.plugins import call_function, is_dotted, unknown_name
+
+Projections = Tensor | tuple[Tensor, ...]
+NEEDS = ("block_input", "home_output", "block_index")
 
 
 @runtime_checkable
@@ -20,13 +24,22 @@ class Objective(Protocol):
     """A scalar loss of the projections of both views.
 
     `uses_labels` tells whether labels reach the loss, `head_features` the width that the head
-    must have (None: free). A label of -1 means unlabelled.
+    must have (None: free). A label of -1 means unlabelled. An objective may also have `needs`,
+    names of what else it is given, by keyword: `block_input` (N, ...), without a gradient;
+    `home_output` (N, ...), which the gradient flows into; `block_index`, counted from 0. A user's
+    head may return a tuple of tensors, which then takes the place of the projections.
     """
 
     uses_labels: bool
     head_features: int | None
 
-    def __call__(self, projections_2BD: Tensor, labels_B: Tensor) -> Tensor: ...
+    def __call__(self, projections_2BD: Any, labels_B: Tensor, **needed: Any) -> Tensor: ...
+
+
+def needs_of(objective: Objective) -> tuple[str, ...]:
+    """What an objective needs beside projections and labels."""
+    needs: Iterable[str] = getattr(objective, "needs", ())
+    return tuple(needs)
 
 
 class NTXent:
@@ -43,7 +56,7 @@ class NTXent:
             raise ValueError(f"temperature {temperature}; it must be above 0, such as 0.2")
         self.temperature = temperature
 
-    def __call__(self, projections_2BD: Tensor, labels_B: Tensor) -> Tensor:  # noqa: ARG002
+    def __call__(self, projections_2BD: Tensor, labels_B: Tensor, **_: Any) -> Tensor:  # noqa: ARG002
         num_images = _num_images(projections_2BD)
         if num_images < 2:
             raise ValueError("a batch of 1 image has no negatives; give a batch of at least 2")
@@ -67,7 +80,7 @@ class CrossEntropy:
             raise ValueError(f"cross-entropy over {num_classes} classes; it needs at least 2")
         self.head_features: int | None = num_classes
 
-    def __call__(self, projections_2BD: Tensor, labels_B: Tensor) -> Tensor:
+    def __call__(self, projections_2BD: Tensor, labels_B: Tensor, **_: Any) -> Tensor:
         if projections_2BD.shape[1] != self.head_features:
             raise ValueError(
                 f"head of {projections_2BD.shape[1]} features for {self.head_features} classes; "
@@ -106,29 +119,12 @@ def load_objective(name: str, *, temperature: float, num_classes: int) -> Object
             f"objective {name!r} made a {kind}; it must be callable and have the attributes "
             "uses_labels and head_features"
         )
+    unknown = [need for need in needs_of(objective) if need not in NEEDS]
+    if unknown:
+        raise ValueError(
+            f"objective {name!r} needs {unknown[0]!r}; what it can be given is {', '.join(NEEDS)}"
+        )
     return objective
-
-
-def check_users_objective(name: str, objective: Objective, shape: tuple[int, int]) -> None:
-    """Call a user's objective once on random projections (2B, D), as a block's step will.
-
-    Raises UsersError if it raises, and ValueError unless it returns a loss that can be followed.
-    """
-    projections_2BD = torch.randn(shape, requires_grad=True)
-    labels_B = torch.full((shape[0] // 2,), 0 if objective.uses_labels else -1)
-    with users_code(f"objective {name!r}", f" on projections of shape {shape}"):
-        loss: object = objective(projections_2BD, labels_B)
-    found = type(loss).__name__
-    if isinstance(loss, Tensor):
-        if loss.numel() == 1 and loss.requires_grad and loss.is_floating_point():
-            return
-        dtype = str(loss.dtype).removeprefix("torch.")
-        found = f"tensor of shape {tuple(loss.shape)}, {dtype}"
-        found += "" if loss.requires_grad else " without a gradient"
-    raise ValueError(
-        f"objective {name!r} returned a {found} for projections of shape {shape}; it must return"
-        " one real number, a tensor that depends on the projections"
-    )
 
 
 def _num_images(projections_2BD: Tensor) -> int:

@@ -20,6 +20,7 @@ Number = bool | int | float
 DTYPES: dict[str, torch.dtype] = {"bool": torch.bool, "int": torch.int64, "float": torch.float64}
 KEYS = {
     "sgd": frozenset({"momentum_buffer"}),
+    "lars": frozenset({"momentum_buffer"}),
     "adamw": frozenset({"step", "exp_avg", "exp_avg_sq"}),
 }
 

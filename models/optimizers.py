@@ -5,26 +5,36 @@ Owns which parameters decay and how the rate moves over a run. Knows nothing of 
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal
 
 import torch
 from torch.nn import Parameter
 
+from models.lars import LARS
 from models.plugins import call_function, is_dotted, unknown_name
 
+LR_SCALE = "lr_scale"  # a key of a parameter group
 Schedule = Literal["constant", "cosine"]
 
-NAMES = ("sgd", "adamw")
+NAMES = ("sgd", "adamw", "lars")
 
 
 def load_optimizer(
-    name: str, params: list[Parameter], *, lr: float, weight_decay: float
+    name: str,
+    params: list[Parameter],
+    *,
+    lr: float,
+    weight_decay: float,
+    lr_scale: float = 1.0,
+    lr_scales: Mapping[Parameter, float] = MappingProxyType({}),
 ) -> torch.optim.Optimizer:
     """Make the optimizer of a name; vectors (BatchNorm, biases) never decay.
 
-    A dotted name, package.module:function, is called as f(param_groups, lr=lr), each group with
-    its own weight_decay. Raises ValueError for an unknown name or a rate that cannot be.
+    `lr_scales` says by how much the rate of some parameters is multiplied, `lr_scale` that of all
+    others. A dotted name, package.module:function, is called as f(param_groups, lr=lr), each group
+    with its own weight_decay. Raises ValueError for an unknown name or a rate that cannot be.
     """
     if not (lr > 0 and math.isfinite(lr)):
         raise ValueError(f"learning rate {lr}; it must be above 0, such as 1e-3")
@@ -32,12 +42,14 @@ def load_optimizer(
         raise ValueError(f"weight decay {weight_decay}; it must be 0 or above, such as 1e-6")
     if not params:
         raise ValueError("nothing to optimise; give a block at least one unit with parameters")
-    groups = _groups(params, weight_decay)
+    groups = _groups(params, weight_decay, [lr_scales.get(p, lr_scale) for p in params])
     _keep_dynamo_out()
     if name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=0.9)
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=lr)
+    if name == "lars":
+        return LARS(groups, lr=lr)
     if not is_dotted(name):
         raise unknown_name(name, "optimizer", NAMES)
 
@@ -55,7 +67,7 @@ def step_optimizer(optimizer: torch.optim.Optimizer) -> None:
     every worker's start. Nothing here is compiled, so torch's own optimizers are stepped
     without it; a user's optimizer gets its plain step.
     """
-    if type(optimizer) in (torch.optim.SGD, torch.optim.AdamW):
+    if type(optimizer) in (torch.optim.SGD, torch.optim.AdamW, LARS):
         with torch.no_grad():
             inspect.unwrap(type(optimizer).step)(optimizer)
     else:
@@ -68,14 +80,24 @@ def _keep_dynamo_out() -> None:
     vars(plain).setdefault("__dynamo_disable", plain)
 
 
-def _groups(params: list[Parameter], weight_decay: float) -> list[dict[str, object]]:
-    matrices = [p for p in params if p.ndim > 1]
-    vectors = [p for p in params if p.ndim <= 1]
-    groups = [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+def _groups(
+    params: list[Parameter], weight_decay: float, lr_scales: list[float]
+) -> list[dict[str, object]]:
+    kinds = [(scale, decays) for scale in dict.fromkeys(lr_scales) for decays in (True, False)]
+    groups: dict[tuple[float, bool], list[Parameter]] = {kind: [] for kind in kinds}
+    for parameter, scale in zip(params, lr_scales, strict=True):
+        groups[scale, parameter.ndim > 1].append(parameter)
+    return [
+        {"params": members, "weight_decay": weight_decay if decays else 0.0, LR_SCALE: scale}
+        for (scale, decays), members in groups.items()
+        if members
     ]
-    return [group for group in groups if group["params"]]
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set a step's rate, for each group by its scale."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group[LR_SCALE]
 
 
 def learning_rate(

@@ -73,7 +73,7 @@ def _is_ours(error: BaseException) -> bool:
     """Whether it was raised in this package, on purpose."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     raised_in = Path(frames[-1].f_code.co_filename)
-    return isinstance(error, ValueError) and raised_in.parent == Path(__file__).parent
+    return isinstance(error, ValueError) and Path(__file__).parent in raised_in.parents
 
 
 def _name_is_ours(error: BaseException) -> str:

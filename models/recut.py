@@ -31,16 +31,16 @@ class OldBlock:
 
 
 def carry(
-    old: Sequence[OldBlock], fresh: State, *, home: Units, guest: Units
+    old: Sequence[OldBlock], fresh: State, *, home: Units, guest: Units, trains_guest: bool = True
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Return a new block's state, to be loaded, and what was done, in short phrases.
 
     `fresh` is the new block's own state, `home` and `guest` its units with their tensors' names
     (LocalBlock.home_units, guest_units). Home units come with their buffers and optimizer state;
-    guests are cloned from the old homes; the head is that of an old block with the same top
-    unit, the probe that of one whose home ends alike, if names and shapes fit; whatever else
-    there is starts fresh. The tensors returned are not copies. ValueError if the old run has
-    no such unit, or has it in another shape.
+    guests are cloned from the old homes, with that state if they are trained. The head is that of
+    an old block with the same top unit, the probe that of one whose home ends alike, if names and
+    shapes fit; whatever else there is starts fresh. The tensors returned are not copies. ValueError
+    if the old run has no such unit, or has it in another shape.
     """
     state = dict(fresh)
     notes = []
@@ -49,7 +49,7 @@ def carry(
             source = next((block.state for block in old if unit in block.home), None)
             if source is None:
                 raise ValueError(f"the old run has no unit {unit!r}; resume with the model it had")
-            state |= _unit(source, fresh, unit, names, part)
+            state |= _unit(source, fresh, unit, names, part, moments=part == "home" or trains_guest)
             notes.append(f"{unit} {verb}")
 
     last, top = list(home)[-1], [*home, *guest][-1]
@@ -69,9 +69,10 @@ def carry(
 
 
 def _unit(
-    source: State, fresh: State, unit: str, names: Sequence[str], part: str
+    source: State, fresh: State, unit: str, names: Sequence[str], part: str, *, moments: bool
 ) -> dict[str, Tensor]:
-    """The tensors of an old home's unit and their optimizer state, named for `part`."""
+    """The tensors of an old home's unit and, with `moments`, their optimizer state, named for
+    `part`."""
     found = {}
     for name in names:
         old, new = source.get(f"home/{name}"), fresh[f"{part}/{name}"]
@@ -83,7 +84,7 @@ def _unit(
             )
         found[f"{part}/{name}"] = old
         root = f"optimizer/home/{name}/"
-        for key, tensor in _beginning(source, root).items():
+        for key, tensor in _beginning(source, root).items() if moments else ():
             found[f"optimizer/{part}/{name}/{key.removeprefix(root)}"] = tensor
     return found
 

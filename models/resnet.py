@@ -73,9 +73,10 @@ BLOCKS: dict[int, tuple[Block, tuple[int, int, int, int]]] = {
 }
 
 
-def resnet(depth: Depth, *, stem: Stem, in_channels: int = 3) -> Network:
+def resnet(depth: Depth, *, stem: Stem, width: int = 64, in_channels: int = 3) -> Network:
     """Make the ResNet of a depth, without its classifier (see `network.build_plain`).
 
+    `width` is the number of channels of the stem, and of the first stage's 3x3 convolutions.
     The cifar stem is one 3x3 convolution of stride 1, without max-pool (arXiv 2002.05709, B.9).
     """
     if depth not in BLOCKS:
@@ -84,13 +85,19 @@ def resnet(depth: Depth, *, stem: Stem, in_channels: int = 3) -> Network:
         raise ValueError(f"no ResNet stem {stem!r}; choose 'imagenet' or 'cifar'")
     block, num_blocks = BLOCKS[depth]
     name = f"resnet{depth}" + ("-cifar" if stem == "cifar" else "")
-    return _assemble(name, partial(_stem, in_channels, 64, stem), block, num_blocks, width=64)
+    build = partial(_stem, in_channels, width, stem)
+    return _assemble(_named(name, width, 64), build, block, num_blocks, width=width)
 
 
 def small_resnet(width: int = 16, in_channels: int = 1) -> Network:
     """Make a ResNet of five units for images of about 16x16, one residual block a stage."""
     stem = partial(_stem, in_channels, width, "cifar")
-    return _assemble("resnet-small", stem, ResidualBlock, (1, 1, 1, 1), width=width)
+    name = _named("resnet-small", width, 16)
+    return _assemble(name, stem, ResidualBlock, (1, 1, 1, 1), width=width)
+
+
+def _named(name: str, width: int, usual: int) -> str:
+    return name if width == usual else f"{name}-w{width}"
 
 
 def _assemble(
@@ -102,7 +109,7 @@ def _assemble(
     width: int,
 ) -> Network:
     units = [Unit(name="stem", prefix="", build=stem)]
-    first_units = [0]
+    first_units = []
     in_channels = width
     for stage, num in enumerate(num_blocks):
         first_units.append(len(units))
@@ -113,9 +120,14 @@ def _assemble(
             build = partial(_initialised, block, in_channels, stage_width, stride)
             units.append(Unit(name=unit_name, prefix=f"{unit_name}.", build=build))
             in_channels = stage_width * block.expansion
-    # LoCo leaves conv4_x and conv5_x together, so the last stage begins no cut of its own.
+    first, *above = first_units
+    # LoCo leaves conv4_x and conv5_x together. With four blocks the stem is one of its own.
     return Network(
-        name=name, units=tuple(units), stages=tuple(first_units[:-1]), num_features=in_channels
+        name=name,
+        units=tuple(units),
+        stages=(0, *above),
+        cuts=((0, *above[:-1]), (0, first, *above[:-1])),
+        num_features=in_channels,
     )
 
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from launch.planning.partition import Partition
-from models.block import LocalBlock, Recipe
+from launch.planning.partition import Partition, Sharing
+from models.block import Learning, LocalBlock
+from models.heads import HeadSpec
 from models.network import Network, Unit, trace_units
 from models.objectives import NTXent
 
@@ -38,7 +39,7 @@ FIVE = Network(
 TRACES = trace_units(FIVE, IMAGE)
 
 
-def feed(step: int) -> tuple[Tensor, Tensor]:
+def source(step: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(step)
     images = torch.rand(BATCH, *IMAGE, generator=generator)
     noise = 0.05 * torch.rand(2 * BATCH, *IMAGE, generator=generator)
@@ -55,24 +56,30 @@ def cut_blocks():
     torch.set_num_threads(1)
 
     def make(
-        cuts=(0, 2), overlap=1, *, tie="none", poisoned=(), objective=None, **changes
+        cuts=(0, 2), overlap=1, *, tie="none", depth=1, poisoned=(), objective=None, **changes
     ) -> list[LocalBlock]:
         figures = {"alpha": 0.25, "optimizer": "adamw", "lr": 0.05, "weight_decay": 0.01}
         figures |= {"schedule": "cosine", "warmup_steps": 1, "num_steps": 40}
-        recipe = Recipe(tie=tie, **(figures | {"decoder_depth": 1, "seed": 1} | changes))
-        blocks = Partition(num_units=5, cuts=cuts, overlap=overlap).blocks
+        learning = Learning(tie=tie, **(figures | {"seed": 1} | changes))
+        sharing = Sharing(overlap)
+        blocks = Partition.shared(num_units=5, cuts=cuts, sharing=sharing).blocks
         return [
             LocalBlock(
                 FIVE,
                 home=block.home,
                 guest=block.guest,
                 lent=blocks[k - 1].guest if k else range(0),
-                recipe=recipe,
+                learning=learning,
                 objective=objective or NTXent(0.5),
                 num_classes=2,
-                output_shape=TRACES[(*block.home, *block.guest)[-1]].output_shape,
+                head=HeadSpec(
+                    in_shape=TRACES[(*block.home, *block.guest)[-1]].output_shape,
+                    out_features=objective.head_features if objective else None,
+                    depth=depth,
+                    block_index=k,
+                ),
                 home_shape=TRACES[block.home[-1]].output_shape,
-                feed=None if k else feed,
+                source=None if k else source,
                 poisoned=frozenset(step for at, step in poisoned if at == k),
             )
             for k, block in enumerate(blocks)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from models import arrays
-from models.arrays import to_images, to_labels, value_range
+from models.arrays import to_images, to_labels, to_unit_range, value_range
 
 GREY = np.linspace(0, 1, 32).reshape(2, 1, 4, 4)
 
@@ -42,10 +42,23 @@ def test_float32_is_taken_as_it_lies_and_half_exactly():
         assert torch.equal(to_images(whole.to(dtype), "x"), whole.to(dtype).float())
 
 
-def test_uint8_is_scaled_and_left_as_it_was():
+def test_uint8_stays_where_it_lies_and_a_batch_of_it_is_scaled():
+    """A large set was copied as floats before the first step, at four times its size."""
     given = np.array([0, 51, 255], dtype=np.uint8).reshape(3, 1, 1, 1)
-    assert to_images(given, "train images").flatten().tolist() == pytest.approx([0, 0.2, 1])
+    images = to_images(given, "train images")
+    assert images.dtype == torch.uint8
+    assert images.data_ptr() == given.ctypes.data
+    assert to_unit_range(images).flatten().tolist() == pytest.approx([0, 0.2, 1])
     assert given.max() == 255
+
+
+def test_batches_have_the_bits_that_scaling_the_whole_set_gives():
+    images = torch.arange(256, dtype=torch.uint8).reshape(-1, 1, 4, 4)
+    whole = images.float() / 255
+    for rows in ([3], [15, 0, 7]):
+        assert torch.equal(to_unit_range(images[rows]), whole[rows])
+    floats = torch.rand(2, 1, 4, 4)
+    assert to_unit_range(floats) is floats
 
 
 def test_array_that_cannot_be_written_is_read():

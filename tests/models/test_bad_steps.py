@@ -48,7 +48,7 @@ def test_bad_step_teaches_nothing_and_leaves_no_buffer(cut_blocks, tie, reason):
     poisoned = [(0, 1)] if reason == "a poisoned loss" else []
     block = cut_blocks(tie=tie, poisoned=poisoned)[0]
     step_alone(block, 0)
-    views, labels = block._feed(1)
+    views, labels = block._source(1)
     before = copy(block)
     assert any(name.endswith("running_mean") for name in before)
     block.forward(1, (views, labels) if poisoned else (views * math.nan, labels))
@@ -218,7 +218,7 @@ def test_story_tells_the_input_as_it_came(cut_blocks):
     """A unit may work in place on its input: a NaN that a clamp removes would go untold."""
     block = cut_blocks(poisoned=[(0, 0)], max_bad_steps=1)[0]
     block._home["0"].register_forward_pre_hook(lambda module, inputs: inputs[0].nan_to_num_(0.0))
-    views, labels = block._feed(0)
+    views, labels = block._source(0)
     views[0, 0, 0, 0] = math.nan
     block.forward(0, (views, labels))
     with pytest.raises(BadNumbers, match="1 of 40 values not finite"):

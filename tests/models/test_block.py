@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
-from models.block import LocalBlock, Recipe
+from models.block import Learning, LocalBlock
+from models.heads import HeadSpec
 from models.network import Network, Unit, trace_units, write_input
 from models.objectives import CrossEntropy, NTXent, Objective
+from models.sequential import train
 
 IMAGE = (1, 2, 2)
 BATCH = 5
@@ -26,22 +28,21 @@ def linear(name: str, num_inputs: int) -> Unit:
 PLAIN = Network(name="plain", units=(linear("a", 4), linear("b", 3), linear("c", 3)))
 
 
-def feed(step: int) -> tuple[Tensor, Tensor]:
+def source(step: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(step)
     return torch.rand(2 * BATCH, *IMAGE, generator=generator), torch.arange(BATCH) % 2
 
 
-def recipe(tie: str, **changes) -> Recipe:
+def learning(tie: str, **changes) -> Learning:
     figures = {
         "alpha": 0.25,
         "optimizer": "torch.optim:SGD",
         "lr": 0.1,
         "weight_decay": 0.0,
         **{"schedule": "constant", "warmup_steps": 0, "num_steps": 8},
-        "decoder_depth": 0,
         "seed": 1,
     }
-    return Recipe(tie=tie, **(figures | changes))
+    return Learning(tie=tie, **(figures | changes))
 
 
 def two_blocks(
@@ -56,12 +57,16 @@ def two_blocks(
             home=home,
             guest=guest,
             lent=lent,
-            recipe=recipe(tie, **changes),
+            learning=learning(tie, **changes),
             objective=objective or NTXent(0.5),
             num_classes=2,
-            output_shape=traces[(*home, *guest)[-1]].output_shape,
+            head=HeadSpec(
+                in_shape=traces[(*home, *guest)[-1]].output_shape,
+                out_features=objective.head_features if objective else None,
+                block_index=home.start,
+            ),
             home_shape=traces[home[-1]].output_shape,
-            feed=None if lent else feed,
+            source=None if lent else source,
             copies_input=write_input(traces[unit] for unit in home),
         )
 
@@ -185,6 +190,63 @@ def test_gradients_that_were_told_do_not_change_with_the_block():
     assert torch.equal(others.down[0], told[1])
 
 
+# Follow ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lag", [0, 1, 2])
+@pytest.mark.parametrize("alpha", [0.25, 1.0])
+def test_follow_pulls_the_guest_alone(lag, alpha):
+    """By hand: unchanged by its own step, then towards the home as of t - lag."""
+    lower, upper = two_blocks("follow", alpha=alpha, optimizer="adamw", weight_decay=0.1)
+    own_homes, downs = [], []
+    for step in range(5):
+        before, home_before = guest(lower), parameters_to_vector(lower._home.parameters()).detach()
+        lower_ties, upper_ties = both_updates(lower, upper, step)
+        assert torch.equal(guest(lower), before)
+        assert not torch.equal(parameters_to_vector(lower._home.parameters()), home_before)
+        assert (lower_ties.up, lower_ties.down, upper_ties.up) == (None, None, None)
+        own_homes.append(shared_home(upper))
+        downs.append(upper_ties.down)
+        assert torch.equal(upper_ties.down[0], own_homes[step])
+
+        late = step - lag
+        lower.apply(step, None, downs[late] if late >= 0 else None)
+        upper.apply(step, None, None)
+        assert torch.equal(shared_home(upper), own_homes[step])
+        expected = before if late < 0 else (1 - alpha) * before + alpha * own_homes[late]
+        torch.testing.assert_close(guest(lower), expected)
+        if alpha == 1 and late >= 0:
+            assert torch.equal(guest(lower), own_homes[late])
+
+
+def test_guest_that_follows_has_no_moments():
+    lower, upper = two_blocks("follow", optimizer="adamw")
+    both_updates(lower, upper, 0)
+    assert not [name for name in lower.state() if name.startswith("optimizer/guest/")]
+    assert [name for name in lower.state() if name.startswith("optimizer/home/")]
+
+
+def test_guest_that_follows_keeps_its_own_statistics(cut_blocks):
+    lower, upper = cut_blocks((0, 1), tie="follow", alpha=1.0)
+    before = {name: t.clone() for name, t in lower.state().items() if "running" in name}
+    train([lower, upper], num_steps=3, lag=1)
+    guests = [name for name in before if name.startswith("guest/")]
+    assert guests
+    for name in guests:
+        assert not torch.equal(lower.state()[name], before[name])
+        assert not torch.equal(lower.state()[name], upper.state()[name.replace("guest", "home")])
+
+
+def test_home_learns_the_same_through_a_guest_that_is_frozen():
+    """Of the first step: what flows through it does not depend on whether it is trained."""
+    homes = []
+    for tie in ("follow", "none"):
+        lower, upper = two_blocks(tie)
+        both_updates(lower, upper, 0)
+        homes.append(parameters_to_vector(lower._home.parameters()))
+    assert torch.equal(*homes)
+
+
 # None ------------------------------------------------------------------------------------------
 
 
@@ -231,7 +293,7 @@ def test_sent_tensors_are_contiguous_copies_on_the_cpu():
     views, labels = lower.forward(0, None)
     assert views.is_contiguous()
     assert views.shape == (2 * BATCH, 3)
-    assert torch.equal(labels, feed(0)[1])
+    assert torch.equal(labels, source(0)[1])
     sent = views.clone()
     lower.update(0)
     assert torch.equal(views, sent)
@@ -277,7 +339,7 @@ def test_labels_reach_a_loss_that_uses_them_and_no_other():
     shuffled = torch.tensor([1, 1, 0, 0, 1])
     for objective, matters in ((CrossEntropy(2), True), (NTXent(0.5), False)):
         losses = []
-        for labels in (feed(0)[1], shuffled):
+        for labels in (source(0)[1], shuffled):
             lower, upper = two_blocks("none", objective=objective)
             activation, _ = lower.forward(0, None)
             upper.forward(0, (activation, labels))
@@ -399,3 +461,39 @@ def test_labels_reach_no_loss_that_does_not_ask_for_them():
         lower.update(0)
     assert set(seen[0]) == {-1}
     assert min(seen[1]) >= 0
+
+
+# Rates and clipping ----------------------------------------------------------------------------
+
+
+def test_gradient_is_clipped_before_it_is_told():
+    free, clipped = two_blocks("gradient")[0], two_blocks("gradient", grad_clip=0.01)[0]
+    for block in (free, clipped):
+        block.forward(0, None)
+        block.update(0)
+    norm = torch.stack([p.grad.norm() for p in free._trained]).norm()
+    assert norm > 0.01
+    for loose, tight in zip(free._trained, clipped._trained, strict=True):
+        torch.testing.assert_close(tight.grad, loose.grad * 0.01 / norm, rtol=1e-4, atol=1e-9)
+
+
+def test_small_gradient_is_not_clipped():
+    free, clipped = two_blocks("none")[0], two_blocks("none", grad_clip=1e6)[0]
+    for block in (free, clipped):
+        block.forward(0, None)
+        block.update(0)
+    assert torch.equal(guest(free), guest(clipped))
+
+
+def test_guest_has_the_learning_rate_of_its_home():
+    """A shared unit that is tied by gradients must stay one, whatever the two blocks' rates."""
+    lower, _ = two_blocks("gradient", lr_scale=0.5, guest_lr_scale=2.0)
+    _, upper = two_blocks("gradient", lr_scale=2.0)
+    start, home = guest(lower), parameters_to_vector(lower._home.parameters()).detach().clone()
+    ties, others = both_updates(lower, upper, 0)
+    lower.apply(0, None, others.down)
+    upper.apply(0, ties.up, None)
+    assert torch.equal(guest(lower), shared_home(upper))
+    torch.testing.assert_close(guest(lower), start - 0.2 * (ties.up[0] + others.down[0]))
+    moved = [p.detach() - 0.05 * -p.grad for p in lower._home.parameters()]
+    torch.testing.assert_close(parameters_to_vector(moved), home)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from models.heads import build_head, trace_head
+from models.heads import DEFAULT_HEAD_FEATURES, HeadSpec, build_head, load_head
+from models.plugins import UsersError
 
 
 @pytest.mark.parametrize("in_shape", [(6, 4, 4), (6,), (4, 6)])
@@ -44,6 +45,56 @@ def test_sequence_is_pooled_before_the_residual_layers():
     head = build_head(in_shape=(9, 6), hidden=8, out_features=5, depth=1)
     x_NLD = torch.rand(3, 9, 6)
     assert torch.equal(head(x_NLD), head[1:](x_NLD.mean(dim=1)))
-    trace = trace_head(in_shape=(9, 6), depth=1, out_features=5)
-    assert trace.flops == 2 * (2 * 6 * 6 + 6 * 256 + 256 * 5)  # the length has no part in it
-    assert trace.kept_bytes == 4 * (4 * 6 + 6 + 256 + 5)
+
+
+MODULE = """
+from torch import nn
+
+def linear(in_shape, out_features, depth, block_index):
+    layers = [nn.Linear(in_shape[0], in_shape[0]) for _ in range(depth + block_index)]
+    return nn.Sequential(*layers, nn.Linear(in_shape[0], out_features or 7))
+
+def nothing(**given):
+    return None
+
+def takes_less(in_shape):
+    return nn.Linear(in_shape[0], 3)
+
+def raises(**given):
+    return 1 / 0
+"""
+
+
+@pytest.fixture
+def own_heads(tmp_path, monkeypatch):
+    (tmp_path / "own_heads.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def test_default_head_has_the_width_that_the_objective_wants():
+    widths = [
+        load_head(HeadSpec(in_shape=(4,), out_features=width))[-1].out_features
+        for width in (None, 3)
+    ]
+    assert widths == [DEFAULT_HEAD_FEATURES, 3]
+
+
+@pytest.mark.usefixtures("own_heads")
+def test_users_head_is_told_where_it_stands():
+    spec = HeadSpec(name="own_heads:linear", in_shape=(4,), out_features=2, depth=1, block_index=2)
+    assert [layer.out_features for layer in load_head(spec)] == [4, 4, 4, 2]
+
+
+@pytest.mark.usefixtures("own_heads")
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("mpl", ValueError, "no head named 'mpl'.*did you mean 'mlp'"),
+        ("own_heads:nothing", ValueError, "block 0 was built as a NoneType; build an nn.Module"),
+        ("own_heads:takes_less", ValueError, "in_shape=..., out_features=..., depth=..., "),
+        ("own_heads:raises", UsersError, "'own_heads:raises' raised ZeroDivisionError"),
+    ],
+)
+def test_head_that_is_none_is_refused(name, error, message):
+    with pytest.raises(error, match=message):
+        load_head(HeadSpec(name=name, in_shape=(4,)))

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from launch.planning.partition import Partition
-from models.block import LocalBlock, Recipe
+from models.block import Learning, LocalBlock
+from models.heads import HeadSpec
 from models.mlp import mlp
 from models.network import Network, trace_units
 from models.objectives import NTXent
@@ -34,7 +35,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def feed(step: int) -> tuple[Tensor, Tensor]:
+def source(step: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(step)
     views = torch.rand(2 * BATCH, *IMAGE, generator=generator, dtype=torch.float64)
     return views, torch.zeros(BATCH, dtype=torch.int64)
@@ -42,7 +43,7 @@ def feed(step: int) -> tuple[Tensor, Tensor]:
 
 def local_blocks(network: Network, partition: Partition, depth: int) -> list[LocalBlock]:
     traces = trace_units(network, IMAGE)
-    recipe = Recipe(
+    learning = Learning(
         tie="gradient",
         alpha=0.0,
         optimizer="torch.optim:SGD",
@@ -51,7 +52,6 @@ def local_blocks(network: Network, partition: Partition, depth: int) -> list[Loc
         schedule="constant",
         warmup_steps=0,
         num_steps=STEPS,
-        decoder_depth=depth,
         seed=3,
     )
     blocks = []
@@ -61,12 +61,14 @@ def local_blocks(network: Network, partition: Partition, depth: int) -> list[Loc
             home=block.home,
             guest=block.guest,
             lent=partition.blocks[k - 1].guest if k else range(0),
-            recipe=recipe,
+            learning=learning,
             objective=NTXent(0.5),
             num_classes=2,
-            output_shape=traces[(*block.home, *block.guest)[-1]].output_shape,
+            head=HeadSpec(
+                in_shape=traces[(*block.home, *block.guest)[-1]].output_shape, depth=depth
+            ),
             home_shape=traces[block.home[-1]].output_shape,
-            feed=None if k else feed,
+            source=None if k else source,
         )
         for part in (built._home, built._guest, built._head):
             part.double()
@@ -78,7 +80,7 @@ def train_one_graph(stages: nn.ModuleList, heads: nn.ModuleList, partition: Part
     """LoCo: every stage once a step, every loss's gradient for its own stages and head."""
     objective = NTXent(0.5)
     for step in range(STEPS):
-        x, labels = feed(step)
+        x, labels = source(step)
         outputs = []
         for stage in stages:
             x = stage(x)
@@ -99,18 +101,20 @@ def train_one_graph(stages: nn.ModuleList, heads: nn.ModuleList, partition: Part
 
 @pytest.mark.parametrize("depth", [0, 1])
 @pytest.mark.parametrize(
-    ("name", "cuts", "overlap"),
+    ("name", "cuts", "overlaps"),
     [
-        ("mlp", (0, 2), 1),
-        ("mlp", (0, 1, 2, 3), 1),
-        ("mlp", (0, 1, 3), 2),
-        ("resnet", (0, 1, 2, 3), 1),
-        ("resnet", (0, 1, 3), 2),
+        ("mlp", (0, 2), (1,)),
+        ("mlp", (0, 1, 2, 3), (1, 1, 1)),
+        ("mlp", (0, 1, 3), (2, 2)),
+        ("mlp", (0, 1, 3), (2, 1)),
+        ("resnet", (0, 1, 2, 3), (1, 1, 1)),
+        ("resnet", (0, 1, 3), (2, 2)),
+        ("resnet", (0, 1, 3), (1, 2)),
     ],
 )
-def test_gradient_ties_without_lag_are_loco(name, cuts, overlap, depth):
+def test_gradient_ties_without_lag_are_loco(name, cuts, overlaps, depth):
     network = NETWORKS[name]
-    partition = Partition(num_units=5, cuts=cuts, overlap=overlap)
+    partition = Partition(num_units=5, cuts=cuts, overlaps=overlaps)
     blocks = local_blocks(network, partition, depth)
     stages = nn.ModuleList(
         copy.deepcopy(block._home[str(i)])
@@ -150,7 +154,7 @@ def assert_guests_equal_homes(blocks: list[LocalBlock]) -> None:
 
 def test_witness_can_tell_loco_from_late_ties():
     """With lag 1 the two programs must part, or the comparison would be worth nothing."""
-    partition = Partition(num_units=5, cuts=(0, 2), overlap=1)
+    partition = Partition(num_units=5, cuts=(0, 2), overlaps=(1,))
     blocks = local_blocks(NETWORKS["mlp"], partition, 0)
     stages = nn.ModuleList(
         copy.deepcopy(module) for block in blocks for module in block._home.values()

@@ -10,8 +10,7 @@ import torch
 from torch.nn import functional
 
 from models import randomness
-from models.objectives import CrossEntropy, NTXent, check_users_objective, load_objective
-from models.plugins import UsersError
+from models.objectives import CrossEntropy, NTXent, load_objective
 
 NO_LABELS = torch.empty(0, dtype=torch.int64)
 
@@ -217,44 +216,3 @@ def test_objective_is_found_by_its_name(tmp_path, monkeypatch):
         load_objective("own_objectives:bare", **given)
     with pytest.raises(ValueError, match="did you mean 'nt-xent'"):
         load_objective("ntxent", **given)
-
-
-class Own:
-    """A user's objective, which returns what a function makes of the projections."""
-
-    uses_labels = False
-    head_features = None
-
-    def __init__(self, function):
-        self.function = function
-
-    def __call__(self, projections_2BD, labels_B):
-        assert set(labels_B.tolist()) == {-1}
-        return self.function(projections_2BD)
-
-
-@pytest.mark.parametrize(
-    ("function", "found"),
-    [
-        (lambda z: None, "returned a NoneType"),
-        (
-            lambda z: z.sum(1),
-            r"returned a tensor of shape \(6,\), float32 for projections of shape \(6, 4\)",
-        ),
-        (lambda z: z.detach().sum(), "without a gradient"),
-        (lambda z: float(z.detach().sum()), "returned a float"),
-        (lambda z: z.sum() * 1j, r"returned a tensor of shape \(\), complex64"),
-    ],
-)
-def test_users_loss_that_cannot_be_followed_is_refused(function, found):
-    """It ended in a worker's backward(), after three restarts."""
-    check_users_objective("mine:own", Own(lambda z: z.sum()), (6, 4))
-    with pytest.raises(
-        ValueError, match=f"objective 'mine:own' .*{found}.* must return one real number"
-    ):
-        check_users_objective("mine:own", Own(function), (6, 4))
-
-
-def test_users_objective_that_raises_is_named():
-    with pytest.raises(UsersError, match=r"'mine:own' raised RuntimeError on projections of shape"):
-        check_users_objective("mine:own", Own(lambda z: z @ z), (6, 4))

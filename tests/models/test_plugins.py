@@ -110,7 +110,7 @@ def factory(**given): raise ValueError("no such file: settings.json")
 def test_users_error_has_its_traceback(here, monkeypatch, call, message):
     """A ValueError inside a user's load() was shown as a line without its traceback."""
     write(here, raises=RAISES, raises_too="def sgd(groups, lr): raise ValueError('of mine')\n")
-    monkeypatch.setattr("models.optimizers._groups", lambda params, weight_decay: [])
+    monkeypatch.setattr("models.optimizers._groups", lambda *_: [])
     with pytest.raises(UsersError) as caught:
         call()
     assert str(caught.value) == message

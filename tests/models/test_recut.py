@@ -89,7 +89,7 @@ def test_recut_into_one_block(cut_blocks):
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_training_goes_on_from_its_old_loss(cut_blocks, cuts, overlap, optimizer):
     """The loss of the first steps, with heads that were carried, is below that of a new run's."""
-    changes = {"tie": "elastic", "optimizer": optimizer, "decoder_depth": 0, "lr": 0.01}
+    changes = {"tie": "elastic", "optimizer": optimizer, "depth": 0, "lr": 0.01}
     old_blocks = cut_blocks(**OLD, **changes)
     train(old_blocks, num_steps=25, lag=0)
     old = [old_block(block) for block in old_blocks]
@@ -134,9 +134,25 @@ def test_head_on_one_unit_is_taken_from_the_like_home(cut_blocks):
     assert same(carried(old, middle)[0], old[1].state, "head/", "head/")
 
 
+def test_guest_that_is_not_trained_gets_no_moments(cut_blocks):
+    old = trained(cut_blocks, tie="follow")
+    lower, *_ = cut_blocks((0, 1, 4), overlap=1, tie="follow")
+    state, notes = carry(
+        old,
+        lower.state(),
+        home=lower.home_units,
+        guest=lower.guest_units,
+        trains_guest=False,
+    )
+    assert "b re-cloned as a guest" in notes
+    assert same(state, old[0].state, "guest/b.", "home/b.") == 2 + 2 + 3
+    assert not any(name.startswith("optimizer/guest/") for name in state)
+    lower.load(state)
+
+
 def test_head_of_another_form_is_new(cut_blocks):
     old = trained(cut_blocks)
-    block = cut_blocks(decoder_depth=0, **OLD)[1]
+    block = cut_blocks(depth=0, **OLD)[1]
     state, notes = carried(old, block)
     assert "head on e new" in notes
     assert same(state, block.state(), "head/", "head/")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models.network import build_plain, trace_units
-from models.registry import NETWORKS, load_network
+from models.registry import NAMES, load_network
 
 MODULE = """
 from torch import nn
@@ -27,7 +27,7 @@ def own_module(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [*NAMES, "resnet18-cifar-w8", "resnet50-w4", "resnet-small-w3"])
 @pytest.mark.parametrize("num_channels", [1, 3])
 def test_every_name_takes_the_images_given(name, num_channels):
     shape = (num_channels, 32, 32)
@@ -55,6 +55,8 @@ def test_users_network_is_taken_as_it_is():
     [
         ("resnet-smal", "did you mean 'resnet-small'"),
         ("vgg", "choose one of resnet-small, resnet18"),
+        ("mlp-w8", "no model named 'mlp-w8'"),
+        ("resnet18-w0", "no model named 'resnet18-w0'"),
         ("own_networks:neither", "built a int"),
         ("own_networks:netwrok", "did you mean 'network'"),
     ],

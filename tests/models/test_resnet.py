@@ -76,6 +76,17 @@ def test_every_depth_follows_the_published_structure(depth, num_blocks, bottlene
         assert expected == RESNET18
 
 
+def test_width_scales_every_stage():
+    network = resnet(18, stem="cifar", width=16)
+    assert network.name == "resnet18-cifar-w16"
+    traces = trace_units(network, (3, 32, 32))
+    assert [trace.output_shape[0] for trace in traces] == [16, 16, 16, 32, 32, 64, 64, 128, 128]
+    wide = listing(on_meta(resnet(18, stem="cifar"), None))
+    assert [line.split()[0] for line in listing(on_meta(network, None))] == [
+        line.split()[0] for line in wide
+    ]
+
+
 def test_imagenet_stem_ends_at_seven_by_seven():
     traces = trace_units(resnet(18, stem="imagenet"), (3, 224, 224))
     assert traces[-1].output_shape[1:] == (7, 7)
@@ -90,16 +101,24 @@ def test_cifar_stem_preserves_the_size():
 
 
 @pytest.mark.parametrize(
-    ("network", "stages"),
+    "network",
     [
-        (resnet(18, stem="imagenet"), ["stem", "layer1.0", "layer2.0", "layer3.0"]),
-        (resnet(34, stem="cifar"), ["stem", "layer1.0", "layer2.0", "layer3.0"]),
-        (resnet(50, stem="imagenet"), ["stem", "layer1.0", "layer2.0", "layer3.0"]),
-        (small_resnet(), ["stem", "layer1.0", "layer2.0", "layer3.0"]),
+        resnet(18, stem="imagenet"),
+        resnet(34, stem="cifar"),
+        resnet(50, stem="imagenet"),
+        small_resnet(),
     ],
 )
-def test_stages_are_locos_cut(network, stages):
-    assert [network.units[i].name for i in network.stages] == stages
+def test_stages_and_cuts_are_locos(network):
+    def names(units: tuple[int, ...]) -> list[str]:
+        return [network.units[unit].name for unit in units]
+
+    above = ["layer2.0", "layer3.0"]
+    assert names(network.stages) == ["stem", *above, "layer4.0"]
+    assert [names(cuts) for cuts in network.cuts] == [
+        ["stem", *above],
+        ["stem", "layer1.0", *above],
+    ]
 
 
 def test_small_resnet_has_five_units_that_halve_the_size():

@@ -1,13 +1,11 @@
 """What units cost for one image."""
 
-from functools import partial
-
 import pytest
 from torch import nn
 
-from models.heads import build_head, trace_head
 from models.mlp import mlp
-from models.network import Network, Unit, from_sequential
+from models.network import from_sequential
+from models.numerics import Numerics
 from models.resnet import resnet, small_resnet
 from models.unit_costs import count_unit_costs
 
@@ -49,15 +47,12 @@ def test_unit_that_works_in_place_holds_nothing_of_its_own():
     assert costs[4].kept_bytes > 4 * 4  # its mask too
 
 
-@pytest.mark.parametrize("in_shape", [(6, 4, 4), (6,)])
-@pytest.mark.parametrize("depth", [0, 1, 2])
-def test_head_cost_is_known_without_running_it(in_shape, depth):
-    """The same figures as those of a run, to the byte; but for BatchNorm's of a batch."""
-    build = partial(build_head, in_shape=in_shape, depth=depth, out_features=5)
-    head = Network(name="head", units=(Unit(name="head", prefix="", build=lambda: build().eval()),))
-    (run,) = count_unit_costs(head, in_shape)
-    told = trace_head(in_shape=in_shape, depth=depth, out_features=5)
-    assert told.flops == run.flops
-    assert told.kept_bytes == run.kept_bytes
-    assert told.weight_bytes == run.weight_bytes
-    assert told.num_trainable == sum(p.numel() for p in build().parameters())
+def test_bf16_halves_what_convolutions_leave():
+    network, shape = small_resnet(width=4), (1, 16, 16)
+    single, half = (
+        count_unit_costs(network, shape, Numerics(precision=precision))[1]
+        for precision in ("fp32", "bf16")
+    )
+    assert half.flops == single.flops
+    assert half.weight_bytes == single.weight_bytes
+    assert half.kept_bytes < 0.75 * single.kept_bytes

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from launch.planning.partition import Partition
-from models.block import LocalBlock, Recipe
+from models.block import Learning, LocalBlock
 from models.data import ImageData
-from models.evaluation import evaluate
+from models.evaluation.unit_accuracy import evaluate
+from models.heads import HeadSpec
 from models.network import Network, build_plain, from_sequential, trace_units
 from models.objectives import NTXent
 from models.sequential import train
@@ -21,7 +22,7 @@ IMAGE = (1, 4, 4)
 BATCH = 5
 
 
-def feed(step: int) -> tuple[Tensor, Tensor]:
+def source(step: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(step)
     images = torch.rand(BATCH, *IMAGE, generator=generator)
     noise = 0.05 * torch.rand(2 * BATCH, *IMAGE, generator=generator)
@@ -31,7 +32,7 @@ def feed(step: int) -> tuple[Tensor, Tensor]:
 def blocks_of(network: Network, tie: str, optimizer: str) -> list[LocalBlock]:
     """Cut after the first two units; the third is the lower block's guest."""
     traces = trace_units(network, IMAGE)
-    recipe = Recipe(
+    learning = Learning(
         tie=tie,
         alpha=0.25,
         optimizer=optimizer,
@@ -40,22 +41,21 @@ def blocks_of(network: Network, tie: str, optimizer: str) -> list[LocalBlock]:
         schedule="constant",
         warmup_steps=0,
         num_steps=9,
-        decoder_depth=1,
         seed=1,
     )
-    partition = Partition(num_units=len(network.units), cuts=(0, 2), overlap=1)
+    partition = Partition(num_units=len(network.units), cuts=(0, 2), overlaps=(1,))
     return [
         LocalBlock(
             network,
             home=block.home,
             guest=block.guest,
             lent=partition.blocks[k - 1].guest if k else range(0),
-            recipe=recipe,
+            learning=learning,
             objective=NTXent(0.5),
             num_classes=2,
-            output_shape=traces[(*block.home, *block.guest)[-1]].output_shape,
+            head=HeadSpec(in_shape=traces[(*block.home, *block.guest)[-1]].output_shape, depth=1),
             home_shape=traces[block.home[-1]].output_shape,
-            feed=None if k else feed,
+            source=None if k else source,
         )
         for k, block in enumerate(partition.blocks)
     ]
@@ -205,7 +205,7 @@ def test_transformer_trains_and_is_evaluated(tie):
     lower, upper = trained(network, tie, num_steps=20)
     assert lower.probe.state()["weight"].shape == (2, 8 + 1)  # D features and a bias
 
-    images, labels = feed(0)[0], torch.arange(2 * BATCH) % 2
+    images, labels = source(0)[0], torch.arange(2 * BATCH) % 2
     data = ImageData(
         train_images=images,
         train_labels=labels,

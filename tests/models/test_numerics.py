@@ -1,0 +1,159 @@
+"""How units compute: precision, memory layout, and once more in the backward."""
+
+from collections.abc import Iterable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models.block import LocalBlock
+from models.network import Network, Unit, trace_units
+from models.numerics import Numerics
+from models.sequential import train
+
+BF16, LAST, AGAIN = (
+    Numerics(precision="bf16"),
+    Numerics(channels_last=True),
+    Numerics(recompute=True),
+)
+
+
+def states(blocks: Iterable[LocalBlock]) -> list[Tensor]:
+    return [tensor for block in blocks for _, tensor in sorted(block.state().items())]
+
+
+def assert_same(left: Iterable[LocalBlock], right: Iterable[LocalBlock]) -> None:
+    for a, b in zip(states(left), states(right), strict=True):
+        assert torch.equal(a, b)
+
+
+def seed() -> None:
+    torch.manual_seed(1)
+
+
+# Once more in the backward ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tie", ["gradient", "elastic", "follow", "none"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_recomputing_changes_no_bit(cut_blocks, tie, precision):
+    """The units have BatchNorm and dropout; a step is poisoned, after which buffers go back."""
+    poisoned = [(0, 1), (1, 2)]
+    runs = []
+    for recompute in (False, True):
+        numerics = Numerics(precision=precision, recompute=recompute)
+        runs.append(cut_blocks((0, 1, 3), tie=tie, numerics=numerics, poisoned=poisoned))
+        train(runs[-1], num_steps=5, lag=1)
+    assert_same(*runs)
+
+
+def test_recomputing_saves_the_input_alone():
+    unit = nn.Sequential(nn.Linear(50, 50), nn.Tanh(), nn.Linear(50, 2), nn.BatchNorm1d(2))
+    x = torch.rand(8, 50, requires_grad=True).clone()
+    saved: list[int] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        saved.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        AGAIN.run(unit, x, seed=seed, writes_input=False)
+        of_input = sum(saved)
+        Numerics().run(unit, x, seed=seed, writes_input=False)
+    assert of_input == x.numel()
+    assert sum(saved) > 3 * of_input
+
+
+def test_unit_that_writes_its_input_recomputes_from_a_copy():
+    unit = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(3, 2), nn.Dropout(0.5))
+    results = []
+    for numerics in (Numerics(), AGAIN):
+        x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        y = numerics.run(unit, x.clone(), seed=seed, writes_input=True)
+        (gradient,) = torch.autograd.grad(y.square().sum(), x)
+        results.append((y.detach(), gradient))
+    for once, again in zip(*results, strict=True):
+        assert torch.equal(once, again)
+
+
+def test_statistics_are_counted_once():
+    unit = nn.BatchNorm1d(3)
+    AGAIN.run(unit, torch.rand(4, 3), seed=seed, writes_input=False).sum().backward()
+    assert unit.num_batches_tracked == 1
+
+
+# Precision -------------------------------------------------------------------------------------
+
+
+def test_bf16_is_of_activations_alone(cut_blocks):
+    lower, upper = cut_blocks((0, 1), tie="gradient", numerics=BF16)
+    activation, labels = lower.forward(0, None)
+    assert activation.dtype == torch.bfloat16
+    ties = lower.update(0)
+    assert ties.up[0].dtype == torch.float32
+    upper.forward(0, (activation, labels))
+    upper.update(0)
+    lower.apply(0, None, None)
+    for block in (lower, upper):
+        learned = [t for name, t in block.state().items() if not name.startswith("bad/")]
+        assert {t.dtype for t in learned} == {torch.float32, torch.int64}
+        assert block.loss != pytest.approx(0)
+
+
+def test_loss_is_given_float32(cut_blocks):
+    class Sum:
+        uses_labels = False
+        head_features = None
+        needs = ("block_input", "home_output", "block_index")
+
+        def __init__(self):
+            self.given = []
+
+        def __call__(self, projections, labels_B, *, block_input, home_output, block_index):
+            self.given.append((projections, block_input, home_output, block_index))
+            return projections.square().sum() + home_output.square().sum()
+
+    objective = Sum()
+    train(cut_blocks((0, 1), numerics=BF16, objective=objective), num_steps=1, lag=0)
+    assert [index for *_, index in objective.given] == [0, 1]
+    for *tensors, _ in objective.given:
+        assert {tensor.dtype for tensor in tensors} == {torch.float32}
+    first, second = objective.given
+    assert torch.equal(second[1], first[2])  # what the lower home gives is the upper block's input
+    assert not second[1].requires_grad
+
+
+# Memory layout ---------------------------------------------------------------------------------
+
+CONVOLUTIONS = Network(
+    name="convolutions",
+    units=tuple(
+        Unit(name=f"u{i}", prefix=f"u{i}.", build=lambda i=i: nn.Conv2d(3 if i else 1, 3, 3))
+        for i in range(3)
+    ),
+)
+
+
+def test_image_lies_channels_last_and_travels_as_it_lies():
+    x = torch.rand(2, 3, 4, 5)
+    laid = LAST.laid_out(x)
+    assert torch.equal(laid, x)
+    wire = LAST.to_wire(laid)
+    assert wire.is_contiguous()
+    assert tuple(wire.shape) == (2, *LAST.wire_shape((3, 4, 5))) == (2, 4, 5, 3)
+    back = LAST.from_wire(wire)
+    assert torch.equal(back, x)
+    assert back.stride() == laid.stride()
+
+
+@pytest.mark.parametrize("shape", [(6,), (4, 6)])
+def test_what_is_no_image_stays_as_it_is(shape):
+    x = torch.rand(2, *shape)
+    assert LAST.to_wire(LAST.laid_out(x)) is LAST.from_wire(x) is x
+    assert LAST.wire_shape(shape) == shape
+
+
+def test_trace_is_of_what_crosses_an_edge():
+    traces = trace_units(CONVOLUTIONS, (1, 9, 9), Numerics(precision="bf16", channels_last=True))
+    assert [trace.output_dtype for trace in traces] == ["bfloat16"] * 3
+    assert traces[0].output_shape == (3, 7, 7)
