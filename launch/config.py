@@ -18,9 +18,11 @@ from cyclopts import Parameter, Token
 from runtime.faults import plan as faults
 
 Method = Literal["local", "e2e"]
-Tie = Literal["gradient", "elastic", "none"]
+Precision = Literal["fp32", "bf16"]
+Tie = Literal["gradient", "elastic", "follow", "none"]
 Schedule = Literal["constant", "cosine"]
 Balance = Literal["auto", "profiled"]
+Overlap = int | tuple[int, ...] | Literal["stage"]
 Device = Literal["auto", "cpu", "cuda"]
 Link = Literal["auto", "shm", "zmq", "zmq-ipc", "zmq-tcp", "gloo", "nccl"]
 Checksum = Literal["auto", "header", "payload"]
@@ -51,9 +53,27 @@ def _convert_list(_: type, tokens: Sequence[Token]) -> tuple[int, ...]:
     return tuple(to_whole(part, source) for part in text.split(",") if part.strip())
 
 
+def _convert_scales(_: type, tokens: Sequence[Token]) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in tokens[0].value.split(",") if part.strip())
+    except ValueError:
+        raise ValueError(f"{tokens[0].value!r} is no list of numbers, such as 1,1,.5") from None
+
+
 def _convert_cuts(type_: type, tokens: Sequence[Token]) -> tuple[int, ...] | str:
     text = tokens[0].value.strip()
     return text if text in BALANCES else _convert_list(type_, tokens)
+
+
+def _convert_overlap(type_: type, tokens: Sequence[Token]) -> Overlap:
+    text = tokens[0].value.strip()
+    if text == "stage":
+        return "stage"
+    try:
+        units = _convert_list(type_, tokens)
+    except ValueError as error:
+        raise ValueError(f"{error}; give units, one number per edge, or stage") from None
+    return units[0] if len(units) == 1 else units
 
 
 def _convert_lag(_: type, tokens: Sequence[Token]) -> int:
@@ -73,9 +93,14 @@ def to_whole(text: str, source: str) -> int:
 
 
 IntList = Annotated[tuple[int, ...], Parameter(converter=_convert_list, n_tokens=1, negative="")]
+Scales = Annotated[tuple[float, ...], Parameter(converter=_convert_scales, n_tokens=1, negative="")]
 Cuts = Annotated[
     tuple[int, ...] | Balance | None,
     Parameter(converter=_convert_cuts, n_tokens=1, negative=""),
+]
+OverlapUnits = Annotated[
+    Overlap | None,
+    Parameter(converter=_convert_overlap, n_tokens=1, negative=""),
 ]
 Lag = Annotated[int | None, Parameter(converter=_convert_lag, negative="")]
 
@@ -93,21 +118,38 @@ class RunConfig:
     model: str = "resnet-small"
     """Network by name, or package.module:function or path/file.py:function of your own."""
     data: str = "digits"
-    """Data by name (digits, synthetic:CxHxW), or a function of your own, named likewise."""
+    """Data by name (digits, synthetic:CxHxW), by layout and path (cifar10:PATH; docs/semantics.md
+    has all layouts), or a function of your own, named likewise."""
     split: int = 0
     """Which fold of the digits is held out."""
+    validation: float = 0.0
+    """Share of the training images that is held out in place of the test images, which are then not
+    loaded; for choosing settings."""
+    train_images: int | None = None
+    """Number of training images that are used, a draw of each class that no seed moves; without it
+    all."""
+    image_size: int | None = None
+    """Side to which a folder's images are scaled (their short side) and centre-cropped; without it
+    they must all have one size."""
+    views: str = "auto"
+    """How images are augmented: auto (as suits the data), simclr, affine, or a factory of your own,
+    package.module:function or path/file.py:function."""
     workers: Annotated[int | None, Role.CUT] = None
     """Worker processes, one per block; without it torchrun's world size, else one for each of cuts,
     else at most 4."""
     cuts: Annotated[Cuts, Role.CUT] = None
     """First unit of each home, such as 0,1,2,3; auto balances the blocks by counted FLOPs, profiled
-    by times measured here; without it LoCo's cut if that serves, else auto."""
+    by times measured here; without it the network's own cut for so many workers if it has one that
+    fits, else auto."""
     max_memory_mb: Annotated[int | None, Role.CUT] = None
     """Megabytes that a worker may take beside Python and torch, as estimated before the start."""
-    overlap: Annotated[int, Role.CUT] = 1
-    """Units that each block shares with the next; 0 is Greedy InfoMax."""
+    overlap: Annotated[OverlapUnits, Role.CUT] = None
+    """Units that each block shares with the next: one number for all edges, one per edge (4,6), or
+    stage: from the cut to the end of that stage (LoCo); 0 is Greedy InfoMax. Without it stage if
+    the network has stages, else 1."""
     tie: Tie = "elastic"
-    """How the two replicas of shared units are held together."""
+    """How the two replicas of shared units are held together: by each other's gradient (LoCo), by a
+    pull between them, by letting the guest, itself untrained, follow the home, or not at all."""
     lag: Lag = None
     """How many steps old the tie from the block above is; without it 1."""
     free_ties: bool = False
@@ -116,19 +158,27 @@ class RunConfig:
     """With free-ties, the most steps a tie may be old: a step waits rather than use an older one;
     without it 8."""
     alpha: float = 0.02
-    """Pull of the elastic tie, from 0 to 1."""
+    """Pull of the ties elastic and follow, from 0 to 1; at 1 a guest that follows is a copy."""
     objective: str = "nt-xent"
     """Local loss by name (nt-xent, cross-entropy), or a factory of your own."""
     temperature: float = 0.2
     """Temperature of NT-Xent."""
+    head: str = "mlp"
+    """Head of each block by name (mlp: residual conv blocks, pooling, two layers), or a factory of
+    your own."""
     decoder_depth: IntList = (1,)
     """Residual conv blocks in a head: one figure for all blocks, or one per block (1,1,1,0)."""
     optimizer: str = "adamw"
-    """Optimizer by name (sgd, adamw), or a function of your own."""
+    """Optimizer by name (sgd, adamw, lars), or a function of your own."""
     lr: float = 2e-3
     """Highest learning rate."""
     weight_decay: float = 1e-4
     """Weight decay of matrices and kernels."""
+    lr_scale: Scales = (1.0,)
+    """Factor of the learning rate: one for all blocks, or one per block (1,1,.5); a guest has that
+    of its home."""
+    grad_clip: float | None = None
+    """Highest norm of a block's own gradient, above which it is scaled down before any tie."""
     schedule: Schedule = "cosine"
     """Learning rate after the warm-up."""
     warmup_steps: int = 0
@@ -141,6 +191,14 @@ class RunConfig:
     """Images per step, each in two views."""
     seed: int = 0
     """Seed of every random draw."""
+    precision: Precision = "fp32"
+    """What units and heads compute in; bf16 is torch's autocast: weights, gradients, statistics and
+    losses stay in float32."""
+    channels_last: bool = False
+    """Images lie in memory with their channels last, which is faster on some processors."""
+    recompute: bool = False
+    """Save each unit's input only, and run the unit again in the backward: less memory, more work,
+    the same bits."""
     threads: Annotated[int | None, Role.BITS] = None
     """Compute threads per worker; without it cores / workers."""
     device: Annotated[Device, Role.BITS] = "auto"
@@ -213,6 +271,11 @@ class RunConfig:
         depths = self.decoder_depth
         return depths[block_index] if len(depths) > 1 else depths[0]
 
+    def lr_scale_of(self, block_index: int) -> float:
+        """The factor of one block's learning rate."""
+        scales = self.lr_scale
+        return scales[block_index] if len(scales) > 1 else scales[0]
+
     @property
     def longest_lag(self) -> int:
         """How many steps old a tie from above can be."""
@@ -232,11 +295,13 @@ class ResolvedConfig(RunConfig):
 
     `given` is what it was resolved from. `earlier_lengths` holds pairs (step, length), oldest
     first: below that step the learning rate's schedule was laid over that many steps, since the
-    run was resumed there with another length.
+    run was resumed there with another length. `processor` says what the machine can do that it
+    ran on, since bits depend on that.
     """
 
     workers: int = field()
     cuts: tuple[int, ...] = field()
+    overlap: tuple[int, ...] = field()
     steps: int = field()
     threads: int = field()
     window: int = field()
@@ -246,6 +311,7 @@ class ResolvedConfig(RunConfig):
     link: Link = field()
     given: RunConfig = field(compare=False)
     earlier_lengths: tuple[tuple[int, int], ...] = ()
+    processor: str = field(default="", compare=False)
 
 
 def _begins_with_0(cuts: tuple[int, ...] | Balance) -> bool:
@@ -256,14 +322,22 @@ def _is_rising(cuts: tuple[int, ...] | Balance) -> bool:
     return isinstance(cuts, str) or all(a < b for a, b in itertools.pairwise(cuts))
 
 
+def _is_overlap(overlap: Overlap) -> bool:
+    units = overlap if isinstance(overlap, tuple) else (overlap,)
+    return overlap == "stage" or all(isinstance(num, int) and num >= 0 for num in units)
+
+
 # What each field must satisfy on its own, and what to do if it does not.
 RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("split", lambda v: v >= 0, "give 0 or more"),
+    ("validation", lambda v: 0 <= v < 1, "give a share from 0 to below 1, such as 0.1"),
+    ("train_images", lambda v: v >= 2, "give at least 2 images"),
+    ("image_size", lambda v: 1 <= v <= 4096, "give 1 to 4096 pixels, such as 64"),
     ("workers", lambda v: v >= 1, "give at least 1"),
     ("cuts", _begins_with_0, "begin with 0, the first unit of the network"),
     ("cuts", _is_rising, "give the first unit of each home in rising order, such as 0,1,2,3"),
     ("max_memory_mb", lambda v: v >= 1, "give at least 1"),
-    ("overlap", lambda v: v >= 0, "give 0 or more units; 0 shares nothing"),
+    ("overlap", _is_overlap, "give 0 or more units, one number per edge, or stage"),
     ("lag", lambda v: v >= 0, "give 0 or more steps; 0 ties neighbours step by step"),
     ("max_staleness", lambda v: v >= 1, "give at least 1 step"),
     ("alpha", lambda v: 0 <= v <= 1, "give a pull from 0 to 1, such as 0.02"),
@@ -271,6 +345,8 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("decoder_depth", lambda v: len(v) > 0 and min(v) >= 0, "give 0 or more conv blocks, as in 1"),
     ("lr", lambda v: 0 < v <= 1e6, "give a rate above 0, such as 0.002"),
     ("weight_decay", lambda v: 0 <= v <= 1e6, "give 0 or more, such as 0.0001"),
+    ("lr_scale", lambda v: len(v) > 0 and all(0 < s <= 1e6 for s in v), "give factors above 0"),
+    ("grad_clip", lambda v: 0 < v < math.inf, "give a norm above 0, such as 1"),
     ("warmup_steps", lambda v: v >= 0, "give 0 or more steps"),
     ("epochs", lambda v: v >= 1, "give at least 1"),
     ("steps", lambda v: v >= 1, "give at least 1"),

@@ -11,14 +11,14 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import cyclopts
 import tomli_w
-from cyclopts import App, ArgumentCollection, Parameter, Token
-from cyclopts.exceptions import CycloptsError, UnusedCliTokensError
+from cyclopts import App, ArgumentCollection, Parameter
 
-from launch.config import ROLES, ConfigError, ResolvedConfig, Role, RunConfig, kebab, show, to_whole
+from launch.config import ROLES, ConfigError, ResolvedConfig, Role, RunConfig, kebab, show
+from launch.flags import read_flags
 
 KEYS = {kebab(name): name for name in ROLES}
 GIVEN = """\
@@ -42,25 +42,13 @@ def parse(argv: Sequence[str], *, prog: str) -> RunConfig:
     except FileNotFoundError:
         raise ConfigError("the current directory was deleted; change to one that exists") from None
     file = _File()
-    app = App(
-        name=prog,
-        help="Train a network as overlapping local blocks (LoCo).",
-        help_flags=["--help"],
-        version_flags=[],
+    config = read_flags(
+        _identity,
+        argv,
+        prog=prog,
+        about="Train a network as overlapping local blocks (LoCo).",
         config=file.read,
-        default_parameter=Parameter(converter=_convert, negative=""),
-        result_action="return_value",
-        exit_on_error=False,
-        print_error=False,
     )
-    app.default(_identity)
-    try:
-        config = app(list(argv))
-    except CycloptsError as error:
-        raise ConfigError(_readable(error)) from error
-    if config is None:  # the help was printed
-        raise SystemExit(0)
-    assert isinstance(config, RunConfig)
     return file.complete(config)
 
 
@@ -68,7 +56,11 @@ def to_toml(config: RunConfig) -> str:
     """Write what was given as given.toml has it, and what it resolved to as config.toml has it."""
     if not isinstance(config, ResolvedConfig):
         return GIVEN + tomli_w.dumps(_values(config))
-    more = {"earlier-lengths": config.earlier_lengths, "given": _values(config.given)}
+    more = {
+        "earlier-lengths": config.earlier_lengths,
+        "processor": config.processor,
+        "given": _values(config.given),
+    }
     return RESOLVED + tomli_w.dumps(_values(config, with_defaults=True) | more)
 
 
@@ -133,8 +125,7 @@ class _File:
         if self._resolved is None:
             return config
         flags = {KEYS[flag]: getattr(config, KEYS[flag]) for flag in self._flags}
-        given = replace(self._resolved.given, **flags)
-        return replace(self._resolved, **vars(config), given=given)
+        return replace(self._resolved, **flags, given=replace(self._resolved.given, **flags))
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -186,20 +177,3 @@ def _values(config: RunConfig, *, with_defaults: bool = False) -> dict[str, Any]
 
 def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
-
-
-def _convert(type_: type, tokens: Sequence[Token]) -> Any:
-    types = type_, *get_args(type_)
-    if int in types:
-        return to_whole(tokens[0].value, tokens[0].source)
-    if Path in types and not tokens[0].value:
-        raise ValueError("the path is empty; was a variable not set?")
-    return cyclopts.convert(type_, tokens)
-
-
-def _readable(error: CycloptsError) -> str:
-    if isinstance(error, UnusedCliTokensError):
-        tokens = " ".join(error.unused_tokens or ())
-        return f"{tokens!r} is not understood; flags begin with --, and --help lists them"
-    text = " ".join(str(error).split())
-    return text if text.endswith("?") else f"{text.rstrip('.')}; see --help"

@@ -75,7 +75,8 @@ def _values(type_: Any) -> str:
     if get_origin(type_) is Literal:
         return ", ".join(f"`{choice}`" for choice in get_args(type_))
     if get_origin(type_) is tuple:
-        return "whole numbers, such as `1,2`"
+        whole = float not in get_args(type_)
+        return "whole numbers, such as `1,2`" if whole else "numbers, such as `1,.5`"
     if isinstance(type_, type):
         return KINDS.get(type_, "a path")
     return " or ".join(_values(part) for part in get_args(type_) if part is not NoneType)

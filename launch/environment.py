@@ -6,18 +6,20 @@ import torch
 
 from launch.cores import usable_cores
 from launch.launcher import Launcher
+from models.device import processor
 
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
     """The machine and the launcher: `world_size` is torchrun's, None if there is none;
-    `has_nccl` says that torch was built with it."""
+    `has_nccl` says that torch was built with it, `processor` what of the machine bits depend on."""
 
     world_size: int | None
     local_world_size: int | None
     cores: int
     gpus: int
     has_nccl: bool = False
+    processor: str = ""
 
     @property
     def is_one_host(self) -> bool:
@@ -35,4 +37,5 @@ class Environment:
             cores=usable_cores(),
             gpus=torch.cuda.device_count(),
             has_nccl=torch.distributed.is_nccl_available(),
+            processor=processor(),
         )

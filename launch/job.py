@@ -4,7 +4,6 @@ Joins models and runtime, and is the only place that knows both a network and a 
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from functools import cached_property
 
 import safetensors.torch
@@ -14,26 +13,28 @@ from torch import Tensor
 from launch.config import ResolvedConfig
 from launch.config_file import from_toml, to_toml
 from launch.cores import usable_cores
+from launch.evaluated_units import evaluated_units
 from launch.launcher import Launcher
 from launch.planning.notes import notes_on
 from launch.planning.partition import Partition
 from launch.planning.resolved import Resolved
 from launch.planning.streams import edge_specs, worker_plan
+from launch.run_data import load_run_data
+from launch.source import make_source
 from models.bad_numbers import BadNumbers
-from models.block import Feed, LocalBlock, Payload, Recipe
-from models.data import ImageData, batch_indices, load_data
+from models.block import Learning, LocalBlock
+from models.data import ImageData
 from models.device import make_cuda_deterministic
-from models.evaluation import evaluate
+from models.evaluation.unit_accuracy import evaluate
 from models.network import write_input
-from models.objectives import load_objective
 from models.plugins import UsersError
 from models.recut import OldBlock, carry
-from models.views import two_views
+from models.ties import RULES
 from runtime.block import Specs
 from runtime.core.plan import WorkerPlan
 from runtime.faults.plan import Fault, parse
 from runtime.program import Tell, unheard
-from runtime.records.schema import UnitAccuracy
+from runtime.records.schema import UnitAccuracy, common_fields
 from runtime.state.checkpoint import Checkpoint
 from runtime.state.saving import split_part
 
@@ -43,6 +44,7 @@ class LocalLearningJob:
 
     def __init__(self, resolved: Resolved) -> None:
         self.resolved = resolved
+        self._data: ImageData | None = None
         config = resolved.config
         self.num_workers = config.workers
         self.num_steps = config.steps
@@ -67,11 +69,11 @@ class LocalLearningJob:
         self.faults: tuple[Fault, ...] = parse(config.faults)
         self.final_errors: tuple[type[Exception], ...] = (BadNumbers, UsersError)
 
-    @cached_property
-    def data(self) -> ImageData:
-        """The data set; loaded when it is asked for."""
-        config = self.resolved.config
-        return load_data(config.data, seed=config.seed, split=config.split)
+    def data(self, tell: Tell) -> ImageData:
+        """The data set; loaded when it is first asked for."""
+        if self._data is None:
+            self._data = load_run_data(self.resolved.config, tell=tell)
+        return self._data
 
     @cached_property
     def notes(self) -> list[str]:
@@ -89,7 +91,7 @@ class LocalLearningJob:
             make_cuda_deterministic()
         if block_index == 0:
             tell(f"loading the data ({self.resolved.config.data})")
-        data = self.data if block_index == 0 else None
+        data = self.data(tell) if block_index == 0 else None
         tell("building its block")
         return build_block(self.resolved, block_index, data)
 
@@ -103,23 +105,33 @@ class LocalLearningJob:
         """Build a block from the parts of another cut, as far as that goes."""
         units = self.resolved.network.units
         config = from_toml(checkpoint.config_toml)
-        partition = Partition(num_units=len(units), cuts=config.cuts, overlap=config.overlap)
+        partition = Partition(num_units=len(units), cuts=config.cuts, overlaps=config.overlap)
         old = []
         for index, part in enumerate(partition.blocks):
             state, _ = split_part(safetensors.torch.load_file(checkpoint.part(index)))
             home, guest = ([units[i].name for i in group] for group in (part.home, part.guest))
             old.append(OldBlock(home=tuple(home), guest=tuple(guest), state=state))
         block = self.build_block(block_index, tell)
-        state, notes = carry(old, block.state(), home=block.home_units, guest=block.guest_units)
+        state, notes = carry(
+            old,
+            block.state(),
+            home=block.home_units,
+            guest=block.guest_units,
+            trains_guest=RULES[self.resolved.config.tie].trains_guest,
+        )
         block.load(state)
         return block, notes
 
     def evaluate(self, weights: Mapping[str, Tensor], tell: Tell = unheard) -> list[UnitAccuracy]:
+        network, partition = self.resolved.network, self.resolved.partition
         try:
-            accuracies = evaluate(self.resolved.network, dict(weights), self.data, tell=tell)
+            data = self.data(tell)
+            num_train = int((data.train_labels >= 0).sum())
+            units = evaluated_units(partition, num_train=num_train)
+            accuracies = evaluate(network, dict(weights), data, units=units, tell=tell)
         except UsersError as error:  # a unit that fails in eval mode costs the evaluation alone
             raise ValueError(str(error)) from error
-        return [UnitAccuracy(**asdict(accuracy)) for accuracy in accuracies]
+        return [UnitAccuracy(**common_fields(UnitAccuracy, accuracy)) for accuracy in accuracies]
 
 
 def build_blocks(resolved: Resolved, data: ImageData) -> list[LocalBlock]:
@@ -131,9 +143,12 @@ def build_block(resolved: Resolved, block_index: int, data: ImageData | None) ->
     """Build a block; only the first needs the data."""
     config, partition = resolved.config, resolved.partition
     block = partition.blocks[block_index]
+    source = None
+    if block_index == 0 and data is not None:
+        source = make_source(config, data, device=_device(config, 0))
     traces = resolved.traces
     top = (*block.home, *block.guest)[-1]
-    recipe = Recipe(
+    learning = Learning(
         tie=config.tie,
         alpha=config.alpha,
         optimizer=config.optimizer,
@@ -143,7 +158,10 @@ def build_block(resolved: Resolved, block_index: int, data: ImageData | None) ->
         warmup_steps=config.warmup_steps,
         num_steps=config.steps,
         earlier_lengths=config.earlier_lengths,
-        decoder_depth=config.depth_of(block_index),
+        lr_scale=config.lr_scale_of(block_index),
+        guest_lr_scale=config.lr_scale_of(min(block_index + 1, partition.num_blocks - 1)),
+        grad_clip=config.grad_clip,
+        numerics=resolved.numerics,
         max_bad_steps=config.max_bad_steps,
         seed=config.seed,
         device=_device(config, block_index),
@@ -152,16 +170,16 @@ def build_block(resolved: Resolved, block_index: int, data: ImageData | None) ->
         resolved.network,
         home=block.home,
         guest=block.guest,
-        lent=partition.blocks[block_index - 1].guest if block_index else range(0),
-        recipe=recipe,
-        objective=load_objective(
-            config.objective, temperature=config.temperature, num_classes=resolved.num_classes
-        ),
+        lent=block.lent,
+        learning=learning,
+        objective=resolved.objective,
         num_classes=resolved.num_classes,
-        output_shape=traces[top].output_shape,
+        head=resolved.head(top, block_index),
         home_shape=traces[block.home[-1]].output_shape,
-        feed=make_feed(resolved, data) if data is not None and block_index == 0 else None,
+        source=source,
         copies_input=write_input(traces[unit] for unit in block.home),
+        # Of the first unit no trace can tell.
+        writers=frozenset({0} | {i for i, trace in enumerate(traces) if trace.writes_input}),
         poisoned=frozenset(
             fault.step
             for fault in parse(config.faults)
@@ -175,16 +193,3 @@ def _device(config: ResolvedConfig, block_index: int) -> str:
     if config.device == "cpu":
         return "cpu"
     return f"cuda:{block_index % torch.cuda.device_count()}"
-
-
-def make_feed(resolved: Resolved, data: ImageData) -> Feed:
-    """Batches by step: two views (2B, C, H, W) and labels (B,), a function of (seed, step)."""
-    config = resolved.config
-
-    def feed(step: int) -> Payload:
-        chosen = batch_indices(len(data.train_labels), config.batch_size, step, seed=config.seed)
-        images_BCHW = data.train_images[chosen]
-        views_NCHW = two_views(images_BCHW, data.views, seed=config.seed, step=step)
-        return views_NCHW, data.train_labels[chosen]
-
-    return feed

@@ -14,6 +14,7 @@ from launch.config_file import parse
 from launch.environment import Environment
 from launch.planning.report import render_plan
 from launch.resolve import resolve
+from launch.shown_progress import showing
 from runtime.coordinator.live_view import make_console
 from runtime.output import protect_output
 from runtime.program import REFUSED
@@ -27,7 +28,7 @@ def main(argv: list[str]) -> int:
     try:
         config = parse(argv, prog=NAME)
         environment = Environment.from_process()
-        resolved = resolve(config, environment=environment)
+        resolved = resolve(config, environment=environment, tell=showing(NAME), times_source=True)
     except ValueError as error:
         print(f"{NAME}: error: {error}", file=sys.stderr)
         return REFUSED

@@ -17,6 +17,7 @@ from launch.config import RunConfig
 from launch.config_file import from_toml
 from launch.launcher import MARK
 from launch.resume import resume
+from launch.shown_progress import showing
 from runtime.faults.plan import parse
 from runtime.program import Program, Tell
 
@@ -29,7 +30,7 @@ PRELOAD = ("runtime.coordinator.coordinator", "runtime.worker.process", "launch.
 def make_program(config: RunConfig, *, name: str) -> Program:
     """Describe the run of a config to the keeper."""
     return Program(
-        resolve=partial(resolve_text, config),
+        resolve=partial(resolve_text, config, name),
         load=load_job,
         preload=PRELOAD,
         run_dir=None if config.run_dir is None else str(config.run_dir),
@@ -45,15 +46,16 @@ def make_program(config: RunConfig, *, name: str) -> Program:
     )
 
 
-def resolve_text(config: RunConfig, recorded: str | None, tell: Tell) -> str:
+def resolve_text(config: RunConfig, name: str, recorded: str | None, tell: Tell) -> str:
     """Resolve a config on this machine and return it as text; `recorded` is the config.toml of the
-    run that is resumed. `tell` is told which phase of that begins. Raises ConfigError."""
+    run that is resumed. `tell` is told which phase of that begins, and what lasts is printed behind
+    `name`. Raises ConfigError."""
     from launch.environment import Environment
     from launch.resolve import dump, resolve
 
     environment = Environment.from_process()
     old = None if recorded is None else from_toml(recorded)
-    return dump(resolve(config, environment=environment, recorded=old, tell=tell))
+    return dump(resolve(config, environment=environment, recorded=old, tell=showing(name, tell)))
 
 
 def load_job(text: str) -> LocalLearningJob:

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import sys
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 
@@ -24,19 +24,28 @@ from launch.planning.costs import Costs
 from launch.planning.cuts import check_memory, choose_cuts
 from launch.planning.partition import Partition
 from launch.planning.resolved import Resolved
-from launch.planning.workload import Workload
-from models.data import ImageData, load_data, steps_per_epoch
-from models.heads import DEFAULT_HEAD_FEATURES
+from launch.planning.source_time import measured_source
+from launch.planning.workload import Workload, sharing_of
+from launch.run_data import load_run_data
+from launch.source import make_source
+from models.data import ImageData, steps_per_epoch
+from models.heads import load_head
+from models.loss_check import try_head, try_objective
 from models.network import Network, check_builds, compiled_remarks
-from models.objectives import check_users_objective, load_objective
+from models.objectives import load_objective
 from models.optimizers import load_optimizer
 from models.plugins import UsersError, is_dotted
 from models.registry import load_network
+from models.view_names import check_users_views
 from runtime.faults import plan as faults
 from runtime.program import Tell, unheard
 
+Number = TypeVar("Number", int, float)
+
 DEFAULT_WORKERS = 4
-FACTS = ("image_shape", "num_classes", "num_train", "link_note", "remarks")  # dumped as they are
+CHECKED_IMAGES = 8  # that a user's views are drawn of before the start
+FACTS = ("image_shape", "num_classes", "num_train", "source_s", "link_note", "remarks")
+"""Dumped as they are."""
 
 
 def resolve(
@@ -45,17 +54,19 @@ def resolve(
     environment: Environment,
     recorded: ResolvedConfig | None = None,
     tell: Tell = unheard,
+    times_source: bool = False,
 ) -> Resolved:
     """Decide what is open and check the rest; resolving the result again changes nothing.
 
     Loads the data and the network, the user's own modules from the current directory included.
     `recorded` is the config of a run that is resumed, from which open cuts and threads are taken.
-    `tell` is told which phase of that begins. Raises ConfigError.
+    `tell` is told which phase of that begins. The source of the batches is timed if the units are,
+    or `times_source`. Raises ConfigError.
     """
-    _let_users_modules_be_found()
+    let_users_modules_be_found()
     asked = config if recorded is None else _as_recorded(config, recorded, environment)
     try:
-        return _resolve(asked, environment, tell, given=config)
+        return _resolve(asked, environment, tell, given=config, times_source=times_source)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
@@ -69,21 +80,23 @@ def dump(resolved: Resolved) -> str:
 
 def restore(text: str) -> Resolved:
     """Read back what `dump` wrote, without loading the data or looking at this machine."""
-    _let_users_modules_be_found()
+    let_users_modules_be_found()
     facts = json.loads(text)
     config, measured = from_toml(facts.pop("config")), facts.pop("measured")
     facts |= {name: tuple(facts[name]) for name in ("image_shape", "remarks")}
     network = load_network(config.model, facts["image_shape"], seed=config.seed)
     return Resolved(
         config=config,
-        partition=Partition(num_units=len(network.units), cuts=config.cuts, overlap=config.overlap),
+        partition=Partition(
+            num_units=len(network.units), cuts=config.cuts, overlaps=config.overlap
+        ),
         network=network,
         measured=None if measured is None else Costs.from_dict(measured),
         **facts,
     )
 
 
-def _let_users_modules_be_found() -> None:
+def let_users_modules_be_found() -> None:
     """Dotted names are looked up from the current directory too, behind all that is installed: a
     folder `models` there must not take the place of ours."""
     if os.getcwd() not in sys.path:
@@ -106,69 +119,103 @@ def _as_recorded(
 
 
 def _resolve(
-    config: RunConfig, environment: Environment, tell: Tell, *, given: RunConfig
+    config: RunConfig,
+    environment: Environment,
+    tell: Tell,
+    *,
+    given: RunConfig,
+    times_source: bool,
 ) -> Resolved:
-    tell(f"loading the data ({config.data})")
-    data = load_data(config.data, seed=config.seed, split=config.split)
-    tell(f"building the network ({config.model})")
-    network = load_network(config.model, data.image_shape, seed=config.seed)
-    if is_dotted(config.model):
-        check_builds(network)
-    _check_names(config, data)
+    data, workload = _read(config, environment, tell)
+    network, workers = workload.network, workload.workers
     num_train = len(data.train_labels)
     epochs, steps = _length(config, num_train)
-    workload = _workload(config, environment, network, data)
-    workers = workload.workers
-    threads = config.threads or max(
-        1, environment.cores // (environment.local_world_size or workers)
-    )
+    threads = config.threads or _share_of_cores(environment, workers)
     device = _device(config, environment)
     link, link_note = choose_link(config, environment, device=device, workers=workers)
     tell("choosing the cuts")
-    cuts, measured = choose_cuts(workload, device=device, threads=threads)
-    partition = Partition(num_units=len(network.units), cuts=cuts, overlap=config.overlap)
-    _check_shared_dtypes(workload, partition)
-    check_memory(workload, partition)
-    every = config.checkpoint_every or steps_per_epoch(num_train, config.batch_size)
+    partition, measured, source_s = _cut(workload, data, device, threads, times_source=times_source)
     decided = {
         "cuts": partition.cuts,
+        "overlap": partition.overlaps,
         "epochs": epochs,
         "steps": steps,
         "threads": threads,
         "device": device,
         "link": link,
         "snapshot_every": config.snapshot_every or 1,
-        "checkpoint_every": every,
+        "checkpoint_every": config.checkpoint_every
+        or steps_per_epoch(num_train, config.batch_size),
+        "processor": environment.processor,
     }
-    concrete = ResolvedConfig(**({"given": given} | vars(workload.config) | decided))
     faults.check(faults.parse(config.faults), num_workers=workers, num_steps=steps)
+    remarks = compiled_remarks(network, workload.traces)
     resolved = Resolved(
-        config=concrete,
+        config=ResolvedConfig(**({"given": given} | vars(workload.config) | decided)),
         partition=partition,
         network=network,
         image_shape=data.image_shape,
         num_classes=data.num_classes,
         num_train=num_train,
         measured=measured,
+        source_s=source_s,
         link_note=link_note,
-        remarks=(*data.remarks, *compiled_remarks(network, workload.traces)),
+        remarks=(*data.remarks, *remarks, *_processor_remarks(config, environment)),
     )
     streams.check_retention(resolved)
-    if config.snapshot_every is not None:
-        return resolved
+    return resolved if config.snapshot_every is not None else _with_snapshots(resolved)
+
+
+def _read(config: RunConfig, environment: Environment, tell: Tell) -> tuple[ImageData, Workload]:
+    """Load the data and the network, and look at both."""
+    tell(f"loading the data ({config.data})")
+    data = load_run_data(config, verifies=True, tell=tell)
+    tell(f"building the network ({config.model})")
+    network = load_network(config.model, data.image_shape, seed=config.seed)
+    if is_dotted(config.model):
+        check_builds(network)
+    _check_names(config, data)
+    return data, _workload(config, environment, network, data)
+
+
+def _cut(
+    workload: Workload, data: ImageData, device: str, threads: int, *, times_source: bool
+) -> tuple[Partition, Costs | None, float | None]:
+    """The partition, and what was measured: the costs that it was chosen by, and the source."""
+    config, source_s = workload.config, None
+    if times_source or config.cuts == "profiled":
+        source = make_source(config, data, device=device)
+        source_s = measured_source(source, threads=threads)
+    cuts, measured = choose_cuts(workload, device=device, threads=threads, source_s=source_s or 0.0)
+    partition = Partition.shared(
+        num_units=len(workload.network.units), cuts=cuts, sharing=workload.sharing
+    )
+    _check_shared_dtypes(workload, partition)
+    _try_local_losses(workload, partition)
+    check_memory(workload, partition)
+    return partition, measured, source_s
+
+
+def _with_snapshots(resolved: Resolved) -> Resolved:
     every = streams.choose_snapshot_every(resolved)
-    return dataclasses.replace(resolved, config=dataclasses.replace(concrete, snapshot_every=every))
+    config = dataclasses.replace(resolved.config, snapshot_every=every)
+    return dataclasses.replace(resolved, config=config)
+
+
+def _share_of_cores(environment: Environment, workers: int) -> int:
+    return max(1, environment.cores // (environment.local_world_size or workers))
 
 
 def _workload(
     config: RunConfig, environment: Environment, network: Network, data: ImageData
 ) -> Workload:
     """What the choice of cuts stands on."""
-    workers = _num_workers(config, environment, len(network.units))
+    workers = _num_workers(config, environment, network)
     config = dataclasses.replace(
         config,
         workers=workers,
-        decoder_depth=_decoder_depth(config, workers),
+        decoder_depth=_per_block(config, "decoder-depth", config.decoder_depth, workers),
+        lr_scale=_per_block(config, "lr-scale", config.lr_scale, workers),
         lag=None if config.free_ties else config.longest_lag,
         max_staleness=config.longest_lag if config.free_ties else None,
         window=config.window or max(2, config.longest_lag + 1),
@@ -180,7 +227,7 @@ def _workload(
         num_classes=data.num_classes,
     )
     try:
-        assert workload.traces
+        _ = workload.traces  # runs the units once
     except UsersError as error:
         for remark in data.remarks:  # what is odd about the images may well be why
             error.add_note(f"note: {remark}")
@@ -189,13 +236,10 @@ def _workload(
 
 
 def _check_names(config: RunConfig, data: ImageData) -> None:
-    """Make the objective and an optimizer once, for what they say about names and figures."""
-    objective = load_objective(
-        config.objective, temperature=config.temperature, num_classes=data.num_classes
-    )
-    if is_dotted(config.objective):
-        width = objective.head_features or DEFAULT_HEAD_FEATURES
-        check_users_objective(config.objective, objective, (2 * config.batch_size, width))
+    """Make views, objective and an optimizer once, for what they say about names and figures."""
+    num_drawn = min(config.batch_size, CHECKED_IMAGES)
+    check_users_views(data.views, config.views, (num_drawn, *data.image_shape))
+    load_objective(config.objective, temperature=config.temperature, num_classes=data.num_classes)
     weight = torch.nn.Parameter(torch.zeros(1, 1))
     load_optimizer(config.optimizer, [weight], lr=config.lr, weight_decay=config.weight_decay)
 
@@ -208,7 +252,7 @@ def _length(config: RunConfig, num_train: int) -> tuple[int, int]:
     return math.ceil(config.steps / per_epoch), config.steps
 
 
-def _num_workers(config: RunConfig, environment: Environment, num_units: int) -> int:
+def _num_workers(config: RunConfig, environment: Environment, network: Network) -> int:
     world_size = environment.world_size
     if config.method == "e2e":
         if world_size not in (None, 1):
@@ -229,7 +273,9 @@ def _num_workers(config: RunConfig, environment: Environment, num_units: int) ->
         return world_size
     if isinstance(config.cuts, tuple):
         return len(config.cuts)
-    most = 1 + (num_units - 1) // max(1, config.overlap)
+    if isinstance(config.overlap, tuple):
+        return len(config.overlap) + 1
+    most = sharing_of(config, network).most_blocks(len(network.units))
     return min(DEFAULT_WORKERS, most)
 
 
@@ -246,17 +292,48 @@ def _check_shared_dtypes(workload: Workload, partition: Partition) -> None:
             )
 
 
-def _decoder_depth(config: RunConfig, num_blocks: int) -> tuple[int, ...]:
-    """One figure, or one a block if they differ."""
-    depth = config.decoder_depth
+def _try_local_losses(workload: Workload, partition: Partition) -> None:
+    """Run each block's head and objective once, if one of them is the user's."""
+    config, traces = workload.config, workload.traces
+    if not (is_dotted(config.head) or is_dotted(config.objective)):
+        return
+    for block in partition.blocks:
+        spec = workload.head((*block.home, *block.guest)[-1], block.index)
+        below = block.home.start - 1
+        try_objective(
+            config.objective,
+            workload.objective,
+            try_head(spec, load_head(spec), workload.numerics),
+            batch_size=config.batch_size,
+            input_shape=traces[below].output_shape if block.index else workload.image_shape,
+            home_shape=traces[block.home[-1]].output_shape,
+            block_index=block.index,
+        )
+
+
+def _processor_remarks(config: RunConfig, environment: Environment) -> list[str]:
+    """What to say if a config.toml is to repeat a run of another machine."""
+    before = config.processor if isinstance(config, ResolvedConfig) else ""
+    if before in ("", environment.processor):
+        return []
+    return [
+        f"the run of this config.toml was on another processor ({before}; this is"
+        f" {environment.processor}): the last bits may differ"
+    ]
+
+
+def _per_block(
+    config: RunConfig, key: str, numbers: tuple[Number, ...], num_blocks: int
+) -> tuple[Number, ...]:
+    """One number, or one a block if they differ."""
     if config.method == "e2e":
-        return depth[-1:]  # the one head is the top block's
-    if len(depth) not in (1, num_blocks):
+        return numbers[-1:]  # the one block is the top one
+    if len(numbers) not in (1, num_blocks):
         raise ConfigError(
-            f"decoder-depth {show(depth)} has {len(depth)} figures for {num_blocks} blocks; "
+            f"{key} {show(numbers)} has {len(numbers)} numbers for {num_blocks} blocks; "
             f"give one for all, or {num_blocks}"
         )
-    return depth if len(set(depth)) > 1 else depth[:1]
+    return numbers if len(set(numbers)) > 1 else numbers[:1]
 
 
 def _device(config: RunConfig, environment: Environment) -> Literal["cpu", "cuda"]:

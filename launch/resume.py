@@ -50,6 +50,8 @@ def _notes(
     if old.steps != new.steps:
         anew = f"; from step {step} on the cosine is laid over all of them"
         yield f"{old.steps} steps become {new.steps}{anew if new.schedule == 'cosine' else ''}"
+    if old.processor != new.processor:
+        changed[Role.BITS].append(f"processor {old.processor} -> {new.processor}")
     if bits := ", ".join(changed[Role.BITS]):
         yield f"{bits}: from here on the bits are not those of an uninterrupted run"
 

@@ -20,6 +20,7 @@ from launch.environment import Environment
 from launch.job import LocalLearningJob
 from launch.program import command_time
 from launch.resolve import resolve
+from launch.shown_progress import showing
 from launch.timed_block import TimedBlock
 from models.bad_numbers import BadNumbers
 from models.sequential import train
@@ -41,7 +42,8 @@ def main(argv: list[str]) -> int:
     try:
         config = parse(argv, prog=NAME)
         refuse_free_ties(config)
-        job = LocalLearningJob(resolve(config, environment=Environment.from_process()))
+        environment = Environment.from_process()
+        job = LocalLearningJob(resolve(config, environment=environment, tell=showing(NAME)))
         name = f"{NAME}-{job.model_name}"
         run_dir = RunDir.create(config.run_dir, name=name, restart=config.fresh)
         if config.fresh:

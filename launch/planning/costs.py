@@ -25,7 +25,8 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class BlockCost:
-    """A block's home's forward, before which nothing goes up, and its whole step."""
+    """A block's home's forward, before which nothing goes up, and its whole step; both with the
+    source if it is block 0's."""
 
     home_forward: float
     step: float
@@ -34,25 +35,28 @@ class BlockCost:
 @dataclass(frozen=True, kw_only=True)
 class Costs:
     """`heads[unit][k]` is the head of block k standing on that unit. In seconds if measured,
-    else in FLOPs: then figures mean something in relation to each other only."""
+    else in FLOPs: then figures mean something in relation to each other only. `source`: what block
+    0 takes for its batch and the views of it, before its forward; 0 if counted."""
 
     measured: bool
     units: tuple[Cost, ...]
     heads: tuple[tuple[Cost, ...], ...]
+    source: float = 0.0
 
     def of(self, block: Block) -> BlockCost:
-        """A block's cost: home, guest and head."""
+        """A block's cost: home, guest and head, and the source if it is block 0."""
         home = [self.units[unit] for unit in block.home]
         guest = [self.units[unit] for unit in block.guest]
         head = self.heads[(*block.home, *block.guest)[-1]][block.index]
+        source = 0.0 if block.index else self.source
         return BlockCost(
-            home_forward=sum(unit.forward for unit in home),
-            step=sum(part.step for part in (*home, *guest, head)),
+            home_forward=source + sum(unit.forward for unit in home),
+            step=source + sum(part.step for part in (*home, *guest, head)),
         )
 
     def end_to_end(self) -> float:
         """One process that trains the network from one loss, under the top block's head."""
-        return sum(unit.step for unit in self.units) + self.heads[-1][-1].step
+        return self.source + sum(unit.step for unit in self.units) + self.heads[-1][-1].step
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; `from_dict` reads it back."""
@@ -64,7 +68,12 @@ class Costs:
             return tuple(Cost(**cost) for cost in costs)
 
         heads = tuple(read(row) for row in values["heads"])
-        return cls(measured=values["measured"], units=read(values["units"]), heads=heads)
+        return cls(
+            measured=values["measured"],
+            units=read(values["units"]),
+            heads=heads,
+            source=values["source"],
+        )
 
 
 def counted_costs(workload: Workload) -> Costs:
@@ -75,12 +84,13 @@ def counted_costs(workload: Workload) -> Costs:
     sixth of a residual block, and about the same in every home.)
     """
     num = workload.num_samples
+    again = 1 if workload.numerics.recompute else 0  # a forward more
     units = [
-        Cost(num * unit.flops, num * unit.flops * (3 if index else 2))
+        Cost(num * unit.flops, num * unit.flops * ((3 if index else 2) + again))
         for index, unit in enumerate(workload.unit_costs)
     ]
     heads = []
     for top in range(len(workload.traces)):
-        row = [workload.head(top, k).flops for k in range(workload.workers)]
+        row = [workload.head_cost(top, k).flops for k in range(workload.workers)]
         heads.append(tuple(Cost(num * flops, 3 * num * flops) for flops in row))
     return Costs(measured=False, units=tuple(units), heads=tuple(heads))

@@ -1,10 +1,11 @@
-"""Where a run's network is cut: as the user says, at its own stages, or balanced.
+"""Where a run's network is cut: as the user says, as its architecture is, or balanced.
 
 Owns the choice. A balanced cut is the one whose slowest block, guest and head included, is
 fastest, of those whose workers fit the user's bound on memory.
 """
 
 import math
+from dataclasses import replace
 
 from launch.config import ConfigError, show
 from launch.planning.costs import Costs, counted_costs
@@ -15,10 +16,11 @@ from launch.planning.workload import Workload
 
 
 def choose_cuts(
-    workload: Workload, *, device: str, threads: int
+    workload: Workload, *, device: str, threads: int, source_s: float
 ) -> tuple[tuple[int, ...], Costs | None]:
     """The first unit of each home, and the costs that they were chosen by if these were
-    measured. Raises ValueError if nothing fits, ConfigError if what is given doesn't."""
+    measured; `source_s` is what block 0 takes for its batch. Raises ValueError if nothing fits,
+    ConfigError if what is given doesn't."""
     config, workers = workload.config, workload.workers
     if config.method == "e2e":
         return (0,), None
@@ -29,11 +31,12 @@ def choose_cuts(
                 f"give {workers} cuts, or leave them out"
             )
         return config.cuts, None
-    if config.cuts is None and _stages_serve(workload):
-        return workload.network.stages, None
+    if config.cuts is None and (own := _own_cuts(workload)) is not None:
+        return own, None
     costs = None
     if config.cuts == "profiled":
         costs = measured_costs(workload, device=device, threads=threads)
+        costs = replace(costs, source=source_s)
     return _balanced(workload, costs or counted_costs(workload)), costs
 
 
@@ -61,22 +64,25 @@ def _balanced(workload: Workload, costs: Costs) -> tuple[int, ...]:
     return balanced_cuts(
         len(workload.traces),
         workload.workers,
-        workload.config.overlap,
+        workload.sharing,
         cost=lambda block: costs.of(block).step,
         memory_mb=lambda block: memory_mb(workload, block),
         max_memory_mb=workload.config.max_memory_mb,
     )
 
 
-def _stages_serve(workload: Workload) -> bool:
-    """Whether the architecture's own stages are as many as the workers, long enough for the
-    overlap, and small enough for the memory."""
-    config, network = workload.config, workload.network
-    num_units = len(network.units)
-    if len(network.stages) != workload.workers:
-        return False
-    if config.overlap > Partition(num_units=num_units, cuts=network.stages, overlap=0).max_overlap:
-        return False
-    stages = Partition(num_units=num_units, cuts=network.stages, overlap=config.overlap)
-    bound = math.inf if config.max_memory_mb is None else config.max_memory_mb
-    return all(memory_mb(workload, block) <= bound for block in stages.blocks)
+def _own_cuts(workload: Workload) -> tuple[int, ...] | None:
+    """The architecture's own cuts into as many blocks as there are workers, if it has such, they
+    are long enough for the overlap, and their blocks small enough for the memory."""
+    network, bound = workload.network, workload.config.max_memory_mb
+    for cuts in network.cuts:
+        if len(cuts) == workload.workers:
+            try:
+                partition = Partition.shared(
+                    num_units=len(network.units), cuts=cuts, sharing=workload.sharing
+                )
+            except ValueError:  # a home is shorter than what is to be shared of it
+                return None
+            needed_mb = (memory_mb(workload, block) for block in partition.blocks)
+            return cuts if all(bound is None or mb <= bound for mb in needed_mb) else None
+    return None

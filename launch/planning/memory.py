@@ -50,10 +50,10 @@ def block_memory(workload: Workload, block: Block) -> BlockMemory:
     messages: the windows of what comes in, and one of each kind that goes out.
     retained: what may be resent, and snapshots.
     """
-    head = workload.head_of(block)
+    head = workload.head_cost_of(block)
     units = (*block.home, *block.guest)
     weights = sum(workload.unit_costs[unit].weight_bytes for unit in units) + head.weight_bytes
-    kept = sum(workload.unit_costs[unit].kept_bytes for unit in units) + head.kept_bytes
+    kept = _kept_bytes(workload, units) + head.kept_bytes
     largest = max(_output_bytes(workload, unit) for unit in units)
     a_sample = _input_bytes(workload, block) + kept + PASSING * largest
     incoming, outgoing = block_specs(workload, block)
@@ -65,6 +65,15 @@ def block_memory(workload: Workload, block: Block) -> BlockMemory:
         messages=window_bytes(workload, incoming) + going_out,
         retained=round(snapshots + retained_bytes(workload, block)),
     )
+
+
+def _kept_bytes(workload: Workload, units: tuple[int, ...]) -> int:
+    """What one sample leaves until the backward: with recomputation the units' outputs, and what
+    the unit leaves that is run again."""
+    kept = [workload.unit_costs[unit].kept_bytes for unit in units]
+    if not workload.numerics.recompute:
+        return sum(kept)
+    return sum(_output_bytes(workload, unit) for unit in units) + max(kept)
 
 
 def _input_bytes(workload: Workload, block: Block) -> int:

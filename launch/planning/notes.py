@@ -3,8 +3,11 @@
 Owns the sentences. What they stand on is found elsewhere.
 """
 
+import dataclasses
+
 import torch
 
+from launch.config import show
 from launch.planning.costs import counted_costs
 from launch.planning.rates import edge_rates
 from launch.planning.resolved import Resolved
@@ -15,7 +18,9 @@ def notes_on(resolved: Resolved) -> list[str]:
     found = (
         resolved.link_note,
         _shared_gpus(resolved),
+        _validation(resolved),
         _measured(resolved),
+        _slow_source(resolved),
         _slow_ties(resolved),
         _not_reproducible(resolved),
         *resolved.remarks,
@@ -34,13 +39,40 @@ def _shared_gpus(resolved: Resolved) -> str | None:
     )
 
 
+def _validation(resolved: Resolved) -> str | None:
+    share = resolved.config.validation
+    if not share:
+        return None
+    return (
+        f"validation {share}: what is called test here are training images that are held out, and"
+        f" {resolved.num_train:,} are left to train on"
+    )
+
+
 def _measured(resolved: Resolved) -> str | None:
     if resolved.measured is None:
         return None
-    cuts = ",".join(map(str, resolved.config.cuts))
+    cuts = show(resolved.config.cuts)
     return (
         f"cuts {cuts} follow from times measured now; repeat this run by its config.toml, which"
         " holds them"
+    )
+
+
+def _slow_source(resolved: Resolved) -> str | None:
+    """Whether block 0 takes longer for its batch than any block for what it learns."""
+    costs = resolved.measured
+    if costs is None:
+        return None
+    learning = dataclasses.replace(costs, source=0.0)
+    steps = [learning.of(block).step for block in resolved.partition.blocks]
+    if costs.source <= max(steps):
+        return None
+    return (
+        f"the source is the slowest stage: block 0 takes {costs.source * 1e3:.1f} ms a step for its"
+        f" batch and the views of it, and the slowest block {max(steps) * 1e3:.1f} ms for what it"
+        f" learns (block {steps.index(max(steps))}); lighter --views, or more --threads, would"
+        " make the run faster"
     )
 
 

@@ -47,6 +47,7 @@ def predict(resolved: Resolved, costs: Costs, *, cores: int) -> Prediction:
         index=partition.num_blocks - 1,
         home=range(partition.num_units),
         guest=range(partition.num_units, partition.num_units),
+        lent=range(0),
     )
     return Prediction(
         blocks=blocks,

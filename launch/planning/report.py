@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from launch.config import show
 from launch.environment import Environment
 from launch.planning.costs import counted_costs
 from launch.planning.memory import block_memory
@@ -39,7 +40,7 @@ def render_plan(resolved: Resolved, console: Console, *, environment: Environmen
     config = resolved.config
     console.print(
         f"{config.model}, {config.workers} workers, batch {config.batch_size} in two views,"
-        f" overlap {config.overlap}, tie {config.tie}, {config.lag_in_words},"
+        f" overlap {show(config.overlap) or 0}, tie {config.tie}, {config.lag_in_words},"
         f" window {config.window}, cuts {','.join(map(str, config.cuts))}",
         soft_wrap=True,
     )
@@ -52,12 +53,17 @@ def render_plan(resolved: Resolved, console: Console, *, environment: Environmen
 
 
 def _blocks(resolved: Resolved, prediction: Prediction) -> Table:
-    """What each block holds and computes; the utilisation is that of full rate's."""
+    """What each block holds and computes; the utilisation is that of full rate's. Before them, of
+    block 0's step, what its batch and the views of it take, if that was measured."""
     table = plain_table("block", "units (+ guest)")
     for heading in ("parameters", "GFLOP a step", "ms a step", "utilisation"):
         table.add_column(heading, justify="right", no_wrap=True)
     units = resolved.network.units
     counted = counted_costs(resolved)
+    if resolved.source_s is not None:
+        share = NONE if resolved.measured is None else f"{resolved.source_s / prediction.step:.0%}"
+        taken = f"{resolved.source_s * 1e3:.1f}"
+        table.add_row("", Text("source: batch, views"), NONE, NONE, taken, share)
     for block, step in zip(resolved.partition.blocks, prediction.blocks, strict=True):
         members = (*block.home, *block.guest)
         parameters = sum(resolved.traces[unit].num_trainable for unit in members)
@@ -65,7 +71,7 @@ def _blocks(resolved: Resolved, prediction: Prediction) -> Table:
         table.add_row(
             Text(str(block.index)),
             Text(units_label(home, guest)),
-            f"{parameters + resolved.head_of(block).num_trainable:,}",
+            f"{parameters + resolved.head_cost_of(block).num_trainable:,}",
             f"{counted.of(block).step / 1e9:.3g}",
             NONE if resolved.measured is None else f"{step * 1e3:.1f}",
             f"{step / prediction.step:.0%}",

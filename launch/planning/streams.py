@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from launch.planning.partition import Block
 from launch.planning.workload import Workload
 from models.network import UnitTrace
+from models.ties import RULES
 from runtime.block import Specs, TensorSpec, message_bytes
 from runtime.core.plan import Free, Stream, Window, WorkerPlan
 from runtime.state.saving import PLACES
@@ -20,7 +21,11 @@ if TYPE_CHECKING:
     from launch.planning.resolved import Resolved
 
 MOST_STEPS_BETWEEN_SNAPSHOTS = 4  # a restarted worker repeats half of them, on the average
-OPTIMIZER_STATES = {"sgd": 1, "adamw": 2}  # tensors that an optimizer has for each parameter
+OPTIMIZER_STATES = {
+    "sgd": 1,
+    "lars": 1,
+    "adamw": 2,
+}  # tensors that an optimizer has for each parameter
 UNKNOWN_STATES = 2
 HEAD_ITEMSIZE = 4  # bytes: heads compute in float32
 MARGIN = 1.1  # over a block's parameters and their state: buffers, names, the probe
@@ -41,16 +46,19 @@ def _crossing(workload: Workload, top: int, guest: range) -> Specs:
     config, traces = workload.config, workload.traces
     below = traces[top]
     activation = TensorSpec(
-        shape=(workload.num_samples, *below.output_shape), dtype=below.output_dtype
+        shape=(workload.num_samples, *workload.numerics.wire_shape(below.output_shape)),
+        dtype=below.output_dtype,
     )
     specs: dict[Stream, tuple[TensorSpec, ...]] = {
         Stream.ACTIVATION: (activation, TensorSpec(shape=(config.batch_size,), dtype="int64"))
     }
     shared = sum(traces[unit].num_trainable for unit in guest)
-    if shared and config.tie != "none":
+    rule = RULES[config.tie]
+    if shared and (rule.sends_up or rule.sends_down):
         (dtype, *_) = sorted(frozenset().union(*(traces[unit].trainable_dtypes for unit in guest)))
         flat = (TensorSpec(shape=(shared,), dtype=dtype),)
-        specs |= {Stream.TIE_UP: flat, Stream.TIE_DOWN: flat}
+        specs |= {Stream.TIE_UP: flat} if rule.sends_up else {}
+        specs |= {Stream.TIE_DOWN: flat} if rule.sends_down else {}
     return specs
 
 
@@ -58,8 +66,8 @@ def block_specs(workload: Workload, block: Block) -> tuple[Specs, Specs]:
     """What a block receives and what it sends, wherever the others are cut."""
     below: Specs = {}
     above: Specs = {}
-    if first := block.home.start:
-        below = _crossing(workload, first - 1, range(first, first + workload.config.overlap))
+    if block.home.start:
+        below = _crossing(workload, block.home.start - 1, block.lent)
     if block.home.stop < len(workload.traces):
         above = _crossing(workload, block.home[-1], block.guest)
     incoming = {s: below[s] for s in below if s in UPWARD}
@@ -78,7 +86,7 @@ def worker_plan(resolved: Resolved, block_index: int) -> WorkerPlan:
     def window(stream: Stream, specs: tuple[TensorSpec, ...], sender: Block) -> Window:
         return _window(resolved, stream, specs, _room(resolved, sender, stream))
 
-    free = Free(max_staleness=config.longest_lag, keeps_newest=config.tie == "elastic")
+    free = Free(max_staleness=config.longest_lag, keeps_newest=not RULES[config.tie].adds_gradients)
     return WorkerPlan(
         num_steps=config.steps,
         lag=config.lag or 0,
@@ -119,14 +127,26 @@ def check_retention(resolved: Resolved) -> None:
 
 def snapshot_bytes(workload: Workload, block: Block) -> int:
     """About the size of a block's snapshot: parameters, optimizer state, and a margin."""
-    return int(MARGIN * trained_bytes(workload, block) * (1 + num_states(workload)))
+    states = num_states(workload) * trained_bytes(workload, block)
+    home_and_head, guest = _parameter_bytes(workload, block)
+    return int(MARGIN * (home_and_head + guest + states))
 
 
 def trained_bytes(workload: Workload, block: Block) -> int:
-    """The parameters of home, guest and head."""
-    traces = [workload.traces[unit] for unit in (*block.home, *block.guest)]
-    units: int = sum(unit.num_trainable * _itemsize(unit) for unit in traces)
-    return units + HEAD_ITEMSIZE * workload.head_of(block).num_trainable
+    """The parameters of home, head and, unless the tie leaves it as it is, guest."""
+    home_and_head, guest = _parameter_bytes(workload, block)
+    return home_and_head + (guest if RULES[workload.config.tie].trains_guest else 0)
+
+
+def _parameter_bytes(workload: Workload, block: Block) -> tuple[int, int]:
+    """What the parameters of home and head take, and those of the guest."""
+
+    def of(units: range) -> int:
+        traces = [workload.traces[unit] for unit in units]
+        return sum(trace.num_trainable * _itemsize(trace) for trace in traces)
+
+    head = HEAD_ITEMSIZE * workload.head_cost_of(block).num_trainable
+    return of(block.home) + head, of(block.guest)
 
 
 def num_states(workload: Workload) -> int:

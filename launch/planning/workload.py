@@ -6,11 +6,13 @@ What a block would cost or take, wherever it were cut, is a function of a worklo
 from dataclasses import dataclass
 from functools import cached_property
 
-from launch.config import RunConfig
-from launch.planning.partition import Block
-from models.heads import DEFAULT_HEAD_FEATURES, HeadTrace, trace_head
+from launch.config import ConfigError, RunConfig
+from launch.planning.partition import Block, Sharing
+from models.head_costs import HeadCost, count_head_cost
+from models.heads import HeadSpec
 from models.network import Network, UnitTrace, trace_units
-from models.objectives import load_objective
+from models.numerics import Numerics
+from models.objectives import Objective, load_objective
 from models.unit_costs import UnitCost, count_unit_costs
 
 
@@ -36,10 +38,25 @@ class Workload:
         assert self.config.window is not None
         return self.config.window
 
+    @property
+    def numerics(self) -> Numerics:
+        """How units compute."""
+        config = self.config
+        return Numerics(
+            precision=config.precision,
+            channels_last=config.channels_last,
+            recompute=config.recompute,
+        )
+
+    @cached_property
+    def sharing(self) -> Sharing:
+        """Which units each edge shares."""
+        return sharing_of(self.config, self.network)
+
     @cached_property
     def traces(self) -> list[UnitTrace]:
         """What goes through each unit for one image."""
-        return trace_units(self.network, self.image_shape)
+        return trace_units(self.network, self.image_shape, self.numerics)
 
     @property
     def num_samples(self) -> int:
@@ -47,27 +64,45 @@ class Workload:
         return 2 * self.config.batch_size
 
     @cached_property
-    def head_features(self) -> int:
-        """How wide the objective wants the heads' outputs."""
+    def objective(self) -> Objective:
+        """The local loss of every block."""
         config = self.config
-        objective = load_objective(
+        return load_objective(
             config.objective, temperature=config.temperature, num_classes=self.num_classes
         )
-        return objective.head_features or DEFAULT_HEAD_FEATURES
 
     @cached_property
     def unit_costs(self) -> list[UnitCost]:
         """What each unit costs for one image."""
-        return count_unit_costs(self.network, self.image_shape)
+        return count_unit_costs(self.network, self.image_shape, self.numerics)
 
-    def head(self, top: int, index: int) -> HeadTrace:
+    def head(self, top: int, index: int) -> HeadSpec:
         """The head of block `index`, if it stood on the unit `top`."""
-        return trace_head(
+        return HeadSpec(
+            name=self.config.head,
             in_shape=self.traces[top].output_shape,
+            out_features=self.objective.head_features,
             depth=self.config.depth_of(index),
-            out_features=self.head_features,
+            block_index=index,
         )
 
-    def head_of(self, block: Block) -> HeadTrace:
-        """The head that a block has on its last unit."""
-        return self.head((*block.home, *block.guest)[-1], block.index)
+    def head_cost(self, top: int, index: int) -> HeadCost:
+        """What that head costs."""
+        return count_head_cost(self.head(top, index), self.numerics)
+
+    def head_cost_of(self, block: Block) -> HeadCost:
+        """What the head costs that a block has on its last unit."""
+        return self.head_cost((*block.home, *block.guest)[-1], block.index)
+
+
+def sharing_of(config: RunConfig, network: Network) -> Sharing:
+    """What a config shares of a network, wherever that is cut. Raises ConfigError."""
+    overlap, stages = config.overlap, network.stages
+    if overlap == "stage" and not stages:
+        raise ConfigError(
+            f"overlap stage is not allowed for model {network.name!r}, which has no stages; give"
+            " a number of units"
+        )
+    if overlap is None:
+        overlap = "stage" if stages else 1
+    return Sharing(0 if config.method == "e2e" else overlap, stages=stages)

@@ -13,6 +13,7 @@ GIVEN = RunConfig(workers=2, epochs=12, lr=1 / 3, cuts="auto", tie="gradient")
 DECIDED = {
     "workers": 2,
     "cuts": (0, 2),
+    "overlap": (1,),
     "lag": 1,
     "steps": 264,
     "threads": 1,
@@ -108,8 +109,8 @@ def test_help_names_every_flag_and_exits_with_0(capsys):
         ("--lr x", 'Invalid value for --lr: unable to convert "x" into float; see --help'),
         (
             "--tie tight",
-            'Invalid value "tight" for --tie. Choose from: "gradient", "elastic", "none"; '
-            "see --help",
+            'Invalid value "tight" for --tie. Choose from: "gradient", "elastic", "follow", '
+            '"none"; see --help',
         ),
         ("--cuts 0,x", "Invalid value for --cuts: 'x' is not a whole number; see --help"),
         ("digits", "'digits' is not understood; flags begin with --, and --help lists them"),
@@ -281,7 +282,7 @@ def test_remedy_without_given_toml_is_the_table(run):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("[given]", "(missing 9 required keyword-only arguments: 'workers',"),
+        ("[given]", "(missing 10 required keyword-only arguments: 'workers',"),
         (
             to_toml(RESOLVED).replace("threads = 1\n", ""),
             "(missing 1 required keyword-only argument: 'threads')",

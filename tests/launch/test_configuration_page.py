@@ -25,7 +25,7 @@ def test_each_field_has_one_row_of_six_cells():
 
 def test_row_holds_choices_default_docstring_and_remedies():
     rows = {line.split("`")[1]: line for line in page().splitlines() if line.startswith("| `")}
-    assert "| `gradient`, `elastic`, `none` | `elastic` | How the two" in rows["tie"]
+    assert "| `gradient`, `elastic`, `follow`, `none` | `elastic` | How the two" in rows["tie"]
     assert "| a whole number | – |" in rows["lag"]
     assert "; without it 1. | result | give 0 or more" in rows["lag"]
     assert rows["running"].startswith("| `running` | says how the run is run")

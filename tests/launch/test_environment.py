@@ -17,13 +17,19 @@ def process(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(environment, "usable_cores", lambda: 7)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(environment, "processor", lambda: "7 cores, 3 GPUs")
     monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: True)
     return monkeypatch
 
 
 def test_environment_without_a_launcher_is_this_machine(process):
     assert Environment.from_process() == Environment(
-        world_size=None, local_world_size=None, cores=7, gpus=3, has_nccl=True
+        world_size=None,
+        local_world_size=None,
+        cores=7,
+        gpus=3,
+        has_nccl=True,
+        processor="7 cores, 3 GPUs",
     )
 
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from launch import resolve
 from launch.plan import main
 from launch.planning import cuts
 
@@ -29,6 +30,7 @@ def test_default_plan_is_printed(capsys):
     out = planned(capsys)
     assert "resnet-small, 4 workers, batch 64 in two views" in out
     assert "cuts 0,1,2,3" in out
+    assert "       source: batch, views" in out
     assert "2      layer2.0 (+ layer3.0)     179,328          2.34          –          92%" in out
     assert "samples/s need times, which --cuts profiled measures" in out
     assert "at most (P+1)/2 = 2.5 x one device, with overlap 0 4 x; this plan 1.57 x" in out
@@ -38,6 +40,7 @@ def test_default_plan_is_printed(capsys):
 
 def test_measured_times_give_samples_a_second(capsys, monkeypatch):
     monkeypatch.setattr(cuts, "measured_costs", lambda *_, **__: EQUAL)
+    monkeypatch.setattr(resolve, "measured_source", lambda *_, **__: 0.0)
     flags = ("--model", "mlp", "--decoder-depth", "0", "--workers", "4", "--batch-size", "60")
     out = planned(capsys, *flags, "--cuts", "profiled", "--lag", "0")
     lines = [line.split() for line in out.splitlines()]
@@ -65,7 +68,10 @@ def test_one_worker_has_nothing_to_compare(capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--workers 6", "6 workers with overlap 1 don't fit a network of 5 units; at most 5 do"),
+        (
+            "--workers 6",
+            "6 workers with overlap stage don't fit a network of 5 units; at most 5 do",
+        ),
         ("--lga 3", "Unknown option: --lga. Did you mean --lag?"),
         ("--max-memory-mb 5", "max-memory-mb 5 is too little: no cut into 4 blocks"),
     ],

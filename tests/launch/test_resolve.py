@@ -130,7 +130,7 @@ def twelve():
 """
 
 
-def machine(**changes: int | None) -> Environment:
+def machine(**changes: int | str | None) -> Environment:
     facts: dict[str, int | None] = {
         "world_size": None,
         "local_world_size": None,
@@ -182,6 +182,7 @@ def test_defaults_are_locos_cut_for_four_workers():
         given=RunConfig(),
         workers=4,
         cuts=(0, 1, 2, 3),
+        overlap=(1, 1, 1),
         lag=1,
         epochs=12,
         steps=264,
@@ -381,12 +382,12 @@ def test_end_to_end_is_one_block_with_the_top_blocks_decoder():
         (
             {"workers": 6},
             machine(),
-            "6 workers with overlap 1 don't fit a network of 5 units; at most 5 do",
+            "6 workers with overlap stage don't fit a network of 5 units; at most 5 do",
         ),
         (
             {},
             torchrun(6),
-            "6 workers with overlap 1 don't fit a network of 5 units; at most 5 do",
+            "6 workers with overlap stage don't fit a network of 5 units; at most 5 do",
         ),
         (
             {"workers": 3},
@@ -407,12 +408,12 @@ def test_end_to_end_is_one_block_with_the_top_blocks_decoder():
         (
             {"cuts": (0, 1, 2), "overlap": 2},
             machine(),
-            "overlap 2 exceeds the home of units 1..1; with cuts 0,1,2 it can be at most 1",
+            "overlap 2 exceeds the home of units 1..1; with cuts 0,1,2 edge 0 can share 1 at most",
         ),
         (
             {"decoder_depth": (1, 2)},
             machine(),
-            "decoder-depth 1,2 has 2 figures for 4 blocks; give one for all, or 4",
+            "decoder-depth 1,2 has 2 numbers for 4 blocks; give one for all, or 4",
         ),
         (
             {"batch_size": 2000},
@@ -548,3 +549,14 @@ def test_environment_reads_what_torchrun_sets(monkeypatch):
     environment = Environment.from_process()
     assert (environment.world_size, environment.local_world_size) == (4, 2)
     assert environment.cores >= 1
+
+
+def test_repeated_run_of_another_processor_is_remarked():
+    first = light(machine(processor="amx")).config
+    assert first.processor == "amx"
+    (remark,) = resolve(first, environment=machine(processor="avx")).remarks
+    assert remark == (
+        "the run of this config.toml was on another processor (amx; this is avx): the last bits may"
+        " differ"
+    )
+    assert resolve(first, environment=machine(processor="amx")).remarks == ()

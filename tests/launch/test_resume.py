@@ -13,6 +13,7 @@ BASE = ResolvedConfig(
     given=RunConfig(workers=4),
     workers=4,
     cuts=(0, 1, 2, 3),
+    overlap=(1, 1, 1),
     lag=1,
     steps=264,
     threads=1,
@@ -22,7 +23,7 @@ BASE = ResolvedConfig(
     device="cpu",
     link="zmq-ipc",
 )
-TWO = {"workers": 2, "cuts": (0, 2)}
+TWO = {"workers": 2, "cuts": (0, 2), "overlap": (1,)}
 
 
 def check(
@@ -67,7 +68,8 @@ def test_cut_that_changes_is_told():
     _, recut, notes = check(**TWO)
     assert recut
     assert notes == [
-        "another cut (workers 4 -> 2, cuts 0,1,2,3 -> 0,2): learning goes on, the lag starts afresh"
+        "another cut (workers 4 -> 2, cuts 0,1,2,3 -> 0,2, overlap 1,1,1 -> 1): learning goes on,"
+        " the lag starts afresh"
     ]
 
 
@@ -75,7 +77,7 @@ def test_cut_that_changes_is_told():
     ("change", "said"),
     [
         ({"cuts": (0, 1, 2, 4)}, "cuts 0,1,2,3 -> 0,1,2,4"),
-        ({"overlap": 0}, "overlap 1 -> 0"),
+        ({"overlap": (0, 0, 0)}, "overlap 1,1,1 -> 0,0,0"),
     ],
 )
 def test_cut_may_change_in_part(change, said):
@@ -158,6 +160,9 @@ OTHER = {
     "model": "mlp",
     "data": "synthetic:1x8x8",
     "split": 1,
+    "validation": 0.2,
+    "image_size": 16,
+    "views": "simclr",
     "tie": "none",
     "lag": 2,
     "free_ties": True,
@@ -172,6 +177,13 @@ OTHER = {
     "warmup_steps": 5,
     "batch_size": 32,
     "seed": 1,
+    "head": "mine:head",
+    "lr_scale": (2.0,),
+    "grad_clip": 1.0,
+    "precision": "bf16",
+    "channels_last": True,
+    "recompute": True,
+    "train_images": 99,
 }
 
 
@@ -179,3 +191,11 @@ OTHER = {
 def test_settings_of_the_result_may_not_change(name):
     free = {"lag": None} if name == "free_ties" else {}
     assert f"{kebab(name)} " in refusal(**{name: OTHER[name]}, **free)
+
+
+def test_another_processor_is_told():
+    """bf16 has other bits with AMX and without."""
+    old = dataclasses.replace(BASE, processor="amx")
+    told = "processor amx -> avx: from here on the bits are not those of an uninterrupted run"
+    assert check(old, processor="avx")[2] == [told]
+    assert check(old, processor="amx")[2] == []

@@ -13,12 +13,14 @@ from torch import nn
 
 from launch.config_file import parse
 from launch.environment import Environment
-from launch.job import build_blocks, make_feed, worker_plan
+from launch.job import build_blocks, worker_plan
 from launch.planning.resolved import Resolved
 from launch.resolve import resolve
+from launch.source import make_source
 from models import sequential
-from models.block import LocalBlock, Recipe
+from models.block import Learning, LocalBlock
 from models.data import load_data
+from models.heads import HeadSpec
 from models.network import from_sequential, trace_units
 from models.objectives import NTXent
 from runtime.testing.simulation import Simulation
@@ -40,9 +42,9 @@ def data():
     return load_data("digits", seed=0)
 
 
-def cells() -> list[tuple[str, int, int, str, int]]:
-    """(model, workers, overlap, tie, lag)."""
-    tied = [(tie, lag) for tie in ("gradient", "elastic") for lag in (0, 1, 3)]
+def cells() -> list[tuple[str, int, int | str, str, int]]:
+    """(model, workers, overlap, tie, lag); with three workers edges share unequally."""
+    tied = [(tie, lag) for tie in ("gradient", "elastic", "follow") for lag in (0, 1, 3)]
     found = []
     for model in ("mlp", "resnet-small"):
         found.append((model, 1, 0, "elastic", 1))
@@ -50,10 +52,12 @@ def cells() -> list[tuple[str, int, int, str, int]]:
             found.append((model, workers, 0, "elastic", 1))
             found.append((model, workers, 1, "none", 1))
             found += [(model, workers, 1, tie, lag) for tie, lag in tied]
-    return found
+    return found + [("mlp", 3, "1,2", tie, lag) for tie, lag in tied]
 
 
-def resolved(model: str, workers: int, overlap: int, tie: str, lag: int, *more: str) -> Resolved:
+def resolved(
+    model: str, workers: int, overlap: int | str, tie: str, lag: int, *more: str
+) -> Resolved:
     flags = f"--model {model} --workers {workers} --overlap {overlap} --tie {tie} --lag {lag}"
     small = {"--steps": STEPS, "--batch-size": 8, "--decoder-depth": 0, "--alpha": 0.1}
     small |= dict(zip(more[::2], more[1::2], strict=True))
@@ -104,6 +108,14 @@ def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
 def test_network_computes_what_the_sequence_computes(model, workers, overlap, tie, lag, data):
     run = resolved(model, workers, overlap, tie, lag)
     assert_same(in_sequence(run, data), on_the_network(run, data, seed=lag))
+
+
+@pytest.mark.parametrize(
+    "how", [("--precision", "bf16"), ("--lr-scale", "1,.5"), ("--optimizer", "lars")]
+)
+def test_network_computes_the_same_however_units_compute(how, data):
+    run = resolved("resnet-small", 2, 1, "gradient", 1, *how)
+    assert_same(in_sequence(run, data), on_the_network(run, data, seed=1))
 
 
 @pytest.mark.parametrize("model", ["mlp", "resnet-small"])
@@ -189,9 +201,9 @@ def in_place_network():
 
 def in_place_blocks(data) -> tuple[list[LocalBlock], Resolved]:
     network = in_place_network()
-    run = resolved("mlp", 2, 1, "elastic", 1)  # for its plans, feed and recipe
+    run = resolved("mlp", 2, 1, "elastic", 1)  # for its plans, source and learning
     traces = trace_units(network, data.image_shape)
-    recipe = Recipe(
+    learning = Learning(
         tie="elastic",
         alpha=0.1,
         optimizer="sgd",
@@ -200,7 +212,6 @@ def in_place_blocks(data) -> tuple[list[LocalBlock], Resolved]:
         schedule="constant",
         warmup_steps=0,
         num_steps=STEPS,
-        decoder_depth=0,
         seed=0,
     )
     ranges = [(range(1), range(1, 2), range(0)), (range(1, 3), range(3, 3), range(1, 2))]
@@ -210,12 +221,12 @@ def in_place_blocks(data) -> tuple[list[LocalBlock], Resolved]:
             home=home,
             guest=guest,
             lent=lent,
-            recipe=recipe,
+            learning=learning,
             objective=NTXent(0.5),
             num_classes=10,
-            output_shape=traces[(*home, *guest)[-1]].output_shape,
+            head=HeadSpec(in_shape=traces[(*home, *guest)[-1]].output_shape),
             home_shape=traces[home[-1]].output_shape,
-            feed=None if lent else make_feed(run, data),
+            source=None if lent else make_source(run.config, data, device="cpu"),
         )
         for home, guest, lent in ranges
     ]

@@ -1,6 +1,7 @@
 """At which units a run is cut: the user's cuts, the architecture's stages, and balanced ones."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -22,17 +23,17 @@ def all_partitions(num_units: int, overlap: int) -> list[Partition]:
     found = []
     for cut in range(1, num_units):
         if overlap <= num_units - cut:
-            found.append(Partition(num_units=num_units, cuts=(0, cut), overlap=overlap))
+            found.append(Partition(num_units=num_units, cuts=(0, cut), overlaps=(overlap,)))
     return found
 
 
-def test_stages_stay_if_they_serve_and_auto_asks_for_balance():
+def test_own_cuts_stay_if_they_serve_and_auto_balances():
     assert resolved().config.cuts == (0, 1, 2, 3)
-    stages, auto = resolved(**GIM), resolved(**GIM, cuts="auto")
-    assert stages.config.cuts == stages.network.stages == (0, 1, 2, 3)
+    own, auto = resolved(**GIM), resolved(**GIM, cuts="auto")
+    assert own.config.cuts == (0, 1, 2, 3)
     costs = counted_costs(auto)
-    worst = [max(costs.of(b).step for b in run.partition.blocks) for run in (stages, auto)]
-    assert auto.config.cuts != stages.config.cuts
+    worst = [max(costs.of(b).step for b in run.partition.blocks) for run in (own, auto)]
+    assert auto.config.cuts != own.config.cuts
     assert worst[1] < worst[0]
 
 
@@ -71,8 +72,22 @@ def test_stages_that_do_not_fit_give_way():
     run = resolved(**GIM)
     needed = max(block_memory(run, b).total / 1e6 for b in run.partition.blocks)
     other = resolved(**GIM, max_memory_mb=int(needed))
-    assert other.config.cuts != run.network.stages
-    assert resolved(**GIM, max_memory_mb=int(needed) + 1).config.cuts == run.network.stages
+    assert other.config.cuts not in run.network.cuts
+    assert resolved(**GIM, max_memory_mb=int(needed) + 1).config.cuts in run.network.cuts
+
+
+def test_three_workers_get_the_papers_cut_with_whole_stages():
+    """The local units of the paper: (S1 S2), (S2 S3), (S3 S4); with ResNet-50 guests of 4 and 6."""
+    run = light(model="resnet50", data="synthetic:3x32x32x8", workers=3, batch_size=2)
+    assert (run.config.cuts, run.config.overlap) == ((0, 4, 8), (4, 6))
+    assert [len(block.home) for block in run.partition.blocks] == [4, 4, 9]
+    own = light(model="resnet50", data="synthetic:3x32x32x8", workers=4, batch_size=2)
+    assert (own.config.cuts, own.config.overlap) == ((0, 1, 4, 8), (3, 4, 6))
+
+
+def test_overlap_stage_of_a_network_without_stages_is_refused():
+    with pytest.raises(ConfigError, match="overlap stage is not allowed for model 'mlp', which"):
+        light(model="mlp", overlap="stage")
 
 
 def test_given_cuts_that_do_not_fit_are_refused_with_a_remedy():
@@ -117,6 +132,7 @@ def test_measured_times_decide_if_they_are_asked_for(stopwatch):
     assert light(**settings, cuts="auto").config.cuts == (0, 1)
     run = light(**settings, cuts="profiled")
     assert run.config.cuts == (0, 3)
-    assert run.measured == stopwatch
-    assert restore(dump(run)).measured == stopwatch
+    assert run.measured == replace(stopwatch, source=run.source_s)
+    restored = restore(dump(run))
+    assert (restored.measured, restored.source_s) == (run.measured, run.source_s)
     assert restore(dump(light(**settings))).measured is None

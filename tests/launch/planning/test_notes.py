@@ -12,6 +12,14 @@ def test_default_run_has_nothing_to_be_said_of_it():
     assert notes_on(resolved()) == []
 
 
+def test_validation_is_told_since_its_figures_are_not_the_tests():
+    (note,) = notes_on(light(validation=0.1))
+    assert note == (
+        "validation 0.1: what is called test here are training images that are held out, and 1,293"
+        " are left to train on"
+    )
+
+
 def test_lag_of_0_is_told_with_what_it_costs():
     (note,) = notes_on(resolved(lag=0))
     assert note == (
@@ -30,6 +38,19 @@ def test_measured_cuts_are_told_and_measured_times_used():
         "lag 0 makes neighbours wait: by measured times, edge 0-1 allows 86% of full rate at"
         " most; --lag 1 would allow all of it",
     ]
+
+
+def test_source_that_is_the_slowest_stage_is_told():
+    """Each of four blocks takes 6 s or less for what it learns."""
+    told = []
+    for source in (5.9, 6.1):
+        costs = dataclasses.replace(EQUAL, source=source)
+        notes = notes_on(dataclasses.replace(light(workers=4), measured=costs))
+        told.append([note for note in notes if note.startswith("the source is the slowest stage")])
+    (note,) = told[1]
+    assert told[0] == []
+    assert "block 0 takes 6100.0 ms a step for its batch and the views of it" in note
+    assert "the slowest block 6000.0 ms for what it learns (block 0)" in note
 
 
 def test_run_with_free_ties_is_said_not_to_be_reproducible():

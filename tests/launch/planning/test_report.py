@@ -62,6 +62,27 @@ def test_measured_times_are_shown_as_milliseconds_and_rates(show):
     assert row(lines, ONE_PROCESS) == "5.0 1.00 x"
 
 
+def test_source_stands_above_block_0_and_counts_in_its_step(show):
+    """Block 0 takes 9 s for what it learns and 2 s for its batch, end to end 12 and 2."""
+    costs = dataclasses.replace(EQUAL, source=2.0)
+    run = dataclasses.replace(
+        light(workers=2, cuts=(0, 2), batch_size=60), measured=costs, source_s=2.0
+    )
+    lines = show(run)
+    assert row(lines, "source: batch, views").split() == ["–", "–", "2000.0", "18%"]
+    at = [i for i, line in enumerate(lines) if line.startswith(("source: batch", "0 fc0"))]
+    assert at[1] == at[0] + 1
+    assert row(lines, "0 fc0").split()[-2:] == ["11000.0", "100%"]
+    assert row(lines, "1 fc2").split()[-2:] == ["6000.0", "55%"]
+    assert row(lines, ONE_PROCESS) == "4.3 1.00 x"
+
+
+def test_source_is_shown_beside_counted_flops_too(show):
+    lines = show(dataclasses.replace(light(workers=2), source_s=0.0123))
+    assert row(lines, "source: batch, views").split() == ["–", "–", "12.3", "–"]
+    assert not [line for line in show(light(workers=2)) if "source" in line]
+
+
 def test_counted_flops_give_ratios_and_no_times(show):
     lines = show(light(workers=2))
     assert row(lines, ONE_PROCESS) == "– 1.00 x"

@@ -6,7 +6,6 @@ A resolved run (launch/planning/resolved.py) is one that is cut.
 import pytest
 
 from launch.planning.partition import Block
-from models.heads import DEFAULT_HEAD_FEATURES
 
 from ..runs import light, resolved
 
@@ -22,8 +21,8 @@ def test_window_is_the_resolved_one():
 
 def test_head_is_as_wide_as_the_objective_wants():
     by_default, by_labels = light(), light(objective="cross-entropy")
-    assert by_default.head_features == DEFAULT_HEAD_FEATURES
-    assert by_labels.head_features == by_labels.num_classes == 10
+    assert by_default.head(0, 0).out_features is None
+    assert by_labels.head(0, 0).out_features == by_labels.num_classes == 10
 
 
 @pytest.mark.parametrize(
@@ -31,9 +30,10 @@ def test_head_is_as_wide_as_the_objective_wants():
 )
 def test_head_of_a_block_stands_on_its_last_unit(home, guest, top):
     workload = resolved(workers=2, decoder_depth=(0, 2))
-    block = Block(index=1, home=home, guest=guest)
-    assert workload.head_of(block) == workload.head(top, 1)
-    assert workload.head_of(block) not in (workload.head(top - 1, 1), workload.head(top, 0))
+    block = Block(index=1, home=home, guest=guest, lent=range(0))
+    assert workload.head_cost_of(block) == workload.head_cost(top, 1)
+    others = workload.head_cost(top - 1, 1), workload.head_cost(top, 0)
+    assert workload.head_cost_of(block) not in others
 
 
 def test_resolved_run_traces_its_units_once():
