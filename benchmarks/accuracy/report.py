@@ -1,81 +1,21 @@
 """The table and the picture of the accuracy benchmark.
 
-Owns the statistics: means, and paired differences with 95 % t-intervals over seeds, in points of
-top-1. Knows nothing of how a run was made.
+Owns what is compared: paired differences with 95 % t-intervals over seeds, in points of top-1.
+Knows nothing of how a run was made.
 """
 
-import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from scipy.stats import t as student_t
 
+from benchmarks.accuracy.intervals import Interval, t_interval
+from benchmarks.accuracy.regimes import BASELINE, Aim, Regime
 from benchmarks.harness import make_table
 
-BASELINE = "end-to-end"
 MEASURES = {"linear_top1": "linear", "knn_top1": "kNN"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Interval:
-    """A mean over seeds and half the width of its 95 % interval, in points."""
-
-    mean: float
-    half_width: float
-
-    @property
-    def low(self) -> float:
-        return self.mean - self.half_width
-
-    @property
-    def high(self) -> float:
-        return self.mean + self.half_width
-
-
-def t_interval(values: Sequence[float]) -> Interval:
-    """Return the mean's 95 % interval by Student's t with n - 1 degrees of freedom."""
-    if len(values) < 2:
-        raise ValueError(f"{len(values)} values give no interval; run at least 2 seeds")
-    spread = statistics.stdev(values) / len(values) ** 0.5
-    return Interval(
-        mean=statistics.fmean(values),
-        half_width=float(student_t.ppf(0.975, len(values) - 1)) * spread,
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Aim:
-    """A comparison that the project makes a claim of."""
-
-    method: str
-    baseline: str
-    wording: str
-    holds: Callable[[Interval], bool]
-
-
-AIMS = (
-    Aim(
-        method="LoCo exact",
-        baseline="GIM",
-        wording="interval above 0",
-        holds=lambda gap: gap.low > 0,
-    ),
-    Aim(
-        method="LoCo exact",
-        baseline=BASELINE,
-        wording="mean at least -1",
-        holds=lambda gap: gap.mean >= -1,
-    ),
-    Aim(
-        method="elastic, lag 1",
-        baseline="LoCo exact",
-        wording="mean at least -0.5",
-        holds=lambda gap: gap.mean >= -0.5,
-    ),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,19 +42,22 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """All that is shown: a row a method, the claims, and what a run was."""
+    """All that is shown: a row a method, the claims, and what a run was. `explored` are methods of
+    one seed: their top-1 by measure, and that of the baseline with that seed."""
 
+    regime: Regime
     rows: Sequence[MethodRow]
     comparisons: Sequence[Comparison]
     num_seeds: int
     num_steps: int
     cpu_s: float
+    explored: Mapping[str, Mapping[str, tuple[float, float]]]
 
 
-def summarise(records: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> Report:
-    """Compare all methods on the seeds of `records`; each needs the same ones."""
+def summarise(records: Sequence[Mapping[str, Any]], regime: Regime) -> Report:
+    """Compare a regime's methods on the seeds of `records`; each needs the same ones."""
     by_run = {(record["method"], record["seed"]): record for record in records}
-    seeds = sorted({seed for _, seed in by_run})
+    seeds = sorted({seed for method, seed in by_run if method in regime.methods})
 
     def points(method: str, measure: str) -> tuple[float, ...]:
         return tuple(100 * by_run[method, seed][measure] for seed in seeds)
@@ -137,14 +80,23 @@ def summarise(records: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> R
             gap=None if method == BASELINE else gap(method, BASELINE),
             seeds={measure: points(method, measure) for measure in MEASURES},
         )
-        for method in methods
+        for method in regime.methods
     ]
     return Report(
+        regime=regime,
         rows=rows,
-        comparisons=[Comparison(aim=aim, gap=gap(aim.method, aim.baseline)) for aim in AIMS],
+        comparisons=[Comparison(aim=aim, gap=gap(aim.method, aim.baseline)) for aim in regime.aims],
         num_seeds=len(seeds),
         num_steps=max(record["steps"] for record in records),
         cpu_s=sum(record["train_cpu_s"] for record in records),
+        explored={
+            method: {
+                measure: (100 * record[measure], 100 * by_run[BASELINE, seed][measure])
+                for measure in MEASURES
+            }
+            for (method, seed), record in by_run.items()
+            if method in regime.explored and (BASELINE, seed) in by_run
+        },
     )
 
 
@@ -178,19 +130,36 @@ def claim_cells(report: Report) -> list[tuple[str, ...]]:
     return cells
 
 
+def explored_cells(report: Report) -> list[tuple[str, ...]]:
+    """Return the table of what was run with one seed, headings first."""
+    cells: list[tuple[str, ...]] = [("one seed each", "linear", "kNN", "linear - e2e", "kNN - e2e")]
+    for method, found in report.explored.items():
+        gaps = [f"{own - baseline:+.2f}" for own, baseline in found.values()]
+        cells.append((method, *(f"{own:.2f}" for own, _ in found.values()), *gaps))
+    return cells
+
+
+def tables(report: Report) -> list[list[tuple[str, ...]]]:
+    """Return all tables that are shown, headings first."""
+    found = [method_cells(report), claim_cells(report)]
+    return [*found, explored_cells(report)] if report.explored else found
+
+
 def caption(report: Report) -> str:
     """Say what the figures are."""
+    regime = report.regime
+    splits = ", each with its own split" if regime.num_splits else ""
     return (
-        f"Top-1 in %, held-out digits, last unit; mean of {report.num_seeds} seeds, each with its "
-        "own split.\nDifferences in points, paired by seed, with 95 % t-intervals. "
+        f"Top-1 in %, {regime.images}, last unit; mean of {report.num_seeds} seeds{splits}.\n"
+        "Differences in points, paired by seed, with 95 % t-intervals. "
         f"{report.num_steps} steps and equal decoders for all;\n"
         f"{report.cpu_s / 60:.0f} CPU minutes of training."
     )
 
 
 def print_report(report: Report, console: Console) -> None:
-    """Print both tables."""
-    for cells in (method_cells(report), claim_cells(report)):
+    """Print all tables."""
+    for cells in tables(report):
         table = make_table(*cells[0])
         for row in cells[1:]:
             table.add_row(*row)
@@ -201,13 +170,13 @@ def print_report(report: Report, console: Console) -> None:
 
 
 def write_markdown(report: Report, header: Mapping[str, str], path: Path) -> None:
-    """Write both tables and the header of their measurement."""
+    """Write all tables and the header of their measurement."""
     parts = ["# Accuracy of local learning", caption(report).replace("\n", " ")]
-    for cells in (method_cells(report), claim_cells(report)):
+    for cells in tables(report):
         rule = ("---", *("---:" for _ in cells[0][1:]))
         parts.append("\n".join(f"| {' | '.join(row)} |" for row in (cells[0], rule, *cells[1:])))
     parts.append("\n".join(f"* {name}: {value}" for name, value in header.items()))
-    parts.append("Made by `python -m benchmarks.accuracy`.")
+    parts.append(f"Made by `python -m benchmarks.accuracy --regime {report.regime.name}`.")
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
@@ -239,7 +208,7 @@ def draw(report: Report, path: Path) -> None:
         _points(gap_axes, [gap for gap, _ in gaps], [h for _, h in gaps], colour, label)
     top1_axes.set_yticks(range(len(report.rows)), [row.method for row in report.rows])
     top1_axes.invert_yaxis()
-    top1_axes.set_xlabel("top-1 on held-out digits, % (small dots: seeds)")
+    top1_axes.set_xlabel(f"top-1 on {report.regime.images}, % (small dots: seeds)")
     gap_axes.axvline(0, color="0.4", linewidth=1)
     gap_axes.set_xlabel("difference to end-to-end, points")
     gap_axes.legend(loc="upper right", ncols=2, frameon=False)  # beside the baseline, no points

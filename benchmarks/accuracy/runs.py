@@ -1,13 +1,15 @@
 """What local learning costs in accuracy: every tie against end-to-end training, over many seeds.
 
-    python -m benchmarks.accuracy [--seeds 5] [--epochs N] [--jobs 2] [--json FILE]
-    python -m benchmarks.accuracy --resume FILE     resumes an interrupted run
-    python -m benchmarks.accuracy --quick           one epoch, two seeds: does it run?
+    python -m benchmarks.accuracy                      the digits, which need no path
+    python -m benchmarks.accuracy --quick              one epoch, two seeds
+    python -m benchmarks.accuracy --regime cifar10 --path DIR       real images; hours
+    python -m benchmarks.accuracy --regime cifar10 --path DIR --what searched
+    python -m benchmarks.accuracy --regime cifar10 --path DIR --what explored
 
-Owns which methods are compared and how. Seed i trains on split i, so that five seeds test each of
-the digits once. Everything but the method is the main job's default for all: equal epochs, and a
-decoder of equal depth on each block. Runs are the sequential reference's, which the distributed
-runtime equals bit for bit. FILE gets a line a run; the table and a picture lie beside it.
+What is compared is in benchmarks/accuracy/regimes.py. Owns how: everything but the method is equal
+for all. Of the digits seed i trains on split i, so that five seeds test each once. Runs are the
+sequential reference's, which the distributed runtime equals bit for bit. The results file gets a
+line a run, and what it holds is not run again; the table and a picture lie beside it.
 """
 
 import concurrent.futures
@@ -15,42 +17,27 @@ import dataclasses
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 from rich.console import Console
 
 from benchmarks.accuracy import report
+from benchmarks.accuracy.regimes import REGIMES, Regime, Settings
 from benchmarks.harness import RESULTS, Results, header, make_console, print_header
 from launch.config import RunConfig
 from launch.config_file import to_toml
 from runtime.lifetime import die_with_parent
 
-METHODS: dict[str, dict[str, Any]] = {
-    "end-to-end": {"method": "e2e"},
-    "GIM": {"overlap": 0, "tie": "none"},
-    "untied": {"tie": "none"},
-    "LoCo exact": {"tie": "gradient", "lag": 0},
-    "gradient, lag 1": {"tie": "gradient", "lag": 1},
-    "gradient, lag 4": {"tie": "gradient", "lag": 4},
-    "elastic, lag 1": {"tie": "elastic", "lag": 1},
-    "elastic, lag 4": {"tie": "elastic", "lag": 4},
-}
-"""What each method changes in the default config."""
+USUAL_SEEDS = 5
+SEARCH_SEED = 100  # of no comparison
+SEARCH_SHARE = 0.1  # of the training images, held out in place of the test images
 
-LAGS: dict[str, dict[str, Any]] = {
-    f"{tie}, lag {lag}": {"tie": tie, "lag": lag}
-    for tie, lags in (("gradient", (2, 8)), ("elastic", (0, 2, 8)))
-    for lag in lags
-}
-"""More lags, for benchmarks.lag; they are in no table of their own."""
-
-NUM_SPLITS = 5
-USUAL: dict[str, Any] = {"seeds": 5, "epochs": None, "json": RESULTS / "accuracy.jsonl"}
-QUICK: dict[str, Any] = {"seeds": 2, "epochs": 1, "json": Path("runs/accuracy-quick.jsonl")}
+What = Literal["compared", "explored", "searched"]
+Key = tuple[str, int, str]  # of a run: method, seed, config
 
 app = App(
     name="accuracy",
@@ -63,49 +50,70 @@ app = App(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
-    """One run: a method on one seed."""
+    """One run: a method on one seed. `data` names the data in records, without their path."""
 
     method: str
     seed: int
     config: RunConfig
+    data: str
 
     @property
-    def key(self) -> tuple[str, int, str]:
+    def key(self) -> Key:
         """What makes it the same run as one in a file."""
-        return self.method, self.seed, to_toml(self.config)
+        return self.method, self.seed, self.config_toml
+
+    @property
+    def config_toml(self) -> str:
+        """The config as records have it."""
+        return to_toml(dataclasses.replace(self.config, data=self.data))
 
 
 def make_tasks(
-    num_seeds: int, *, methods: Mapping[str, dict[str, Any]] = METHODS, **changes: Any
+    regime: Regime,
+    methods: Mapping[str, Settings],
+    seeds: Sequence[int],
+    *,
+    path: Path | None = None,
+    **changes: Any,
 ) -> list[Task]:
     """List all runs, seed by seed, so that an interrupted file holds whole pairs.
 
     `changes` go into every method's config.
     """
-    return [
-        Task(
-            method=method,
-            seed=seed,
-            config=RunConfig(
-                **{
-                    "device": "cpu",
-                    "threads": 1,
-                    "seed": seed,
-                    "split": seed % NUM_SPLITS,
-                    **settings,
-                    **changes,
-                }
-            ),
-        )
-        for seed in range(num_seeds)
-        for method, settings in methods.items()
-    ]
+    name = regime.layout or "digits"
+    usual = {"device": "cpu", "threads": 1, **regime.settings}
+    usual["data"] = name if path is None else f"{name}:{path}"
+    tasks = []
+    for seed in seeds:
+        split = seed % regime.num_splits if regime.num_splits else 0
+        for method, settings in methods.items():
+            config = RunConfig(**{**usual, "seed": seed, "split": split, **settings, **changes})
+            tasks.append(Task(method=method, seed=seed, config=config, data=name))
+    return tasks
 
 
-def settings(config: RunConfig) -> str:
+def tasks_of(
+    regime: Regime, seeds: Sequence[int], *, path: Path | None = None, **changes: Any
+) -> dict[What, list[Task]]:
+    """All runs of a regime by what they are for; only what is compared has all `seeds`."""
+    return {
+        "compared": make_tasks(regime, regime.methods, seeds, path=path, **changes),
+        "explored": make_tasks(regime, regime.explored, [0], path=path, **changes),
+        "searched": make_tasks(
+            regime,
+            regime.searched,
+            [SEARCH_SEED],
+            path=path,
+            **{"validation": SEARCH_SHARE, **changes},
+        ),
+    }
+
+
+def settings_in_words(config: RunConfig) -> str:
     """Say what all methods have in common."""
-    names = ("epochs", "batch_size", "optimizer", "lr", "temperature", "alpha")
-    shown = [f"{name.replace('_', ' ')} {getattr(config, name)}" for name in names]
+    names = ("epochs", "train_images", "batch_size", "optimizer", "lr", "temperature", "precision")
+    values = {name: getattr(config, name) for name in names}
+    shown = [f"{name.replace('_', ' ')} {v}" for name, v in values.items() if v is not None]
     return ", ".join([config.model, *shown, f"decoder depth {config.decoder_depth[-1]}"])
 
 
@@ -115,17 +123,21 @@ def measure(task: Task) -> dict[str, Any]:
     from threadpoolctl import threadpool_limits
 
     from launch.environment import Environment
+    from launch.evaluated_units import evaluated_units
     from launch.job import build_blocks
     from launch.resolve import resolve
-    from models.data import load_data
-    from models.evaluation import evaluate
+    from launch.run_data import load_run_data
+    from models.device import processor
+    from models.evaluation.unit_accuracy import evaluate
     from models.sequential import train
 
     torch.set_num_threads(task.config.threads or 1)
-    environment = Environment(world_size=None, local_world_size=None, cores=1, gpus=0)
+    environment = Environment(
+        world_size=None, local_world_size=None, cores=1, gpus=0, processor=processor()
+    )
     resolved = resolve(task.config, environment=environment)
     config = resolved.config
-    data = load_data(config.data, seed=config.seed, split=config.split)
+    data = load_run_data(config)
     blocks = build_blocks(resolved, data)
     started_s, started_cpu_s = time.perf_counter(), time.process_time()
     assert config.lag is not None, "blocks that take turns have no free ties"
@@ -133,7 +145,8 @@ def measure(task: Task) -> dict[str, Any]:
     wall_s, cpu_s = time.perf_counter() - started_s, time.process_time() - started_cpu_s
     weights = {name: value for block in blocks for name, value in block.home_state().items()}
     with threadpool_limits(1):
-        units = evaluate(resolved.network, weights, data)
+        chosen = evaluated_units(resolved.partition, num_train=len(data.train_labels))
+        units = evaluate(resolved.network, weights, data, units=chosen)
     return {
         "method": task.method,
         "seed": task.seed,
@@ -144,7 +157,8 @@ def measure(task: Task) -> dict[str, Any]:
         "steps": config.steps,
         "train_wall_s": wall_s,
         "train_cpu_s": cpu_s,
-        "config": to_toml(task.config),
+        "processor": config.processor,
+        "config": task.config_toml,
     }
 
 
@@ -162,92 +176,121 @@ def measure_all(tasks: Sequence[Task], num_jobs: int) -> Iterator[dict[str, Any]
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def key_of(record: dict[str, Any]) -> tuple[str, int, str]:
+def key_of(record: dict[str, Any]) -> Key:
     """Return the key of the task that a record is the result of."""
     return record["method"], record["seed"], record["config"]
 
 
 def find_missing(tasks: Sequence[Task], results: Results) -> list[Task]:
     """List the tasks without a record; one of another config doesn't count."""
-    have = {key_of(record) for record in results.read() if "method" in record}
+    have = {key_of(record) for record in results.read()}
     return [task for task in tasks if task.key not in have]
 
 
 @app.default
 def accuracy(
     *,
-    seeds: Annotated[int | None, Parameter(validator=Number(gte=2))] = None,
+    regime: str = "digits",
+    path: Path | None = None,
+    images: str | None = None,
+    seeds: Annotated[int, Parameter(validator=Number(gte=2))] = USUAL_SEEDS,
     epochs: int | None = None,
-    decoder_depth: int | None = None,
     jobs: int | None = None,
     json: Path | None = None,
-    resume: Path | None = None,
     quick: bool = False,
-    lags: bool = False,
+    what: What = "compared",
 ) -> None:
     """Train every method on every seed and print the table.
 
     Parameters
     ----------
+    regime
+        What is trained on: digits, cifar10 or fashion.
+    path
+        Where the data of the regime lie.
+    images
+        How the table names the images, if those at the path are not the published ones.
     seeds
         Runs a method, at least 2; 5 test each digit once.
     epochs
-        Passes over the training images, equal for all; without it the main job's default.
-    decoder_depth
-        Residual conv blocks in every head; without it the main job's default.
+        Passes over the training images, equal for all; without it the regime's.
     jobs
         Processes of one thread each; without it one a core.
     json
-        File that receives a line a run; an old one is replaced.
-    resume
-        File of an interrupted run: what it holds stays, the rest is run.
+        File that receives a line a run.
     quick
         One epoch and two seeds, to see that all of it works.
-    lags
-        Train the lags that the table leaves out instead, for benchmarks.lag to draw.
+    what
+        Run the methods that are compared over seeds; or those that are explored with one seed each;
+        or the searched settings, of which the regime's were chosen on a part of the training
+        images.
     """
-    usual = QUICK if quick else USUAL
-    if lags:
-        usual = {**usual, "json": usual["json"].with_name("accuracy-lags.jsonl")}
-    changes: dict[str, Any] = {}
-    if epochs := epochs or usual["epochs"]:
-        changes["epochs"] = epochs
-    if decoder_depth is not None:
-        changes["decoder_depth"] = (decoder_depth,)
-    methods = LAGS if lags else METHODS
-    tasks = make_tasks(seeds or usual["seeds"], methods=methods, **changes)
-    results = Results(resume or json or usual["json"])
-    if not resume:
-        results.path.unlink(missing_ok=True)
+    chosen = _regime(regime, path)
+    if images is not None:
+        chosen = dataclasses.replace(chosen, images=f"test images of {images}")
+    changes = {"epochs": epochs or 1} if quick or epochs else {}
+    tasks = tasks_of(chosen, range(2 if quick else seeds), path=path, **changes)
+    results = Results(json or _usual_file(chosen, quick=quick, what=what))
     console = make_console()
-    here = header() | {"settings": settings(tasks[0].config)}
+    here = header() | {"settings": settings_in_words(tasks[what][0].config)}
     print_header(here, console)
-    if not any("header" in record for record in results.read()):
-        results.append({"header": here})
-    _run(tasks, results, jobs or len(os.sched_getaffinity(0)), console)
-    if not lags:
-        _report(results, {task.key for task in tasks}, console)
+    _run(tasks[what], results, here, jobs or len(os.sched_getaffinity(0)), console)
+    if what != "searched":
+        _report(chosen, results, {t.key for t in tasks["compared"] + tasks["explored"]}, console)
 
 
-def _report(results: Results, wanted: set[Any], console: Console) -> None:
-    """Print the table of the wanted runs, and write it and its picture beside the results."""
-    records = [r for r in results.read() if "method" in r and key_of(r) in wanted]
-    first = next(record["header"] for record in results.read() if "header" in record)
-    found = report.summarise(records, tuple(METHODS))
+def _regime(name: str, path: Path | None) -> Regime:
+    if name not in REGIMES:
+        raise SystemExit(f"accuracy: error: no regime {name!r}; choose one of {', '.join(REGIMES)}")
+    regime = REGIMES[name]
+    if (path is None) != (regime.layout is None):
+        what = (
+            "needs the --path of its data" if regime.layout else "has its own data, without --path"
+        )
+        raise SystemExit(f"accuracy: error: regime {name!r} {what}")
+    return regime
+
+
+def _usual_file(regime: Regime, *, quick: bool, what: What) -> Path:
+    name = "accuracy" if regime.name == "digits" else f"accuracy-{regime.name}"
+    name += "-search" if what == "searched" else ""
+    return Path(f"runs/{name}-quick.jsonl") if quick else RESULTS / f"{name}.jsonl"
+
+
+def _report(regime: Regime, results: Results, wanted: Collection[Key], console: Console) -> None:
+    """Print the table of all whole seeds of the wanted runs, and write it and its picture beside
+    the results."""
+    records = [record for record in results.read() if key_of(record) in wanted]
+    by_seed: dict[int, set[str]] = {}
+    for record in records:
+        by_seed.setdefault(record["seed"], set()).add(record["method"])
+    whole = {seed for seed, found in by_seed.items() if found >= regime.methods.keys()}
+    if len(whole) < 2:
+        console.print("a table takes two seeds of every method")
+        return
+    first = records[0]["header"]
+    first |= {"commit": ", ".join(dict.fromkeys(r["header"]["commit"] for r in records))}
+    found = report.summarise([r for r in records if r["seed"] in whole], regime)
     report.print_report(found, console)
     report.write_markdown(found, first, results.path.with_suffix(".md"))
     report.draw(found, results.path.with_suffix(".png"))
     console.print(f"\nruns: {results.path}, with .md and .png beside it", soft_wrap=True)
 
 
-def _run(tasks: Sequence[Task], results: Results, num_jobs: int, console: Console) -> None:
-    """Run what `results` lacks, a line of progress a run."""
+def _run(
+    tasks: Sequence[Task],
+    results: Results,
+    header: Mapping[str, str],
+    num_jobs: int,
+    console: Console,
+) -> None:
+    """Run what `results` lacks, a line of progress a run; each record has the `header`."""
     missing = find_missing(tasks, results)
     if len(missing) < len(tasks):
         console.print(f"{len(tasks) - len(missing)} of {len(tasks)} runs are there already")
     started_s = time.monotonic()
     for done, record in enumerate(measure_all(missing, num_jobs), start=1):
-        results.append(record)
+        results.append({"header": header} | record)
         left_s = (time.monotonic() - started_s) / done * (len(missing) - done)
         console.print(
             f"{len(tasks) - len(missing) + done:3}/{len(tasks)}  "

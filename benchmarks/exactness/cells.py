@@ -26,22 +26,35 @@ from launch.config_file import parse
 from launch.environment import Environment
 from launch.job import LocalLearningJob
 from launch.resolve import resolve
+from models.registry import RESNETS
 from models.sequential import train
 from runtime import digest
 
 TIMEOUT_S = 300
+IMAGES = "synthetic:3x32x32x64"
+HOWS = (
+    "--precision bf16",
+    "--channels-last",
+    "--precision bf16 --channels-last --recompute",
+    "--recompute",
+    "--grad-clip 0.1",
+    "--optimizer lars --lr 1 --lr-scale 1,0.5,2",
+    "--optimizer sgd --weight-decay 0.01",
+)
 DIGESTS = ("weights_sha256", "state_sha256")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One combination that means something: untied or alone, a worker has no lag."""
+    """One combination that means something: untied or alone, a worker has no lag. `how` are more
+    flags."""
 
     model: str
     workers: int
     tie: str
     lag: int
-    overlap: int
+    overlap: str
+    how: str = ""
 
     def flags(self, steps: int) -> list[str]:
         """The main job's flags for this cell, small."""
@@ -56,16 +69,28 @@ class Cell:
             "threads": 1,
             "decoder-depth": 0 if self.model == "mlp" else 1,
         }
-        return [word for key, value in settings.items() for word in (f"--{key}", str(value))]
+        words = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
+        images = () if self.model in ("mlp", "resnet-small") else ("--data", IMAGES)
+        return [*words, *images, *self.how.split()]
 
 
 def cells() -> Iterator[Cell]:
-    """All cells: P in 1, 2, 4; each tie; lag 0, 1, 3; overlap 0, 1."""
+    """All cells: P in 1, 2, 4; each tie; lag 0, 1, 3; overlap 0, 1. Then three workers, which share
+    unequally: by numbers, and by a ResNet's stages; every ResNet; and how units compute."""
     for model, workers in itertools.product(("mlp", "resnet-small"), (1, 2, 4)):
-        untied = [("none", 0, overlap) for overlap in ((0,) if workers == 1 else (0, 1))]
-        tied = [(tie, lag, 1) for tie in ("gradient", "elastic") for lag in (0, 1, 3)]
+        untied = [("none", 0, overlap) for overlap in (("0",) if workers == 1 else ("0", "1"))]
+        tied = [(tie, lag, "1") for tie in ("gradient", "elastic", "follow") for lag in (0, 1, 3)]
         for tie, lag, overlap in untied + (tied if workers > 1 else []):
             yield Cell(model=model, workers=workers, tie=tie, lag=lag, overlap=overlap)
+    for tie in ("gradient", "elastic", "follow"):
+        yield Cell(model="mlp", workers=3, tie=tie, lag=1, overlap="1,2")
+        yield _staged("resnet18-cifar-w8", tie)
+    yield from (_staged(f"{name}-w4", "gradient") for name in RESNETS)
+    yield from (_staged("resnet18-cifar-w8", "gradient", how) for how in HOWS)
+
+
+def _staged(model: str, tie: str, how: str = "") -> Cell:
+    return Cell(model=model, workers=3, tie=tie, lag=1, overlap="stage", how=how)
 
 
 def by_processes(cell: Cell, steps: int) -> dict[str, str]:
@@ -113,7 +138,7 @@ def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
     """Compare every cell, print a table, and exit with 1 if any differs."""
     console = make_console()
     print_header(header(), console)
-    table = make_table("model", "workers", "tie", "lag", "overlap", "weights", "state", "")
+    table = make_table("model", "workers", "tie", "lag", "overlap", "how", "weights", "state", "")
     chosen = [cell for cell in cells() if options.model in (None, cell.model)]
     num_different, began_s = 0, time.monotonic()
     for i, cell in enumerate(chosen):
@@ -125,7 +150,8 @@ def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
             str(cell.workers),
             cell.tie,
             str(cell.lag),
-            str(cell.overlap),
+            cell.overlap,
+            cell.how.replace("--", ""),
             *(found[key][:12] for key in DIGESTS),
             "equal" if found == expected else "DIFFERENT",
         )

@@ -56,6 +56,8 @@ class Options:
     """Network of the main job."""
     batch_size: int = 8
     """Images a step."""
+    flags: str = ""
+    """More flags of the main job, such as "--tie follow --overlap 1,2,1"."""
     soak: float | None = None
     """Minutes of random faults instead, in one run."""
     mtbf_s: float = 15.0
@@ -79,7 +81,7 @@ def make_job(options: Options, *, steps: int, **flags: object) -> Job:
     }
     named = {name.replace("_", "-"): value for name, value in flags.items()}
     values = tuple(f"--{name}={value}" for name, value in (given | named).items())
-    return Job(flags=(*values, "--quick-end"))
+    return Job(flags=(*values, "--quick-end", *options.flags.split()))
 
 
 def make_plan(kind: str, seed: int, num_steps: int) -> list[Fault]:

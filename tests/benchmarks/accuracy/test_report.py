@@ -1,19 +1,13 @@
 """The accuracy benchmark's statistics by hand, and what is shown of them."""
 
+import dataclasses
 import io
-import math
 
 import pytest
 from rich.console import Console
 
-from benchmarks.accuracy.report import (
-    AIMS,
-    draw,
-    print_report,
-    summarise,
-    t_interval,
-    write_markdown,
-)
+from benchmarks.accuracy.regimes import DIGITS
+from benchmarks.accuracy.report import draw, print_report, summarise, write_markdown
 
 
 def make_records(top1_by_method):
@@ -42,24 +36,15 @@ RECORDS = make_records(
 )
 
 
-COMPARED = ("end-to-end", "GIM", "LoCo exact", "elastic, lag 1")
+COMPARED = dataclasses.replace(
+    DIGITS,
+    methods={
+        name: DIGITS.methods[name] for name in ("end-to-end", "GIM", "LoCo exact", "elastic, lag 1")
+    },
+)
 
 
 # Statistics -------------------------------------------------------------------------------------
-
-
-def test_interval_by_hand():
-    # mean 2, deviation 1, so 1 / sqrt(3) of the mean; t(.975, 2 degrees of freedom) = 4.30265
-    interval = t_interval([1.0, 2.0, 3.0])
-    assert interval.mean == 2.0
-    assert interval.half_width == pytest.approx(4.30265 / math.sqrt(3), rel=1e-5)
-    assert interval.low == pytest.approx(2.0 - interval.half_width)
-    assert interval.high == pytest.approx(2.0 + interval.half_width)
-
-
-def test_one_seed_gives_no_interval():
-    with pytest.raises(ValueError, match="at least 2 seeds"):
-        t_interval([0.97])
 
 
 def test_differences_are_paired_by_seed():
@@ -88,7 +73,7 @@ def test_method_that_misses_a_seed_is_not_compared():
 
 def test_claims_are_judged():
     comparisons = summarise(RECORDS, COMPARED).comparisons
-    assert tuple(comparison.aim for comparison in comparisons) == AIMS
+    assert tuple(comparison.aim for comparison in comparisons) == DIGITS.aims
     # LoCo - GIM: 3, 2, 2 (interval .9 to 3.8); LoCo - e2e: 1; elastic - LoCo: -1, 0, -2
     assert [comparison.is_met for comparison in comparisons] == [True, True, False]
 

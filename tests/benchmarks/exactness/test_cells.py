@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from benchmarks.exactness import cells as exactness
-from benchmarks.exactness.cells import DIGESTS, Cell, Options, by_one_loop, cells
+from benchmarks.exactness.cells import DIGESTS, HOWS, Cell, Options, by_one_loop, cells
 from launch.config_file import parse
+from models.registry import RESNETS
+from models.ties import RULES
 
 
 @pytest.fixture
@@ -15,17 +17,25 @@ def threads():
     torch.set_num_threads(before)
 
 
-CELL = Cell(model="mlp", workers=2, tie="elastic", lag=1, overlap=1)
+CELL = Cell(model="mlp", workers=2, tie="elastic", lag=1, overlap="1")
+NUM_MLP = 1 + 2 * 11 + 3
 
 
 def test_cells_are_all_combinations_that_mean_something():
     found = list(cells())
-    assert len(found) == len(set(found)) == 2 * (1 + 2 * 8)
+    assert len(found) == len(set(found)) == 2 * (1 + 2 * 11) + 6 + len(RESNETS) + len(HOWS)
     for cell in found:
         assert cell.tie != "none" or cell.lag == 0
-        assert cell.workers > 1 or (cell.tie, cell.overlap) == ("none", 0)
+        assert cell.workers > 1 or (cell.tie, cell.overlap) == ("none", "0")
     tied = {(c.tie, c.lag) for c in found if c.workers == 4 and c.model == "resnet-small"}
-    assert tied >= {(tie, lag) for tie in ("gradient", "elastic") for lag in (0, 1, 3)}
+    assert tied >= {(tie, lag) for tie in RULES if tie != "none" for lag in (0, 1, 3)}
+
+
+def test_every_cell_has_flags_that_resolve_to_it():
+    """The overlaps of the staged ones are whole stages, and so unequal to 1."""
+    for cell in cells():
+        config = parse(cell.flags(2), prog="test")
+        assert (config.model, config.workers, config.tie) == (cell.model, cell.workers, cell.tie)
 
 
 def test_flags_of_a_cell_are_the_main_jobs():
@@ -64,12 +74,12 @@ def compare(monkeypatch, capsys):
 def test_comparison_of_equal_cells_ends_with_0(compare):
     code, out = compare()
     assert code == 0
-    assert "17 of 17 cells equal" in out
+    assert f"{NUM_MLP} of {NUM_MLP} cells equal" in out
     assert "DIFFERENT" not in out
 
 
 def test_comparison_with_a_different_state_ends_with_1(compare):
     code, out = compare(CELL)
     assert code == 1
-    assert "16 of 17 cells equal" in out
+    assert f"{NUM_MLP - 1} of {NUM_MLP} cells equal" in out
     assert out.count("DIFFERENT") == 1
