@@ -5,8 +5,8 @@
 
 Throughput is of slept blocks whose stalls are drawn anew for every step, with a window as large as
 the lag asks for: simulated for each lag and draw, and run for real for a few lags with the first
-draw. Accuracy is what benchmarks.accuracy has recorded: lag 0, 1 and 4 by default, more with its
---lags.
+draw. Accuracy is what benchmarks.accuracy has recorded of the digits: lag 0, 1 and 4, and others
+with its --explore.
 """
 
 import re
@@ -133,8 +133,7 @@ def accuracies(records: Sequence[Mapping[str, Any]], tie: str) -> dict[int, Spre
 
 def accuracy_records() -> list[dict[str, Any]]:
     """What was recorded so far, of the table's methods and of other lags."""
-    names = ("accuracy.jsonl", "accuracy-lags.jsonl")
-    return [record for name in names for record in Results(RESULTS / name).read()]
+    return list(Results(RESULTS / "accuracy.jsonl").read())
 
 
 def show(records: Sequence[Mapping[str, Any]], accuracy: Sequence[Mapping[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""Lock-step pipelines to compare with: P processes of torch.distributed.pipelining on gloo.
+"""Lock-step jobs to compare with: P processes of torch.distributed on gloo.
 
 Owns the processes: each is started here, waited for with a timeout, and gone when this returns.
 What a process does is benchmarks.lock_step.rank's.
@@ -12,11 +12,15 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
-from benchmarks.lock_step.rank import LockStepCase, RankTiming, run_rank
+from benchmarks.lock_step.rank import RankCase, RankTiming, run_rank
 from runtime.keeper import fork_server
 
 # What the ranks compute.
-PRELOAD = ("benchmarks.lock_step.slept_work", "benchmarks.lock_step.real_work")
+PRELOAD = (
+    "benchmarks.lock_step.slept_work",
+    "benchmarks.lock_step.real_work",
+    "benchmarks.lock_step.data_parallel",
+)
 GLOO_TIMEOUT_S = 60.0
 PROCESS_TIMEOUT_S = 1800.0
 LEAVE_TIMEOUT_S = 10.0
@@ -38,7 +42,7 @@ class LockStepTiming:
     peak_rss_bytes: tuple[int, ...]
 
 
-def run_lock_step(cases: Sequence[LockStepCase], *, wan: str = "") -> list[LockStepTiming]:
+def run_lock_step(cases: Sequence[RankCase], *, wan: str = "") -> list[LockStepTiming]:
     """Run cases of one number of workers in turn, on the same processes.
 
     `wan` is the control address of a benchmarks.wan.proxy that all connections go through.
@@ -63,10 +67,10 @@ def run_lock_step(cases: Sequence[LockStepCase], *, wan: str = "") -> list[LockS
 
 
 def _start(
-    context: ForkServerContext, cases: Sequence[LockStepCase], store_path: str, wan: str
+    context: ForkServerContext, cases: Sequence[RankCase], store_path: str, wan: str
 ) -> list[tuple[ForkServerProcess, Connection]]:
     ranks = []
-    for rank in range(cases[0].work.num_ranks):
+    for rank in range(cases[0].num_ranks):
         receiver, sender = context.Pipe(duplex=False)
         process = context.Process(
             target=run_rank,
@@ -80,12 +84,10 @@ def _start(
     return ranks
 
 
-def _gather(
-    connections: Sequence[Connection], case: LockStepCase, deadline_s: float
-) -> LockStepTiming:
+def _gather(connections: Sequence[Connection], case: RankCase, deadline_s: float) -> LockStepTiming:
     """One case's timing from every rank; the first rank to fail is the one that is named."""
     timings: dict[Connection, RankTiming] = {}
-    where = f"{case.schedule} with {case.microbatches} microbatches"
+    where = case.name
     while waiting := [connection for connection in connections if connection not in timings]:
         ready = wait(waiting, max(0.0, deadline_s - time.monotonic()))
         if not ready:

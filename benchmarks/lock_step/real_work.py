@@ -13,29 +13,29 @@ import torch
 from torch import Tensor
 from torch.distributed.pipelining import PipelineStage
 
-from benchmarks.lock_step.rank import Layout, make_pipeline_stage
-from benchmarks.lock_step.stage_pieces import Heads, build_stage, cut_row, pieces
+from benchmarks.lock_step.schedule import Placement, make_pipeline_stage
+from benchmarks.lock_step.stage_pieces import Heads, OnWire, build_stage, cut_row, pieces
 from launch.config_file import parse
 from launch.environment import Environment
-from launch.job import make_feed
 from launch.planning.resolved import Resolved
 from launch.resolve import dump, resolve, restore
-from models.data import load_data
+from launch.run_data import load_run_data
+from launch.source import make_source
 from models.objectives import load_objective
 from models.optimizers import load_optimizer, step_optimizer
 
 
 @dataclass(frozen=True, kw_only=True)
 class RealWork:
-    """What a resolved main job computes, as text (benchmarks.lock_step.rank.Work)."""
+    """What a resolved main job computes, as text (benchmarks.lock_step.schedule.Work)."""
 
     num_ranks: int
     steps: int
     heads: Heads
     resolved: str
 
-    def part(self, rank: int, layout: Layout) -> "RealPart":
-        return RealPart(restore(self.resolved), rank, layout, heads=self.heads)
+    def part(self, rank: int, placement: Placement) -> "RealPart":
+        return RealPart(restore(self.resolved), rank, placement, heads=self.heads)
 
 
 def real_work(flags: Sequence[str], *, workers: int, steps: int, heads: Heads) -> RealWork:
@@ -47,27 +47,28 @@ def real_work(flags: Sequence[str], *, workers: int, steps: int, heads: Heads) -
 
 
 class RealPart:
-    """One rank's stages and their optimizer (benchmarks.lock_step.rank.Part).
+    """One rank's stages and their optimizer (benchmarks.lock_step.schedule.Part).
 
     The lowest stage's rank draws the same views of the same images as worker 0 of the main job.
     """
 
     slept_s = 0.0
 
-    def __init__(self, resolved: Resolved, rank: int, layout: Layout, *, heads: Heads) -> None:
+    def __init__(
+        self, resolved: Resolved, rank: int, placement: Placement, *, heads: Heads
+    ) -> None:
         config = resolved.config
         self.stages: list[PipelineStage] = []
-        self._microbatches = layout.microbatches
+        self._microbatches = placement.microbatches
         self._num_samples = 2 * config.batch_size
         self._losses: list[Tensor] = []
         self._objective = load_objective(
             config.objective, temperature=config.temperature, num_classes=resolved.num_classes
         )
-        self._feed = None
-        if layout.ranks[0] == rank:
-            data = load_data(config.data, seed=config.seed, split=config.split)
-            self._feed = make_feed(resolved, data)
-        self._make_stages(resolved, rank, layout, heads)
+        self._source = None
+        if placement.ranks[0] == rank:
+            self._source = make_source(config, load_run_data(config), device="cpu")
+        self._make_stages(resolved, rank, placement, heads)
         self._optimizer = load_optimizer(
             config.optimizer,
             [p for stage in self.stages for p in stage.submod.parameters()],
@@ -75,21 +76,31 @@ class RealPart:
             weight_decay=config.weight_decay,
         )
 
-    def _make_stages(self, resolved: Resolved, rank: int, layout: Layout, heads: Heads) -> None:
+    def _make_stages(
+        self, resolved: Resolved, rank: int, placement: Placement, heads: Heads
+    ) -> None:
         row = pieces(resolved, heads)
-        cut = cut_row([piece.flops for piece in row], layout.ranks)
-        shapes = [resolved.image_shape, *(row[own[-1]].output_shape for own in cut)]
-        size = self._num_samples // layout.microbatches
+        cut = cut_row([piece.cost for piece in row], placement.ranks)
+        size, numerics = self._num_samples // placement.microbatches, resolved.numerics
+        crossing = [torch.empty(size, *resolved.image_shape)]
+        for own in cut:
+            shape, dtype = row[own[-1]].output_shape, getattr(torch, row[own[-1]].output_dtype)
+            crossing.append(torch.empty(size, *numerics.wire_shape(shape), dtype=dtype))
         for index, own in enumerate(cut):
-            if layout.ranks[index] != rank:
+            if placement.ranks[index] != rank:
                 continue
-            module = build_stage(
-                resolved,
-                [row[i] for i in own],
-                self._loss_of,
-                defers_heads=not layout.splits_backward,
+            module = OnWire(
+                build_stage(
+                    resolved,
+                    [row[i] for i in own],
+                    self._loss_of,
+                    defers_heads=not placement.splits_backward,
+                ),
+                numerics,
+                is_first=index == 0,
+                is_last=index == len(cut) - 1,
             )
-            takes, gives = (torch.empty(size, *shape) for shape in shapes[index : index + 2])
+            takes, gives = crossing[index : index + 2]
             stage = make_pipeline_stage(module, index, len(cut), takes=takes, gives=gives)
             self.stages.append(stage)
 
@@ -101,15 +112,15 @@ class RealPart:
     def begin(self, batch: int) -> tuple[list[Tensor], Tensor | None]:
         self._losses.clear()
         inputs = []
-        if self._feed is not None:
-            views_NCHW, _ = self._feed(batch)
+        if self._source is not None:
+            views_NCHW, _ = self._source(batch)
             inputs = [by_microbatch(views_NCHW, self._microbatches)]
         has_last = any(stage.is_last for stage in self.stages)
         return inputs, torch.zeros(self._num_samples) if has_last else None
 
     def loss_of(self, output: Tensor, target: Tensor) -> Tensor:
         del target
-        loss = self._loss_of(output)
+        loss = self._loss_of(output.float())
         self._losses.append(loss.detach())
         return loss
 

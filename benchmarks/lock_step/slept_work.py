@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmarks.lock_step.rank import Layout, make_pipeline_stage
+from benchmarks.lock_step.schedule import Placement, make_pipeline_stage
 from benchmarks.lock_step.slept_stage import SleptStage
 from runtime.testing.sleeper import Sleeper
 from runtime.testing.slept import SleptConfig
@@ -19,7 +19,7 @@ FLOAT_BYTES = 4
 
 @dataclass(frozen=True, kw_only=True)
 class SleptWork:
-    """What slept blocks sleep (benchmarks.lock_step.rank.Work)."""
+    """What slept blocks sleep (benchmarks.lock_step.schedule.Work)."""
 
     config: SleptConfig
 
@@ -31,20 +31,20 @@ class SleptWork:
     def steps(self) -> int:
         return self.config.steps
 
-    def part(self, rank: int, layout: Layout) -> "SleptPart":
-        return SleptPart(self.config, rank, layout)
+    def part(self, rank: int, placement: Placement) -> "SleptPart":
+        return SleptPart(self.config, rank, placement)
 
 
 class SleptPart:
-    """One rank's slept stages (benchmarks.lock_step.rank.Part)."""
+    """One rank's slept stages (benchmarks.lock_step.schedule.Part)."""
 
     loss = None
 
-    def __init__(self, config: SleptConfig, rank: int, layout: Layout) -> None:
+    def __init__(self, config: SleptConfig, rank: int, placement: Placement) -> None:
         self._config = config
-        self._num_stages = len(layout.ranks)
-        self._microbatches = layout.microbatches
-        stages = [index for index, of in enumerate(layout.ranks) if of == rank]
+        self._num_stages = len(placement.ranks)
+        self._microbatches = placement.microbatches
+        stages = [index for index, of in enumerate(placement.ranks) if of == rank]
         self._sleeper = Sleeper()
         self._modules = [self._make_module(index) for index in stages]
         self.stages = [

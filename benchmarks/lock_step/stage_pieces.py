@@ -11,9 +11,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from launch.planning.costs import counted_costs
 from launch.planning.resolved import Resolved
 from models import randomness
-from models.heads import build_head
+from models.heads import DEFAULT_HEAD_FEATURES, load_head
+from models.numerics import Numerics
 
 Heads = Literal["blocks", "top"]
 Loss = Callable[[Tensor], Tensor]
@@ -22,52 +24,67 @@ Loss = Callable[[Tensor], Tensor]
 @dataclass(frozen=True, kw_only=True)
 class Piece:
     """A unit, or the `head` of so many blocks below it on that unit. `output_shape` is one
-    sample's, of what the next piece takes."""
+    sample's, of what the next piece takes, and `output_dtype` its type. `cost`: a step's, by what
+    the main job's cuts are chosen."""
 
     unit: int
     head: int | None = None
-    flops: int
+    cost: float
     output_shape: tuple[int, ...]
+    output_dtype: str
 
 
 def pieces(resolved: Resolved, heads: Heads) -> list[Piece]:
     """The row of all pieces: a head comes behind the last unit of its block's home, and those
     below the top pass on what they are given."""
     workload, traces = resolved, resolved.traces
+    costs = resolved.measured or counted_costs(workload)
     ends = [block.home[-1] for block in resolved.partition.blocks]
     row = []
-    for unit, cost in enumerate(workload.unit_costs):
-        shape = traces[unit].output_shape
-        row.append(Piece(unit=unit, flops=cost.flops, output_shape=shape))
+    for unit, cost in enumerate(costs.units):
+        shape, dtype = traces[unit].output_shape, traces[unit].output_dtype
+        source = 0.0 if unit else costs.source
+        row.append(
+            Piece(unit=unit, cost=source + cost.step, output_shape=shape, output_dtype=dtype)
+        )
         is_top = unit == ends[-1]
         if is_top or (heads == "blocks" and unit in ends):
             index = ends.index(unit)
-            gives = (workload.head_features,) if is_top else shape
-            flops = workload.head(unit, index).flops
-            row.append(Piece(unit=unit, head=index, flops=flops, output_shape=gives))
+            gives = (
+                (workload.objective.head_features or DEFAULT_HEAD_FEATURES,) if is_top else shape
+            )
+            row.append(
+                Piece(
+                    unit=unit,
+                    head=index,
+                    cost=costs.heads[unit][index].step,
+                    output_shape=gives,
+                    output_dtype=dtype,
+                )
+            )
     return row
 
 
-def cut_row(flops: Sequence[int], ranks: Sequence[int]) -> list[range]:
+def cut_row(costs: Sequence[float], ranks: Sequence[int]) -> list[range]:
     """Cut pieces into stages, one for each of `ranks`, so that the busiest rank has least to do.
 
     Raises ValueError if there are fewer pieces than stages.
     """
-    if len(flops) < len(ranks):
+    if len(costs) < len(ranks):
         raise ValueError(
-            f"{len(flops)} units and heads can't be {len(ranks)} stages; take fewer workers"
+            f"{len(costs)} units and heads can't be {len(ranks)} stages; take fewer workers"
         )
 
     def stages(cuts: Sequence[int]) -> list[range]:
-        return [range(start, stop) for start, stop in pairwise((0, *cuts, len(flops)))]
+        return [range(start, stop) for start, stop in pairwise((0, *cuts, len(costs)))]
 
-    def busiest(cuts: Sequence[int]) -> int:
-        of_rank = dict.fromkeys(ranks, 0)
+    def busiest(cuts: Sequence[int]) -> float:
+        of_rank = dict.fromkeys(ranks, 0.0)
         for rank, own in zip(ranks, stages(cuts), strict=True):
-            of_rank[rank] += sum(flops[piece] for piece in own)
+            of_rank[rank] += sum(costs[piece] for piece in own)
         return max(of_rank.values())
 
-    return stages(min(combinations(range(1, len(flops)), len(ranks) - 1), key=busiest))
+    return stages(min(combinations(range(1, len(costs)), len(ranks) - 1), key=busiest))
 
 
 # Modules ----------------------------------------------------------------------------------------
@@ -87,17 +104,44 @@ def build_stage(
     return nn.Sequential(*modules)
 
 
+class OnWire(nn.Module):
+    """A stage that takes and gives activations in the order in which they lie in memory, which is
+    the one that gloo can send."""
+
+    def __init__(self, stage: nn.Module, numerics: Numerics, *, is_first: bool, is_last: bool):
+        super().__init__()
+        self.stage = stage
+        self._numerics = numerics
+        self._is_first, self._is_last = is_first, is_last
+
+    def forward(self, x: Tensor) -> Tensor:
+        numerics = self._numerics
+        y: Tensor = self.stage(numerics.laid_out(x) if self._is_first else numerics.from_wire(x))
+        return y if self._is_last else numerics.to_wire(y).contiguous()
+
+
 def _build(resolved: Resolved, piece: Piece) -> nn.Module:
     """A unit, or a head, with the weights that the main job begins with."""
     config, network = resolved.config, resolved.network
     if piece.head is None:
-        return network.build_unit(piece.unit, seed=config.seed)
+        return InPrecision(network.build_unit(piece.unit, seed=config.seed), resolved.numerics)
+    spec = resolved.head(piece.unit, piece.head)  # before its weights' draw is seeded
     randomness.seed_torch(config.seed, "head", unit=network.units[piece.unit].name)
-    return build_head(
-        in_shape=resolved.traces[piece.unit].output_shape,
-        out_features=resolved.head_features,
-        depth=config.depth_of(piece.head),
-    )
+    return InPrecision(load_head(spec), resolved.numerics)
+
+
+class InPrecision(nn.Module):
+    """A unit or a head under the run's autocast, wherever it is run."""
+
+    def __init__(self, module: nn.Module, numerics: Numerics) -> None:
+        super().__init__()
+        self.module = module
+        self._numerics = numerics
+
+    def forward(self, x: Tensor) -> Tensor:
+        with self._numerics.autocast(x.device):
+            y: Tensor = self.module(x)
+        return y
 
 
 class LossBelow(nn.Module):
@@ -123,8 +167,8 @@ class LossBelow(nn.Module):
         return passed
 
     def loss_of(self, x: Tensor) -> Tensor:
-        """The head's loss."""
-        return self._loss(self.head(x))
+        """The head's loss, in float32."""
+        return self._loss(self.head(x).float())
 
 
 class _AddLoss(torch.autograd.Function):

@@ -29,8 +29,8 @@ from benchmarks.harness import (
     run_once,
 )
 from benchmarks.lock_step.processes import run_lock_step
-from benchmarks.lock_step.rank import LockStepCase
 from benchmarks.lock_step.real_work import real_work
+from benchmarks.lock_step.schedule import ScheduleCase
 from launch.config import IntList
 from launch.config_file import parse
 from launch.environment import Environment
@@ -112,7 +112,7 @@ def peaks(system: str, m: int, options: Options, network: Sequence[str]) -> list
     flags = flags_of(options, network)
     if m:
         work = real_work(network, workers=options.workers, steps=options.steps, heads="top")
-        case = LockStepCase(schedule="GPipe", microbatches=m, work=work)
+        case = ScheduleCase(schedule="GPipe", microbatches=m, work=work)
         (timing,) = run_lock_step([case])
         return list(timing.peak_rss_bytes)
     script, method = "pipeline.py", []

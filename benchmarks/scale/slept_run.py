@@ -10,24 +10,15 @@ import sys
 import time
 from functools import partial
 
-from benchmarks.wan.proxy import ask_way
+from benchmarks.wan.far_edges import lead_through
 from runtime.keeper.keeper import Keeper
 from runtime.program import Program
-from runtime.rendezvous import Rendezvous
 from runtime.testing.slept import SleptConfig, SleptJob, load_slept_job
 
 
 def load_far_job(control: str, text: str) -> SleptJob:
     """The job, in a process that dials its neighbours through the proxy at `control`."""
-    await_edge = Rendezvous.await_edge
-
-    def await_way(self: Rendezvous, edge: int) -> str:
-        scheme, host, port = await_edge(self, edge).replace("//", "").split(":")
-        assert scheme == "tcp", f"edge {edge} is {scheme}; a proxy carries --link zmq-tcp alone"
-        begin_host, begin_port = ask_way(control, host, int(port))
-        return f"tcp://{begin_host}:{begin_port}"
-
-    Rendezvous.await_edge = await_way  # type: ignore[method-assign]
+    lead_through(control)
     return load_slept_job(text)
 
 

@@ -76,6 +76,11 @@ class WanProxy:
         self._thread.join(CONTROL_TIMEOUT_S)
         self._loop.close()
 
+    @property
+    def num_ways(self) -> int:
+        """How many addresses it leads to."""
+        return len(self._ways)
+
     def _call(self, coroutine: Coroutine[Any, Any, Any]) -> "Future[Any]":
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 

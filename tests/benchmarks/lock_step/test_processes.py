@@ -1,6 +1,6 @@
 """The lock-step baselines in real processes: they do our blocks' work, and leave nothing behind.
 
-This is also the test of benchmarks/lock_step/rank.py and slept_work.py.
+This is also the test of benchmarks/lock_step/rank.py, schedule.py and slept_work.py.
 """
 
 import math
@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from benchmarks.lock_step.processes import LockStepFailed, run_lock_step
-from benchmarks.lock_step.rank import SCHEDULES, LockStepCase
+from benchmarks.lock_step.schedule import SCHEDULES, ScheduleCase
 from benchmarks.lock_step.slept_work import SleptWork
 from runtime.testing.slept import SleptConfig
 
@@ -32,7 +32,7 @@ CONFIG = SleptConfig(
 def test_every_schedule_does_the_blocks_work_and_leaves_nothing():
     """Stages cut from one block may lie on two ranks: the sum over ranks is what must agree."""
     cases = [
-        LockStepCase(schedule=name, microbatches=m, work=SleptWork(config=CONFIG))
+        ScheduleCase(schedule=name, microbatches=m, work=SleptWork(config=CONFIG))
         for name in SCHEDULES
         for m in (2, 4)
     ]
@@ -48,7 +48,7 @@ def test_every_schedule_does_the_blocks_work_and_leaves_nothing():
 
 
 def test_rank_that_fails_is_named_and_the_others_do_not_stay():
-    wrong = LockStepCase(schedule="1F1B", microbatches=1, work=SleptWork(config=CONFIG))
+    wrong = ScheduleCase(schedule="1F1B", microbatches=1, work=SleptWork(config=CONFIG))
     began_s = time.monotonic()
     with pytest.raises(LockStepFailed, match=r"1F1B with 1 microbatches, rank \d:"):
         run_lock_step([wrong])

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from benchmarks.lock_step.processes import run_lock_step
-from benchmarks.lock_step.rank import SCHEDULES, LockStepCase
 from benchmarks.lock_step.real_work import by_microbatch, real_work
+from benchmarks.lock_step.schedule import SCHEDULES, ScheduleCase
 from benchmarks.lock_step.stage_pieces import Heads, LossBelow, build_stage, pieces
-from launch.job import make_feed
 from launch.resolve import restore
+from launch.source import make_source
 from models.data import load_data
 from models.objectives import NTXent
 from models.optimizers import load_optimizer
@@ -56,9 +56,9 @@ def loss_in_one_process(heads: Heads) -> float:
         "adamw", list(modules.parameters()), lr=config.lr, weight_decay=config.weight_decay
     )
     data = load_data(config.data, seed=config.seed, split=config.split)
-    feed = make_feed(resolved, data)
+    source = make_source(resolved.config, data, device="cpu")
     for step in range(STEPS):
-        first, second = feed(step)[0].chunk(2)
+        first, second = source(step)[0].chunk(2)
         tops = []
         optimizer.zero_grad()
         for views in zip(first.chunk(MICROBATCHES), second.chunk(MICROBATCHES), strict=True):
@@ -73,7 +73,7 @@ def loss_in_one_process(heads: Heads) -> float:
 @pytest.mark.parametrize("heads", ALL_HEADS)
 def test_every_schedule_learns_what_one_process_learns(heads):
     cases = [
-        LockStepCase(schedule=name, microbatches=MICROBATCHES, work=make_work(heads))
+        ScheduleCase(schedule=name, microbatches=MICROBATCHES, work=make_work(heads))
         for name in SCHEDULES
     ]
     wanted = loss_in_one_process(heads)

@@ -1,6 +1,6 @@
 """The lock-step schedules as baselines: which microbatches serve each best."""
 
-from benchmarks.lock_step.rank import SCHEDULES
+from benchmarks.lock_step.schedule import SCHEDULES
 from benchmarks.lock_step.slept_work import SleptWork
 from benchmarks.throughput import baselines
 from benchmarks.throughput.baselines import best_microbatches

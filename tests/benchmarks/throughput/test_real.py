@@ -1,6 +1,6 @@
 """Real systems of the throughput benchmark, and the baselines that train the same."""
 
-from benchmarks.lock_step.rank import SCHEDULES
+from benchmarks.lock_step.schedule import SCHEDULES
 from benchmarks.throughput.real import (
     BATCH_SIZE,
     RealCase,
@@ -33,7 +33,7 @@ def test_real_baselines_train_blocks_and_the_one_head_network(ran):
     assert [run.work.heads for run in ran] == ["blocks"] * 4 + ["top"] * 4
     assert {run.work.steps for run in ran} == {CASE.steps}
     config = restore(ran[0].work.resolved).config
-    assert (config.overlap, config.tie, config.batch_size) == (0, "none", BATCH_SIZE)
+    assert (config.overlap, config.tie, config.batch_size) == ((0,), "none", BATCH_SIZE)
 
 
 def test_workers_have_a_thread_each_and_one_process_all_cores():

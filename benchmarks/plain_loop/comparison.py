@@ -1,0 +1,150 @@
+"""What one block that holds the whole network takes for a step, against a plain torch loop.
+
+    python -m benchmarks.plain_loop
+
+Both draw the same batches, with the same weights, and take their steps in turn, so that a slow
+minute meets both. In the end the weights are compared: a loop that does the same work learns the
+same bits. A block also feeds its probe, looks for numbers that are not finite, and keeps its
+buffers for a step that it may leave out.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from cyclopts import Parameter
+
+from benchmarks.end_to_end import EndToEnd, RunAdamW, loss_of
+from benchmarks.harness import (
+    Results,
+    header,
+    make_console,
+    make_table,
+    median_and_spread,
+    print_header,
+)
+from launch.config import RunConfig
+from launch.environment import Environment
+from launch.job import build_block
+from launch.planning.resolved import Resolved
+from launch.resolve import resolve
+from launch.run_data import load_run_data
+from launch.source import make_source
+from models.block import LocalBlock
+from models.data import ImageData
+
+WARM_UP = 2  # steps that are not counted
+KINDS: Mapping[str, dict[str, Any]] = {
+    "fp32": {},
+    "fp32, channels last": {"channels_last": True},
+    "bf16, channels last": {"precision": "bf16", "channels_last": True},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to compare."""
+
+    model: str = "resnet18-cifar"
+    """Network, for images of 3x32x32."""
+    batch_size: int = 32
+    """Images a step, each in two views."""
+    steps: int = 24
+    """Steps that count, of each."""
+    threads: int = 2
+    """Threads of both."""
+    json: Path | None = None
+    """File that gets a line a kind."""
+
+
+def resolved(options: Options, kind: str) -> Resolved:
+    """The run of one end-to-end block."""
+    config = RunConfig(
+        method="e2e",
+        model=options.model,
+        data="synthetic:3x32x32x512",
+        batch_size=options.batch_size,
+        steps=WARM_UP + options.steps,
+        threads=options.threads,
+        device="cpu",
+        **KINDS[kind],
+    )
+    alone = Environment(world_size=None, local_world_size=None, cores=options.threads, gpus=0)
+    return resolve(config, environment=alone)
+
+
+class PlainLoop:
+    """The loop that anyone would write, on the run's network, head, loss, optimizer and data."""
+
+    def __init__(self, run: Resolved, data: ImageData) -> None:
+        self._run = run
+        self._source = make_source(run.config, data, device="cpu")
+        self.model = EndToEnd(run)
+        self._optimizer = RunAdamW(run, self.model)
+
+    def step(self, step: int) -> None:
+        """One step."""
+        views_NCHW, _ = self._source(step)
+        self._optimizer.zero_grad()
+        loss_of(self._run, self.model(views_NCHW)).backward()
+        self._optimizer.step(step)
+
+
+def block_step(block: LocalBlock) -> Callable[[int], None]:
+    """A block's whole step."""
+
+    def step(step: int) -> None:
+        block.forward(step, None)
+        block.update(step)
+        block.apply(step, None, None)
+
+    return step
+
+
+def measure(options: Options) -> Iterator[dict[str, Any]]:
+    """One record a kind."""
+    torch.set_num_threads(options.threads)
+    for kind in KINDS:
+        run = resolved(options, kind)
+        data = load_run_data(run.config)
+        loop, block = PlainLoop(run, data), build_block(run, 0, data)
+        steps = {"loop": loop.step, "block": block_step(block)}
+        seconds: dict[str, list[float]] = {name: [] for name in steps}
+        for index in range(run.config.steps):
+            order = list(steps) if index % 2 else list(reversed(steps))
+            for name in order:
+                began_s = time.perf_counter()
+                steps[name](index)
+                seconds[name].append(time.perf_counter() - began_s)
+        learned, state = loop.model.network.state_dict(), block.home_state()
+        yield {
+            "kind": kind,
+            "model": options.model,
+            "batch_size": options.batch_size,
+            "seconds": {name: found[WARM_UP:] for name, found in seconds.items()},
+            "same_bits": all(torch.equal(learned[name], state[name]) for name in state),
+        }
+
+
+def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
+    """Compare them, and print a row a kind."""
+    console = make_console()
+    here = header()
+    print_header(here, console)
+    table = make_table("kind", "loop, s", "block, s", "block / loop", "lowest", "highest", "bits")
+    for record in measure(options):
+        seconds = record["seconds"]
+        pairs = zip(seconds["block"], seconds["loop"], strict=True)
+        ratio = median_and_spread([block / loop for block, loop in pairs])
+        table.add_row(
+            record["kind"],
+            *(f"{median_and_spread(seconds[name]).median:.3f}" for name in ("loop", "block")),
+            *(f"{figure:.3f}" for figure in (ratio.median, ratio.lowest, ratio.highest)),
+            "equal" if record["same_bits"] else "DIFFERENT",
+        )
+        if options.json is not None:
+            Results(options.json).append({"header": here, **record})
+    console.print(table)

@@ -1,0 +1,43 @@
+"""The plain loop learns the very bits of the block that it is compared with."""
+
+import json
+
+import pytest
+import torch
+
+from benchmarks.plain_loop import comparison
+from benchmarks.plain_loop.comparison import KINDS, WARM_UP, Options, PlainLoop, main, measure
+
+SMALL = Options(model="resnet18-cifar-w4", batch_size=4, steps=2, threads=1)
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_loop_and_block_learn_the_same_bits_in_every_kind():
+    records = list(measure(SMALL))
+    assert [record["kind"] for record in records] == list(KINDS)
+    for record in records:
+        assert record["same_bits"], record["kind"]
+        assert [len(found) for found in record["seconds"].values()] == [2, 2]
+
+
+def test_loop_that_learns_otherwise_is_told(monkeypatch, capsys, tmp_path):
+    step = PlainLoop.step
+
+    def step_but_the_last(self, index):
+        if index < WARM_UP + SMALL.steps - 1:
+            step(self, index)
+
+    monkeypatch.setattr(PlainLoop, "step", step_but_the_last)
+    monkeypatch.setattr(comparison, "KINDS", {"fp32": {}})
+    results = tmp_path / "results.jsonl"
+    main(Options(model=SMALL.model, batch_size=4, steps=2, threads=1, json=results))
+    assert "DIFFERENT" in capsys.readouterr().out
+    (record,) = map(json.loads, results.read_text().splitlines())
+    assert not record["same_bits"]
+    assert record["header"]["commit"]
