@@ -1,12 +1,12 @@
 """Real runs in real processes: started as a user starts them, and looked at from outside."""
 
 import contextlib
-import fcntl
 import json
 import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -129,24 +129,26 @@ def torchrun() -> list[str]:
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=4"]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def directories() -> Iterator[Path]:
+    """Where fork servers of these tests have their directories. Tests in another process have one
+    of their own: what they leave for a while, as after killing a keeper, is not ours to judge."""
+    with (
+        tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as path,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("TMPDIR", path)
+        yield Path(path)
+
+
 @pytest.fixture(autouse=True)
-def no_directory_is_left() -> Iterator[None]:
+def no_directory_is_left(directories) -> Iterator[None]:
     """Whatever became of a test's runs, no directory of a fork server outlives it."""
     yield
     deadline_s = time.monotonic() + 5.0
-    while left := left_directories():
+    while left := list(directories.glob("loco-*")):
         assert time.monotonic() < deadline_s, left
         time.sleep(0.05)
-
-
-def left_directories() -> list[Path]:
-    """Those whose fork server has ended; runs of other tests have living ones."""
-    left = []
-    for path in Path("/tmp").glob("loco-*/lock"):
-        with contextlib.suppress(OSError), path.open() as lock:  # OSError: its keeper is alive
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            left.append(path.parent)
-    return left
 
 
 def assert_nothing_is_left(run: Run) -> None:

@@ -6,6 +6,7 @@ import re
 import signal
 
 import pytest
+from PIL import Image
 
 from .conftest import SMALL, assert_nothing_is_left, reference_digests
 
@@ -27,6 +28,11 @@ FAULTS = (
     "kill-restarting:2@42",
     "disk-full:0@40",
 )
+
+
+@pytest.fixture(autouse=True)
+def _cache_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def digests(run) -> dict[str, str]:
@@ -60,6 +66,36 @@ def test_run_with_fifteen_faults_ends_the_same(start):
     assert "the coordinator (pid" in err
     assert "No space left on device" in err
     assert_nothing_is_left(run)
+
+
+def test_worker_that_reads_a_folder_is_restarted_and_ends_the_same(start, tmp_path):
+    for index in range(40):
+        file = tmp_path / f"pets/train/{'cat' if index % 2 else 'dog'}/{index}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (6 * index, 99, 200 - index)).save(file)
+    flags = (*QUICK, "--data", f"folder:{tmp_path}/pets", "--workers", "2", "--steps", "10")
+    run = start(*flags, "--faults", "kill:0@5")
+    code, out, err = run.end()
+    assert code == 0, out + err
+    assert "worker 0 was killed by SIGKILL" in out
+    assert digests(run) == reference_digests(*flags)
+
+
+def test_blocks_that_share_unequally_are_healed_and_recut(start):
+    """Guests of one and of two units, which follow their homes, in bfloat16."""
+    flags = (*QUICK, "--tie", "follow", "--precision", "bf16")
+    cut = (*flags, "--workers", "3", "--overlap", "1,2", "--steps", "40")
+    run = start(*cut, "--faults", "kill:0@10,kill:1@20")
+    code, out, err = run.end()
+    assert code == 0, out + err
+    assert [restart["block"] for restart in run.summary["restarts"]] == [0, 1]
+    assert digests(run) == reference_digests(*cut)
+
+    other = (*flags, "--workers", "2", "--overlap", "2", "--steps", "60")
+    code, out, err = start(*other, run_dir=run.dir).end()
+    assert code == 0, out + err
+    assert "another cut (workers 3 -> 2" in err
+    assert "re-cloned as a guest" in out
 
 
 @pytest.mark.slow

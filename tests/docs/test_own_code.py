@@ -1,0 +1,39 @@
+"""The worked example of docs/own-code.md runs as it is printed, and is bit for bit the loop's."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "own-code.md").read_text("utf-8")
+SHORT = "--steps 3 --batch-size 16 --threads 1 --quick-end"
+
+
+def run(program: str, flags: list[str], directory: Path) -> dict:
+    run_dir = directory / Path(program).stem
+    done = subprocess.run(
+        [sys.executable, str(ROOT / program), *flags, "--run-dir", str(run_dir)],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    summary: dict = json.loads((run_dir / "summary.json").read_text())
+    return summary
+
+
+def test_example_trains_and_equals_the_sequential_program(tmp_path):
+    (name,) = re.findall(r"Save this as `(\S+)`", PAGE)
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    (command,) = re.findall(rf"^    python (launch/pipeline.py .*{name}.*)$", PAGE, re.MULTILINE)
+    (tmp_path / name).write_text(code, "utf-8")
+    program, *flags = shlex.split(f"{command} {SHORT}")
+    assert {"--head", "--objective"} <= set(flags)
+    processes, loop = (run(p, flags, tmp_path) for p in (program, "launch/sequential.py"))
+    assert processes["state_sha256"] == loop["state_sha256"]
+    assert all(block["loss"] > 0 for block in processes["blocks"])
