@@ -90,7 +90,7 @@ def _seconds(seconds: float) -> str:
 
 
 def _share(share: float) -> str:
-    return f"{share:.2f}".removeprefix("0")
+    return "–" if math.isnan(share) else f"{share:.2f}".removeprefix("0")
 
 
 def _by_process(records: Sequence[Record]) -> list[tuple[int, ...]]:

@@ -152,7 +152,7 @@ def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
             str(cell.lag),
             cell.overlap,
             cell.how.replace("--", ""),
-            *(found[key][:12] for key in DIGESTS),
+            *(found[key][:8] for key in DIGESTS),
             "equal" if found == expected else "DIFFERENT",
         )
     console.print(table)
