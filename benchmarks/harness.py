@@ -82,6 +82,8 @@ class Results:
         path.parent.mkdir(parents=True, exist_ok=True)
         text = path.read_bytes() if path.exists() else b""
         whole = text[: text.rfind(b"\n") + 1]
+        if text and not text.startswith(b"{"):
+            raise ValueError(f"{path} holds no records; give another file")
         if whole != text:
             path.write_bytes(whole)
 

@@ -70,9 +70,14 @@ def _show(console: Console, shown: list[str], phase: str, *, takes_s: float = 0.
 
 
 def _write(records: list[Evaluation], path: Path) -> int:
-    """Write the records as one JSON array; return the exit code."""
+    """Write the records as one JSON array; return the exit code. What is no file, as a pipe or
+    /dev/stdout, is written to, not replaced."""
+    content = (json.dumps([asdict(r) for r in records], indent=1) + "\n").encode()
     try:
-        write_durably(path, (json.dumps([asdict(r) for r in records], indent=1) + "\n").encode())
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+        else:
+            write_durably(path.resolve(), content)
     except OSError as error:
         print(f"{NAME}: {path} can't be written: {error.strerror or error}", file=sys.stderr)
         return 1

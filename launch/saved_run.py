@@ -17,6 +17,7 @@ from launch.planning.partition import Partition
 from launch.resolve import let_users_modules_be_found
 from models.network import Network
 from models.registry import ImageShape, load_network
+from runtime.records.run_dir import finished_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,12 @@ class SavedRun:
         path = run / "weights.safetensors"
         if not path.is_file():
             raise ConfigError(f"{str(run)!r} has no weights.safetensors; give a finished run")
+        finished = finished_steps(run)
+        if finished not in (None, config.steps):
+            raise ConfigError(
+                f"{str(run)!r} was extended from {finished} to {config.steps} steps and has not"
+                " ended; resume it by its command, then evaluate it"
+            )
         try:
             return cls(config=config, weights=safetensors.torch.load_file(path))
         except safetensors.SafetensorError as error:

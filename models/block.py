@@ -240,12 +240,13 @@ class LocalBlock:
         return features_ND
 
     def _needed(self, input_NCHW: Tensor, output_NCHW: Tensor) -> dict[str, Tensor | int]:
-        """What the objective asks for beside projections and labels; losses are in float32."""
+        """What the objective asks for beside projections and labels, in float32: copies, for the
+        guest or the loss may work in place, and a message may be memory of its sender's."""
         numerics, needed = self.learning.numerics, needs_of(self._objective)
         found: dict[str, Tensor | int] = {}
         if "block_input" in needed:
-            found["block_input"] = numerics.for_loss(input_NCHW)
-        if "home_output" in needed:  # a copy, since the guest may work in place on it
+            found["block_input"] = numerics.for_loss(input_NCHW.clone())
+        if "home_output" in needed:
             found["home_output"] = numerics.for_loss(output_NCHW.clone())
         if "block_index" in needed:
             found["block_index"] = self._block_index

@@ -64,6 +64,12 @@ class Network:
             raise ValueError(f"network {self.name!r} has no units; it needs at least one")
         if len(set(names)) != len(names):
             raise ValueError(f"network {self.name!r} names a unit twice: {names}")
+        prefixes = [unit.prefix for unit in self.units]
+        if len(set(prefixes)) != len(prefixes):
+            raise ValueError(
+                f"network {self.name!r} has units of one prefix: {prefixes}; their weights would"
+                " have the same names"
+            )
 
     def build_unit(self, index: int, *, seed: int) -> nn.Module:
         """Build one unit with weights that depend only on (seed, unit name)."""

@@ -92,12 +92,17 @@ FP32 = Numerics()
 
 @contextmanager
 def _unchanged(module: nn.Module) -> Iterator[None]:
-    """Put a module's buffers back in the end."""
-    buffers = list(module.buffers())
-    before = [buffer.clone() for buffer in buffers]
+    """Put a module's buffers back in the end, those that it made anew too."""
+    before = [
+        (owner, name, buffer, buffer.clone())
+        for owner in module.modules()
+        for name, buffer in owner._buffers.items()
+        if buffer is not None
+    ]
     try:
         yield
     finally:
         with torch.no_grad():
-            for buffer, value in zip(buffers, before, strict=True):
+            for owner, name, buffer, value in before:
                 buffer.copy_(value)
+                owner._buffers[name] = buffer

@@ -95,9 +95,9 @@ def _groups(
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set a step's rate, for each group by its scale."""
+    """Set a step's rate, for each group by its scale: 1 in a group that a user's optimizer made."""
     for group in optimizer.param_groups:
-        group["lr"] = lr * group[LR_SCALE]
+        group["lr"] = lr * group.get(LR_SCALE, 1.0)
 
 
 def learning_rate(

@@ -120,7 +120,10 @@ def _map(file: Path) -> Tensor | None:
         images_NCHW = np.load(file, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         return None
-    except ValueError:  # no process of ours leaves it so: a disk or a user has cut it short
+    except (
+        ValueError,
+        EOFError,
+    ):  # no process of ours leaves it so: a disk or a user has cut it short
         file.unlink(missing_ok=True)
         return None
     with warnings.catch_warnings():

@@ -129,9 +129,18 @@ def _files_below(folder: Path) -> Iterator[Path]:
     def fail(error: OSError) -> None:
         raise error
 
+    real = folder.resolve()
+    above = {str(folder.parent): {_key(parent) for parent in real.parents}}  # what each lies in
     for place, folders, names in os.walk(folder, followlinks=True, onerror=fail):
-        folders.sort()
+        own = above[place] = above[os.path.dirname(place)] | {_key(Path(place))}
+        folders[:] = sorted(name for name in folders if _key(Path(place, name)) not in own)
         yield from (Path(place, name) for name in sorted(names) if not name.startswith("."))
+
+
+def _key(folder: Path) -> tuple[int, int]:
+    """What a folder is, by whatever link it is reached."""
+    found = folder.stat()
+    return found.st_dev, found.st_ino
 
 
 def _in_stratified_order(listing: Listing) -> Listing:

@@ -80,11 +80,7 @@ class RunDir:
     @property
     def finished_steps(self) -> int | None:
         """The steps of the run that was finished here, if one was."""
-        try:
-            steps = json.loads(self.summary.read_text("utf-8"))["steps"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return None  # there is none, or it is no summary of ours
-        return steps if isinstance(steps, int) else None
+        return finished_steps(self.path)
 
     def trace_parts(self) -> list[Path]:
         """Each worker's part of the timeline."""
@@ -195,3 +191,12 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def finished_steps(run: Path) -> int | None:
+    """The steps of the run that was finished in a directory, if one was."""
+    try:
+        steps = json.loads((run / "summary.json").read_text("utf-8"))["steps"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # there is none, or it is no summary of ours
+    return steps if isinstance(steps, int) else None

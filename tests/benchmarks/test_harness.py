@@ -90,3 +90,11 @@ def test_failure_while_measuring_is_no_wrong_flag(monkeypatch):
 
     with pytest.raises(ValueError, match="measured 4"):
         run_command(main)
+
+
+def test_file_that_holds_no_records_is_left_as_it_is(tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("precious text")
+    with pytest.raises(ValueError, match="holds no records; give another file"):
+        Results(path)
+    assert path.read_text() == "precious text"

@@ -2,6 +2,7 @@
 test_pipeline's."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -225,3 +226,26 @@ def test_interrupt_ends_it_with_130(finished, capsys, monkeypatch):
     monkeypatch.setattr(program, "measure", interrupted)
     assert main([str(finished)]) == 130
     assert capsys.readouterr().err == "evaluate: stopped by SIGINT\n"
+
+
+def test_run_that_was_extended_and_has_not_ended_is_refused(finished, capsys):
+    """Its weights are those of the shorter run, and its config is that of the longer one."""
+    (finished / "summary.json").write_text(json.dumps({"steps": 1}))
+    message = refusal(capsys, finished)
+    assert "was extended from 1 to 2 steps and has not ended" in message
+
+
+def test_records_go_where_a_link_leads_and_into_what_is_no_file(finished, tmp_path):
+    """--json /dev/full replaced the device by a file."""
+    target, link, pipe = tmp_path / "target.json", tmp_path / "link.json", tmp_path / "pipe"
+    link.symlink_to(target)
+    flags = ["--linear", "none", "--data", OTHER]
+    assert main([str(finished), *flags, "--json", str(link)]) == 0
+    assert link.is_symlink()
+    assert len(json.loads(target.read_text())) > 0
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    assert main([str(finished), *flags, "--json", str(pipe)]) == 0
+    assert pipe.is_fifo()
+    assert json.loads(os.read(reader, 1 << 20)) == json.loads(target.read_text())
+    os.close(reader)

@@ -84,6 +84,8 @@ def test_network_without_units_or_with_one_twice_is_refused():
         Network(name="empty", units=())
     with pytest.raises(ValueError, match="twice"):
         Network(name="double", units=(unit, unit))
+    with pytest.raises(ValueError, match="units of one prefix"):
+        Network(name="mixed", units=(unit, Unit(name="b", prefix="a.", build=nn.Identity)))
 
 
 def test_traces_are_per_image():

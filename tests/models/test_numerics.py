@@ -123,6 +123,26 @@ def test_loss_is_given_float32(cut_blocks):
     assert not second[1].requires_grad
 
 
+def test_loss_that_writes_into_what_it_is_given_writes_into_copies(cut_blocks):
+    """An input that came by shared memory can't be written to: the worker died by SIGSEGV."""
+
+    class Writes:
+        uses_labels = False
+        head_features = None
+        needs = ("block_input",)
+
+        def __call__(self, projections, labels_B, *, block_input):
+            block_input.zero_()
+            return projections.square().sum()
+
+    lower, upper = cut_blocks((0, 1), objective=Writes())
+    activation = lower.forward(0, None)
+    before = activation[0].clone()
+    upper.forward(0, activation)
+    upper.update(0)
+    assert torch.equal(activation[0], before)
+
+
 # Memory layout ---------------------------------------------------------------------------------
 
 CONVOLUTIONS = Network(
@@ -157,3 +177,26 @@ def test_trace_is_of_what_crosses_an_edge():
     traces = trace_units(CONVOLUTIONS, (1, 9, 9), Numerics(precision="bf16", channels_last=True))
     assert [trace.output_dtype for trace in traces] == ["bfloat16"] * 3
     assert traces[0].output_shape == (3, 7, 7)
+
+
+def test_buffer_that_a_unit_makes_anew_is_put_back():
+    """An average that was assigned, not written to, counted each batch twice."""
+
+    class Average(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+            self.register_buffer("mean", torch.zeros(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.mean = 0.5 * self.mean + x.detach().mean(0)
+            return self.layer(x) + self.mean
+
+    found = []
+    for numerics in (Numerics(), AGAIN):
+        unit = Average()
+        for _ in range(3):
+            y = numerics.run(unit, torch.ones(4, 2), seed=seed, writes_input=False)
+            y.sum().backward()
+        found.append(unit.mean)
+    assert torch.equal(*found)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import Parameter
 
-from models.optimizers import learning_rate, load_optimizer
+from models.optimizers import learning_rate, load_optimizer, set_learning_rate
 
 MODULE = """
 import torch
@@ -90,3 +90,11 @@ def test_constant_schedule_stays():
 def test_unknown_schedule_is_refused_from_the_first_step():
     with pytest.raises(ValueError, match="choose 'constant' or 'cosine'"):
         learning_rate(0, 10, base=1.0, warmup_steps=5, schedule="linear")
+
+
+def test_group_that_a_users_optimizer_made_has_the_rate_as_it_is():
+    """One that puts all parameters into a group of its own ended each worker with a KeyError."""
+    ours = load_optimizer("sgd", [Parameter(torch.ones(1))], lr=1.0, weight_decay=0.0)
+    theirs = torch.optim.SGD([p for group in ours.param_groups for p in group["params"]], lr=1.0)
+    set_learning_rate(theirs, 0.25)
+    assert [group["lr"] for group in theirs.param_groups] == [0.25]

@@ -163,3 +163,11 @@ def test_user_without_a_home_has_no_cache(monkeypatch):
     monkeypatch.setattr(cache.Path, "expanduser", homeless)
     with pytest.raises(cache.NoRoom, match="no home directory"):
         mapped(never)
+
+
+def test_empty_file_is_decoded_anew():
+    """As a crash may leave it: "No data left in file", at each start."""
+    mapped(count_up)
+    (file,) = cache.directory().iterdir()
+    os.truncate(file, 0)
+    assert mapped(count_up)[4, 0, 0, 0] == 4

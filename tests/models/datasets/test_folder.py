@@ -177,3 +177,14 @@ def test_folder_without_test_images_can_be_validated_on(tmp_path):
     write_folder(tmp_path, train=20, test=0)
     assert len(load(tmp_path).test_images) == 0
     assert len(load(tmp_path, validation=0.2).test_images) == 4
+
+
+def test_link_to_a_folder_above_is_not_followed(tmp_path):
+    """train/a/loop -> .. made all classes' images also those of a; three such loops never ended."""
+    write_folder(tmp_path)
+    before = load(tmp_path)
+    train = tmp_path / "train"
+    for place in sorted(train.iterdir()):
+        (place / "loop").symlink_to(train)
+    again = load(tmp_path)
+    assert torch.equal(again.train_labels, before.train_labels)
