@@ -77,12 +77,13 @@ class Results:
     """A file of JSON lines that grows by one record at a time, so that a stop loses none."""
 
     def __init__(self, path: Path) -> None:
-        """Open `path` to append; a last line that a crash cut off is removed."""
+        """Open `path` to append; a last line that a crash cut off is removed. Raises ValueError,
+        and leaves the file as it is, if what is there are no records."""
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         text = path.read_bytes() if path.exists() else b""
         whole = text[: text.rfind(b"\n") + 1]
-        if text and not text.startswith(b"{"):
+        if text and not _are_records(whole):
             raise ValueError(f"{path} holds no records; give another file")
         if whole != text:
             path.write_bytes(whole)
@@ -97,6 +98,15 @@ class Results:
         if not self.path.exists():
             return []
         return [json.loads(line) for line in self.path.read_text("utf-8").splitlines()]
+
+
+def _are_records(lines: bytes) -> bool:
+    """Whether these are lines of JSON objects, at least one."""
+    try:
+        found = [json.loads(line) for line in lines.splitlines()]
+    except ValueError:
+        return False
+    return bool(found) and all(isinstance(record, dict) for record in found)
 
 
 class Spread(NamedTuple):

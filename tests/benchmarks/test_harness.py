@@ -92,9 +92,10 @@ def test_failure_while_measuring_is_no_wrong_flag(monkeypatch):
         run_command(main)
 
 
-def test_file_that_holds_no_records_is_left_as_it_is(tmp_path):
+@pytest.mark.parametrize("text", ["precious text", '{"a":', '{\n "a": 1\n}', "[1]\n", "a\nb"])
+def test_file_that_holds_no_records_is_left_as_it_is(text, tmp_path):
     path = tmp_path / "notes.txt"
-    path.write_text("precious text")
+    path.write_text(text)
     with pytest.raises(ValueError, match="holds no records; give another file"):
         Results(path)
-    assert path.read_text() == "precious text"
+    assert path.read_text() == text
