@@ -213,6 +213,12 @@ class RunConfig:
     max-staleness + 1 with free-ties."""
     bind: Annotated[str, Role.RUNNING] = "127.0.0.1"
     """Address that sockets bind to."""
+    encrypt_tensors: Annotated[bool, Role.RUNNING] = False
+    """Encrypt all that crosses a network. Without it tensors can be read there, but not changed,
+    and travel several times as fast."""
+    insecure_network: Annotated[bool, Role.RUNNING] = False
+    """Run on several hosts without a secret-file, or by gloo: whoever reaches the sockets can take
+    part in the job."""
     report_every_s: Annotated[float, Role.RUNNING] = 0.5
     """Seconds between a worker's reports."""
     snapshot_every: Annotated[int | None, Role.RUNNING] = None
@@ -240,6 +246,10 @@ class RunConfig:
     """Start over in a run directory that holds a run."""
     run_dir: Annotated[Path | None, Role.PLACE] = field(default=None, compare=False)
     """Directory that receives the run, or holds one to resume; else a new one in runs/."""
+    share_run_dir: Annotated[bool, Role.PLACE] = field(default=False, compare=False)
+    """Write the run directory as the umask says; without it others can't read it."""
+    secret_file: Annotated[Path | None, Role.PLACE] = field(default=None, compare=False)
+    """File with the job's secret, the same on all hosts; on one host a key of your own is used."""
     config: Annotated[Path | None, Role.PLACE] = field(default=None, compare=False)
     """TOML file of these same keys; flags win over it."""
 

@@ -57,6 +57,7 @@ class LocalLearningJob:
         self.link: str = config.link
         self.checksum: str = config.checksum
         self.bind = config.bind
+        self.encrypts_tensors = config.encrypt_tensors
         self.report_every_s = config.report_every_s
         self.quick_end = config.quick_end
         self.trace = config.trace

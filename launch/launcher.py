@@ -23,6 +23,11 @@ class Launcher:
     world_size: int
     local_world_size: int
 
+    @property
+    def is_one_host(self) -> bool:
+        """Whether all ranks run on this host."""
+        return self.local_world_size == self.world_size
+
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] = os.environ) -> "Launcher | None":
         """What torchrun says; None without it. Raises ConfigError for half an environment, with

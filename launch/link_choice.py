@@ -16,8 +16,8 @@ def choose_link(
 ) -> tuple[Link, str | None]:
     """The link, and a note if it is not the one that was asked for. Raises ConfigError."""
     if config.link != "nccl":
-        return _reachable(config.link, config.bind, environment), None
-    link = _reachable("auto", config.bind, environment)
+        return _reachable(config.link, config, environment), None
+    link = _reachable("auto", config, environment)
     reasons = ["transfers between GPUs are not built yet"]
     if (missing := _missing(environment, device=device, workers=workers)) is not None:
         reasons.append(missing)
@@ -37,7 +37,7 @@ def _missing(environment: Environment, *, device: str, workers: int) -> str | No
     return None
 
 
-def _reachable(link: Link, bind: str, environment: Environment) -> Link:
+def _reachable(link: Link, config: RunConfig, environment: Environment) -> Link:
     """The link by which these hosts reach each other; on one host none is left open."""
     one_host = environment.is_one_host
     if link in ("shm", "zmq-ipc") and not one_host:
@@ -45,7 +45,14 @@ def _reachable(link: Link, bind: str, environment: Environment) -> Link:
     if one_host and link not in ("zmq-tcp", "gloo"):
         found: dict[Link, Link] = {"auto": "shm", "zmq": "zmq-ipc"}
         return found.get(link, link)
-    _check_bind(bind, one_host=one_host)
+    _check_bind(config.bind, one_host=one_host)
+    if link == "gloo" and not one_host and not config.insecure_network:
+        raise ConfigError(
+            "link gloo knows no one by name: whoever reaches its sockets can send tensors; use"
+            " --link zmq between hosts, or give --insecure-network if nobody else can reach them"
+        )
+    if link == "gloo" and config.encrypt_tensors:
+        raise ConfigError("link gloo can't encrypt tensors; use --link zmq with --encrypt-tensors")
     return "zmq-tcp" if link == "zmq" else link
 
 

@@ -14,6 +14,7 @@ if __name__ == "__main__":  # our packages come first, and the files beside this
 
 from launch.config import ConfigError
 from launch.config_file import parse
+from launch.job_secret import job_secret
 from launch.launcher import MARK, Launcher
 from launch.program import make_program
 from runtime.keeper.keeper import Keeper
@@ -30,14 +31,17 @@ def main(argv: list[str]) -> int:
     try:
         launcher = Launcher.from_environ()
         config = parse(argv, prog=NAME)
+        secret = job_secret(config, launcher)
     except ConfigError as error:
         if MARK not in os.environ or os.environ.get("RANK", "0") == "0":
             print(f"{NAME}: error: {error}", file=sys.stderr)
         else:
             time.sleep(OTHERS_WAIT_S)
         return REFUSED
-    program = make_program(config, name=NAME)
-    return Keeper(program, rank=None if launcher is None else launcher.rank).run()
+    program = make_program(config, name=NAME, secret=secret)
+    if launcher is None:
+        return Keeper(program, rank=None).run()
+    return Keeper(program, rank=launcher.rank, num_ranks=launcher.world_size).run()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from launch.config import RunConfig
+from launch.config import ConfigError, RunConfig, kebab
 from launch.config_file import from_toml
 from launch.launcher import MARK
 from launch.resume import resume
@@ -27,11 +27,16 @@ if TYPE_CHECKING:
 PRELOAD = ("runtime.coordinator.coordinator", "runtime.worker.process", "launch.job")
 
 
-def make_program(config: RunConfig, *, name: str) -> Program:
-    """Describe the run of a config to the keeper."""
+# What names code: a worker runs none but that which its own rank was started with.
+CODE = ("model", "data", "views", "head", "objective", "optimizer")
+
+
+def make_program(config: RunConfig, *, name: str, secret: bytes) -> Program:
+    """Describe the run of a config to the keeper; `secret` is the job's."""
     return Program(
         resolve=partial(resolve_text, config, name),
-        load=load_job,
+        load=partial(load_job, config),
+        secret=secret,
         preload=PRELOAD,
         run_dir=None if config.run_dir is None else str(config.run_dir),
         name=name,
@@ -39,6 +44,7 @@ def make_program(config: RunConfig, *, name: str) -> Program:
         started_t=command_time(),
         resume=resume,
         fresh=config.fresh,
+        shares_run_dir=config.share_run_dir,
         hang_timeout_s=config.hang_timeout_s,
         phase_timeout_s=config.phase_timeout_s,
         max_worker_restarts=config.max_worker_restarts,
@@ -58,11 +64,19 @@ def resolve_text(config: RunConfig, name: str, recorded: str | None, tell: Tell)
     return dump(resolve(config, environment=environment, recorded=old, tell=showing(name, tell)))
 
 
-def load_job(text: str) -> LocalLearningJob:
-    """Make the job of what `resolve_text` returned."""
+def load_job(own: RunConfig, text: str) -> LocalLearningJob:
+    """Make the job of what `resolve_text` returned. Raises ConfigError if it names other code than
+    this rank was started with, before any of that is imported."""
     from launch.job import LocalLearningJob
-    from launch.resolve import restore
+    from launch.resolve import config_of, restore
 
+    announced = config_of(text)
+    for name in CODE:
+        if (theirs := getattr(announced, name)) != (ours := getattr(own, name)):
+            raise ConfigError(
+                f"rank 0 runs {kebab(name)} {theirs}, but this rank was started with {ours};"
+                " start all ranks by the same command"
+            )
     return LocalLearningJob(restore(text))
 
 

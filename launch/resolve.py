@@ -78,6 +78,11 @@ def dump(resolved: Resolved) -> str:
     return json.dumps({"config": to_toml(resolved.config), "measured": measured, **facts})
 
 
+def config_of(text: str) -> ResolvedConfig:
+    """The config in what `dump` wrote."""
+    return from_toml(json.loads(text)["config"])
+
+
 def restore(text: str) -> Resolved:
     """Read back what `dump` wrote, without loading the data or looking at this machine."""
     let_users_modules_be_found()

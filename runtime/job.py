@@ -42,6 +42,10 @@ class Job(Protocol):
         """What is guarded on the way: header, payload too, or auto (headers in shared memory)."""
 
     @property
+    def encrypts_tensors(self) -> bool:
+        """Whether what crosses a network can be read there by no one."""
+
+    @property
     def bind(self) -> str: ...
     @property
     def report_every_s(self) -> float: ...

@@ -5,8 +5,8 @@ Owns the description only: how the processes come by the job, and the place wher
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from runtime.faults.plan import Fault
@@ -63,8 +63,10 @@ class Program:
     wrong, and its text is what `load` makes the job of in every process. `resume` compares the
     config of a checkpoint, and its step, with that text; it raises ValueError if the run can't be
     resumed with that config.
+    `load` raises ValueError for the text of a job that this rank was not started for.
     `preload` are modules that the fork server imports once. `run_dir` is the user's wish; None
-    makes a new one, and `fresh` starts over in one that holds a run.
+    makes a new one, and `fresh` starts over in one that holds a run; what is written there is this
+    user's alone, unless `shares_run_dir`. `secret` is what the job's processes know each other by.
     """
 
     resolve: Callable[[str | None, Tell], str]
@@ -75,7 +77,9 @@ class Program:
     run_name: str
     started_t: float  # unix seconds at which the command was given
     resume: Callable[[str, int, str], Resumption] = refuse_resume
+    secret: bytes = field(default=b"", repr=False)
     fresh: bool = False
+    shares_run_dir: bool = False
     hang_timeout_s: float = 60.0
     phase_timeout_s: float = 600.0  # of what a process does outside the steps
     max_worker_restarts: int = 3
@@ -89,10 +93,19 @@ class Program:
 
 @dataclass(frozen=True, kw_only=True)
 class Meeting:
-    """Where a job's processes meet: a file (laptop), or torchrun's store when `file` is None."""
+    """Where a job's processes meet, and how they know each other.
+
+    They meet in a file (laptop), or in torchrun's store when `file` is None; then there are
+    `num_ranks` keepers. `nonce` is drawn by each keeper at its start, `directory` is its own, which
+    only this user can enter, for sockets.
+    """
 
     file: str | None
     keeper_pid: int
+    secret: bytes = field(default=b"", repr=False)
+    nonce: str = ""
+    num_ranks: int | None = None
+    directory: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,11 +113,13 @@ class Start:
     """Which generation of a process this is, why the one before ended, and what was stored for it.
 
     `detected_t` (unix seconds) is when its keeper saw that end, and `hung_in` the phase in which it
-    was taken to hang, if it was. The coordinator has no memory.
+    was taken to hang, if it was. `known` is what the one before had found in the rendezvous. The
+    coordinator has no memory.
     """
 
     generation: int = 0
     cause: str = ""
     detected_t: float = 0.0
     hung_in: str = ""
+    known: Mapping[str, bytes] = field(default_factory=dict)
     memory: MemoryPaths | None = None

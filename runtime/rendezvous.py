@@ -1,20 +1,34 @@
 """How the processes of a job find each other: a key-value store, opened in each of them.
 
-Owns the keys. Under torchrun the store is the agent's TCPStore; without it a FileStore on memory
-that the keeper owns. It holds addresses, the resolved config, and that the result is durable.
+Owns the keys, and whom to believe. Under torchrun the store is the agent's TCPStore, which anyone
+who reaches its port can read and write; without it a FileStore on memory that the keeper owns. It
+holds addresses, the resolved config, and that the result is durable, each sealed by a key that the
+job's secret gives (runtime.trust). What is not sealed by it is as good as not there.
 """
 
+import contextlib
 import json
+import logging
 import os
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
+import psutil
 from torch.distributed import DistStoreError, FileStore, PrefixStore, Store, TCPStore
 
 from runtime.program import Meeting
+from runtime.trust.keys import RunKeys, rendezvous_key
+from runtime.trust.sealing import seal, unseal
+
+log = logging.getLogger(__name__)
 
 STORE_TIMEOUT_S = 600.0
+LOOK_EVERY_S = 0.1  # if what lies there is not sealed by this job
+TOLD_AFTER_LOOKS = 20
+REFUSAL_TIMEOUT_S = 30.0  # for the ranks that are to hear that there is no job
 JOB_KEY = "job"
 FINISHED_KEY = "finished"
 RUN_DIR_KEY = "loco/run-dir"
@@ -30,7 +44,8 @@ class Announcement:
 
     `no_job` is given if there is no job to run, and says how each worker is to end
     (runtime.program: DONE, REFUSED, NOT_STARTED). `resume` is the directory of the checkpoint to
-    begin from, and `resume_step` its step; `recut` says that it was made with another cut.
+    begin from, and `resume_step` its step; `recut` says that it was made with another cut. It is
+    for the keepers whose `nonces` it has: to others it is one of an earlier job.
     """
 
     no_job: int | None = None
@@ -41,6 +56,7 @@ class Announcement:
     resume: str = ""
     resume_step: int = 0
     recut: bool = False
+    nonces: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,41 +69,107 @@ class Place:
 
 
 class Rendezvous:
-    """The store, in which each attempt has keys of its own."""
+    """The store, in which each attempt has keys of its own.
 
-    def __init__(self, store: Store, *, attempt: int, timeout_s: float = STORE_TIMEOUT_S) -> None:
-        """`timeout_s`: how long to wait for another process."""
+    `known` is what this process, or a generation before it, has found to be sealed by this job, by
+    key: it holds if someone has written over it. Until there is a run, keys are the secret's own,
+    and behind an announcement those of its run.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        secret: bytes,
+        nonce: str = "",
+        num_ranks: int | None = None,
+        attempt: int = 0,
+        launcher: str = "",
+        known: Mapping[str, bytes] | None = None,
+        timeout_s: float = STORE_TIMEOUT_S,
+    ) -> None:
+        """`nonce` is this process's keeper's, of which a launcher has `num_ranks`. `launcher` is
+        equal for all attempts of a launcher and for no other's. `timeout_s`: how long to wait for
+        another process."""`nonce` is this process's keeper's, of which a launcher has `num_ranks`. `launcher` is equal for all attempts of a launcher
+        and for no other's. `timeout_s`: how long to wait for another process."""
         self.attempt = attempt
+        self.known = dict(known or {})
+        self._nonce = nonce
+        self._num_ranks = num_ranks
         self._timeout_s = timeout_s
+        self._secret = secret
+        self._first_key = rendezvous_key(secret)
+        self._run_key: bytes | None = None
+        self._run_dir_name = f"{RUN_DIR_KEY} of {launcher}"
         self._lasting = store
         self._store = PrefixStore(f"loco/{attempt}", store)
 
+    # Before there is a run --------------------------------------------------------------------
+
+    def publish_nonce(self, rank: int) -> None:
+        """Say, for a rank's keeper, that it is there; its nonce makes an announcement its own."""
+        self._set(f"nonce/{rank}", self._nonce)
+
     def announce(self, announcement: Announcement) -> None:
-        """Tell every worker of this attempt."""
-        self._store.set(JOB_KEY, json.dumps(vars(announcement)))
+        """Tell every worker of this attempt, when all ranks are there; that there is no job, those
+        that are there soon. Raises RendezvousError if one does not come to a job."""
+        nonces = (
+            [self._nonce]
+            if self._num_ranks is None
+            else self._await_nonces(self._num_ranks, is_needed=announcement.no_job is None)
+        )
+        announcement = replace(announcement, nonces=tuple(nonces))
+        self._set(JOB_KEY, json.dumps(vars(announcement)))
+        self._begin(announcement)
+
+    def _await_nonces(self, num_ranks: int, *, is_needed: bool) -> list[str]:
+        timeout_s = self._timeout_s if is_needed else min(REFUSAL_TIMEOUT_S, self._timeout_s)
+        deadline_s = time.monotonic() + timeout_s
+        found = []
+        for rank in range(num_ranks):
+            try:
+                found.append(self._get(f"nonce/{rank}", timeout_s=deadline_s - time.monotonic()))
+            except RendezvousError:
+                if is_needed:
+                    raise
+        return found
 
     def await_announcement(self) -> Announcement:
         """Wait for the coordinator. Raises RendezvousError after the timeout."""
-        found: dict[str, Any] = json.loads(self._get(JOB_KEY))
-        return Announcement(**found)
+        found = _announcement(self._get(JOB_KEY, is_meant=self._is_for_us))
+        self._begin(found)
+        return found
 
     def recall_announcement(self) -> Announcement | None:
         """What a coordinator of this attempt has announced, if one has."""
-        return self.await_announcement() if self._store.check([JOB_KEY]) else None
+        text = self._find(JOB_KEY, is_meant=self._is_for_us)
+        if text is None:
+            return None
+        found = _announcement(text)
+        self._begin(found)
+        return found
+
+    def _is_for_us(self, text: str) -> bool:
+        return self._nonce in _announcement(text).nonces
+
+    def _begin(self, announcement: Announcement) -> None:
+        if announcement.no_job is None:
+            self._run_key = RunKeys(self._secret, announcement.run_id).sealing
+
+    # In a run ---------------------------------------------------------------------------------
 
     def mark_finished(self) -> None:
-        """Let the workers go: the result is durable."""
-        self._store.set(FINISHED_KEY, "1")
+        """Say, to whoever begins after the coordinator has left, that the result is durable."""
+        self._set(FINISHED_KEY, "1")
 
     @property
     def is_finished(self) -> bool:
         """Whether the result is durable."""
-        finished: bool = self._store.check([FINISHED_KEY])
-        return finished
+        return self._run_key is not None and self._find(FINISHED_KEY) is not None
 
     def publish_place(self, block_index: int, place: Place) -> None:
         """Say where worker k is."""
-        self._store.set(f"place/{block_index}", json.dumps(vars(place)))
+        self._set(f"place/{block_index}", json.dumps(vars(place)))
 
     def await_place(self, block_index: int) -> Place:
         """Wait for a worker's place. Raises RendezvousError after the timeout."""
@@ -96,7 +178,7 @@ class Rendezvous:
 
     def publish_edge(self, edge: int, address: str) -> None:
         """Say where the lower end of an edge listens."""
-        self._store.set(f"edge/{edge}", address)
+        self._set(f"edge/{edge}", address)
 
     def await_edge(self, edge: int) -> str:
         """Wait for an edge's address. Raises RendezvousError after the timeout."""
@@ -104,38 +186,121 @@ class Rendezvous:
 
     def find_edge(self, edge: int) -> str | None:
         """An edge's address, if it is known by now; does not wait."""
-        return self.await_edge(edge) if self._store.check([f"edge/{edge}"]) else None
+        return self._find(f"edge/{edge}")
+
+    def publish_generation(self, block_index: int, generation: int) -> None:
+        """Say which generation of worker k there is."""
+        self._set(f"generation/{block_index}", str(generation))
+
+    def find_generation(self, block_index: int) -> int:
+        """The latest generation of worker k that has said so; -1 if none has."""
+        return int(self._find(f"generation/{block_index}") or -1)
+
+    # Between attempts -------------------------------------------------------------------------
 
     def remember_run_dir(self, path: str) -> None:
         """Remember the run directory for a restart by the same launcher."""
-        self._lasting.set(RUN_DIR_KEY, path)
+        self._lasting.set(RUN_DIR_KEY, seal(self._first_key, self._run_dir_name, path).decode())
 
     def recall_run_dir(self) -> str | None:
         """The directory of an attempt before this one, if there was one."""
         if self.attempt == 0 or not self._lasting.check([RUN_DIR_KEY]):
             return None
-        path: bytes = self._lasting.get(RUN_DIR_KEY)
-        return path.decode()
+        return unseal(self._first_key, self._run_dir_name, self._lasting.get(RUN_DIR_KEY))
 
-    def _get(self, key: str) -> str:
-        try:
-            self._store.wait([key], timedelta(seconds=self._timeout_s))
-        except (RuntimeError, DistStoreError) as error:
-            raise RendezvousError(
-                f"nothing of {key!r} from the other processes in {self._timeout_s:.0f} s"
-            ) from error
-        value: bytes = self._store.get(key)
-        return value.decode()
+    # Sealed values ----------------------------------------------------------------------------
+
+    def _key_of(self, key: str) -> bytes:
+        """What seals a value: the secret itself, for what is said before there is a run."""
+        if key == JOB_KEY or key.startswith("nonce/"):
+            return self._first_key
+        assert self._run_key is not None, f"{key} before there is a run"
+        return self._run_key
+
+    def _name_of(self, key: str) -> str:
+        return f"{self.attempt}/{key}"
+
+    def _set(self, key: str, text: str) -> None:
+        sealed = seal(self._key_of(key), self._name_of(key), text)
+        self.known[key] = sealed
+        self._store.set(key, sealed.decode())
+
+    def _find(self, key: str, *, is_meant: Callable[[str], bool] = bool) -> str | None:
+        """The text of a key: what lies there if it is sealed by this job and `is_meant`; else what
+        is known of it."""
+        there = [self._store.get(key)] if self._store.check([key]) else []
+        for sealed in (*there, self.known.get(key, b"")):
+            text = unseal(self._key_of(key), self._name_of(key), sealed)
+            if text is not None and is_meant(text):
+                self.known[key] = sealed
+                return text
+        return None
+
+    def _get(
+        self, key: str, *, is_meant: Callable[[str], bool] = bool, timeout_s: float | None = None
+    ) -> str:
+        """The text of a key, waited for. Raises RendezvousError."""
+        deadline_s = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
+        num_foreign = 0
+        while (text := self._find(key, is_meant=is_meant)) is None:
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0:
+                raise RendezvousError(self._nothing_of(key, is_foreign=num_foreign > 0))
+            if not self._store.check([key]):
+                with contextlib.suppress(RuntimeError, DistStoreError):  # not in time
+                    self._store.wait([key], timedelta(seconds=left_s))
+                continue
+            num_foreign += 1
+            if num_foreign == TOLD_AFTER_LOOKS:
+                log.warning("%s; waiting for what is", _foreign(key))
+            time.sleep(min(left_s, LOOK_EVERY_S))
+        return text
+
+    def _nothing_of(self, key: str, *, is_foreign: bool) -> str:
+        if is_foreign:
+            return f"{_foreign(key)}; start all hosts with the same --secret-file"
+        return f"nothing of {key!r} from the other processes in {self._timeout_s:.0f} s"
+
+
+def _foreign(key: str) -> str:
+    return (
+        f"what the store has of {key!r} is not sealed by this job's secret, or is an earlier job's"
+    )
+
+
+def _announcement(text: str) -> Announcement:
+    found: dict[str, Any] = json.loads(text)
+    return Announcement(**found | {"nonces": tuple(found["nonces"])})
 
 
 def open_rendezvous(
-    meeting: Meeting, *, timeout_s: float, is_coordinator: bool = False
+    meeting: Meeting,
+    *,
+    timeout_s: float,
+    known: Mapping[str, bytes] | None = None,
+    is_coordinator: bool = False,
 ) -> Rendezvous:
     """Connect to the store; the number of this attempt is the launcher's. The rendezvous waits
     `timeout_s` for other processes."""
     store = open_store(meeting, is_coordinator=is_coordinator)
     attempt = 0 if meeting.file else int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    return Rendezvous(store, attempt=attempt, timeout_s=timeout_s)
+    return Rendezvous(
+        store,
+        secret=meeting.secret,
+        nonce=meeting.nonce,
+        num_ranks=meeting.num_ranks,
+        attempt=attempt,
+        launcher="" if meeting.file else _launcher(meeting.keeper_pid),
+        known=known,
+        timeout_s=timeout_s,
+    )
+
+
+def _launcher(keeper_pid: int) -> str:
+    """The process that has started this rank, which starts the next attempt too."""
+    agent = psutil.Process(keeper_pid).parent()
+    run_id = os.environ.get("TORCHELASTIC_RUN_ID", "")
+    return run_id if agent is None else f"{run_id} {agent.pid} {agent.create_time()}"
 
 
 def open_store(meeting: Meeting, *, is_coordinator: bool = False) -> Store:

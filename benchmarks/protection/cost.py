@@ -14,7 +14,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,7 +32,7 @@ from benchmarks.harness import (
 from launch.config import RunConfig
 from launch.program import make_program
 from runtime.keeper.keeper import Keeper
-from runtime.program import Program
+from runtime.trust.secret import users_secret
 
 if TYPE_CHECKING:
     from launch.job import LocalLearningJob
@@ -58,7 +59,7 @@ def is_off(step: int) -> bool:
     return step // STRETCH % 2 == 1
 
 
-def load_half_protected(text: str) -> "LocalLearningJob":
+def load_half_protected(config: RunConfig, text: str) -> "LocalLearningJob":
     """The job, in a process that takes no snapshots in every second stretch."""
     from launch.program import load_job
     from runtime.worker.compute_thread import ComputeThread, Copied
@@ -73,7 +74,7 @@ def load_half_protected(text: str) -> "LocalLearningJob":
             self._done.append(Copied(action.step, lambda: None, now_s, now_s))
 
     ComputeThread._take_snapshot = half_take  # type: ignore[method-assign]
-    return load_job(text)
+    return load_job(config, text)
 
 
 def run_half_protected(steps: int, run_dir: Path) -> int:
@@ -86,8 +87,8 @@ def run_half_protected(steps: int, run_dir: Path) -> int:
         quick_end=True,
         run_dir=run_dir,
     )
-    plain = make_program(config, name="protection")
-    program = Program(**(vars(plain) | {"load": load_half_protected}))
+    plain = make_program(config, name="protection", secret=users_secret())
+    program = replace(plain, load=partial(load_half_protected, config))
     return Keeper(program, rank=None).run()
 
 

@@ -8,12 +8,14 @@ With the control address of a benchmarks.wan.proxy, every edge is dialled throug
 import json
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 
 from benchmarks.wan.far_edges import lead_through
 from runtime.keeper.keeper import Keeper
 from runtime.program import Program
 from runtime.testing.slept import SleptConfig, SleptJob, load_slept_job
+from runtime.trust.secret import users_secret
 
 
 def load_far_job(control: str, text: str) -> SleptJob:
@@ -25,9 +27,12 @@ def load_far_job(control: str, text: str) -> SleptJob:
 def main(argv: list[str]) -> int:
     """Run the job of `SleptConfig` fields given as JSON into a directory."""
     config = SleptConfig(**json.loads(argv[0]))
+    load: Callable[[str], SleptJob] = load_slept_job
+    if len(argv) > 2:
+        load = partial(load_far_job, argv[2])
     program = Program(
         resolve=config.resolve,
-        load=partial(load_far_job, argv[2]) if len(argv) > 2 else load_slept_job,
+        load=load,
         preload=(
             "runtime.coordinator.coordinator",
             "runtime.worker.process",
@@ -37,6 +42,7 @@ def main(argv: list[str]) -> int:
         name="slept",
         run_name="slept",
         started_t=time.time(),
+        secret=users_secret(),
     )
     return Keeper(program, rank=None).run()
 

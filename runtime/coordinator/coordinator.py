@@ -5,6 +5,7 @@ stops nothing: the one that takes over finds the announcement, and workers hand 
 """
 
 import faulthandler
+import hashlib
 import logging
 import math
 import multiprocessing
@@ -13,7 +14,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection
@@ -22,10 +23,10 @@ from typing import NoReturn
 import msgpack
 import safetensors.torch
 import torch
-import zmq
 from torch import Tensor
 
 from runtime.coordinator.live_view import LiveView, make_console
+from runtime.coordinator.reception import Left, Reception, Result
 from runtime.coordinator.start import Found, announce, recall
 from runtime.faults.log import FaultLog
 from runtime.job import Job
@@ -42,16 +43,17 @@ from runtime.program import (
     Start,
     Tell,
 )
-from runtime.records.progress import Progress
+from runtime.records.progress import Progress, WorkerStatus
 from runtime.records.recorder import EVALUATING, NotWritten, Recorder
 from runtime.records.run_dir import RunDir
-from runtime.records.schema import Report, WorkerResult, from_dict
+from runtime.records.schema import Report, WorkerResult
 from runtime.rendezvous import Announcement, Rendezvous, open_rendezvous
 from runtime.signals import Ended, leave_when_told, relay_to
 
 log = logging.getLogger(__name__)
 
 POLL_MS = 200
+SILENCE_S = 3.0
 TELL_EVERY_S = 1.0
 
 
@@ -74,16 +76,18 @@ def run_coordinator(program: Program, meeting: Meeting, start: Start, keeper: Co
         say(phase=phase, takes_s=takes_s)
 
     try:
-        rendezvous = open_rendezvous(meeting, timeout_s=program.patience_s, is_coordinator=True)
-        found = _begin(program, rendezvous, start, tell)
+        rendezvous = open_rendezvous(
+            meeting, timeout_s=program.patience_s, known=start.known, is_coordinator=True
+        )
+        found = _begin(program, rendezvous, meeting, start, tell)
         if isinstance(found, int):
             return say(end=found)
-        announcement, run_dir, socket = found
+        announcement, run_dir, reception = found
         _log_to(run_dir)
         recorder = Recorder(run_dir)
         try:
-            coordinator = Coordinator(program, announcement, recorder, socket, start, tell)
-            say(num_workers=coordinator.num_workers, reached=1)
+            coordinator = Coordinator(program, announcement, recorder, reception, start, tell)
+            say(num_workers=coordinator.num_workers, reached=1, known=rendezvous.known)
             coordinator.run(
                 rendezvous, gathered=partial(say, reached=2), ended=partial(say, end=DONE)
             )
@@ -98,21 +102,29 @@ def run_coordinator(program: Program, meeting: Meeting, start: Start, keeper: Co
         _fail(say, traceback.format_exc())
 
 
-def _begin(program: Program, rendezvous: Rendezvous, start: Start, tell: Tell) -> Found | int:
+def _begin(
+    program: Program, rendezvous: Rendezvous, meeting: Meeting, start: Start, tell: Tell
+) -> tuple[Announcement, RunDir, Reception] | int:
     """What a generation before this one has announced, or what is announced now; how this process
     is to end if there is no job to follow."""
     before = rendezvous.recall_announcement() if start.generation else None
     if before is not None and before.no_job is not None:
         return before.no_job
-    found = _announce(program, rendezvous, tell) if before is None else recall(program, before)
-    if isinstance(found, int) or rendezvous.is_finished:
-        return found if isinstance(found, int) else DONE
-    return DONE if found[0].no_job is not None else found
+    if before is None:
+        found = _announce(program, rendezvous, meeting, tell)
+    else:
+        found = recall(program, before, meeting)
+    if isinstance(found, int):
+        return found
+    announcement, run_dir, reception = found
+    return DONE if reception is None else (announcement, run_dir, reception)
 
 
-def _announce(program: Program, rendezvous: Rendezvous, tell: Tell) -> Found | int:
+def _announce(
+    program: Program, rendezvous: Rendezvous, meeting: Meeting, tell: Tell
+) -> Found | int:
     try:
-        return announce(program, rendezvous, tell)
+        return announce(program, rendezvous, meeting, tell)
     except ValueError as error:
         end, text = REFUSED, f"{program.name}: error: {error}"
     except Exception as error:
@@ -146,7 +158,7 @@ class Coordinator:
         program: Program,
         announcement: Announcement,
         recorder: Recorder,
-        socket: zmq.Socket[bytes],
+        reception: Reception,
         start: Start,
         tell: Tell,
     ) -> None:
@@ -158,13 +170,15 @@ class Coordinator:
         self.num_workers = self._job.num_workers
         torch.set_num_threads(self._job.cores)
         self._recorder = recorder
-        self._socket = socket
+        self._reception = reception
         self._is_first = start.generation == 0
         self._hung_in = start.hung_in if start.hung_in.startswith(EVALUATING) else ""
         self._log = FaultLog(recorder.run_dir.path, generation=start.generation)
         self._faults = [f for f in self._job.faults if f.kind == "coordinator-kill"]
         self._console = make_console()
         self._progress = Progress(self._job)
+        self._latest: dict[int, tuple[int, bytes]] = {}  # generation and identity that have spoken
+        self._awaited: dict[int, tuple[int, str]] = {}  # generation and digest of a result
         self._results: dict[int, WorkerResult] = {}
         self._weights: dict[int, bytes] = {}
 
@@ -177,6 +191,15 @@ class Coordinator:
         Raises NotWritten."""
         if self._is_first:
             self._say_what_runs()
+        if not rendezvous.is_finished:
+            self._finish(gathered)
+            rendezvous.mark_finished()
+        self._tell_phase("leaving")
+        ended()
+        self._let_workers_go()
+        self._reception.close()
+
+    def _finish(self, gathered: Callable[[], None]) -> None:
         self._follow()
         gathered()
         self._tell_phase("writing the weights")
@@ -191,11 +214,8 @@ class Coordinator:
             console=self._console,
             tell=self._tell_phase,
             not_evaluated=self._hung_in and f"it hung while {self._hung_in}",
+            refused=self._reception.num_refused,
         )
-        self._tell_phase("leaving")
-        rendezvous.mark_finished()
-        ended()
-        self._socket.close()
 
     def _say_what_runs(self) -> None:
         names = [" ".join(self._job.unit_names(k)[0]) for k in range(self.num_workers)]
@@ -218,24 +238,32 @@ class Coordinator:
                 statuses = self._progress.statuses()
                 # One that took over knows only of blocks that have spoken since.
                 if self._is_first or all(status.last for status in statuses):
-                    view.update(statuses)
-            view.update(self._progress.statuses())
+                    view.update(statuses, refused=self._num_refused(statuses))
+            statuses = self._progress.statuses()
+            view.update(statuses, refused=self._num_refused(statuses))
+
+    def _num_refused(self, statuses: Sequence[WorkerStatus]) -> int:
+        """Strangers at the sockets of all processes."""
+        return self._reception.num_refused + sum(status.report.refused for status in statuses)
 
     def _listen(self) -> None:
-        """Take what comes within a poll: a result comes with its weights, a report alone."""
-        timeout_ms = POLL_MS
-        while self._socket.poll(timeout_ms):
-            timeout_ms = 0
-            identity, packed, *weights = self._socket.recv_multipart()
-            said = msgpack.unpackb(packed)
-            if weights:
-                self._take_result(from_dict(WorkerResult, said), weights[0])
-            else:
-                self._take_report(from_dict(Report, said), identity)
+        """Take what comes within a poll."""
+        for said, identity in self._reception.take(POLL_MS):
+            match said:
+                case Report():
+                    self._take_report(said, identity)
+                case Result(result=result, weights=weights):
+                    self._take_result(result, weights)
 
     def _take_report(self, report: Report, identity: bytes) -> None:
-        if report.finished and report.block not in self._results:
-            self._socket.send_multipart([identity, msgpack.packb({"kind": "hand-in"})])
+        """Take a report, unless it is of a generation that is over."""
+        latest, _ = self._latest.get(report.block, (0, b""))
+        if report.generation < latest:
+            return
+        self._latest[report.block] = report.generation, identity
+        if report.result_sha256 and report.block not in self._results:
+            self._awaited[report.block] = report.generation, report.result_sha256
+            self._reception.ask_for_result(identity)
         if report.records:
             self._recorder.add(report.records)
         for line in self._progress.take(report):
@@ -244,12 +272,32 @@ class Coordinator:
             self._fall_over()
 
     def _take_result(self, result: WorkerResult, weights: bytes) -> None:
-        """Take a result; a generation that had no step to run has the last of the one before."""
+        """Take the result that is awaited, once; a generation that had no step to run has the last
+        of the one before."""
+        said = result.generation, hashlib.sha256(weights).hexdigest()
+        if result.block in self._results or self._awaited.get(result.block) != said:
+            log.warning("a result of worker %d that is not awaited is left out", result.block)
+            return
         last = result.last or self._progress.last.get(result.block)
         if last is not None:
             self._progress.last[result.block] = last
         self._results[result.block] = replace(result, last=last)
         self._weights[result.block] = weights
+
+    def _let_workers_go(self) -> None:
+        """Tell the workers that the result is durable, until all have left, or nobody has spoken
+        for a while: whoever begins later finds it in the rendezvous."""
+        for _, identity in self._latest.values():
+            self._reception.let_go(identity)
+        patience_s = max(SILENCE_S, 2 * self._job.report_every_s)
+        here, heard_s = set(range(self.num_workers)), time.monotonic()
+        while here and time.monotonic() - heard_s < patience_s:
+            for said, identity in self._reception.take(POLL_MS):
+                heard_s = time.monotonic()
+                if isinstance(said, Left):
+                    here.discard(said.block)
+                else:
+                    self._reception.let_go(identity)
 
     def _fall_over(self) -> None:
         """Die if the fault plan says so; the step is the lowest worker's."""

@@ -78,8 +78,9 @@ class LiveView:
         elif self._line:
             self._print_line()
 
-    def update(self, statuses: Sequence[WorkerStatus]) -> None:
-        """Show these reports, now or with the next plain line."""
+    def update(self, statuses: Sequence[WorkerStatus], *, refused: int = 0) -> None:
+        """Show these reports, and how many strangers were refused, now or with the next plain
+        line."""
         if not statuses:
             return
         now = self._clock()
@@ -88,13 +89,13 @@ class LiveView:
             self._start = (now, step)
         left = _duration(self._left_s(now, step))
         if self._live is not None:
-            progress = _progress(step, self._num_steps, left, statuses)
+            progress = _progress(step, self._num_steps, left, statuses, refused)
             self._latest = Group(_table(statuses), progress)
             if now >= self._due_s:
                 self._due_s = now + REDRAW_EVERY_S
                 self._live.update(self._latest, refresh=True)
             return
-        self._line = _line(step, self._num_steps, left, statuses)
+        self._line = _line(step, self._num_steps, left, statuses, refused)
         if now >= self._due_s:
             self._due_s = now + PLAIN_LINE_EVERY_S
             self._print_line()
@@ -118,7 +119,9 @@ def _rate(statuses: Sequence[WorkerStatus]) -> float:
     return min(status.samples_per_s for status in statuses)
 
 
-def _line(step: int, num_steps: int, left: str, statuses: Sequence[WorkerStatus]) -> str:
+def _line(
+    step: int, num_steps: int, left: str, statuses: Sequence[WorkerStatus], refused: int
+) -> str:
     """One line with every worker's figures, or the lowest's and highest's if it is too long."""
     losses = [_figure(status.loss, "{:.2f}") for status in statuses]
     probes = [_fraction(status.probe_top1) for status in statuses]
@@ -126,7 +129,7 @@ def _line(step: int, num_steps: int, left: str, statuses: Sequence[WorkerStatus]
     for _ in range(2):
         line = (
             f"step {step}/{num_steps} {step / num_steps:.0%} left {left}  loss {shown[0]}"
-            f"  probe (train) {shown[1]}  {_rate(statuses):.0f} samples/s"
+            f"  probe (train) {shown[1]}  {_rate(statuses):.0f} samples/s{_strangers(refused)}"
         )
         if len(line) <= PLAIN_WIDTH:
             break
@@ -134,16 +137,23 @@ def _line(step: int, num_steps: int, left: str, statuses: Sequence[WorkerStatus]
     return line
 
 
-def _progress(step: int, num_steps: int, left: str, statuses: Sequence[WorkerStatus]) -> Table:
+def _progress(
+    step: int, num_steps: int, left: str, statuses: Sequence[WorkerStatus], refused: int
+) -> Table:
     line = Table.grid(padding=(0, 2))
     line.add_row(
         Text(f"step {step}/{num_steps}"),
         ProgressBar(total=num_steps, completed=step, width=40),
         Text(f"{step / num_steps:.0%}"),
         Text(f"left {left}"),
-        Text(f"{_rate(statuses):.0f} samples/s"),
+        Text(f"{_rate(statuses):.0f} samples/s{_strangers(refused)}"),
     )
     return line
+
+
+def _strangers(refused: int) -> str:
+    """How many were sent away; nothing if none has come."""
+    return f"  refused {refused}" if refused else ""
 
 
 def _table(statuses: Sequence[WorkerStatus]) -> Table:

@@ -9,31 +9,28 @@ from pathlib import Path
 
 import zmq
 
+from runtime.coordinator.reception import Reception
 from runtime.job import Job
-from runtime.links.channel import (
-    bind_for_this_user,
-    endpoint,
-    tcp_address,
-    where_to_listen_again,
-)
-from runtime.program import DONE, Program, Resumption, Tell
+from runtime.links.channel import tcp_address, where_to_listen_again
+from runtime.program import DONE, Meeting, Program, Resumption, Tell
 from runtime.records.run_dir import RunDir
 from runtime.rendezvous import Announcement, Rendezvous
 from runtime.state.checkpoint import Checkpoint, DamagedCheckpoint, newest
+from runtime.trust.keys import RunKeys
 
-Found = tuple[Announcement, RunDir, "zmq.Socket[bytes]"]
+Found = tuple[Announcement, RunDir, Reception | None]
 
 
-def announce(program: Program, rendezvous: Rendezvous, tell: Tell) -> Found:
+def announce(program: Program, rendezvous: Rendezvous, meeting: Meeting, tell: Tell) -> Found:
     """Resolve the job, take its directory, and tell every worker; `tell` is told which phase of
-    that begins. Raises ValueError.
+    that begins. Without a job to run nobody is received. Raises ValueError.
 
     A directory that holds a run is resumed, from its newest whole checkpoint.
     """
     text = program.resolve(_recorded(program, rendezvous), tell)
     job = program.load(text)
     run_dir = _take_run_dir(program, rendezvous)
-    socket = _make_socket()
+    reception = None
     tell("verifying the checkpoints")
     try:
         checkpoint, how = _checkpoint(program, text, job, run_dir)
@@ -52,53 +49,43 @@ def announce(program: Program, rendezvous: Rendezvous, tell: Tell) -> Found:
                     _say(program, note)
             job = job if how.text == text else program.load(how.text)
             run_dir.write_config(job.config_toml, given=job.given_toml)
-            announcement = _announcement(how.text, job, run_dir, socket, resume)
+            run_id = secrets.token_hex(8)
+            on_this_host = job.link in ("shm", "zmq-ipc")
+            ours = f"ipc://{meeting.directory}/coordinator"
+            bind = ours if on_this_host else tcp_address(job.bind)
+            reception = _receive(job, run_id, bind, meeting)
+            announcement = Announcement(
+                job_text=how.text,
+                run_id=run_id,
+                run_dir=str(run_dir.path.absolute()),
+                coordinator=reception.address,
+                **resume,  # type: ignore[arg-type]
+            )
+        rendezvous.announce(announcement)
     except BaseException:
-        socket.close(0)
+        if reception is not None:
+            reception.close()
         run_dir.close()
         raise
-    rendezvous.announce(announcement)
-    return announcement, run_dir, socket
+    return announcement, run_dir, reception
 
 
-def recall(program: Program, announcement: Announcement) -> Found:
+def recall(program: Program, announcement: Announcement, meeting: Meeting) -> Found:
     """What a coordinator before this one has announced, with its directory and address."""
     run_dir = RunDir.create(Path(announcement.run_dir), name="", restart=True)
-    socket = _make_socket()
-    bind = program.load(announcement.job_text).bind
-    bind_for_this_user(socket, where_to_listen_again(announcement.coordinator, bind))
-    return announcement, run_dir, socket
+    job = program.load(announcement.job_text)
+    bind = where_to_listen_again(announcement.coordinator, job.bind)
+    return announcement, run_dir, _receive(job, announcement.run_id, bind, meeting)
 
 
-def _announcement(
-    text: str,
-    job: Job,
-    run_dir: RunDir,
-    socket: "zmq.Socket[bytes]",
-    resume: dict[str, str | int | bool],
-) -> Announcement:
-    run_id = secrets.token_hex(8)
-    on_this_host = job.link in ("shm", "zmq-ipc")
-    address = f"ipc://@loco-{run_id}-coordinator" if on_this_host else tcp_address(job.bind)
-    bind_for_this_user(socket, address)
-    return Announcement(
-        job_text=text,
-        run_id=run_id,
-        run_dir=str(run_dir.path.absolute()),
-        coordinator=endpoint(socket),
-        **resume,  # type: ignore[arg-type]
-    )
+def _receive(job: Job, run_id: str, bind: str, meeting: Meeting) -> Reception:
+    keys = RunKeys(meeting.secret, run_id)
+    return Reception(zmq.Context.instance(), bind, keys=keys, num_workers=job.num_workers)
 
 
 def _resume(checkpoint: Checkpoint, recut: bool) -> dict[str, str | int | bool]:
     path = str(checkpoint.path.absolute())
     return {"resume": path, "resume_step": checkpoint.step, "recut": recut}
-
-
-def _make_socket() -> "zmq.Socket[bytes]":
-    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
-    socket.setsockopt(zmq.LINGER, 2000)
-    return socket
 
 
 def _recorded(program: Program, rendezvous: Rendezvous) -> str | None:

@@ -167,7 +167,8 @@ class WorkerCore:
             self.snapshots.ask()
 
     def _stop_received(self, message: Stop) -> None:
-        if self.stop_at is None:
+        # One before what has begun can't be: the lowest worker stops behind all that it has begun.
+        if self.stop_at is None and message.step >= self.reached:
             self._stop(message.step)
 
     # Handlers of other events -----------------------------------------------------------------

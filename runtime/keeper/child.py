@@ -212,6 +212,7 @@ class Child:
             cause=cause,
             detected_t=time.time(),
             hung_in=self.phase if hung else "",
+            known=self.said.get("known", {}),
             memory=self._this_start.memory,
         )
         self._start()

@@ -33,7 +33,7 @@ SHORT_DIRECTORIES = ("/tmp", "/var/tmp", "/dev/shm")
 def make_context(preload: Sequence[str]) -> ForkServerContext:
     """The context whose processes are forked from a server that has imported `preload`."""
     # Where the server's socket lies, and those of whatever user code starts in its children.
-    process.current_process()._config["tempdir"] = _directory()  # type: ignore[attr-defined]
+    process.current_process()._config["tempdir"] = directory()  # type: ignore[attr-defined]
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["runtime.keeper.in_fork_server", *preload])
     return context
@@ -50,7 +50,7 @@ def surroundings() -> Iterator[None]:
     path = [ROOT, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     changes = {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(path)}
     before = {name: os.environ.get(name) for name in changes}
-    told = {"keeper_pid": os.getpid(), "directory": _directory(), "environment": before}
+    told = {"keeper_pid": os.getpid(), "directory": directory(), "environment": before}
     os.environ.update(changes, **{VARIABLE: json.dumps(told)})
     try:
         yield
@@ -85,7 +85,7 @@ def _trackers() -> Iterator[int]:
 def _server() -> int | None:
     """The fork server's process, if it has begun and lives."""
     with contextlib.suppress(OSError, ValueError):
-        pid = int(Path(_directory(), "pid").read_text())
+        pid = int(Path(directory(), "pid").read_text())
         if pid in {child.pid for child in children(os.getpid())}:
             return pid
     return None
@@ -98,7 +98,7 @@ def _children_before() -> frozenset[int]:
 
 
 @cache
-def _directory() -> str:
+def directory() -> str:
     """A private directory for sockets; it goes with this process, or with the server if this
     process is killed, or with the next one that finds its lock free."""
     _children_before()

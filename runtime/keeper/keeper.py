@@ -8,6 +8,7 @@ would only repeat itself, or too many of them. Nothing is left when it returns.
 import contextlib
 import multiprocessing.connection
 import os
+import secrets
 import signal
 import sys
 import time
@@ -36,13 +37,15 @@ COORDINATOR_REST_S = 30.0  # before one that has died too often comes again
 LAST_WRITE_S = 600.0  # for the last checkpoint of a job that has ended well
 STOP_S = 10.0  # to reach the step to stop at, and to write the checkpoint there
 SAME_STOP_S = 5.0  # in which a scheduler's signals to a job's many processes are one
+PRIVATE_UMASK = 0o077  # for all that this rank's processes write
 SHOW_CURSOR = "\x1b[?25h"
 
 
 class Keeper:
     """Supervises the worker of one rank under a launcher, or (`rank` None) all workers of a job."""
 
-    def __init__(self, program: Program, *, rank: int | None) -> None:
+    def __init__(self, program: Program, *, rank: int | None, num_ranks: int | None = None) -> None:
+        """`num_ranks` is the launcher's, if there is one."""
         self._program = program
         self._rank = rank
         self._speaks = rank in (None, 0)  # this rank has the coordinator, and talks to the user
@@ -51,7 +54,14 @@ class Keeper:
         self._workers: list[Child] = []
         self._memory = os.memfd_create("loco-rendezvous") if rank is None else -1
         file = f"/proc/{os.getpid()}/fd/{self._memory}" if rank is None else None
-        self._meeting = Meeting(file=file, keeper_pid=os.getpid())
+        self._meeting = Meeting(
+            file=file,
+            keeper_pid=os.getpid(),
+            secret=program.secret,
+            nonce=secrets.token_hex(16),
+            num_ranks=num_ranks,
+            directory=fork_server.directory(),
+        )
         self._writer: CheckpointWriter | None = None
         self._signals: list[int] = []  # that stop the job: the first, and one that came again
         self._first_signal_s = 0.0
@@ -62,6 +72,7 @@ class Keeper:
     def run(self) -> int:
         """Run to the end of the job; return its exit code: 0, 1, 2 (refused) or 128 + signal."""
         before = self._take_signals()
+        umask = None if self._program.shares_run_dir else os.umask(PRIVATE_UMASK)
         adopt_orphans()  # of a fork server that is killed
         if self._rank is not None:
             die_with_parent(signal.SIGTERM)  # a launcher's end is a stop, at a checkpoint
@@ -87,6 +98,8 @@ class Keeper:
                 child.close()
             if self._memory >= 0:
                 os.close(self._memory)
+            if umask is not None:
+                os.umask(umask)
             for number, action in before.items():
                 signal.signal(number, action)
 

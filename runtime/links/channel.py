@@ -1,16 +1,26 @@
 """What joins the two ends of an edge: one ZeroMQ DEALER at each, over ipc (same host) or tcp.
 
-Owns the sockets and their addresses. Flow control is the core's credits, so the high-water marks
-are off. Knows frames, and nothing of what they say.
+Owns the sockets and their addresses. Flow control is the core's credits, so that the high-water
+marks are never reached by who keeps to them. Knows frames, and nothing of what they say.
 """
 
 import contextlib
 import os
+import secrets
 import socket
+import time
+from collections.abc import Mapping
+from typing import Any
 
 import zmq
+from zmq.utils.monitor import recv_monitor_message
 
+from runtime.links.admission import Admission
 from runtime.links.link import Frame, LinkError
+
+MOST_WAITING = 1000  # messages that wait in ZeroMQ, in each direction
+DIAL_EVERY_S = 0.05
+DIALLING_EVENTS = zmq.EVENT_CONNECTED | zmq.EVENT_CLOSED | zmq.EVENT_DISCONNECTED
 
 
 def tcp_address(host: str, port: int | str = "*") -> str:
@@ -19,7 +29,7 @@ def tcp_address(host: str, port: int | str = "*") -> str:
 
 
 def bind_for_this_user(unbound: zmq.Socket[bytes], address: str) -> None:
-    """Bind; over ipc, only processes of this user can connect (abstract addresses have no mode)."""
+    """Bind; over ipc, only processes of this user can connect."""
     unbound.setsockopt(zmq.IPC_FILTER_UID, os.getuid())
     unbound.setsockopt(zmq.IPV6, "[" in address)
     unbound.bind(address)
@@ -71,7 +81,8 @@ class Channel:
 
     Binding to "tcp://host:*" picks a free port; `address` is what the other end connects to. No
     frame that is received exceeds `most_bytes`, and none that is sent may exceed `limit_bytes`.
-    Raises LinkError if the address can't be used.
+    Over a network only whom the `admission` admits is connected. Raises LinkError if the address
+    can't be used.
     """
 
     def __init__(
@@ -82,22 +93,25 @@ class Channel:
         limit_bytes: int,
         bind: str | None = None,
         connect: str | None = None,
+        admission: Admission | None = None,
     ) -> None:
         self.limit_bytes = limit_bytes
-        self._dialled = connect
         self.socket = context.socket(zmq.DEALER)
         self.socket.setsockopt(zmq.MAXMSGSIZE, most_bytes)
         self.socket.setsockopt(zmq.IMMEDIATE, 1)
         self.socket.setsockopt(zmq.LINGER, 0)  # who leaves has nothing to say that is needed
-        self.socket.setsockopt(zmq.SNDHWM, 0)
-        self.socket.setsockopt(zmq.RCVHWM, 0)
+        self.socket.setsockopt(zmq.SNDHWM, MOST_WAITING)
+        self.socket.setsockopt(zmq.RCVHWM, MOST_WAITING)
         self.socket.setsockopt(zmq.RECONNECT_IVL, 20)
         self.socket.setsockopt(zmq.RECONNECT_IVL_MAX, 100)
+        self._dialling: Dialling | None = None
         try:
             if bind is not None:
+                if admission is not None:
+                    admission.guard(self.socket)
                 bind_for_this_user(self.socket, bind)
             if connect is not None:
-                connect_to(self.socket, connect)
+                self._dialling = Dialling(context, self.socket, connect, admission)
         except zmq.ZMQError as error:
             self.socket.close(0)
             raise LinkError(f"can't use address {bind or connect}: {error.strerror}") from error
@@ -106,6 +120,12 @@ class Channel:
     def address(self) -> str:
         """Where the other end is to connect."""
         return endpoint(self.socket)
+
+    @property
+    def pollables(self) -> list[zmq.Socket[bytes]]:
+        """What is to be polled for input: of what is then there, `receive` takes care."""
+        events = None if self._dialling is None else self._dialling.events
+        return [self.socket] if events is None else [self.socket, events]
 
     def send(self, frames: list[Frame]) -> bool:
         """Send one message, without a copy of its later frames; False if no peer is connected."""
@@ -119,7 +139,9 @@ class Channel:
         return True
 
     def receive(self) -> bytes | None:
-        """The first frame of the next message, or None."""
+        """The first frame of the next message, or None. Dials anew if the connection has ended."""
+        if self._dialling is not None:
+            self._dialling.mend()
         try:
             return self.socket.recv(zmq.NOBLOCK)
         except zmq.Again:
@@ -146,12 +168,80 @@ class Channel:
 
     def redial(self, address: str | None = None) -> None:
         """Connect anew, to a new address if one is given; nothing at the end that listens."""
-        if self._dialled is None:
-            return
-        with contextlib.suppress(zmq.ZMQError):  # it may be gone already
-            self.socket.disconnect(self._dialled)
-        self._dialled = address or self._dialled
-        connect_to(self.socket, self._dialled)
+        if self._dialling is not None:
+            self._dialling.dial(address)
 
     def close(self) -> None:
+        if self._dialling is not None:
+            self._dialling.close()
         self.socket.close()
+
+
+class Dialling:
+    """The connection of the end that dials.
+
+    ZeroMQ connects anew by itself, but shows the same token again. If that is good but once, each
+    connection is dialled here.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        socket: zmq.Socket[bytes],
+        address: str,
+        admission: Admission | None,
+    ) -> None:
+        self.events: zmq.Socket[bytes] | None = None
+        self._socket = socket
+        self._address = address
+        self._admission = admission
+        self._connection: int | None = None  # the file descriptor of the one that is there
+        self._is_broken = False
+        self._dialled_s = 0.0
+        if admission is not None and admission.is_for_once:
+            socket.setsockopt(zmq.RECONNECT_IVL, -1)
+            place = f"inproc://dialling-{secrets.token_hex(8)}"
+            socket.monitor(place, DIALLING_EVENTS)
+            self.events = context.socket(zmq.PAIR)
+            self.events.setsockopt(zmq.LINGER, 0)
+            self.events.connect(place)
+        self._connect()
+
+    def dial(self, address: str | None = None) -> None:
+        """Connect anew, to a new address if one is given."""
+        with contextlib.suppress(zmq.ZMQError):  # it may be gone already
+            self._socket.disconnect(self._address)
+        self._address = address or self._address
+        self._connect()
+
+    def mend(self) -> None:
+        """Connect anew if the connection has ended, but not at once again and again."""
+        if self.events is None:
+            return
+        while self.events.poll(0):
+            self._note(recv_monitor_message(self.events))
+        if self._is_broken and time.monotonic() - self._dialled_s > DIAL_EVERY_S:
+            self.dial()
+
+    def _connect(self) -> None:
+        self._connection, self._is_broken = None, False
+        self._dialled_s = time.monotonic()
+        if self._admission is not None:
+            self._admission.show(self._socket)
+        connect_to(self._socket, self._address)
+
+    def _note(self, told: Mapping[str, Any]) -> None:
+        """An earlier connection may still be told to have ended, before the one that is now."""
+        event, connection = told["event"], told["value"]
+        if event == zmq.EVENT_CONNECTED:
+            self._connection = connection
+        elif event == zmq.EVENT_CLOSED:  # nobody listens
+            self._is_broken |= self._connection is None
+        elif event == zmq.EVENT_DISCONNECTED:
+            self._is_broken |= connection == self._connection
+
+    def close(self) -> None:
+        """Close what is this connection's own, but for the socket."""
+        if self.events is not None:
+            self._socket.disable_monitor()
+            self.events.close(0)

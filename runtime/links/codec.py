@@ -1,25 +1,23 @@
-"""The bytes of what crosses an edge: a header for each message, and checksums.
+"""The bytes of what crosses an edge: a header for each message.
 
-Owns the wire format: a header frame (xxh3 of the rest, then msgpack of a message's kind and fields
-in their order), then one frame a tensor. Everything in a header is checked on receipt; what does
-not fit raises BadMessage. No pickle.
+Owns the wire format: a header frame (its signature, see runtime.links.guards, then msgpack of a
+message's kind and fields in their order), then its tensors, in pieces (runtime.links.tensor_bytes).
+Everything in a header is checked on receipt; what does not fit raises BadMessage. No pickle.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import msgpack
-import torch
 import xxhash
-from torch import Tensor
 
 from runtime.block import Specs
 from runtime.core.messages import Ack, Data, Hello, Message, SnapshotRequest, Stop
 from runtime.core.plan import Stream
+from runtime.links.guards import MAC_BYTES, Guard
 
-VERSION = 3
-HEADER_CHECKSUM_BYTES = 8
+VERSION = 4
 KINDS: dict[str, type[Message]] = {
     "hello": Hello,
     "data": Data,
@@ -34,20 +32,6 @@ class BadMessage(Exception):
     """Bytes that are no message of this edge: damaged, or from something else."""
 
 
-def tensor_bytes(tensor: Tensor) -> memoryview:
-    """A contiguous CPU tensor's own memory, writable, without a copy."""
-    view: memoryview = tensor.reshape(-1).view(torch.uint8).numpy().data
-    return view
-
-
-def checksum(payload: Sequence[Tensor]) -> int:
-    """xxh3-64 over the tensors' bytes in order."""
-    digest = xxhash.xxh3_64()
-    for tensor in payload:
-        digest.update(tensor_bytes(tensor))
-    return digest.intdigest()
-
-
 def fingerprint(run_id: str, specs: Specs) -> int:
     """What both ends of an edge must agree on before anything is sent: run and tensor specs."""
     listed = [
@@ -57,27 +41,30 @@ def fingerprint(run_id: str, specs: Specs) -> int:
     return xxhash.xxh3_64_intdigest(msgpack.packb([VERSION, run_id, listed]))
 
 
-def encode(message: Message, *, edge: int = 0) -> bytes:
-    """The header frame of a message. Its checksum is seeded by `edge`, the fingerprint of its
-    edge and run, so that no other run can be heard; a hello's is not, for it brings `edge` along,
-    to be told apart from damage."""
-    fields = [_plain(getattr(message, field.name)) for field in dataclasses.fields(message)]
-    if isinstance(message, Hello):
+def encode(message: Message, guard: Guard, *, edge: int = 0) -> bytes:
+    """The header frame of a message; a hello brings along `edge`, the fingerprint of its edge and
+    run."""
+    fields = [
+        _plain(name, getattr(message, name))
+        for name in (field.name for field in dataclasses.fields(message))
+    ]
+    is_hello = isinstance(message, Hello)
+    if is_hello:
         fields.append(edge)
     body: bytes = msgpack.packb([_NAMES[type(message)], *fields])
-    return _checksum(type(message), body, edge) + body
+    return guard.sign(body, is_hello=is_hello) + body
 
 
-def decode(frame: bytes, *, edge: int = 0) -> Message:
+def decode(frame: bytes, guard: Guard, *, edge: int = 0) -> Message:
     """The message of a header frame. Raises BadMessage."""
-    body = frame[HEADER_CHECKSUM_BYTES:]
-    found = frame[:HEADER_CHECKSUM_BYTES]
-    if found not in (_checksum(Data, body, edge), _checksum(Hello, body, edge)):
+    signature, body = frame[: guard.size], frame[guard.size :]
+    signed = [hello for hello in (False, True) if guard.is_signed(body, signature, is_hello=hello)]
+    if not signed:
         raise BadMessage(f"a header of {len(frame)} bytes fails its checksum, or is another run's")
     try:
         name, *fields = msgpack.unpackb(body)
         kind = KINDS[name]
-        if _checksum(kind, body, edge) != found:
+        if (kind is Hello) not in signed:
             raise BadMessage("a header with a hello's checksum that is no hello")
         if kind is Hello and fields.pop() != edge:
             raise BadMessage("it is from another run, or of other tensor shapes")
@@ -86,16 +73,14 @@ def decode(frame: bytes, *, edge: int = 0) -> Message:
         return kind(**{name: _READ.get((kind, name), _count)(value) for name, value in values})
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise BadMessage(f"a header that is no message: {error}") from error
-    except msgpack.UnpackException as error:
+    except (msgpack.UnpackException, RecursionError) as error:
         raise BadMessage(f"a header that is no message: {error}") from error
 
 
-def _checksum(kind: type[Message], body: bytes, edge: int) -> bytes:
-    return xxhash.xxh3_64_digest(body, seed=0 if kind is Hello else edge)
-
-
-def _plain(value: Any) -> Any:
+def _plain(name: str, value: Any) -> Any:
     """A field's value as msgpack knows it."""
+    if name == "checksum":
+        return value.to_bytes(MAC_BYTES)
     if isinstance(value, Stream):
         return value.value
     if isinstance(value, int) or value is None:
@@ -111,6 +96,12 @@ def _count(value: object) -> int:
 
 def _count_or_none(value: object) -> int | None:
     return None if value is None else _count(value)
+
+
+def _checksum(value: object) -> int:
+    if type(value) is not bytes or len(value) != MAC_BYTES:
+        raise ValueError("no checksum")
+    return int.from_bytes(value)
 
 
 def _flag(value: object) -> bool:
@@ -130,6 +121,7 @@ _READ: dict[tuple[type[Message], str], Callable[[Any], Any]] = {
     (Hello, "wants"): _wants,
     (Data, "stream"): Stream,
     (Data, "absent"): _flag,
+    (Data, "checksum"): _checksum,
     (Ack, "stream"): Stream,
     (Ack, "resend"): _flag,
     (SnapshotRequest, "stream"): Stream,

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from runtime.block import Payload
-from runtime.core.messages import Ack, Data, Message, SnapshotRequest
-from runtime.core.plan import Stream
+from runtime.core.messages import Ack, Data, Message, SnapshotRequest, Stop
+from runtime.core.plan import Side, Stream
 from runtime.links.channel import Channel
-from runtime.links.codec import BadMessage, checksum, decode, encode, fingerprint
+from runtime.links.codec import BadMessage, decode, encode
+from runtime.links.guards import digest_of
 from runtime.links.link import Arrival, Damaged, End, Frame, Pollable, TensorPath
 
 
@@ -22,7 +23,7 @@ class EdgeLink:
     ) -> None:
         self._end = end
         self._incoming, self._outgoing = end.incoming, end.outgoing
-        self._fingerprint = fingerprint(end.run_id, end.specs)
+        self._guard, self._fingerprint = end.guard, end.fingerprint
         self._channel = channel
         self._tensors = tensors(end, channel)
 
@@ -33,7 +34,7 @@ class EdgeLink:
 
     @property
     def pollables(self) -> Sequence[Pollable]:
-        return [self._channel.socket, *self._tensors.pollables]
+        return [*self._channel.pollables, *self._tensors.pollables]
 
     @property
     def limit_bytes(self) -> int:
@@ -43,9 +44,11 @@ class EdgeLink:
         return self.send_frames(self.frames(message, payload))
 
     def frames(self, message: Message, payload: Payload = ()) -> list[Frame]:
-        if isinstance(message, Data) and self._end.guards_payload and not message.checksum:
-            message = replace(message, checksum=checksum(payload))
-        return [encode(message, edge=self._fingerprint), *self._tensors.frames(payload)]
+        make = self._guard.makes_hash
+        if isinstance(message, Data) and make is not None and not message.checksum:
+            message = replace(message, checksum=digest_of(make, payload))
+        header = encode(message, self._guard, edge=self._fingerprint)
+        return [header, *self._tensors.frames(payload)]
 
     def send_frames(self, frames: list[Frame]) -> bool:
         return self._tensors.send(frames)
@@ -62,7 +65,7 @@ class EdgeLink:
     def _read(self, header: bytes) -> Arrival | Damaged | None:
         """The message of a header; of what follows it, only what belongs to it is taken."""
         try:
-            message = decode(header, edge=self._fingerprint)
+            message = decode(header, self._guard, edge=self._fingerprint)
         except BadMessage as error:
             return Damaged(stream=None, reason=str(error))
         if not self._flows_here(message):
@@ -75,12 +78,15 @@ class EdgeLink:
         return Arrival(message)
 
     def _flows_here(self, message: Message) -> bool:
-        """Whether this end receives that stream, or sends it if the message is about that."""
+        """Whether this end receives that stream, or sends it if the message is about that; a stop
+        is said upward."""
         match message:
             case Data(stream=stream) | SnapshotRequest(stream=stream):
                 return stream in self._incoming
             case Ack(stream=stream):
                 return stream in self._outgoing
+            case Stop():
+                return self._end.side is Side.BELOW
         return True
 
     def recycle(self, stream: Stream, payload: Payload) -> None:

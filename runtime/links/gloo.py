@@ -25,10 +25,11 @@ from torch.distributed import PrefixStore, ProcessGroup, ProcessGroupGloo, Store
 
 from runtime.block import Payload
 from runtime.core.messages import Ack, Data, Hello, Message
+from runtime.links.admission import Admission
 from runtime.links.channel import Channel, reachable_host
-from runtime.links.codec import tensor_bytes
 from runtime.links.edge import EdgeLink
 from runtime.links.link import Arrival, Damaged, End, Frame, Pollable
+from runtime.links.tensor_bytes import tensor_bytes
 from runtime.links.zeromq import HEADER_LIMIT_BYTES, SpareTensors
 
 log = logging.getLogger(__name__)
@@ -132,6 +133,7 @@ def gloo_link(
     *,
     bind: str | None = None,
     connect: str | None = None,
+    admission: Admission | None = None,
 ) -> EdgeLink:
     """One end of an edge. `open_group` opens a group by its name and this end's rank in it."""
     channel = Channel(
@@ -140,6 +142,7 @@ def gloo_link(
         limit_bytes=HEADER_LIMIT_BYTES,
         bind=bind,
         connect=connect,
+        admission=admission,
     )
     return EdgeLink(end, channel, lambda end, channel: GroupTensors(end, channel, open_group))
 
@@ -242,8 +245,9 @@ class GroupTensors:
         return None
 
     def take_late(self) -> Arrival | Damaged | None:
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._wake)
+        if not self._arrived:  # else the next turn must still be woken for the rest
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._wake)
         return self._arrived.popleft() if self._arrived else None
 
     def _take_tensors(self, group: ProcessGroup, message: Data) -> None:

@@ -6,6 +6,7 @@ a new TensorPath). A link carries messages in order, never blocks, and never dec
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import zmq
@@ -13,7 +14,8 @@ import zmq
 from runtime.block import Payload, Specs
 from runtime.core.messages import Data, Message
 from runtime.core.plan import Side, Stream
-from runtime.links.codec import checksum
+from runtime.links.codec import fingerprint
+from runtime.links.guards import Checksums, Guard, Macs
 
 Frame = bytes | memoryview
 Pollable = zmq.Socket[bytes] | int  # a socket or a file descriptor
@@ -42,13 +44,25 @@ class Damaged:
 class End:
     """One end of an edge: the worker's `side` on which it is, and what the edge carries.
 
-    If it does not guard payloads, checksums cover headers only; both ends must agree.
+    On a network it has `macs`; without them, checksums cover headers, and tensors if it
+    `guards_payload`. Both ends must agree.
     """
 
     side: Side
     run_id: str
     specs: Specs
     guards_payload: bool = True
+    macs: Macs | None = None
+
+    @cached_property
+    def fingerprint(self) -> int:
+        """What both ends of an edge must agree on before anything is sent."""
+        return fingerprint(self.run_id, self.specs)
+
+    @cached_property
+    def guard(self) -> Guard:
+        """How messages are signed and checked."""
+        return self.macs or Checksums(self.fingerprint, covers_tensors=self.guards_payload)
 
     @property
     def incoming(self) -> Specs:
@@ -62,7 +76,7 @@ class End:
 
     def checked(self, message: Data, payload: Payload) -> Arrival | Damaged:
         """A message with its tensors, if they are those that were sent."""
-        if self.guards_payload and checksum(payload) != message.checksum:
+        if not self.guard.fits(payload, message.checksum):
             return Damaged(stream=message.stream, reason="its tensors fail their checksum")
         return Arrival(message, payload)
 

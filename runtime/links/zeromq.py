@@ -1,6 +1,6 @@
-"""An edge whose tensors follow their header over ZeroMQ, a frame each.
+"""An edge whose tensors follow their header over ZeroMQ.
 
-Owns how frames become tensors: they are sent without a copy, and received straight into
+Owns how frames become tensors: they are sent without a copy, in chunks, and received straight into
 64-byte-aligned tensors, used ones if there are any.
 """
 
@@ -11,10 +11,11 @@ import zmq
 from runtime.block import Payload, Specs, message_bytes
 from runtime.core.messages import Data, Message
 from runtime.core.plan import Stream
+from runtime.links.admission import Admission
 from runtime.links.channel import Channel
-from runtime.links.codec import tensor_bytes
 from runtime.links.edge import EdgeLink
 from runtime.links.link import Arrival, Damaged, End, Frame, Pollable
+from runtime.links.tensor_bytes import CHUNK_BYTES, chunks, tensor_bytes
 
 HEADER_LIMIT_BYTES = 4096
 MOST_SPARE = 2  # payloads of a stream that are stored to receive into
@@ -26,6 +27,7 @@ def zmq_link(
     *,
     bind: str | None = None,
     connect: str | None = None,
+    admission: Admission | None = None,
 ) -> EdgeLink:
     """One end of an edge over ipc or tcp (see Channel)."""
     channel = Channel(
@@ -34,13 +36,15 @@ def zmq_link(
         limit_bytes=_most_bytes(end.outgoing),
         bind=bind,
         connect=connect,
+        admission=admission,
     )
     return EdgeLink(end, channel, FollowingTensors)
 
 
 def _most_bytes(specs: Specs) -> int:
     """The size that no frame of these streams exceeds."""
-    return max(map(message_bytes, specs.values()), default=0) + HEADER_LIMIT_BYTES
+    largest = max(map(message_bytes, specs.values()), default=0)
+    return min(largest, CHUNK_BYTES) + HEADER_LIMIT_BYTES
 
 
 class SpareTensors:
@@ -75,7 +79,7 @@ class FollowingTensors:
         self.recycle = self._spare.recycle
 
     def frames(self, payload: Payload) -> list[Frame]:
-        return [tensor_bytes(tensor) for tensor in payload]
+        return [chunk for tensor in payload for chunk in chunks(tensor_bytes(tensor))]
 
     def send(self, frames: list[Frame]) -> bool:
         return self._channel.send(frames)
@@ -83,14 +87,13 @@ class FollowingTensors:
     def receive(self, message: Data) -> Arrival | Damaged:
         payload = self._spare.take(message.stream)
         for tensor in payload:
-            if not self._channel.has_more:
-                return Damaged(stream=message.stream, reason="it has too few frames")
-            size = self._channel.receive_into(tensor_bytes(tensor)) if tensor.numel() else 0
-            if tensor.numel() == 0:
-                size = len(self._channel.receive_more())
-            if size != tensor.nbytes:
-                reason = f"a frame of {size} bytes for {tensor.nbytes}"
-                return Damaged(stream=message.stream, reason=reason)
+            for chunk in chunks(tensor_bytes(tensor)):
+                if not self._channel.has_more:
+                    return Damaged(stream=message.stream, reason="it has too few frames")
+                size = self._channel.receive_into(chunk)
+                if size != len(chunk):
+                    reason = f"a frame of {size} bytes for {len(chunk)}"
+                    return Damaged(stream=message.stream, reason=reason)
         if self._channel.has_more:
             return Damaged(stream=message.stream, reason="it has too many frames")
         return self._end.checked(message, payload)

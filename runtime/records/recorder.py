@@ -106,9 +106,11 @@ class Recorder:
         tell: Tell,
         not_evaluated: str = "",
         one_process: bool = False,
+        refused: int = 0,
     ) -> None:
         """Evaluate the weights, write summary.json, and show the closing tables. `tell` is told
-        which phase begins; `not_evaluated` is why the weights are not to be evaluated.
+        which phase begins; `not_evaluated` is why the weights are not to be evaluated, `refused`
+        how many strangers came to the coordinator.
 
         If they are not or can't be (nothing labelled, diverged features), these figures are null,
         and the reason is shown. Raises NotWritten.
@@ -123,6 +125,7 @@ class Recorder:
             started_t=started_t,
             ended_t=time.time(),
             one_process=one_process,
+            refused=refused,
         )
         tell("writing the summary")
         try:

@@ -7,6 +7,7 @@ and accuracies are fractions (0 to 1); what is not known is None; `_t` is unix s
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
+from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin
 
 T = TypeVar("T")
@@ -100,7 +101,9 @@ Record = StepRecord | Restarted | Healed | Carried
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """How a worker is, and its records since the last report that was sent."""
+    """How a worker is, and its records since the last report that was sent. `refused` counts the
+    connections of strangers in all generations; `result_sha256` is of the weights that it has to
+    hand in, and empty before its end."""
 
     block: int
     generation: int
@@ -109,7 +112,8 @@ class Report:
     queue_depth: int
     rss_bytes: int
     dropped_reports: int
-    finished: bool
+    refused: int
+    result_sha256: str
     records: tuple[Record, ...]
 
 
@@ -126,6 +130,7 @@ class Counters:
     replayed: int = 0
     fenced: int = 0
     damaged: int = 0
+    refused: int = 0
     dropped_reports: int = 0
 
 
@@ -211,6 +216,7 @@ class BlockSummary(Seconds):
     bad_steps: int
     fenced: int
     damaged: int
+    refused: int
     dropped_reports: int
     staleness: dict[str, Spread]
     stale_ties: int
@@ -248,7 +254,8 @@ class Summary:
     """What a run came to; blocks and units lowest first. `batches` are all workers' counts by what
     became of a batch, which counts once for each block that it came to; `replayed` and
     `duplicates_dropped` count messages of all streams. `restarts` are those since the run began,
-    also by earlier commands; `wall_s` and a block's `restarts` are this command's."""
+    also by earlier commands; `wall_s` and a block's `restarts` are this command's. `refused` counts
+    the strangers at the sockets of all processes."""
 
     samples_per_s: float | None
     wall_s: float
@@ -261,6 +268,7 @@ class Summary:
     blocks: tuple[BlockSummary, ...]
     batches: dict[str, int]
     restarts: tuple[Restart, ...]
+    refused: int
     bubble: Bubble | None
 
 
@@ -278,6 +286,32 @@ def read_record(values: Mapping[str, Any]) -> Record:
     """Read a line of metrics.jsonl. Raises ValueError."""
     record: Record = _read(Record, values)
     return record
+
+
+def checked(record: T) -> T:
+    """The record, if each of its fields is what it should be. Raises ValueError: one that has come
+    over a socket may hold anything."""
+    for name, hint in _types(record).items():
+        if not _fits(hint, value := getattr(record, name)):
+            raise ValueError(f"{type(record).__name__} with {name} {value!r:.60}")
+    return record
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    if isinstance(hint, UnionType):
+        return any(_fits(kind, value) for kind in get_args(hint))
+    if get_origin(hint) is tuple:
+        return type(value) is tuple and all(_fits(get_args(hint)[0], item) for item in value)
+    if get_origin(hint) is dict:
+        key, item = get_args(hint)
+        return type(value) is dict and all(
+            _fits(key, k) and _fits(item, v) for k, v in value.items()
+        )
+    if is_dataclass(hint):
+        return type(value) is hint and bool(checked(value))
+    if hint is float:
+        return type(value) in (float, int)
+    return value is None if hint is NoneType else type(value) is hint
 
 
 def _types(kind: Any) -> dict[str, Any]:

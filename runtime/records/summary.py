@@ -45,10 +45,12 @@ def summarise(
     started_t: float,
     ended_t: float,
     one_process: bool,
+    refused: int = 0,
 ) -> Summary:
     """Make the summary of a finished run; `results` holds one a block, lowest first.
 
-    `one_process`: the blocks ran one after another, which is no pipeline and has no bubble.
+    `refused` is how many strangers came to the coordinator's own socket. `one_process`: the blocks
+    ran one after another, which is no pipeline and has no bubble.
     """
     lasts = [result.last for result in results]
     firsts = [result.first_step_t for result in results if result.first_step_t is not None]
@@ -64,6 +66,7 @@ def summarise(
         blocks=tuple(_block(job, result) for result in results),
         batches=_batches(results),
         restarts=restarts_of(events),
+        refused=refused + sum(result.counters.refused for result in results),
         bubble=None if one_process or job.num_workers == 1 else _bubble(job, results),
     )
 

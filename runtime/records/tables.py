@@ -145,12 +145,19 @@ def _outcome(summary: Summary) -> str:
         f"test top-1: linear {linear}, kNN {knn}\n"
         f"{summary.steps} steps; this command took {summary.wall_s:.1f} s, its first step came"
         f" after {first}\n"
-        f"batches: {_counts(batches)}; messages: {_counts(messages)}" + _restarts(summary.restarts)
+        f"batches: {_counts(batches)}; messages: {_counts(messages)}"
+        + _restarts(summary.restarts)
+        + _refused(summary.refused)
     )
 
 
 def _counts(counted: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {what}" for what, count in counted.items())
+
+
+def _refused(refused: int) -> str:
+    """How many strangers came; mostly none."""
+    return f"\nrefused: {refused} connections or messages that were not of this job" * (refused > 0)
 
 
 def _restarts(restarts: Sequence[Restart]) -> str:

@@ -9,14 +9,13 @@ receiver has used up already. A neighbour on the same host reads messages where 
 import ctypes
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-import xxhash
 from torch import Tensor
 
 from runtime.block import Payload, Specs, TensorSpec
@@ -25,14 +24,22 @@ from runtime.core.streams import ProtocolError
 
 ALIGNMENT_BYTES = 64
 CHUNK_BYTES = 1 << 18  # copied, then hashed while it is still in the cache
+CHECKSUM_BYTES = 16
 EMPTY, PRESENT, ABSENT = 0, 1, 2
 SHARED = mmap.MAP_SHARED | mmap.MAP_POPULATE  # pages are made now, and not in the first steps
 
 
+class Hash(Protocol):
+    """Takes bytes in order; `digest` has at most CHECKSUM_BYTES."""
+
+    def update(self, data: memoryview, /) -> object: ...
+    def digest(self) -> bytes: ...
+
+
 @dataclass(frozen=True)
 class Slot:
-    """One message's place: `header` holds its step, whether it is here, and its checksum, if it
-    has one; then its tensors."""
+    """One message's place: `header` holds its step, whether it is here, and its checksum in two
+    words, if it has one; then its tensors."""
 
     header: Tensor
     tensors: Payload
@@ -44,16 +51,14 @@ Rings = Mapping[Stream, list[Slot]]
 class Retention:
     """The rings of one worker. `path` is a file of the keeper's; a first generation's is empty.
 
-    With `checksums`, what is retained gets one over its tensors' bytes (see links.codec.checksum).
+    What is retained of a stream that has a `hash` gets a checksum over its tensors' bytes.
     """
 
-    def __init__(
-        self, path: str, plan: WorkerPlan, specs: Specs, *, checksums: bool = False
-    ) -> None:
+    def __init__(self, path: str, plan: WorkerPlan, specs: Specs) -> None:
         self.path = path
         self._plan = plan
         self._compares = plan.free is None
-        self._checksums = checksums
+        self.hash: dict[Stream, Callable[[], Hash]] = {}
         self.size_bytes = _size_bytes(plan, specs)
         self._rings: Rings = {}
         if not self.size_bytes:
@@ -71,7 +76,7 @@ class Retention:
         ProtocolError if what is made again differs from what is retained, unless ties are free.
         """
         slot = self._slot(stream, step)
-        held, state, _ = slot.header.tolist()
+        held, state, *_ = slot.header.tolist()
         if held == step and state == PRESENT and not self._compares:
             return
         if held == step and state != EMPTY and self._compares:
@@ -85,33 +90,34 @@ class Retention:
             return
         slot.header[1] = EMPTY
         if payload is not None:
-            slot.header[2] = self._copy(slot, payload)
+            checksum = self._copy(slot, payload, self.hash.get(stream))
+            slot.header[2:] = torch.from_numpy(np.frombuffer(checksum, dtype=np.int64).copy())
         slot.header[0] = step
         slot.header[1] = _state(payload)
 
-    def _copy(self, slot: Slot, payload: Payload) -> int:
-        """Copy a message into its slot; return its checksum, as a signed word (0: none)."""
-        if not self._checksums:
+    def _copy(self, slot: Slot, payload: Payload, make: Callable[[], Hash] | None) -> bytes:
+        """Copy a message into its slot; return its checksum (0: none), as the slot has it."""
+        if make is None:
             for place, tensor in zip(slot.tensors, payload, strict=True):
                 place.copy_(tensor)
-            return 0
-        digest = xxhash.xxh3_64()
+            return bytes(CHECKSUM_BYTES)
+        digest = make()
         for place, tensor in zip(slot.tensors, payload, strict=True):
             to, source = _flat(place).numpy(), _flat(tensor).numpy()  # torch takes longer a chunk
             for first in range(0, len(to), CHUNK_BYTES):
                 chunk = to[first : first + CHUNK_BYTES]
                 chunk[:] = source[first : first + CHUNK_BYTES]
                 digest.update(chunk.data)
-        return int.from_bytes(digest.digest(), signed=True)
+        return digest.digest().rjust(CHECKSUM_BYTES, b"\0")
 
     def checksum(self, stream: Stream, step: int) -> int:
         """The checksum of a retained message; 0 if none was asked for."""
-        return int(self._slot(stream, step).header[2]) % (1 << 64)
+        return int.from_bytes(self._slot(stream, step).header[2:].numpy().tobytes())
 
     def get(self, stream: Stream, step: int) -> Payload:
         """The tensors of a retained message, in place; () if it is absent."""
         slot = self._slot(stream, step)
-        found, state, _ = slot.header.tolist()
+        found, state, *_ = slot.header.tolist()
         assert found == step, (stream, step, found)
         assert state != EMPTY, (stream, step)
         return slot.tensors if state == PRESENT else ()
@@ -128,13 +134,13 @@ class Retention:
 
     def _newest(self, ring: list[Slot], before: int) -> dict[int, bool]:
         headers = [slot.header.tolist() for slot in ring]
-        steps = [held for held, state, _ in headers if state == PRESENT and held < before]
+        steps = [held for held, state, *_ in headers if state == PRESENT and held < before]
         return {max(steps): False} if steps else {}
 
     def _kept(self, ring: list[Slot], before: int) -> dict[int, bool]:
         found: dict[int, bool] = {}
         for step in range(before - 1, max(before - 1 - len(ring), -1), -1):
-            held, state, _ = ring[step % len(ring)].header.tolist()
+            held, state, *_ = ring[step % len(ring)].header.tolist()
             if held != step or state == EMPTY:
                 break
             found[step] = state == ABSENT
@@ -214,7 +220,7 @@ def _aligned(size_bytes: int) -> int:
 
 
 def _slot(memory: mmap.mmap, offset: int, specs: tuple[TensorSpec, ...]) -> Slot:
-    header = _tensor(memory, offset, TensorSpec(shape=(3,), dtype="int64"))
+    header = _tensor(memory, offset, TensorSpec(shape=(4,), dtype="int64"))
     offset += ALIGNMENT_BYTES
     tensors = []
     for spec in specs:

@@ -64,6 +64,9 @@ class Field(IntEnum):
     DUPLICATES = auto()
     FENCED = auto()
     DAMAGED = auto()
+    REFUSED = auto()  # connections of strangers
+    DIALLED = auto()  # tokens that this worker has shown to the one below
+    ADMITTED = auto()  # the highest token of the one above that was taken
     LEAVING = auto()  # its loop has ended: it only closes what it has open
     SILENT = auto()  # a neighbour has not been heard for long
     SAVING = auto()  # 1 + step of the pending snapshot, from when that step is reached; 0: none

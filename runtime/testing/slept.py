@@ -124,6 +124,7 @@ class SleptJob:
     threads = 1
     checksum = "auto"
     bind = "127.0.0.1"
+    encrypts_tensors = False
     report_every_s = 0.5
     notes = ()
     patience_s = 300.0

@@ -26,6 +26,7 @@ from runtime.core.messages import (
     Data,
     Event,
     Finish,
+    Hello,
     Phase,
     Received,
     Rejected,
@@ -48,6 +49,7 @@ from runtime.state.retention import Retention
 from runtime.state.saving import Saver
 from runtime.state.status_page import Field, Page
 from runtime.worker.compute_thread import ComputeThread, Copied, Done
+from runtime.worker.generations import Generations
 from runtime.worker.inbox import Inbox
 from runtime.worker.liveness import Liveness
 from runtime.worker.outbox import Outbox
@@ -56,6 +58,7 @@ from runtime.worker.telemetry import Figures, Telemetry
 log = logging.getLogger(__name__)
 
 TICK_S = 0.1
+MOST_RECEIVED = 64  # messages of a side in a turn: the loop has other work
 LOGGED_DAMAGES = 20  # a log is not flooded by a link that does nothing but damage
 
 
@@ -94,6 +97,7 @@ class Driver:
         *,
         links: Mapping[Side, Link],
         liveness: Liveness,
+        generations: Generations,
         outgoing_specs: Mapping[Stream, tuple[TensorSpec, ...]],
         telemetry: Telemetry,
         retention: Retention,
@@ -107,6 +111,7 @@ class Driver:
         self._num_damaged = 0
         self._links = links
         self._liveness = liveness
+        self._generations = generations
         self._page = page
         self._injector = injector
         self._inbox = Inbox(core.plan)
@@ -299,11 +304,19 @@ class Driver:
             self.telemetry.trace.counters(staleness=done.staleness)
 
     def _take_messages(self, side: Side, link: Link) -> None:
-        while (found := link.receive()) is not None:
+        """Take what is there, and leave what is more for the next turn."""
+        for _ in range(MOST_RECEIVED):
+            if (found := link.receive()) is None:
+                return
             if isinstance(found, Damaged):
                 self._note_damage(side, found)
                 if found.stream is not None:
                     self._handle(Rejected(stream=found.stream))
+            elif isinstance(found.message, Hello) and not self._generations.has(
+                side, found.message.generation
+            ):
+                reason = f"a hello of generation {found.message.generation}, which there is not"
+                self._note_damage(side, Damaged(stream=None, reason=reason))
             else:
                 self._liveness.heard(side, by_data=bool(found.payload))
                 self._handle(Received(side=side, message=found.message), found.payload)

@@ -22,7 +22,7 @@ import zmq
 from torch import Tensor
 
 from runtime.block import BlockStep
-from runtime.core.plan import Stream
+from runtime.core.plan import Side, Stream
 from runtime.core.streams import ProtocolError
 from runtime.core.tie_stats import TieStats
 from runtime.core.worker import WorkerCore
@@ -30,13 +30,14 @@ from runtime.faults.injector import Injector
 from runtime.faults.log import FaultLog
 from runtime.job import Job
 from runtime.lifetime import die_with_parent
+from runtime.links.admission import CurveKeys
 from runtime.output import protect_output
 from runtime.program import DONE, FINAL, TRACEBACK_CHARACTERS, Meeting, Program, Start
 from runtime.records.bubbles import fill_steps
 from runtime.records.progress import units_label
 from runtime.records.run_dir import trace_part, worker_log
 from runtime.records.trace import Trace
-from runtime.rendezvous import Announcement, Rendezvous, open_rendezvous, open_store
+from runtime.rendezvous import Announcement, Rendezvous, open_rendezvous
 from runtime.signals import relay_to
 from runtime.state.checkpoint import Checkpoint
 from runtime.state.retention import Retention
@@ -49,8 +50,10 @@ from runtime.state.saving import (
     with_tie_stats,
 )
 from runtime.state.status_page import Field, Page
-from runtime.worker.connect import Connector, guards_payload, outgoing_specs
+from runtime.trust.keys import RunKeys
+from runtime.worker.connect import Connector, outgoing_specs
 from runtime.worker.driver import Driver
+from runtime.worker.generations import Generations
 from runtime.worker.liveness import Liveness
 from runtime.worker.reporter import Reporter
 from runtime.worker.telemetry import Telemetry
@@ -69,26 +72,29 @@ def run_worker(
     relay_to(meeting.keeper_pid)
     multiprocessing.set_start_method(None, force=True)  # a user's pool gets Python's default
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    final: tuple[type[Exception], ...] = (ProtocolError, OutOfRoom)
+    final: tuple[type[Exception], ...] = (ProtocolError, OutOfRoom, NotThisJob)
     try:
         _tell(keeper, phase="waiting for the coordinator", waits=True)
-        rendezvous = open_rendezvous(meeting, timeout_s=program.patience_s)
+        rendezvous = open_rendezvous(meeting, timeout_s=program.patience_s, known=start.known)
+        if meeting.num_ranks is not None:
+            rendezvous.publish_nonce(block_index)
         announcement = rendezvous.await_announcement()
         if announcement.no_job is not None or rendezvous.is_finished:
             return _tell(keeper, end=announcement.no_job or DONE)
         _log_to(worker_log(Path(announcement.run_dir), block_index))
         protect_output(log.warning)
         _tell(keeper, run_dir=announcement.run_dir, run_id=announcement.run_id)
-        _tell(keeper, phase="loading the job")
-        job = program.load(announcement.job_text)
+        _tell(keeper, phase="loading the job", known=rendezvous.known)
+        job = _load(program, announcement)
         final = (*final, *job.final_errors)
         _tell(keeper, num_workers=job.num_workers)
         worker = Worker(job, announcement, block_index, start, keeper, meeting)
         worker.take_up()
-        _tell(keeper, phase="waiting for its neighbours", waits=True)
-        worker.link(rendezvous)
-        _tell(keeper, phase="")
-        worker.train(rendezvous)
+        if not rendezvous.is_finished:  # the others may have left meanwhile
+            _tell(keeper, phase="waiting for its neighbours", waits=True)
+            worker.link(rendezvous)
+            _tell(keeper, phase="", known=rendezvous.known)
+            worker.train()
         _tell(keeper, end=DONE)
     except Exception as error:
         text = traceback.format_exc()
@@ -99,6 +105,17 @@ def run_worker(
             _tell(keeper, end=FINAL)
         _tell(keeper, traceback=text[-TRACEBACK_CHARACTERS:])
         sys.exit(1)
+
+
+class NotThisJob(Exception):
+    """The job that was announced is not the one that this rank was started for."""
+
+
+def _load(program: Program, announcement: Announcement) -> Job:
+    try:
+        return program.load(announcement.job_text)
+    except ValueError as error:
+        raise NotThisJob(str(error)) from None
 
 
 def _tell(keeper: Connection, **facts: object) -> None:
@@ -152,12 +169,7 @@ class Worker:
         faults = FaultLog(Path(announcement.run_dir), generation=start.generation)
         self._injector = Injector(job.faults, block_index, faults, keeper_pid=meeting.keeper_pid)
         self._outgoing = outgoing_specs(job, block_index)
-        self._retention = Retention(
-            start.memory.messages,
-            self._plan,
-            self._outgoing,
-            checksums=guards_payload(job, shares_memory=job.link == "shm"),
-        )
+        self._retention = Retention(start.memory.messages, self._plan, self._outgoing)
         self._saver = Saver(
             start.memory,
             self._page,
@@ -220,23 +232,27 @@ class Worker:
 
     def link(self, rendezvous: Rendezvous) -> None:
         """Bind and connect this worker's edges; waits for the neighbours."""
-        connector = Connector(
+        rendezvous.publish_generation(self._block_index, self._start.generation)
+        self._connector = Connector(
             self._job,
             self._block_index,
             rendezvous,
-            open_store=partial(open_store, self._meeting),
+            meeting=self._meeting,
             run_id=self._announcement.run_id,
+            page=self._page,
             context=self._context,
         )
-        links = connector.connect(self._retention)
+        links = self._connector.connect(self._retention)
         self._links = self._injector.wrap(links)
+        beside = {Side.BELOW: self._block_index - 1, Side.ABOVE: self._block_index + 1}
+        self._generations = Generations(lambda side: rendezvous.find_generation(beside[side]))
         self._liveness = Liveness(
             self._links,
             find_below=lambda: rendezvous.find_edge(self._block_index - 1),
             patience_s=self._job.patience_s,
         )
 
-    def train(self, rendezvous: Rendezvous) -> None:
+    def train(self) -> None:
         """Train to the end, hand in the result, and stay until it is durable.
 
         If the job stops before its end, leave when the neighbours no longer need this worker.
@@ -251,7 +267,8 @@ class Worker:
             block_index=self._block_index,
             generation=self._start.generation,
             patience_s=self._job.patience_s,
-            is_over=lambda: rendezvous.is_finished,
+            admission=self._coordinators_admission(),
+            num_refused=lambda: self._connector.num_refused,
         )
         thread = threading.Thread(
             target=self._drive, args=(driver, reporter), name="driver", daemon=True
@@ -263,7 +280,15 @@ class Worker:
             raise self._thread_failure
         driver.close()
         reporter.close()
+        self._connector.close()
         self._context.term()
+
+    def _coordinators_admission(self) -> CurveKeys | None:
+        """How this worker shows the coordinator that it is one, on a network."""
+        if not self._announcement.coordinator.startswith("tcp://"):
+            return None
+        keys = RunKeys(self._meeting.secret, self._announcement.run_id)
+        return CurveKeys(keys.worker(self._block_index), server=keys.coordinator.public)
 
     def _make_driver(self) -> Driver:
         stop_at = self._page[Field.STOP_AT]
@@ -292,6 +317,7 @@ class Worker:
             self._block,
             links=self._links,
             liveness=self._liveness,
+            generations=self._generations,
             outgoing_specs=self._outgoing,
             telemetry=telemetry,
             retention=self._retention,

@@ -2,9 +2,10 @@
 
 Owns the worker's end of that conversation. Nothing waits for the coordinator but the end: it may
 die and come back, so a result is handed over whenever it is asked for, and a worker leaves when
-the result is durable.
+it is told that the result is durable.
 """
 
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -15,17 +16,20 @@ import zmq
 
 from runtime import digest
 from runtime.block import BlockStep
-from runtime.core.state import State
 from runtime.core.tie_stats import TieStats
+from runtime.links.admission import Admission
 from runtime.links.channel import connect_to
+from runtime.links.tensor_bytes import chunks
 from runtime.records.schema import Counters
 from runtime.state.status_page import Field, Page
 from runtime.worker.driver import DriverStatus
 from runtime.worker.telemetry import Telemetry
 
-ASK_EVERY_S = 0.2
 COORDINATOR_PATIENCE_S = 3600.0  # beyond what phases take: others may be slow to finish
 STOP_LINGER_S = 0.5
+GOODBYE_LINGER_MS = 1000
+MOST_ORDERS = 16  # in a turn
+MOST_ORDER_BYTES = 256
 
 
 class Reporter:
@@ -42,24 +46,29 @@ class Reporter:
         block_index: int,
         generation: int,
         patience_s: float,
-        is_over: Callable[[], bool],
+        admission: Admission | None,
+        num_refused: Callable[[], int],
     ) -> None:
-        """`block` is read when all its steps are done; `is_over` says whether the result is
-        durable."""
+        """`block` is read when all its steps are done; `admission` shows the coordinator who this
+        is; `num_refused` counts the strangers at this worker's sockets."""
         self._block = block
         self._telemetry = telemetry
         self._page = page
         self._block_index = block_index
         self._patience_s = COORDINATOR_PATIENCE_S + patience_s
-        self._is_over = is_over
-        self._final: tuple[bytes, bytes] | None = None
+        self._num_refused = num_refused
+        self._final: list[bytes] = []
+        self._final_sha256 = ""
+        self._may_leave = False
         self._done_s = 0.0
-        self._asked_s = 0.0
         self._before = {word: page[word] for word in _COUNTED}
         self._socket = context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.IDENTITY, f"{block_index}/{generation}".encode())
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, MOST_ORDER_BYTES)
+        if admission is not None:
+            admission.show(self._socket)
         connect_to(self._socket, address)
 
     @property
@@ -78,24 +87,16 @@ class Reporter:
             self._telemetry.healed()
             self._done_s = time.monotonic()
             if not is_stopping:
-                self._final = self._result(status)
+                self._make_result(status)
             self._report(status, force=True)
         self._report(status, force=False)
         self._listen()
         if status.is_done and is_stopping:
             # A neighbour may still need to hear what was said last.
             return time.monotonic() - self._done_s > STOP_LINGER_S
-        is_linking = status.core.state is State.LINKING  # the others may have left meanwhile
-        return (status.is_done or is_linking) and self._may_leave(status.is_done)
-
-    def _may_leave(self, is_done: bool) -> bool:
-        now_s = time.monotonic()
-        if now_s - self._asked_s < ASK_EVERY_S:
-            return False
-        self._asked_s = now_s
-        if is_done and now_s - self._done_s > self._patience_s:
+        if status.is_done and time.monotonic() - self._done_s > self._patience_s:
             raise TimeoutError(f"no result is durable after {self._patience_s:.0f} s")
-        return self._is_over()
+        return self._may_leave
 
     def _count(self, status: DriverStatus) -> None:
         """Add what this generation counts to what earlier ones did, on the page that outlives
@@ -105,26 +106,37 @@ class Reporter:
             Field.DUPLICATES: status.core.num_duplicates,
             Field.FENCED: status.core.num_fenced,
             Field.DAMAGED: status.num_damaged,
+            Field.REFUSED: self._num_refused(),
         }
         for word, count in counts.items():
             self._page[word] = self._before[word] + count
 
     def _listen(self) -> None:
-        while self._socket.poll(0):
-            order = msgpack.unpackb(self._socket.recv())
-            if order["kind"] == "hand-in" and self._final is not None:
-                self._tell(*self._final)
+        """Do what the coordinator says; it alone can reach this socket."""
+        for _ in range(MOST_ORDERS):
+            if not self._socket.poll(0):
+                return
+            match self._socket.recv_multipart():
+                case [b"hand-in"] if self._final:
+                    self._tell(*self._final)
+                case [b"leave"]:
+                    self._may_leave = True
+                    self._socket.setsockopt(zmq.LINGER, GOODBYE_LINGER_MS)
+                    self._tell(b"left")
 
     def _report(self, status: DriverStatus, *, force: bool) -> None:
         """Send a report if one is due; one that finds no room is lost, and counted."""
         report = self._telemetry.due_report(
             status.core.state.value,
             status.queue_depth,
-            finished=self._final is not None,
+            result_sha256=self._final_sha256,
+            refused=self._page[Field.REFUSED],
             force=force,
         )
         if report is not None:
-            self._telemetry.dropped_reports += not self._tell(msgpack.packb(asdict(report)))
+            self._telemetry.dropped_reports += not self._tell(
+                b"report", msgpack.packb(asdict(report))
+            )
 
     def _tell(self, *frames: bytes) -> bool:
         try:
@@ -133,7 +145,7 @@ class Reporter:
             return False
         return True
 
-    def _result(self, status: DriverStatus) -> tuple[bytes, bytes]:
+    def _make_result(self, status: DriverStatus) -> None:
         """What the coordinator makes the run's result of: figures and digests, and the weights."""
         page, stats = self._page, status.core
         counters = Counters(
@@ -146,6 +158,7 @@ class Reporter:
             replayed=page[Field.RESENT],
             fenced=page[Field.FENCED],
             damaged=page[Field.DAMAGED],
+            refused=page[Field.REFUSED],
             dropped_reports=self._telemetry.dropped_reports,
         )
         home = {
@@ -157,7 +170,9 @@ class Reporter:
             staleness=staleness_of(stats.tie_stats),
             digests=digest.block_records(self._block_index, self._block.state()),
         )
-        return msgpack.packb(asdict(result)), safetensors.torch.save(home)
+        weights = safetensors.torch.save(home)
+        self._final_sha256 = hashlib.sha256(weights).hexdigest()
+        self._final = [b"result", msgpack.packb(asdict(result)), *chunks(weights)]
 
 
 def staleness_of(tie_stats: TieStats) -> dict[str, dict[str, int]]:
@@ -169,4 +184,4 @@ def staleness_of(tie_stats: TieStats) -> dict[str, dict[str, int]]:
     }
 
 
-_COUNTED = (Field.RESENT, Field.DUPLICATES, Field.FENCED, Field.DAMAGED)
+_COUNTED = (Field.RESENT, Field.DUPLICATES, Field.FENCED, Field.DAMAGED, Field.REFUSED)

@@ -204,7 +204,13 @@ class Telemetry:
         return self._batch_size * done / elapsed_s if elapsed_s > 0 else 0.0
 
     def due_report(
-        self, state: str, queue_depth: int, *, finished: bool = False, force: bool = False
+        self,
+        state: str,
+        queue_depth: int,
+        *,
+        refused: int = 0,
+        result_sha256: str = "",
+        force: bool = False,
     ) -> Report | None:
         """The next report, if one is due; it takes the collected records with it."""
         now_s = time.monotonic()
@@ -221,7 +227,8 @@ class Telemetry:
             queue_depth=queue_depth,
             rss_bytes=self._process.memory_info().rss,
             dropped_reports=self.dropped_reports,
-            finished=finished,
+            refused=refused,
+            result_sha256=result_sha256,
             records=tuple(records),
         )
 
