@@ -90,8 +90,7 @@ class Rendezvous:
     ) -> None:
         """`nonce` is this process's keeper's, of which a launcher has `num_ranks`. `launcher` is
         equal for all attempts of a launcher and for no other's. `timeout_s`: how long to wait for
-        another process."""`nonce` is this process's keeper's, of which a launcher has `num_ranks`. `launcher` is equal for all attempts of a launcher
-        and for no other's. `timeout_s`: how long to wait for another process."""
+        another process."""
         self.attempt = attempt
         self.known = dict(known or {})
         self._nonce = nonce
