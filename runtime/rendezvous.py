@@ -6,7 +6,6 @@ holds addresses, the resolved config, and that the result is durable, each seale
 job's secret gives (runtime.trust). What is not sealed by it is as good as not there.
 """
 
-import contextlib
 import json
 import logging
 import os
@@ -17,7 +16,7 @@ from datetime import timedelta
 from typing import Any
 
 import psutil
-from torch.distributed import DistStoreError, FileStore, PrefixStore, Store, TCPStore
+from torch.distributed import FileStore, PrefixStore, Store, TCPStore
 
 from runtime.program import Meeting
 from runtime.trust.keys import RunKeys, rendezvous_key
@@ -26,8 +25,8 @@ from runtime.trust.sealing import seal, unseal
 log = logging.getLogger(__name__)
 
 STORE_TIMEOUT_S = 600.0
-LOOK_EVERY_S = 0.1  # if what lies there is not sealed by this job
-TOLD_AFTER_LOOKS = 20
+LOOK_EVERY_S = 0.02
+TOLD_AFTER_S = 2.0
 REFUSAL_TIMEOUT_S = 30.0  # for the ranks that are to hear that there is no job
 JOB_KEY = "job"
 FINISHED_KEY = "finished"
@@ -240,19 +239,15 @@ class Rendezvous:
     ) -> str:
         """The text of a key, waited for. Raises RendezvousError."""
         deadline_s = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
-        num_foreign = 0
+        began_s, told = time.monotonic(), False
         while (text := self._find(key, is_meant=is_meant)) is None:
-            left_s = deadline_s - time.monotonic()
-            if left_s <= 0:
-                raise RendezvousError(self._nothing_of(key, is_foreign=num_foreign > 0))
-            if not self._store.check([key]):
-                with contextlib.suppress(RuntimeError, DistStoreError):  # not in time
-                    self._store.wait([key], timedelta(seconds=left_s))
-                continue
-            num_foreign += 1
-            if num_foreign == TOLD_AFTER_LOOKS:
+            is_foreign = self._store.check([key])
+            if time.monotonic() > deadline_s:
+                raise RendezvousError(self._nothing_of(key, is_foreign=is_foreign))
+            if is_foreign and not told and time.monotonic() - began_s > TOLD_AFTER_S:
+                told = True
                 log.warning("%s; waiting for what is", _foreign(key))
-            time.sleep(min(left_s, LOOK_EVERY_S))
+            time.sleep(LOOK_EVERY_S)
         return text
 
     def _nothing_of(self, key: str, *, is_foreign: bool) -> str:

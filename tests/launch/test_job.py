@@ -119,7 +119,7 @@ def test_private_guest_costs_no_messages():
 
 def test_job_travels_as_text():
     first = resolved("--workers", "3", "--lag", "2", "--decoder-depth", "1,0,0")
-    job = load_job(dump(first))
+    job = load_job(first.config, dump(first))
     assert job.resolved.config == first.config
     assert job.resolved.partition == first.partition
     assert job.resolved.image_shape == first.image_shape

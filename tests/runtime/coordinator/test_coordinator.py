@@ -1,20 +1,20 @@
 """What a coordinator decides: to announce or take over, whom to ask, in which order it ends."""
 
+import hashlib
 import os
 import signal
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
-import msgpack
 import pytest
 import safetensors.torch
 import torch
 
 from runtime.coordinator import coordinator as module
 from runtime.coordinator.coordinator import Coordinator
+from runtime.coordinator.reception import Heard, Left, Result
 from runtime.faults.plan import parse
 from runtime.program import DONE, NOT_STARTED, REFUSED, Start
 from runtime.records.recorder import NotWritten
@@ -22,7 +22,6 @@ from runtime.records.schema import Counters, Report, Seconds, StepRecord, Worker
 from runtime.rendezvous import Announcement
 
 NUM_STEPS = 12
-Message = list[bytes]
 
 
 def step(block: int, number: int) -> StepRecord:
@@ -39,25 +38,43 @@ def step(block: int, number: int) -> StepRecord:
     )
 
 
-def report(block: int, *, steps: Sequence[int] = (), finished: bool = False) -> Message:
+def weights_of(block: int) -> bytes:
+    return safetensors.torch.save({f"unit{block}": torch.tensor([float(block)])})
+
+
+def report(
+    block: int,
+    *,
+    steps: Sequence[int] = (),
+    finished: bool = False,
+    generation: int = 0,
+    refused: int = 0,
+) -> Heard:
     said = Report(
         block=block,
-        generation=0,
+        generation=generation,
         state="forward",
         seconds=Seconds(compute_s=1.0),
         queue_depth=0,
         rss_bytes=0,
         dropped_reports=0,
-        finished=finished,
+        refused=refused,
+        result_sha256=hashlib.sha256(weights_of(block)).hexdigest() if finished else "",
         records=tuple(step(block, number) for number in steps),
     )
-    return [f"{block}/0".encode(), msgpack.packb(asdict(said))]
+    return Heard(said, f"{block}/{generation}".encode())
 
 
-def result(block: int, *, last: StepRecord | None = None) -> Message:
+def result(
+    block: int,
+    *,
+    last: StepRecord | None = None,
+    generation: int = 0,
+    weights: bytes | None = None,
+) -> Heard:
     said = WorkerResult(
         block=block,
-        generation=0,
+        generation=generation,
         seconds=Seconds(),
         steady=None,
         peak_rss_bytes=0,
@@ -67,32 +84,43 @@ def result(block: int, *, last: StepRecord | None = None) -> Message:
         staleness={},
         digests={},
     )
-    weights = safetensors.torch.save({f"unit{block}": torch.tensor([float(block)])})
-    return [f"{block}/0".encode(), msgpack.packb(asdict(said)), weights]
+    weights = weights_of(block) if weights is None else weights
+    return Heard(Result(said, weights), f"{block}/{generation}".encode())
 
 
-class Socket:
-    """Each wait for a poll brings the next batch of the script; behind the last it fails."""
+def left(block: int) -> Heard:
+    return Heard(Left(block), f"{block}/0".encode())
 
-    def __init__(self, script: Sequence[list[Message]]) -> None:
+
+DONE_0, DONE_1 = report(0, finished=True), report(1, finished=True)
+
+
+class FakeReception:
+    """Each turn brings the next batch of the script; behind the last it fails, unless the workers
+    may leave: then they do."""
+
+    num_refused = 3
+
+    def __init__(self, script: Sequence[list[Heard]]) -> None:
         self.script = deque(script)
-        self.here: deque[Message] = deque()
-        self.sent: list[Message] = []
+        self.asked: list[str] = []
+        self.let_gone: list[str] = []
+        self.is_closed = False
 
-    def poll(self, timeout_ms: int) -> bool:
-        if timeout_ms:
-            assert self.script, "the coordinator waits for ever"
-            self.here.extend(self.script.popleft())
-        return bool(self.here)
+    def take(self, timeout_ms: int) -> list[Heard]:
+        if not self.script and self.let_gone:
+            return [left(0), left(1)]
+        assert self.script, "the coordinator waits for ever"
+        return self.script.popleft()
 
-    def recv_multipart(self) -> Message:
-        return self.here.popleft()
+    def ask_for_result(self, identity: bytes) -> None:
+        self.asked.append(identity.decode())
 
-    def send_multipart(self, frames: Message) -> None:
-        self.sent.append(frames)
+    def let_go(self, identity: bytes) -> None:
+        self.let_gone.append(identity.decode())
 
     def close(self) -> None:
-        pass
+        self.is_closed = True
 
 
 class Case:
@@ -119,6 +147,8 @@ class Case:
         self.order.append("summary")
         self.finished_with = facts | {"results": results}
 
+    is_finished = False
+
     def mark_finished(self) -> None:
         self.order.append("workers may leave")
 
@@ -127,23 +157,24 @@ class Case:
         return SimpleNamespace(path=self._path)
 
     def run(
-        self, *script: list[Message], faults: str = "", start: Start | None = None
+        self, *script: list[Heard], faults: str = "", start: Start | None = None
     ) -> Coordinator:
         """Run a coordinator to its end, given what each of its polls brings."""
         job = SimpleNamespace(
             num_workers=2,
             num_steps=NUM_STEPS,
             batch_size=4,
+            report_every_s=0.0,
             cores=1,
             faults=parse(faults),
             notes=["it is a fake"],
             unit_names=lambda k: ([f"unit{k}"], []),
         )
-        self.socket = Socket(script)
+        self.reception = FakeReception(script)
         program = SimpleNamespace(load=lambda _: job, started_t=0.0)
         phases = lambda phase, *, takes_s=0.0: None  # noqa: E731
         coordinator = Coordinator(
-            program, Announcement(job_text=""), self, self.socket, start or Start(), phases
+            program, Announcement(job_text=""), self, self.reception, start or Start(), phases
         )
         coordinator.run(
             self,
@@ -151,13 +182,6 @@ class Case:
             ended=lambda: self.order.append("the end is told"),
         )
         return coordinator
-
-    @property
-    def asked(self) -> list[str]:
-        """Who was asked to hand in."""
-        for _, order in self.socket.sent:
-            assert msgpack.unpackb(order) == {"kind": "hand-in"}
-        return [identity.decode() for identity, _ in self.socket.sent]
 
 
 @pytest.fixture
@@ -170,7 +194,7 @@ def case(tmp_path, monkeypatch) -> Case:
 
 
 def test_weights_are_written_first_and_workers_leave_last(case):
-    case.run([result(1)], [result(0)])
+    case.run([DONE_0, DONE_1, result(1)], [result(0)])
     assert case.order == [
         "all results are here",
         "weights unit0 unit1",
@@ -178,13 +202,16 @@ def test_weights_are_written_first_and_workers_leave_last(case):
         "workers may leave",
         "the end is told",
     ]
+    assert case.reception.let_gone == ["0/0", "1/0"]
+    assert case.reception.is_closed
+    assert case.finished_with["refused"] == 3
     assert [found.block for found in case.finished_with["results"]] == [0, 1]
 
 
 def test_workers_do_not_leave_before_the_weights_are_written(case):
     case.disk_is_full = True
     with pytest.raises(NotWritten):
-        case.run([result(0), result(1)])
+        case.run([DONE_0, DONE_1, result(0), result(1)])
     assert case.order == ["all results are here"]
 
 
@@ -196,14 +223,76 @@ def test_finished_workers_are_asked_until_they_hand_in(case):
         [result(1), report(1, finished=True), report(0, finished=True)],
         [result(0)],
     )
-    assert case.asked == ["1/0", "1/0", "0/0"]
+    assert case.reception.asked == ["1/0", "1/0", "0/0"]
 
 
 def test_results_without_a_step_have_the_last_one_heard_of(case):
     """A worker that died behind its last step hands in by a generation that had none to run."""
-    case.run([report(0, steps=[10, 11]), report(1)], [result(0), result(1, last=step(1, 11))])
+    case.run(
+        [report(0, steps=[10, 11]), report(1), DONE_0, DONE_1],
+        [result(0), result(1, last=step(1, 11))],
+    )
     assert [found.last.step for found in case.finished_with["results"]] == [11, 11]
     assert [record.step for record in case.recorded] == [10, 11]
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        result(0, weights=b"other weights"),
+        result(0, generation=1),
+        result(0),  # before anybody has asked
+    ],
+)
+def test_result_that_is_not_awaited_is_left_out(case, forged):
+    case.run([forged], [DONE_0, DONE_1], [result(0), result(1)])
+    assert case.reception.asked == ["0/0", "1/0"]
+    assert "weights unit0 unit1" in case.order
+
+
+def test_result_that_comes_twice_is_taken_once(case):
+    case.run([DONE_0, result(0)], [DONE_0, result(0), result(0)], [DONE_1, result(1)])
+    assert case.reception.asked == ["0/0", "1/0"]
+    assert len(case.finished_with["results"]) == 2
+
+
+def test_report_of_a_generation_that_is_over_is_left_out(case):
+    case.run(
+        [report(0, steps=[4], generation=1), report(0, steps=[5], finished=True)],
+        [report(0, finished=True, generation=1), DONE_1, result(0, generation=1), result(1)],
+    )
+    assert case.reception.asked == ["0/1", "1/0"]
+    assert [record.step for record in case.recorded] == [4]
+
+
+def test_strangers_are_counted_in_the_live_line(case, capsys):
+    case.run([report(0, refused=2), report(1, refused=1)], [DONE_0, DONE_1, result(0), result(1)])
+    assert "refused 6" in capsys.readouterr().out
+
+
+# To let the workers go --------------------------------------------------------------------------
+
+
+def test_worker_that_speaks_after_the_end_is_told_that_it_may_leave(case):
+    case.run(
+        [DONE_0, DONE_1, result(0), result(1)],
+        [left(0), report(1, generation=1)],
+        [left(1)],
+    )
+    assert case.reception.let_gone == ["0/0", "1/0", "1/1"]
+
+
+def test_workers_that_have_gone_without_a_word_are_not_waited_for(case, monkeypatch):
+    monkeypatch.setattr(module, "SILENCE_S", 0.05)
+    case.run([DONE_0, DONE_1, result(0), result(1)], [left(0)], *[[] for _ in range(1)])
+    assert case.order[-1] == "the end is told"
+
+
+def test_next_coordinator_of_a_finished_job_only_lets_workers_go(case):
+    case.is_finished = True
+    case.run([report(1)], [left(0), left(1)], start=Start(generation=1))
+    assert case.order == ["the end is told"]
+    assert case.reception.let_gone == ["1/0"]
 
 
 @pytest.mark.parametrize(
@@ -211,14 +300,14 @@ def test_results_without_a_step_have_the_last_one_heard_of(case):
     [("evaluating: unit a", "it hung while evaluating: unit a"), ("writing the weights", "")],
 )
 def test_evaluation_that_has_hung_is_not_tried_again(case, hung_in, told):
-    case.run([result(0), result(1)], start=Start(generation=1, hung_in=hung_in))
+    case.run([DONE_0, DONE_1, result(0), result(1)], start=Start(generation=1, hung_in=hung_in))
     assert case.finished_with["not_evaluated"] == told
 
 
 def test_job_is_described_by_the_first_coordinator_alone(case, capsys):
-    case.run([result(0), result(1)])
+    case.run([DONE_0, DONE_1, result(0), result(1)])
     assert "2 workers, 12 steps of 4 samples: unit0 | unit1" in capsys.readouterr().out
-    case.run([result(0), result(1)], start=Start(generation=1))
+    case.run([DONE_0, DONE_1, result(0), result(1)], start=Start(generation=1))
     assert "2 workers" not in capsys.readouterr().out
 
 
@@ -237,7 +326,7 @@ def test_coordinator_kill_counts_the_lowest_workers_steps_once(case, monkeypatch
         [report(1, steps=[7]), report(0, steps=[4])],
         [report(0, steps=[5])],
         [report(0, steps=[6])],
-        [result(0), result(1)],
+        [DONE_0, DONE_1, result(0), result(1)],
         faults="coordinator-kill@5",
     )
     assert killed == [3], "behind the third record, which is the lowest worker's step 5"
@@ -249,9 +338,8 @@ def test_coordinator_kill_counts_the_lowest_workers_steps_once(case, monkeypatch
 class Rendezvous:
     """The announcement that lies there, if one does."""
 
-    def __init__(self, announced: Announcement | None = None, *, is_finished: bool = False) -> None:
+    def __init__(self, announced: Announcement | None = None) -> None:
         self.announced = announced
-        self.is_finished = is_finished
 
     def recall_announcement(self) -> Announcement | None:
         return self.announced
@@ -264,16 +352,25 @@ class Rendezvous:
 def begin(monkeypatch):
     """Begin a coordinator; `announce` is what that comes to, or what it raises."""
 
-    def begin(rendezvous: Rendezvous, *, generation: int = 0, announce: object = "announced"):
-        def announced(program, rendezvous, tell):
+    def begin(
+        rendezvous: Rendezvous,
+        *,
+        generation: int = 0,
+        announce: object = "announced",
+        reception: str | None = "reception",
+    ):
+        def announced(program, rendezvous, meeting, tell):
             if isinstance(announce, Exception):
                 raise announce
-            return (Announcement(job_text="new"), announce, "socket")
+            return (Announcement(job_text="new"), announce, reception)
 
         monkeypatch.setattr(module, "announce", announced)
-        monkeypatch.setattr(module, "recall", lambda program, found: (found, "recalled", "socket"))
+        monkeypatch.setattr(
+            module, "recall", lambda program, found, _: (found, "recalled", reception)
+        )
         program = SimpleNamespace(name="loco")
-        return module._begin(program, rendezvous, Start(generation=generation), lambda *_: None)
+        start = Start(generation=generation)
+        return module._begin(program, rendezvous, None, start, lambda *_: None)
 
     return begin
 
@@ -286,15 +383,15 @@ def test_first_generation_announces_whatever_lies_there(begin):
 
 
 def test_later_generation_takes_over_what_was_announced(begin):
-    assert begin(Rendezvous(JOB), generation=1) == (JOB, "recalled", "socket")
+    assert begin(Rendezvous(JOB), generation=1) == (JOB, "recalled", "reception")
 
 
 def test_later_generation_announces_if_the_first_could_not(begin):
     assert begin(Rendezvous(None), generation=1)[1] == "announced"
 
 
-def test_later_generation_of_a_finished_job_has_nothing_to_do(begin):
-    assert begin(Rendezvous(JOB, is_finished=True), generation=1) == DONE
+def test_run_that_is_finished_already_has_nothing_to_do(begin):
+    assert begin(Rendezvous(None), reception=None) == DONE
 
 
 @pytest.mark.parametrize("end", [REFUSED, NOT_STARTED, DONE])

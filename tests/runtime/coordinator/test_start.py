@@ -10,9 +10,9 @@ import pytest
 import zmq
 from torch.distributed import FileStore
 
+from runtime.coordinator.reception import Reception
 from runtime.coordinator.start import announce, recall
-from runtime.links.channel import endpoint
-from runtime.program import Program, Resumption, Tell
+from runtime.program import Meeting, Program, Resumption, Tell
 from runtime.records.run_dir import RunDir
 from runtime.rendezvous import Announcement, Rendezvous
 from runtime.state.checkpoint import CheckpointWriter
@@ -45,7 +45,8 @@ class Place:
     def __init__(self, tmp_path: Path) -> None:
         self.path = tmp_path / "run"
         self.context = zmq.Context()
-        self.socket: zmq.Socket[bytes] | None = None
+        self.reception: Reception | None = None
+        self._meeting = Meeting(file=None, keeper_pid=1, secret=b"secret", directory=str(tmp_path))
         self._tmp_path = tmp_path
         self._num_launches = 0
         self.attempt = 0
@@ -55,7 +56,7 @@ class Place:
     @property
     def rendezvous(self) -> Rendezvous:
         store = FileStore(str(self._tmp_path / f"store-{self._num_launches}"), -1)
-        return Rendezvous(store, attempt=self.attempt)
+        return Rendezvous(store, secret=b"secret", nonce="keeper", attempt=self.attempt)
 
     def begin(
         self, *, restart: bool = False, job: dict[str, Any] | None = None, **program: Any
@@ -74,8 +75,8 @@ class Place:
             started_t=0.0,
             **(settings | program),
         )
-        announcement, self._run_dir, self.socket = announce(
-            self._program, self.rendezvous, self._note_phase
+        announcement, self._run_dir, self.reception = announce(
+            self._program, self.rendezvous, self._meeting, self._note_phase
         )
         return announcement
 
@@ -96,7 +97,7 @@ class Place:
         self.leave()
         before = self.rendezvous.recall_announcement()
         assert before is not None
-        announcement, self._run_dir, self.socket = recall(self._program, before)
+        announcement, self._run_dir, self.reception = recall(self._program, before, self._meeting)
         return announcement
 
     def checkpoint(self, run_id: str, *steps: int) -> list[Path]:
@@ -107,11 +108,21 @@ class Place:
                 writer.write_part(block, step, f"block {block} before step {step}".encode())
         return [writer.directory(step) for step in steps]
 
+    @property
+    def bound(self) -> bytes:
+        """Where the coordinator's socket really listens."""
+        found = self.reception._socket.getsockopt(zmq.LAST_ENDPOINT)
+        assert isinstance(found, bytes)
+        return found
+
     def finish(self) -> None:
         self._run_dir.write_summary({"steps": 12})
 
     def leave(self) -> None:
         """The coordinator ends; its address is free when this returns."""
+        if self.reception is not None:
+            self.reception.close()
+            self.reception = None
         self.context.destroy(linger=0)
         self.context = zmq.Context()
         if self._run_dir is not None:
@@ -401,12 +412,12 @@ def test_next_coordinator_takes_over_the_address_of_the_last(
     monkeypatch.setattr(SleptJob, "bind", bind)
     place.checkpoint(place.begin(job={"link": link}).run_id, 8)
     before = place.begin(job={"link": link})
-    bound = place.socket.getsockopt(zmq.LAST_ENDPOINT)
+    bound = place.bound
     said(capsys)
     for _ in range(2):
         assert place.recall() == before
-        assert place.socket.getsockopt(zmq.LAST_ENDPOINT) == bound
-        assert endpoint(place.socket) == before.coordinator
+        assert place.bound == bound
+        assert place.reception.address == before.coordinator
     assert said(capsys) == []
     with pytest.raises(ValueError, match="is in use"):
         RunDir.create(place.path, name="", restart=True)

@@ -12,8 +12,12 @@ from runtime.core.plan import Stream
 from runtime.faults import faulty_link
 from runtime.faults.faulty_link import OVERTAKEN_S, FaultyLink
 from runtime.faults.plan import parse
-from runtime.links.codec import BadMessage, decode, encode, tensor_bytes
+from runtime.links.codec import BadMessage, decode, encode
+from runtime.links.guards import Checksums
 from runtime.links.link import Arrival, Damaged, Frame
+from runtime.links.tensor_bytes import tensor_bytes
+
+GUARD = Checksums(0, covers_tensors=True)
 
 
 class FakeLink:
@@ -28,7 +32,7 @@ class FakeLink:
         self.dialled: list[str | None] = []
 
     def frames(self, message, payload=()) -> list[Frame]:
-        return [encode(message), *map(tensor_bytes, payload)]
+        return [encode(message, GUARD), *map(tensor_bytes, payload)]
 
     def send(self, message, payload=()) -> bool:
         return self.send_frames(self.frames(message, payload))
@@ -70,7 +74,7 @@ class Case:
     @property
     def sent(self) -> list[Message]:
         """What has left, as far as headers go."""
-        return [decode(bytes(frames[0])) for frames in self.inner.sent]
+        return [decode(bytes(frames[0]), GUARD) for frames in self.inner.sent]
 
     @property
     def steps(self) -> list[int]:
@@ -193,7 +197,7 @@ def test_flipped_header_is_no_message(make, faults):
     ((frame, _),) = bits_that_differ(case.inner.sent[0], case.inner.frames(*message))
     assert frame == 0
     with pytest.raises(BadMessage):
-        decode(bytes(case.inner.sent[0][0]))
+        decode(bytes(case.inner.sent[0][0]), GUARD)
 
 
 def test_truncate_cuts_the_last_frame(make):

@@ -26,8 +26,7 @@ def ends(request, context) -> Iterator[Ends]:
     send(ends.upper, hello())  # they are connected
     assert isinstance(receive(ends.lower).message, Hello)
     yield ends
-    ends.lower.close()
-    ends.upper.close()
+    ends.close()
 
 
 @pytest.fixture

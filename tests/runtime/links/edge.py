@@ -15,12 +15,17 @@ from torch.distributed import FileStore
 from runtime.block import Payload, Specs, TensorSpec, message_bytes
 from runtime.core.messages import Ack, Data, Hello, Message
 from runtime.core.plan import Side, Stream, Window, WorkerPlan
+from runtime.links.admission import CurveKeys, Tokens
+from runtime.links.doorkeeper import Doorkeeper
 from runtime.links.edge import EdgeLink
 from runtime.links.gloo import gloo_link, opener
+from runtime.links.guards import Macs
 from runtime.links.link import Arrival, Damaged, End, Frame, Link
 from runtime.links.shared_memory import shm_link
 from runtime.links.zeromq import zmq_link
 from runtime.state.retention import NeighboursRetention, Retention
+from runtime.state.status_page import OwnedMemory
+from runtime.trust.keys import RunKeys
 
 TIMEOUT_S = 20.0
 DTYPES = ("float32", "float64", "float16", "bfloat16", "int64", "int32", "uint8", "bool")
@@ -42,6 +47,13 @@ class Ends:
     upper: Link
     address: str
     guards_payload: bool = True
+    guard: Doorkeeper | None = None
+
+    def close(self) -> None:
+        self.lower.close()
+        self.upper.close()
+        if self.guard is not None:
+            self.guard.close()
 
 
 def zmq_ends(address: str) -> Callable[[zmq.Context], Ends]:
@@ -49,6 +61,31 @@ def zmq_ends(address: str) -> Callable[[zmq.Context], Ends]:
         lower = make_end(context, Side.ABOVE, bind=address.format(token=secrets.token_hex(6)))
         upper = make_end(context, Side.BELOW, connect=lower.address)
         return Ends(lower=lower, upper=upper, address=lower.address)
+
+    return make
+
+
+def tcp_ends(*, encrypts: bool) -> Callable[[zmq.Context], Ends]:
+    """Two workers that know each other on a network."""
+
+    def make(context: zmq.Context) -> Ends:
+        keys, doorkeeper = RunKeys(b"secret", "run"), Doorkeeper(context)
+        links: list[EdgeLink] = []
+        address = {"bind": "tcp://127.0.0.1:*"}
+        for side in (Side.ABOVE, Side.BELOW):
+            is_lower = side is Side.ABOVE
+            own = keys.edge(0, is_lower=is_lower)
+            end = End(side=side, run_id="run", specs=SPECS, macs=Macs(own))
+            admission = Tokens(own.token, OwnedMemory("test").page, doorkeeper)
+            if encrypts:
+                pair, other = (keys.edge_pair(0, is_lower=e) for e in (is_lower, not is_lower))
+                admission = CurveKeys(
+                    pair, doorkeeper, server=other.public, peers={other.public: "neighbour"}
+                )
+            links.append(zmq_link(context, end, admission=admission, **address))
+            address = {"connect": links[0].address}
+        lower, upper = links
+        return Ends(lower=lower, upper=upper, address=lower.address, guard=doorkeeper)
 
     return make
 
@@ -136,7 +173,8 @@ LINKS = {
     "shm": shm_ends(guards_payload=False),
     "shm-guarded": shm_ends(guards_payload=True),
     "zmq-ipc": zmq_ends("ipc://@test-{token}"),
-    "zmq-tcp": zmq_ends("tcp://127.0.0.1:*"),
+    "zmq-tcp": tcp_ends(encrypts=False),
+    "zmq-tcp-encrypted": tcp_ends(encrypts=True),
 }
 
 

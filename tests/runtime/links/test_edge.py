@@ -7,10 +7,16 @@ import pytest
 from runtime.core.messages import SnapshotRequest
 from runtime.core.plan import Side, Stream
 from runtime.links.codec import encode, fingerprint
+from runtime.links.guards import Checksums
 from runtime.links.link import Arrival, Damaged, End
 from runtime.links.zeromq import zmq_link
 
 from .edge import SPECS, ack, data, hello, make_end, receive, send
+
+
+def header(message) -> bytes:
+    edge = fingerprint("run", SPECS)
+    return encode(message, Checksums(edge, covers_tensors=True), edge=edge)
 
 
 @pytest.mark.parametrize("stranger", ["another run", "other tensors"])
@@ -44,7 +50,7 @@ def test_end_that_does_not_belong_is_not_listened_to(context, stranger):
 )
 def test_message_that_flows_the_other_way_is_damaged(raw, message):
     socket, upper = raw
-    socket.send_multipart([encode(message, edge=fingerprint("run", SPECS))])
+    socket.send_multipart([header(message)])
     damaged = receive(upper)
     assert isinstance(damaged, Damaged)
     assert "does not flow this way" in damaged.reason
@@ -52,14 +58,13 @@ def test_message_that_flows_the_other_way_is_damaged(raw, message):
 
 def test_message_without_tensors_that_has_some_is_damaged(raw):
     socket, upper = raw
-    edge = fingerprint("run", SPECS)
     for message, stream in (
         (hello(), None),
         (ack(Stream.TIE_DOWN), None),
         (data(Stream.ACTIVATION, 1, absent=True).message, Stream.ACTIVATION),
     ):
-        socket.send_multipart([encode(message, edge=edge), b"a tensor"])
+        socket.send_multipart([header(message), b"a tensor"])
         reason = "a message without tensors has some"
         assert receive(upper) == Damaged(stream=stream, reason=reason)
-    socket.send_multipart([encode(hello(), edge=edge)])
+    socket.send_multipart([header(hello())])
     assert receive(upper) == Arrival(hello())

@@ -4,14 +4,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+import xxhash
 
 from runtime.core.plan import Stream
-from runtime.links.codec import checksum, encode, fingerprint
+from runtime.links.codec import encode, fingerprint
+from runtime.links.guards import Checksums, digest_of
 from runtime.links.link import Arrival, Damaged
 
 from .edge import SPECS, data, flip, random_payload, receive
 
 EDGE = fingerprint("run", SPECS)
+GUARD = Checksums(EDGE, covers_tensors=True)
 
 
 GOOD = data(Stream.ACTIVATION, 0).message
@@ -19,9 +22,9 @@ GOOD = data(Stream.ACTIVATION, 0).message
 
 def good_frames() -> list[bytes]:
     payload = random_payload(Stream.ACTIVATION, 1)
-    message = replace(GOOD, checksum=checksum(payload))
+    message = replace(GOOD, checksum=digest_of(xxhash.xxh3_64, payload))
     frames = [tensor.reshape(-1).view(torch.uint8).numpy().tobytes() for tensor in payload]
-    return [encode(message, edge=EDGE), *frames]
+    return [encode(message, GUARD, edge=EDGE), *frames]
 
 
 @pytest.mark.parametrize(
@@ -37,7 +40,9 @@ def good_frames() -> list[bytes]:
         (
             lambda f: [
                 encode(
-                    replace(data(Stream.ACTIVATION, 0).message, stream=Stream.TIE_DOWN), edge=EDGE
+                    replace(data(Stream.ACTIVATION, 0).message, stream=Stream.TIE_DOWN),
+                    GUARD,
+                    edge=EDGE,
                 ),
                 *f[1:],
             ],

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import xxhash
 
 from runtime.block import TensorSpec
 from runtime.core.plan import Free, Stream, Window, WorkerPlan
-from runtime.links.codec import checksum
+from runtime.links.guards import digest_of
 from runtime.state.retention import CHUNK_BYTES, Retention
 
 ROOMS = {Stream.ACTIVATION: 4, Stream.TIE_UP: 5}
@@ -150,11 +151,14 @@ def test_checksum_is_taken_while_a_message_is_copied(memory):
     specs = {Stream.TIE_UP: (*SPECS[Stream.ACTIVATION], TensorSpec(shape=(size,), dtype="float32"))}
     window = Window(max_messages=2, max_bytes=200, message_bytes=44, max_retained=4)
     plan = WorkerPlan(num_steps=9, outgoing={Stream.TIE_UP: window})
-    retention = Retention(memory.paths.messages, plan, specs, checksums=True)
+    retention = Retention(memory.paths.messages, plan, specs)
+    retention.hash[Stream.TIE_UP] = xxhash.xxh3_64
     made = (*payload(Stream.ACTIVATION, 3), torch.arange(size, dtype=torch.float32))
     retention.put(Stream.TIE_UP, 3, made)
-    assert retention.checksum(Stream.TIE_UP, 3) == checksum(made)
-    assert checksum(retention.get(Stream.TIE_UP, 3)) == checksum(made)
+    assert retention.checksum(Stream.TIE_UP, 3) == digest_of(xxhash.xxh3_64, made)
+    assert digest_of(xxhash.xxh3_64, retention.get(Stream.TIE_UP, 3)) == digest_of(
+        xxhash.xxh3_64, made
+    )
 
 
 def test_checksum_is_none_if_there_are_none(retention):
@@ -182,12 +186,13 @@ def test_message_made_again_otherwise_is_left_as_others_saw_it(free):
 
 def test_absent_message_that_is_made_after_all_has_a_checksum(memory):
     plan = replace(make_plan(), free=Free(max_staleness=8, keeps_newest=True))
-    free = Retention(memory.paths.messages, plan, SPECS, checksums=True)
+    free = Retention(memory.paths.messages, plan, SPECS)
+    free.hash[Stream.TIE_UP] = xxhash.xxh3_64
     made = payload(Stream.TIE_UP, 3)
     free.put(Stream.TIE_UP, 3, None)
     free.put(Stream.TIE_UP, 3, made)
     free.put(Stream.TIE_UP, 3, payload(Stream.TIE_UP, 9))
-    assert free.checksum(Stream.TIE_UP, 3) == checksum(made)
+    assert free.checksum(Stream.TIE_UP, 3) == digest_of(xxhash.xxh3_64, made)
 
 
 def test_newest_free_tie_is_retained_whatever_is_missing_below(free):

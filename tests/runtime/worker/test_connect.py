@@ -6,7 +6,9 @@ import pytest
 
 from runtime.block import TensorSpec
 from runtime.core.plan import Side, Stream
+from runtime.links.admission import CurveKeys, Tokens
 from runtime.links.link import LinkError
+from runtime.program import Meeting
 from runtime.rendezvous import Place
 from runtime.worker import connect
 from runtime.worker.connect import Connector, guards_payload, outgoing_specs
@@ -22,6 +24,7 @@ class Job:
 
     def __init__(self, link: str = "auto", *, bind: str = "0.0.0.0", checksum: str = "auto"):
         self.link, self.bind, self.checksum = link, bind, checksum
+        self.encrypts_tensors = False
 
     def specs(self, edge: int):
         streams = list(Stream) if edge == 0 else [Stream.ACTIVATION, Stream.TIE_UP]
@@ -60,12 +63,18 @@ def made(monkeypatch) -> list[SimpleNamespace]:
     made: list[SimpleNamespace] = []
 
     def maker(kind: str):
-        def make(context, end, *rest, bind=None, connect=None):
+        def make(context, end, *rest, bind=None, connect=None, admission=None):
             if bind == "tcp://0.0.0.0:99":
                 raise LinkError("address in use")
             address = None if bind is None else bind.replace("*", "7")
             link = SimpleNamespace(
-                kind=kind, end=end, rest=rest, bind=bind, connect=connect, address=address
+                kind=kind,
+                end=end,
+                rest=rest,
+                bind=bind,
+                connect=connect,
+                address=address,
+                admission=admission,
             )
             made.append(link)
             return link
@@ -77,12 +86,14 @@ def made(monkeypatch) -> list[SimpleNamespace]:
     monkeypatch.setattr(connect, "NeighboursRetention", lambda *given: given)
     monkeypatch.setattr(connect, "opener", lambda *given: given)
     monkeypatch.setattr(connect, "this_host", lambda: HERE)
+    monkeypatch.setattr(connect, "Doorkeeper", lambda context: "doorkeeper")
     return made
 
 
 def join(job: Job, board: Board, k: int = 1) -> dict[Side, SimpleNamespace]:
-    connector = Connector(job, k, board, open_store=None, run_id="run", context=None)
-    return connector.connect(SimpleNamespace(path=f"memory {k}"))
+    meeting = Meeting(file=None, keeper_pid=1, secret=b"secret", directory="/private")
+    connector = Connector(job, k, board, meeting=meeting, run_id="run", page=None, context=None)
+    return connector.connect(SimpleNamespace(path=f"memory {k}", hash={}))
 
 
 # What is sent -----------------------------------------------------------------------------------
@@ -109,12 +120,12 @@ def test_payload_is_guarded_on_a_wire_or_if_it_is_asked_for(checksum, guards):
 @pytest.mark.parametrize(
     ("link", "host", "kind", "scheme"),
     [
-        ("auto", HERE, "shm", "ipc://@loco-run-1-"),
+        ("auto", HERE, "shm", "ipc:///private/edge-1"),
         ("auto", THERE, "zmq", "tcp://0.0.0.0:*"),
-        ("shm", HERE, "shm", "ipc://@loco-run-1-"),
-        ("zmq-ipc", HERE, "zmq", "ipc://@loco-run-1-"),
+        ("shm", HERE, "shm", "ipc:///private/edge-1"),
+        ("zmq-ipc", HERE, "zmq", "ipc:///private/edge-1"),
         ("zmq-tcp", HERE, "zmq", "tcp://0.0.0.0:*"),
-        ("gloo", HERE, "gloo", "ipc://@loco-run-1-"),
+        ("gloo", HERE, "gloo", "ipc:///private/edge-1"),
         ("gloo", THERE, "gloo", "tcp://0.0.0.0:*"),
     ],
 )
@@ -173,8 +184,8 @@ def test_address_is_published_as_others_reach_it(made):
 def test_next_generation_listens_at_the_known_address(made):
     board = Board(THERE, e0="edge 0", e1="tcp://node1:55")
     assert join(Job(), board)[Side.ABOVE].bind == "tcp://0.0.0.0:55"
-    board = Board(e0="edge 0", e1="ipc://@loco-run-1-abcd")
-    assert join(Job(), board)[Side.ABOVE].bind == "ipc://@loco-run-1-abcd"
+    board = Board(e0="edge 0", e1="ipc:///private/edge-1")
+    assert join(Job(), board)[Side.ABOVE].bind == "ipc:///private/edge-1"
 
 
 def test_known_address_that_is_in_use_gives_way_to_a_new_one(made, caplog):
@@ -184,6 +195,22 @@ def test_known_address_that_is_in_use_gives_way_to_a_new_one(made, caplog):
     assert "address in use; listening elsewhere" in caplog.text
 
 
-def test_abstract_addresses_are_never_the_same_twice(made):
-    binds = {join(Job(), Board(e0="edge 0"))[Side.ABOVE].bind for _ in range(3)}
-    assert len(binds) == 3
+# Who is let in ----------------------------------------------------------------------------------
+
+
+def test_edge_on_a_network_is_signed_and_admits_by_tokens(made):
+    links = join(Job("zmq-tcp"), Board(THERE, e0="tcp://node0:5"))
+    assert all(link.end.macs is not None for link in made)
+    assert all(isinstance(link.admission, Tokens) for link in links.values())
+
+
+def test_edge_that_is_encrypted_admits_by_keys(made):
+    job = Job("zmq-tcp")
+    job.encrypts_tensors = True
+    links = join(job, Board(THERE, e0="tcp://node0:5"))
+    assert all(isinstance(link.admission, CurveKeys) for link in links.values())
+
+
+def test_edge_within_a_host_is_this_users_alone_and_unsigned(made):
+    join(Job("zmq-ipc"), Board(e0="ipc:///private/edge-0"))
+    assert [(link.end.macs, link.admission) for link in made] == [(None, None)] * 2

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from typing import Any
 
 import msgpack
 import torch
@@ -58,8 +57,6 @@ class Conversation:
     def __init__(self, memory: OwnedMemory, clock: Clock) -> None:
         self.page = memory.page
         self.clock = clock
-        self.is_over = False
-        self.num_asked = 0  # whether it is over
         self._context = zmq.Context()
         self._context.sndhwm = self._context.rcvhwm = 10  # that fills at once
         self._socket = self._context.socket(zmq.ROUTER)
@@ -98,7 +95,7 @@ class Conversation:
             num_fenced=0,
             tie_stats=TieStats(),
         )
-        self.num_damaged = 0
+        self.num_damaged = self.num_refused = 0
         self._reporter = Reporter(
             self._context,
             "inproc://coordinator",
@@ -108,14 +105,11 @@ class Conversation:
             block_index=k,
             generation=generation,
             patience_s=0.0,
-            is_over=self._ask,
+            admission=None,
+            num_refused=lambda: self.num_refused,
         )
         self.identity = f"{k}/{generation}".encode()
         return self
-
-    def _ask(self) -> bool:
-        self.num_asked += 1
-        return self.is_over
 
     def turn(self) -> bool:
         """One turn of the worker's loop; True if it may leave."""
@@ -137,7 +131,7 @@ class Conversation:
 
     def order(self, kind: str) -> None:
         self._socket.poll(0)  # it takes notice of who is there
-        self._socket.send_multipart([self.identity, msgpack.packb({"kind": kind})])
+        self._socket.send_multipart([self.identity, kind.encode()])
 
     def hand_in(self) -> tuple[WorkerResult, bytes]:
         """The result of a worker that is asked for it."""
@@ -148,19 +142,29 @@ class Conversation:
 
     def reports(self) -> list[Report]:
         """The reports that have come; the rest is forgotten."""
-        return [from_dict(Report, said) for said, *weights in self._heard() if not weights]
+        heard = self._heard()
+        return [
+            from_dict(Report, msgpack.unpackb(said)) for kind, said in heard if kind == b"report"
+        ]
 
     def results(self) -> list[tuple[WorkerResult, bytes]]:
         """The results that have come, with their weights; the rest is forgotten."""
-        heard = self._heard()
-        return [(from_dict(WorkerResult, said), weights[0]) for said, *weights in heard if weights]
+        return [
+            (from_dict(WorkerResult, msgpack.unpackb(said)), b"".join(weights))
+            for kind, said, *weights in self._heard()
+            if kind == b"result"
+        ]
 
-    def _heard(self) -> list[list[Any]]:
+    def goodbyes(self) -> int:
+        """How often it has said that it leaves; the rest is forgotten."""
+        return self._heard().count([b"left"])
+
+    def _heard(self) -> list[list[bytes]]:
         found = []
         while self._socket.poll(0):
-            identity, packed, *weights = self._socket.recv_multipart()
+            identity, *frames = self._socket.recv_multipart()
             assert identity == self.identity
-            found.append([msgpack.unpackb(packed), *weights])
+            found.append(frames)
         return found
 
     def end(self) -> None:

@@ -1,5 +1,6 @@
 """A worker's end of its talk with the coordinator: handing in, leaving."""
 
+import hashlib
 from collections.abc import Iterator
 
 import pytest
@@ -13,7 +14,7 @@ from runtime.core.tie_stats import TieStats
 from runtime.records.schema import Counters
 from runtime.state.status_page import Field
 from runtime.worker import reporter as reporting
-from runtime.worker.reporter import ASK_EVERY_S, STOP_LINGER_S
+from runtime.worker.reporter import STOP_LINGER_S
 from runtime.worker.telemetry import figures_of
 
 from .conversation import HOME, NUM_STEPS, STATE, Clock, Conversation
@@ -77,7 +78,9 @@ def test_end_is_reported_at_once_and_once(talk):
     talk.telemetry.step_done(NUM_STEPS - 1, figures_of(talk.block))
     talk.finish()
     (report,) = talk.reports()
-    assert (report.finished, report.state, report.queue_depth) == (True, "done", 2)
+    assert (report.state, report.queue_depth) == ("done", 2)
+    _, weights = talk.hand_in()
+    assert report.result_sha256 == hashlib.sha256(weights).hexdigest()
     assert [record.step for record in report.records] == [NUM_STEPS - 1]
     talk.turn()
     assert talk.reports() == []
@@ -88,7 +91,7 @@ def test_reports_go_on_to_say_that_the_result_is_there(talk):
     talk.begin(k=2, every_s=0.0).finish()
     talk.reports()
     talk.turn()
-    assert [report.finished for report in talk.reports()] == [True]
+    assert [bool(report.result_sha256) for report in talk.reports()] == [True]
 
 
 def test_generation_that_begins_behind_the_end_is_healed_by_it(talk):
@@ -114,14 +117,14 @@ def test_counters_add_up_over_generations(talk):
         talk.begin(generation=generation)
         for factor in (1, 2):  # within a generation it is the same count that grows
             talk.now(num_resent=factor, num_duplicates=10 * factor, num_fenced=100 * factor)
-            talk.num_damaged = 1000 * factor
+            talk.num_damaged, talk.num_refused = 1000 * factor, 10_000 * factor
             talk.turn()
-    words = (Field.RESENT, Field.DUPLICATES, Field.FENCED, Field.DAMAGED)
-    assert [talk.page[word] for word in words] == [4, 40, 400, 4000]
+    words = (Field.RESENT, Field.DUPLICATES, Field.FENCED, Field.DAMAGED, Field.REFUSED)
+    assert [talk.page[word] for word in words] == [4, 40, 400, 4000, 40_000]
     talk.finish()
     result, _ = talk.hand_in()
-    names = ("replayed", "duplicates_dropped", "fenced", "damaged")
-    assert [getattr(result.counters, name) for name in names] == [4, 40, 400, 4000]
+    names = ("replayed", "duplicates_dropped", "fenced", "damaged", "refused")
+    assert [getattr(result.counters, name) for name in names] == [4, 40, 400, 4000, 40_000]
 
 
 def test_tie_stats_are_told_with_the_result(talk):
@@ -141,37 +144,29 @@ def test_tie_stats_are_told_with_the_result(talk):
 # Leaving ----------------------------------------------------------------------------------------
 
 
-def test_worker_that_trains_does_not_ask_whether_it_is_over(talk):
-    talk.is_over = True
-    for state in set(State) - {State.LINKING, State.DONE}:
-        talk.now(state=state)
-        assert not talk.turn()
-    assert talk.num_asked == 0
-
-
-def test_worker_leaves_when_the_result_is_durable(talk):
-    assert not talk.finish()
-    talk.is_over = True
+@pytest.mark.parametrize("state", [State.DONE, State.LINKING, State.UPDATE])
+def test_worker_leaves_when_it_is_told_to_and_says_so(talk, state):
+    """Also one that finds nobody, or repeats steps: the others may have left while it was away."""
+    talk.now(state=state)
     assert not talk.turn()
-    assert talk.num_asked == 1  # it asks now and then
-    talk.clock.now_s += 2 * ASK_EVERY_S
+    talk.order("leave")
     assert talk.turn()
+    assert talk.goodbyes() == 1
 
 
-def test_worker_that_finds_nobody_leaves_when_all_is_over(talk):
-    """The others may have left while it was away."""
-    talk.now(state=State.LINKING)
+@pytest.mark.parametrize("order", ["", "leave it", "LEAVE", "hand-in now", "\0"])
+def test_what_is_no_order_is_left_out(talk, order):
+    talk.finish()
+    talk.order(order)
     assert not talk.turn()
-    talk.is_over = True
-    talk.clock.now_s += 2 * ASK_EVERY_S
-    assert talk.turn()
+    assert talk.results() == []
 
 
 def test_result_that_is_never_durable_is_an_error_in_the_end(talk):
     talk.finish()
     talk.clock.now_s += reporting.COORDINATOR_PATIENCE_S
     assert not talk.turn()
-    talk.clock.now_s += 2 * ASK_EVERY_S
+    talk.clock.now_s += 1.0
     with pytest.raises(TimeoutError, match="no result is durable after 3600 s"):
         talk.turn()
 
@@ -182,7 +177,7 @@ def test_worker_of_a_job_that_stops_early_leaves_after_a_while(talk):
     199,826 were lost."""
     assert not talk.finish(end=NUM_STEPS - 4)
     (report,) = talk.reports()
-    assert not report.finished
+    assert not report.result_sha256
     talk.order("hand-in")
     assert not talk.turn()
     assert talk.results() == []
@@ -190,4 +185,3 @@ def test_worker_of_a_job_that_stops_early_leaves_after_a_while(talk):
     assert not talk.turn()
     talk.clock.now_s += 0.2 * STOP_LINGER_S
     assert talk.turn()
-    assert talk.num_asked == 0
