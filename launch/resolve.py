@@ -30,7 +30,7 @@ from launch.run_data import load_run_data
 from launch.source import make_source
 from models.data import ImageData, steps_per_epoch
 from models.heads import load_head
-from models.loss_check import try_head, try_objective
+from models.loss_check import check_heads_apart, try_local_loss
 from models.network import Network, check_builds, compiled_remarks
 from models.objectives import load_objective
 from models.optimizers import load_optimizer
@@ -191,6 +191,7 @@ def _cut(
         num_units=len(workload.network.units), cuts=cuts, sharing=workload.sharing
     )
     _check_shared_dtypes(workload, partition)
+    _check_trained(workload, partition)
     _try_local_losses(workload, partition)
     check_memory(workload, partition)
     return partition, measured, source_s
@@ -292,23 +293,38 @@ def _check_shared_dtypes(workload: Workload, partition: Partition) -> None:
             )
 
 
+def _check_trained(workload: Workload, partition: Partition) -> None:
+    """A block without a trained parameter has nothing that its loss could change."""
+    for block in partition.blocks:
+        if not streams.trained_bytes(workload, block):
+            names = " ".join(workload.network.units[unit].name for unit in block.home)
+            raise ConfigError(
+                f"block {block.index} (units {names}) has nothing to optimise, in its head"
+                " neither; give it a unit or a head with parameters that require a gradient"
+            )
+
+
 def _try_local_losses(workload: Workload, partition: Partition) -> None:
     """Run each block's head and objective once, if one of them is the user's."""
     config, traces = workload.config, workload.traces
     if not (is_dotted(config.head) or is_dotted(config.objective)):
         return
-    for block in partition.blocks:
-        spec = workload.head((*block.home, *block.guest)[-1], block.index)
+    specs = [workload.head_of(block) for block in partition.blocks]
+    for block, spec in zip(partition.blocks, specs, strict=True):
         below = block.home.start - 1
-        try_objective(
+        try_local_loss(
             config.objective,
             workload.objective,
-            try_head(spec, load_head(spec), workload.numerics),
+            spec,
+            load_head(spec),
+            workload.numerics,
             batch_size=config.batch_size,
+            num_classes=workload.num_classes,
             input_shape=traces[below].output_shape if block.index else workload.image_shape,
             home_shape=traces[block.home[-1]].output_shape,
-            block_index=block.index,
         )
+    if is_dotted(config.head):
+        check_heads_apart(specs)
 
 
 def _processor_remarks(config: RunConfig, environment: Environment) -> list[str]:

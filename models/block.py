@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from models import randomness
 from models.bad_numbers import BadSteps, all_finite
 from models.device import copy_to_host, on_host
-from models.heads import HeadSpec, load_head
+from models.heads import HeadSpec, load_head, run_head
 from models.network import Network
 from models.numerics import FP32, Numerics
-from models.objectives import Objective, Projections, needs_of
+from models.objectives import Objective, needs_of
 from models.optimizer_state import OptimizerState
 from models.optimizers import learning_rate, load_optimizer, set_learning_rate, step_optimizer
 from models.pooling import num_features, pool
@@ -230,7 +230,8 @@ class LocalBlock:
         needed = self._needed(input_NCHW, output_NCHW)
         top_NCHW = self._run(self._guest, output_NCHW, step)
         randomness.seed_torch(self.learning.seed, "head-dropout", unit=self._top_name, step=step)
-        loss = self._objective(self._project(top_NCHW), self._labels_of_loss(), **needed)
+        projections = run_head(self._head, top_NCHW, self.learning.numerics)
+        loss = self._objective(projections, self._labels_of_loss(), **needed)
         if step in self._poisoned:
             loss = loss * math.nan
         for parameter in self._trained:
@@ -251,19 +252,6 @@ class LocalBlock:
         if "block_index" in needed:
             found["block_index"] = self._block_index
         return found
-
-    def _project(self, top_NCHW: Tensor) -> Projections:
-        """Run the head: under autocast, or in the head's own type, since a user's units may give
-        another."""
-        numerics = self.learning.numerics
-        if numerics.precision == "fp32":
-            dtypes = [p.dtype for p in self._head.parameters()] or [top_NCHW.dtype]
-            top_NCHW = top_NCHW.to(dtypes[0])
-        with numerics.autocast(self.device):
-            projections: Projections = self._head(top_NCHW)
-        if isinstance(projections, Tensor):
-            return numerics.for_loss(projections)
-        return tuple(numerics.for_loss(part) for part in projections)
 
     def _leave_out(self, step: int) -> None:
         for parameter in self._trained:

@@ -116,6 +116,17 @@ def hole():
     test_images[2, 0, 3, 3] = torch.nan
     return images, labels, test_images, test_labels
 
+def build_frozen():
+    return nn.Sequential(nn.Flatten(), nn.Linear(256, 8), nn.ReLU(), nn.Tanh())
+
+HEAD = nn.PReLU()  # which takes any shape
+
+def one_head(in_shape, **given):
+    return HEAD
+
+def bare_head(in_shape, **given):
+    return nn.Flatten()
+
 class PerImage:
     uses_labels = False
     head_features = None
@@ -470,6 +481,10 @@ def test_users_model_of_one_unit_runs_in_one_worker(users_module):
             "(2 of 2) of model 'users_module:build_pair' returned a tuple",
         ),
         ({"model": "build_one_layer"}, "gives the same 'weight' each time that it is built"),
+        (
+            {"model": "build_frozen", "head": "one_head"},
+            "head 'users_module:one_head' of block 1 has the same 'weight' as that of block 0",
+        ),
         ({"data": "one"}, "1 training image; at least 2 are needed"),
         ({"data": "hole"}, "data 'users_module:hole': 1 of 3 test images hold values that are not"),
         (
@@ -482,6 +497,17 @@ def test_users_code_is_refused_in_a_line(users_module, settings, message):
     """Each of these came to light in a worker, after restarts, or at the end of the run."""
     settings = {key: f"{users_module}:{name}" for key, name in settings.items()}
     assert message in refusal(**settings)
+
+
+@pytest.mark.parametrize("tie", ["elastic", "follow"])
+def test_block_without_a_parameter_is_refused(users_module, tie):
+    """A worker met it, and its message named no block."""
+    own = {"model": f"{users_module}:build_frozen", "head": f"{users_module}:bare_head"}
+    assert resolved(**own, cuts=(0,), overlap=0, tie=tie).config.workers == 1
+    assert refusal(**own, cuts=(0, 2), overlap=1, tie=tie) == (
+        "block 1 (units 2 3) has nothing to optimise, in its head neither; give it a unit or a head"
+        " with parameters that require a gradient"
+    )
 
 
 @pytest.mark.parametrize("lag", [0, 1])
