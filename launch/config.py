@@ -296,7 +296,7 @@ class ResolvedConfig(RunConfig):
     `given` is what it was resolved from. `earlier_lengths` holds pairs (step, length), oldest
     first: below that step the learning rate's schedule was laid over that many steps, since the
     run was resumed there with another length. `processor` says what the machine can do that it
-    ran on, since bits depend on that.
+    ran on, since bits depend on that; `data_sizes` and `data_digest` what data it found.
     """
 
     workers: int = field()
@@ -312,6 +312,8 @@ class ResolvedConfig(RunConfig):
     given: RunConfig = field(compare=False)
     earlier_lengths: tuple[tuple[int, int], ...] = ()
     processor: str = field(default="", compare=False)
+    data_sizes: str = field(default="", compare=False)
+    data_digest: str = field(default="", compare=False)
 
 
 def _begins_with_0(cuts: tuple[int, ...] | Balance) -> bool:

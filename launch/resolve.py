@@ -26,7 +26,7 @@ from launch.planning.partition import Partition
 from launch.planning.resolved import Resolved
 from launch.planning.source_time import measured_source
 from launch.planning.workload import Workload, sharing_of
-from launch.run_data import load_run_data
+from launch.run_data import digest_of, load_run_data, sizes_of
 from launch.source import make_source
 from models.data import ImageData, steps_per_epoch
 from models.heads import load_head
@@ -147,11 +147,14 @@ def _resolve(
         "checkpoint_every": config.checkpoint_every
         or steps_per_epoch(num_train, config.batch_size),
         "processor": environment.processor,
+        "data_sizes": sizes_of(data),
+        "data_digest": digest_of(data),
     }
     faults.check(faults.parse(config.faults), num_workers=workers, num_steps=steps)
     remarks = compiled_remarks(network, workload.traces)
+    resolved_config = ResolvedConfig(**({"given": given} | vars(workload.config) | decided))
     resolved = Resolved(
-        config=ResolvedConfig(**({"given": given} | vars(workload.config) | decided)),
+        config=resolved_config,
         partition=partition,
         network=network,
         image_shape=data.image_shape,
@@ -160,7 +163,7 @@ def _resolve(
         measured=measured,
         source_s=source_s,
         link_note=link_note,
-        remarks=(*data.remarks, *remarks, *_processor_remarks(config, environment)),
+        remarks=(*data.remarks, *remarks, *_repeat_remarks(config, resolved_config)),
     )
     streams.check_retention(resolved)
     return resolved if config.snapshot_every is not None else _with_snapshots(resolved)
@@ -327,15 +330,23 @@ def _try_local_losses(workload: Workload, partition: Partition) -> None:
         check_heads_apart(specs)
 
 
-def _processor_remarks(config: RunConfig, environment: Environment) -> list[str]:
-    """What to say if a config.toml is to repeat a run of another machine."""
-    before = config.processor if isinstance(config, ResolvedConfig) else ""
-    if before in ("", environment.processor):
-        return []
-    return [
-        f"the run of this config.toml was on another processor ({before}; this is"
-        f" {environment.processor}): the last bits may differ"
-    ]
+def _repeat_remarks(config: RunConfig, now: ResolvedConfig) -> list[str]:
+    """What to say if a config.toml is to repeat a run of another machine, or of other data."""
+    remarks: list[str] = []
+    if not isinstance(config, ResolvedConfig):
+        return remarks
+    if config.processor not in ("", now.processor):
+        remarks.append(
+            f"the run of this config.toml was on another processor ({config.processor}; this is"
+            f" {now.processor}): the last bits may differ"
+        )
+    if config.data_digest not in ("", now.data_digest):
+        remarks.append(
+            f"the run of this config.toml found other data ({config.data_sizes}, digest"
+            f" {config.data_digest}; these are {now.data_sizes}, digest {now.data_digest}): this"
+            " one learns something else"
+        )
+    return remarks
 
 
 def _per_block(

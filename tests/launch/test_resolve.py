@@ -586,3 +586,12 @@ def test_repeated_run_of_another_processor_is_remarked():
         " differ"
     )
     assert resolve(first, environment=machine(processor="amx")).remarks == ()
+
+
+def test_repeated_run_of_other_data_is_remarked():
+    first = light().config
+    assert first.data_sizes == "1437 train and 360 test images of 1x16x16, 10 classes"
+    before = dataclasses.replace(first, data_digest="abc")
+    (remark,) = resolve(before, environment=machine()).remarks
+    assert remark.startswith("the run of this config.toml found other data (1437 train and 360 ")
+    assert resolve(first, environment=machine()).remarks == ()
