@@ -217,8 +217,9 @@ class RunConfig:
     """Seconds between a worker's reports."""
     snapshot_every: Annotated[int | None, Role.RUNNING] = None
     """Steps between a worker's snapshots in memory; without it at most 4, as retain-mb allows."""
-    retain_mb: Annotated[int, Role.RUNNING] = 1024
-    """Megabytes a worker may use for what must outlive it: messages it has sent, snapshots."""
+    retain_mb: Annotated[int | None, Role.RUNNING] = None
+    """Megabytes a worker may use for what must outlive it: messages it has sent, snapshots; without
+    it 1024, or what they need if that is more."""
     checkpoint_every: Annotated[int | None, Role.RUNNING] = None
     """Steps between checkpoints on disk; without it an epoch."""
     hang_timeout_s: Annotated[float, Role.RUNNING] = 60.0
@@ -306,6 +307,7 @@ class ResolvedConfig(RunConfig):
     threads: int = field()
     window: int = field()
     snapshot_every: int = field()
+    retain_mb: int = field()
     checkpoint_every: int = field()
     device: Literal["cpu", "cuda"] = field()
     link: Link = field()

@@ -144,6 +144,8 @@ def _resolve(
         "device": device,
         "link": link,
         "snapshot_every": config.snapshot_every or 1,
+        "retain_mb": config.retain_mb
+        or streams.choose_retain_mb(workload, partition, memory_bytes=environment.memory_bytes),
         "checkpoint_every": config.checkpoint_every
         or steps_per_epoch(num_train, config.batch_size),
         "processor": environment.processor,
@@ -166,6 +168,7 @@ def _resolve(
         remarks=(*data.remarks, *remarks, *_repeat_remarks(config, resolved_config)),
     )
     streams.check_retention(resolved)
+    _try_local_losses(workload, partition)
     return resolved if config.snapshot_every is not None else _with_snapshots(resolved)
 
 
@@ -195,7 +198,6 @@ def _cut(
     )
     _check_shared_dtypes(workload, partition)
     _check_trained(workload, partition)
-    _try_local_losses(workload, partition)
     check_memory(workload, partition)
     return partition, measured, source_s
 

@@ -19,6 +19,7 @@ DECIDED = {
     "threads": 1,
     "window": 2,
     "snapshot_every": 4,
+    "retain_mb": 1024,
     "checkpoint_every": 22,
     "device": "cpu",
     "link": "shm",
@@ -282,7 +283,7 @@ def test_remedy_without_given_toml_is_the_table(run):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("[given]", "(missing 10 required keyword-only arguments: 'workers',"),
+        ("[given]", "(missing 11 required keyword-only arguments: 'workers',"),
         (
             to_toml(RESOLVED).replace("threads = 1\n", ""),
             "(missing 1 required keyword-only argument: 'threads')",

@@ -202,6 +202,7 @@ def test_defaults_are_locos_cut_for_four_workers():
         link="shm",
         window=2,
         snapshot_every=4,
+        retain_mb=1024,
         checkpoint_every=22,
     )
     assert run.network.units[0].name == "stem"
@@ -318,7 +319,7 @@ def test_snapshots_and_checkpoints():
 
 
 def test_memory_too_little_for_messages_is_refused():
-    assert "retain-mb 1 is too little: worker 0 must retain" in refusal(retain_mb=1)
+    assert "retain-mb 1 is too little: worker 3 must retain" in refusal(retain_mb=1)
 
 
 @pytest.mark.parametrize(
