@@ -5,11 +5,12 @@ Owns which keys of a config the data depend on, and by what a run knows its data
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 from torch import Tensor
 
 from launch.config import RunConfig
-from models.data import ImageData, load_data
+from models.data import LAYOUTS, ImageData, load_data
 from models.view_names import choose_views
 from runtime import digest
 from runtime.program import Tell, unheard
@@ -34,6 +35,21 @@ def load_run_data(config: RunConfig, *, verifies: bool = False, tell: Tell = unh
     )
     views = choose_views(config.views, data.views, data.image_shape)
     return data if views is data.views else replace(data, views=views)
+
+
+def same_data(name: str, other: str) -> bool:
+    """Whether two names are of the same data, by whatever path."""
+    return _place(name) == _place(other)
+
+
+def _place(name: str) -> tuple[str, ...]:
+    layout, _, path = name.partition(":")
+    if layout in LAYOUTS:
+        return layout, str(Path(path).expanduser().resolve())
+    file, _, attribute = name.rpartition(":")
+    if file.endswith(".py"):
+        return str(Path(file).expanduser().resolve()), attribute
+    return (name,)
 
 
 def sizes_of(data: ImageData) -> str:

@@ -18,6 +18,7 @@ from models.registry import ImageShape, load_network
 from runtime.program import REFUSED
 from runtime.records.schema import Evaluation, from_dict
 
+from ..models.datasets import layouts
 from .runs import light
 
 TRAINED_ON = "synthetic:1x8x8x64"
@@ -118,6 +119,24 @@ def test_split_is_that_of_the_runs_data_alone(run):
     (own,), (other,) = records(run, *flags), records(run, *flags, "--data", "synthetic:1x16x16x40")
     assert (own.split, own.num_train) == (2, 1438)
     assert (other.split, other.num_train) == (0, 40)
+
+
+def test_runs_own_data_are_known_by_another_path(run, tmp_path, monkeypatch, capsys):
+    """They were measured without what was held out for validation, and so on what was trained."""
+    layouts.write_folder(tmp_path / "images", shape=(8, 8))
+    monkeypatch.chdir(tmp_path)
+    settings = {"data": "folder:images", "validation": 0.4, "batch_size": 2, "steps": 2}
+    config = light(**settings, workers=2).config
+    (run / "config.toml").write_text(to_toml(config))
+    save_weights(run)
+    flags = ("--linear", "none", "--units", "last")
+    for name in ("images", "./images", "images/", tmp_path / "images"):
+        (own,) = records(run, *flags, "--data", f"folder:{name}")
+        assert (own.num_train, own.num_test, own.validation) == (4, 2, 0.4)
+        assert "4 training and 2 held-out training images" in capsys.readouterr().out
+    (other,) = records(run, *flags, "--data", OTHER)
+    assert (other.num_test, other.validation) == (12, 0.0)
+    assert "48 training and 12 test images" in capsys.readouterr().out
 
 
 def test_other_data_may_have_other_classes(finished, tmp_path, monkeypatch):
