@@ -213,4 +213,5 @@ def _num_bytes(shape: Shape) -> int:
 
 
 def _digest(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    """Of names that may be no UTF-8."""
+    return hashlib.blake2b(os.fsencode(text), digest_size=8).hexdigest()
