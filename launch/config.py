@@ -62,7 +62,12 @@ def _convert_scales(_: type, tokens: Sequence[Token]) -> tuple[float, ...]:
 
 def _convert_cuts(type_: type, tokens: Sequence[Token]) -> tuple[int, ...] | str:
     text = tokens[0].value.strip()
-    return text if text in BALANCES else _convert_list(type_, tokens)
+    if text in BALANCES:
+        return text
+    try:
+        return _convert_list(type_, tokens)
+    except ValueError as error:
+        raise ValueError(f"{error}; give first units, such as 0,1,2,3, auto or profiled") from None
 
 
 def _convert_overlap(type_: type, tokens: Sequence[Token]) -> Overlap:
@@ -252,7 +257,8 @@ class RunConfig:
         for name, holds, remedy in RULES:
             value = getattr(self, name)
             if value is not None and not holds(value):
-                raise ConfigError(f"{kebab(name)} {show(value)} is not allowed; {remedy}")
+                shown = show(value) or "''"
+                raise ConfigError(f"{kebab(name)} {shown} is not allowed; {remedy}")
         if self.free_ties and self.lag is not None:
             raise ConfigError(
                 f"lag {self.lag} and free-ties exclude each other; leave one of them out"

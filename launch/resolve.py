@@ -69,6 +69,11 @@ def resolve(
         return _resolve(asked, environment, tell, given=config, times_source=times_source)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    except MemoryError as error:
+        raise ConfigError(
+            f"this machine's memory is too little ({error}); give fewer or smaller images, or a"
+            " smaller network"
+        ) from error
 
 
 def dump(resolved: Resolved) -> str:
@@ -281,7 +286,13 @@ def _num_workers(config: RunConfig, environment: Environment, network: Network) 
         return len(config.cuts)
     if isinstance(config.overlap, tuple):
         return len(config.overlap) + 1
-    most = sharing_of(config, network).most_blocks(len(network.units))
+    num_units = len(network.units)
+    most = sharing_of(config, network).most_blocks(num_units)
+    if most == 1 and num_units > 1:
+        raise ConfigError(
+            f"overlap {show(config.overlap)} leaves no place for a second worker in a network of"
+            f" {num_units} units; give at most {num_units - 1}, or --workers 1"
+        )
     return min(DEFAULT_WORKERS, most)
 
 

@@ -36,7 +36,7 @@ POLL_S = 0.2
 STALLED_S = 120.0  # without progress of the process that writes
 NO_ROOM = (  # of a disk that is full, a directory that can't be had, and one without locks
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST),
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST),
     *(errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP),
 )
 

@@ -113,7 +113,11 @@ def test_help_names_every_flag_and_exits_with_0(capsys):
             'Invalid value "tight" for --tie. Choose from: "gradient", "elastic", "follow", '
             '"none"; see --help',
         ),
-        ("--cuts 0,x", "Invalid value for --cuts: 'x' is not a whole number; see --help"),
+        (
+            "--cuts 0,x",
+            "Invalid value for --cuts: 'x' is not a whole number; give first units, such as"
+            " 0,1,2,3, auto or profiled; see --help",
+        ),
         ("digits", "'digits' is not understood; flags begin with --, and --help lists them"),
     ],
 )
@@ -146,7 +150,7 @@ def test_file_that_is_not_understood_is_named(tmp_path, text, message):
             "fault 'kill:1' is malformed; write kill for a block, as in kill:1@40",
         ),
         ("seed = true", "Invalid value for [seed]: 'True' is not a whole number ({}); see --help"),
-        ("cuts = [0, 1.5]", "Invalid value for [cuts]: '1.5' is not a whole number ({}); see "),
+        ("cuts = [0, 1.5]", "Invalid value for [cuts]: '1.5' is not a whole number ({}); give "),
     ],
 )
 def test_value_in_a_file_that_is_not_allowed_is_refused(tmp_path, text, message):

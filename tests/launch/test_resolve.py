@@ -282,6 +282,22 @@ def test_torchruns_workers_go_before_the_recorded_ones():
     assert resume(recorded, torchrun(3)).config.workers == 3
 
 
+def test_overlap_that_leaves_one_worker_is_refused():
+    """It ran with one worker, without a word."""
+    settings = {"model": "mlp", "decoder_depth": (0,), "overlap": 4}
+    assert refusal(**settings) == (
+        "overlap 4 leaves no place for a second worker in a network of 4 units; give at most 3, or"
+        " --workers 1"
+    )
+    assert resolved(**settings, workers=1).config.workers == 1
+
+
+def test_memory_that_is_too_little_is_told_in_a_line():
+    assert refusal(data="synthetic:9999x9999x9999").startswith(
+        "this machine's memory is too little (Unable to allocate"
+    )
+
+
 def test_stages_too_short_for_the_overlap_give_way():
     run = resolved(workers=2, overlap=2, model="resnet18-cifar")
     assert min(len(home) for home in run.partition.homes[1:]) >= 2

@@ -77,6 +77,9 @@ def test_without_a_cache_images_are_decoded_into_memory(tmp_path, cache_home, mo
     write_folder(tmp_path)
     (cache_home / "loco-runtime").write_text("in the way")
     assert levels(load(tmp_path).test_images) == [100, 101]
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")  # in which no directory can be made
+    assert levels(load(tmp_path).test_images) == [100, 101]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache_home))
     monkeypatch.setattr(cache, "SHARE_OF_MEMORY", 0.0)
     with pytest.raises(
         ValueError, match=r"too large to hold in memory, .*: not a directory.*XDG_CACHE"
