@@ -25,6 +25,7 @@ from models.numerics import FP32, Numerics
 from models.objectives import Objective, needs_of
 from models.optimizer_state import OptimizerState
 from models.optimizers import learning_rate, load_optimizer, set_learning_rate, step_optimizer
+from models.plugins import is_dotted
 from models.pooling import num_features, pool
 from models.probe import LinearProbe
 from models.ties import RULES, Tie, add_gradients, flat_gradients, flat_weights, pull
@@ -114,6 +115,7 @@ class LocalBlock:
         self._top_name = network.units[(*home, *guest)[-1]].name
         randomness.seed_torch(learning.seed, "head", unit=self._top_name)
         self._head = load_head(head).to(self.device)
+        self._head_is_users = is_dotted(head.name)
         self._block_index = head.block_index
         self.probe = LinearProbe(num_features(home_shape), num_classes)
         self._lent = _parameters(self._home[str(i)] for i in lent)
@@ -229,6 +231,8 @@ class LocalBlock:
         features_ND = pool(output_NCHW.detach().float()).clone()
         needed = self._needed(input_NCHW, output_NCHW)
         top_NCHW = self._run(self._guest, output_NCHW, step)
+        if self._head_is_users:  # which may work in place on what a unit's backward needs
+            top_NCHW = top_NCHW.clone()
         randomness.seed_torch(self.learning.seed, "head-dropout", unit=self._top_name, step=step)
         projections = run_head(self._head, top_NCHW, self.learning.numerics)
         loss = self._objective(projections, self._labels_of_loss(), **needed)
