@@ -72,14 +72,15 @@ def try_local_loss(
     shapes = " and ".join(str(tuple(part.shape)) for part in parts)
     who = f"objective {name!r}"
 
-    def call() -> object:
+    def call(projections: Projections) -> object:
         torch.manual_seed(0)  # as a step seeds it
         given = {key: x.clone() if isinstance(x, Tensor) else x for key, x in needed.items()}
         with users_code(who, f" on projections of shape {shapes}"):
-            return objective(_copy(projections), labels_B.clone(), **given)
+            return objective(projections, labels_B.clone(), **given)
 
-    loss = _followed(call(), who, f"projections of shape {shapes}", spec, parts)
-    again = call()
+    copied = _copy(projections)  # before the objective, which may work in place
+    loss = _followed(call(projections), who, f"projections of shape {shapes}", spec, parts)
+    again = call(copied)
     with users_code(f"the backward of {who} and {spec.label}"):
         loss.backward()
     if not (isinstance(again, Tensor) and torch.allclose(loss, again, 0, 0, equal_nan=True)):
@@ -117,7 +118,6 @@ def _number(loss: object) -> str:
 
 
 def _copy(projections: Projections) -> Projections:
-    """No leaves and no views of one another, so that an objective may work in place on them."""
     if isinstance(projections, Tensor):
         return projections.clone()
     return tuple(part.clone() for part in projections)
