@@ -16,7 +16,7 @@ from launch.saved_run import SavedRun
 from models.data import ImageData
 from models.evaluation.protocol import EvaluationProtocol
 from models.evaluation.unit_accuracy import evaluate
-from models.plugins import UsersError
+from models.plugins import UsersError, is_dotted
 from runtime import digest
 from runtime.program import Tell
 from runtime.records.schema import Evaluation
@@ -49,7 +49,7 @@ class EvaluationFlags:
 
 def measure(run: Path, flags: EvaluationFlags, tell: Tell) -> list[Evaluation]:
     """Evaluate a run's weights; one record a unit, lowest first. Raises ValueError for what a user
-    got wrong, UsersError if his code raises as it loads."""
+    got wrong, UsersError if his code raises."""
     saved = SavedRun.read(run)
     data, config = _data(saved, flags, tell)
     network = saved.network(data.image_shape)
@@ -67,8 +67,11 @@ def measure(run: Path, flags: EvaluationFlags, tell: Tell) -> list[Evaluation]:
         )
     except (ValueError, UsersError) as error:
         shape = "x".join(map(str, data.image_shape))
-        name = flags.data or saved.config.data
-        raise ConfigError(f"data {name!r}, with images of {shape}: {error}") from error
+        what = f"data {flags.data or saved.config.data!r}, with images of {shape}"
+        if isinstance(error, UsersError) and is_dotted(saved.config.model):
+            error.add_note(f"note: on {what}")
+            raise  # with the traceback that he needs
+        raise ConfigError(f"{what}: {error}") from error
     ends = {network.units[home[-1]].name: block for block, home in enumerate(partition.homes)}
     weights_sha256 = digest.of_tensors(saved.weights)
     return [
