@@ -14,13 +14,14 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, NoReturn
 
 import cyclopts
 import psutil
 from rich.console import Console
 from rich.table import Table
 
+from launch.config import ConfigError
 from runtime.coordinator.live_view import make_console
 
 __all__ = [
@@ -77,16 +78,20 @@ class Results:
     """A file of JSON lines that grows by one record at a time, so that a stop loses none."""
 
     def __init__(self, path: Path) -> None:
-        """Open `path` to append; a last line that a crash cut off is removed. Raises ValueError,
-        and leaves the file as it is, if what is there are no records."""
+        """Open `path` to append; a last line that a crash cut off is removed. Raises ConfigError,
+        and leaves the file as it is, if what is there are no records, or no file."""
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = path.read_bytes() if path.exists() else b""
-        whole = text[: text.rfind(b"\n") + 1]
-        if text and not _are_records(whole):
-            raise ValueError(f"{path} holds no records; give another file")
-        if whole != text:
-            path.write_bytes(whole)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            text = path.read_bytes() if path.exists() else b""
+            whole = text[: text.rfind(b"\n") + 1]
+            if text and not _are_records(whole):
+                raise ConfigError(f"{path} holds no records; give another file")
+            if whole != text:
+                path.write_bytes(whole)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise ConfigError(f"{path} can't be used: {reason}; give another file") from error
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one record; it is with the operating system when this returns."""
@@ -140,16 +145,23 @@ TextList = Annotated[
 
 
 def run_command(main: Callable[..., None]) -> None:
-    """Run a benchmark's `main` with the flags of the command line. A wrong one ends in one message
-    and exit code 2, before anything is measured."""
+    """Run a benchmark's `main` with the flags of the command line. A wrong one, and a ConfigError
+    of `main`, end in one message and exit code 2."""
     app = cyclopts.App()
     app.default(main)
     try:
         command, bound, _ = app.parse_args(sys.argv[1:], exit_on_error=False, print_error=False)
     except (cyclopts.CycloptsError, ValueError) as error:
-        print(f"{_program(Path(sys.argv[0]))}: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    command(*bound.args, **bound.kwargs)
+        _refuse(error)
+    try:
+        command(*bound.args, **bound.kwargs)
+    except ConfigError as error:
+        _refuse(error)
+
+
+def _refuse(error: Exception) -> NoReturn:
+    print(f"{_program(Path(sys.argv[0]))}: error: {error}", file=sys.stderr)
+    sys.exit(2)
 
 
 def run_once(command: Sequence[str], run_dir: Path) -> dict[str, Any]:

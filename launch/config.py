@@ -62,7 +62,12 @@ def _convert_scales(_: type, tokens: Sequence[Token]) -> tuple[float, ...]:
 
 def _convert_cuts(type_: type, tokens: Sequence[Token]) -> tuple[int, ...] | str:
     text = tokens[0].value.strip()
-    return text if text in BALANCES else _convert_list(type_, tokens)
+    if text in BALANCES:
+        return text
+    try:
+        return _convert_list(type_, tokens)
+    except ValueError as error:
+        raise ValueError(f"{error}; give first units, such as 0,1,2,3, auto or profiled") from None
 
 
 def _convert_overlap(type_: type, tokens: Sequence[Token]) -> Overlap:
@@ -223,8 +228,9 @@ class RunConfig:
     """Seconds between a worker's reports."""
     snapshot_every: Annotated[int | None, Role.RUNNING] = None
     """Steps between a worker's snapshots in memory; without it at most 4, as retain-mb allows."""
-    retain_mb: Annotated[int, Role.RUNNING] = 1024
-    """Megabytes a worker may use for what must outlive it: messages it has sent, snapshots."""
+    retain_mb: Annotated[int | None, Role.RUNNING] = None
+    """Megabytes a worker may use for what must outlive it: messages it has sent, snapshots; without
+    it 1024, or what they need if that is more."""
     checkpoint_every: Annotated[int | None, Role.RUNNING] = None
     """Steps between checkpoints on disk; without it an epoch."""
     hang_timeout_s: Annotated[float, Role.RUNNING] = 60.0
@@ -261,7 +267,8 @@ class RunConfig:
         for name, holds, remedy in RULES:
             value = getattr(self, name)
             if value is not None and not holds(value):
-                raise ConfigError(f"{kebab(name)} {show(value)} is not allowed; {remedy}")
+                shown = show(value) or "''"
+                raise ConfigError(f"{kebab(name)} {shown} is not allowed; {remedy}")
         if self.free_ties and self.lag is not None:
             raise ConfigError(
                 f"lag {self.lag} and free-ties exclude each other; leave one of them out"
@@ -306,7 +313,7 @@ class ResolvedConfig(RunConfig):
     `given` is what it was resolved from. `earlier_lengths` holds pairs (step, length), oldest
     first: below that step the learning rate's schedule was laid over that many steps, since the
     run was resumed there with another length. `processor` says what the machine can do that it
-    ran on, since bits depend on that.
+    ran on, since bits depend on that; `data_sizes` and `data_digest` what data it found.
     """
 
     workers: int = field()
@@ -316,12 +323,15 @@ class ResolvedConfig(RunConfig):
     threads: int = field()
     window: int = field()
     snapshot_every: int = field()
+    retain_mb: int = field()
     checkpoint_every: int = field()
     device: Literal["cpu", "cuda"] = field()
     link: Link = field()
     given: RunConfig = field(compare=False)
     earlier_lengths: tuple[tuple[int, int], ...] = ()
     processor: str = field(default="", compare=False)
+    data_sizes: str = field(default="", compare=False)
+    data_digest: str = field(default="", compare=False)
 
 
 def _begins_with_0(cuts: tuple[int, ...] | Balance) -> bool:

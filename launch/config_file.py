@@ -59,6 +59,8 @@ def to_toml(config: RunConfig) -> str:
     more = {
         "earlier-lengths": config.earlier_lengths,
         "processor": config.processor,
+        "data-sizes": config.data_sizes,
+        "data-digest": config.data_digest,
         "given": _values(config.given),
     }
     return RESOLVED + tomli_w.dumps(_values(config, with_defaults=True) | more)

@@ -1,7 +1,9 @@
 """What a run finds around itself: this machine, and what the launcher says of the job."""
 
+import math
 from dataclasses import dataclass
 
+import psutil
 import torch
 
 from launch.cores import usable_cores
@@ -20,6 +22,7 @@ class Environment:
     gpus: int
     has_nccl: bool = False
     processor: str = ""
+    memory_bytes: float = math.inf
 
     @property
     def is_one_host(self) -> bool:
@@ -38,4 +41,5 @@ class Environment:
             gpus=torch.cuda.device_count(),
             has_nccl=torch.distributed.is_nccl_available(),
             processor=processor(),
+            memory_bytes=psutil.virtual_memory().total,
         )

@@ -9,14 +9,14 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from launch.config import ConfigError
+from launch.config import ConfigError, ResolvedConfig
 from launch.evaluated_units import Units, evaluated_units
-from launch.run_data import load_run_data
+from launch.run_data import load_run_data, same_data
 from launch.saved_run import SavedRun
 from models.data import ImageData
 from models.evaluation.protocol import EvaluationProtocol
 from models.evaluation.unit_accuracy import evaluate
-from models.plugins import UsersError
+from models.plugins import UsersError, is_dotted
 from runtime import digest
 from runtime.program import Tell
 from runtime.records.schema import Evaluation
@@ -49,9 +49,9 @@ class EvaluationFlags:
 
 def measure(run: Path, flags: EvaluationFlags, tell: Tell) -> list[Evaluation]:
     """Evaluate a run's weights; one record a unit, lowest first. Raises ValueError for what a user
-    got wrong, UsersError if his code raises as it loads."""
+    got wrong, UsersError if his code raises."""
     saved = SavedRun.read(run)
-    data, split = _data(saved, flags, tell)
+    data, config = _data(saved, flags, tell)
     network = saved.network(data.image_shape)
     partition = saved.partition(network)
     num_train = int((data.train_labels >= 0).sum())
@@ -67,8 +67,11 @@ def measure(run: Path, flags: EvaluationFlags, tell: Tell) -> list[Evaluation]:
         )
     except (ValueError, UsersError) as error:
         shape = "x".join(map(str, data.image_shape))
-        name = flags.data or saved.config.data
-        raise ConfigError(f"data {name!r}, with images of {shape}: {error}") from error
+        what = f"data {flags.data or saved.config.data!r}, with images of {shape}"
+        if isinstance(error, UsersError) and is_dotted(saved.config.model):
+            error.add_note(f"note: on {what}")
+            raise  # with the traceback that he needs
+        raise ConfigError(f"{what}: {error}") from error
     ends = {network.units[home[-1]].name: block for block, home in enumerate(partition.homes)}
     weights_sha256 = digest.of_tensors(saved.weights)
     return [
@@ -76,7 +79,8 @@ def measure(run: Path, flags: EvaluationFlags, tell: Tell) -> list[Evaluation]:
             run=str(run),
             weights_sha256=weights_sha256,
             data=flags.data or saved.config.data,
-            split=split,
+            split=config.split,
+            validation=config.validation,
             num_train=num_train,
             num_test=int((data.test_labels >= 0).sum()),
             num_classes=len(data.train_labels[data.train_labels >= 0].unique()),
@@ -92,10 +96,10 @@ def measure(run: Path, flags: EvaluationFlags, tell: Tell) -> list[Evaluation]:
     ]
 
 
-def _data(saved: SavedRun, flags: EvaluationFlags, tell: Tell) -> tuple[ImageData, int]:
-    """The data that are asked for, and which split of them."""
+def _data(saved: SavedRun, flags: EvaluationFlags, tell: Tell) -> tuple[ImageData, ResolvedConfig]:
+    """The data that are asked for, and a config that says which."""
     config = replace(saved.config, views="auto")  # none are drawn
-    if flags.data not in (None, config.data):
+    if flags.data is not None and not same_data(flags.data, config.data):
         config = replace(
             config,
             data=flags.data,
@@ -109,4 +113,4 @@ def _data(saved: SavedRun, flags: EvaluationFlags, tell: Tell) -> tuple[ImageDat
             f"image-size {flags.image_size} is for --data folder:PATH; the run's own images have"
             " the size that it trained on"
         )
-    return load_run_data(config, tell=tell), config.split
+    return load_run_data(config, tell=tell), config

@@ -148,7 +148,6 @@ def build_block(resolved: Resolved, block_index: int, data: ImageData | None) ->
     if block_index == 0 and data is not None:
         source = make_source(config, data, device=_device(config, 0))
     traces = resolved.traces
-    top = (*block.home, *block.guest)[-1]
     learning = Learning(
         tie=config.tie,
         alpha=config.alpha,
@@ -175,7 +174,7 @@ def build_block(resolved: Resolved, block_index: int, data: ImageData | None) ->
         learning=learning,
         objective=resolved.objective,
         num_classes=resolved.num_classes,
-        head=resolved.head(top, block_index),
+        head=resolved.head_of(block),
         home_shape=traces[block.home[-1]].output_shape,
         source=source,
         copies_input=write_input(traces[unit] for unit in block.home),

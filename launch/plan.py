@@ -32,6 +32,9 @@ def main(argv: list[str]) -> int:
     except ValueError as error:
         print(f"{NAME}: error: {error}", file=sys.stderr)
         return REFUSED
+    except KeyboardInterrupt:
+        print(f"{NAME}: stopped by SIGINT", file=sys.stderr)
+        return 130
     render_plan(resolved, make_console(), environment=environment)
     return 0
 

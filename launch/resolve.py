@@ -26,11 +26,11 @@ from launch.planning.partition import Partition
 from launch.planning.resolved import Resolved
 from launch.planning.source_time import measured_source
 from launch.planning.workload import Workload, sharing_of
-from launch.run_data import load_run_data
+from launch.run_data import digest_of, load_run_data, sizes_of
 from launch.source import make_source
 from models.data import ImageData, steps_per_epoch
 from models.heads import load_head
-from models.loss_check import try_head, try_objective
+from models.loss_check import check_heads_apart, try_local_loss
 from models.network import Network, check_builds, compiled_remarks
 from models.objectives import load_objective
 from models.optimizers import load_optimizer
@@ -69,6 +69,11 @@ def resolve(
         return _resolve(asked, environment, tell, given=config, times_source=times_source)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    except MemoryError as error:
+        raise ConfigError(
+            f"this machine's memory is too little ({error}); give fewer or smaller images, or a"
+            " smaller network"
+        ) from error
 
 
 def dump(resolved: Resolved) -> str:
@@ -149,14 +154,19 @@ def _resolve(
         "device": device,
         "link": link,
         "snapshot_every": config.snapshot_every or 1,
+        "retain_mb": config.retain_mb
+        or streams.choose_retain_mb(workload, partition, memory_bytes=environment.memory_bytes),
         "checkpoint_every": config.checkpoint_every
         or steps_per_epoch(num_train, config.batch_size),
         "processor": environment.processor,
+        "data_sizes": sizes_of(data),
+        "data_digest": digest_of(data),
     }
     faults.check(faults.parse(config.faults), num_workers=workers, num_steps=steps)
     remarks = compiled_remarks(network, workload.traces)
+    resolved_config = ResolvedConfig(**({"given": given} | vars(workload.config) | decided))
     resolved = Resolved(
-        config=ResolvedConfig(**({"given": given} | vars(workload.config) | decided)),
+        config=resolved_config,
         partition=partition,
         network=network,
         image_shape=data.image_shape,
@@ -165,9 +175,10 @@ def _resolve(
         measured=measured,
         source_s=source_s,
         link_note=link_note,
-        remarks=(*data.remarks, *remarks, *_processor_remarks(config, environment)),
+        remarks=(*data.remarks, *remarks, *_repeat_remarks(config, resolved_config)),
     )
     streams.check_retention(resolved)
+    _try_local_losses(workload, partition)
     return resolved if config.snapshot_every is not None else _with_snapshots(resolved)
 
 
@@ -196,7 +207,7 @@ def _cut(
         num_units=len(workload.network.units), cuts=cuts, sharing=workload.sharing
     )
     _check_shared_dtypes(workload, partition)
-    _try_local_losses(workload, partition)
+    _check_trained(workload, partition)
     check_memory(workload, partition)
     return partition, measured, source_s
 
@@ -280,7 +291,13 @@ def _num_workers(config: RunConfig, environment: Environment, network: Network) 
         return len(config.cuts)
     if isinstance(config.overlap, tuple):
         return len(config.overlap) + 1
-    most = sharing_of(config, network).most_blocks(len(network.units))
+    num_units = len(network.units)
+    most = sharing_of(config, network).most_blocks(num_units)
+    if most == 1 and num_units > 1:
+        raise ConfigError(
+            f"overlap {show(config.overlap)} leaves no place for a second worker in a network of"
+            f" {num_units} units; give at most {num_units - 1}, or --workers 1"
+        )
     return min(DEFAULT_WORKERS, most)
 
 
@@ -297,34 +314,57 @@ def _check_shared_dtypes(workload: Workload, partition: Partition) -> None:
             )
 
 
+def _check_trained(workload: Workload, partition: Partition) -> None:
+    """A block without a trained parameter has nothing that its loss could change."""
+    for block in partition.blocks:
+        if not streams.trained_bytes(workload, block):
+            names = " ".join(workload.network.units[unit].name for unit in block.home)
+            raise ConfigError(
+                f"block {block.index} (units {names}) has nothing to optimise, in its head"
+                " neither; give it a unit or a head with parameters that require a gradient"
+            )
+
+
 def _try_local_losses(workload: Workload, partition: Partition) -> None:
     """Run each block's head and objective once, if one of them is the user's."""
     config, traces = workload.config, workload.traces
     if not (is_dotted(config.head) or is_dotted(config.objective)):
         return
-    for block in partition.blocks:
-        spec = workload.head((*block.home, *block.guest)[-1], block.index)
+    specs = [workload.head_of(block) for block in partition.blocks]
+    for block, spec in zip(partition.blocks, specs, strict=True):
         below = block.home.start - 1
-        try_objective(
+        try_local_loss(
             config.objective,
             workload.objective,
-            try_head(spec, load_head(spec), workload.numerics),
+            spec,
+            load_head(spec),
+            workload.numerics,
             batch_size=config.batch_size,
+            num_classes=workload.num_classes,
             input_shape=traces[below].output_shape if block.index else workload.image_shape,
             home_shape=traces[block.home[-1]].output_shape,
-            block_index=block.index,
         )
+    if is_dotted(config.head):
+        check_heads_apart(specs)
 
 
-def _processor_remarks(config: RunConfig, environment: Environment) -> list[str]:
-    """What to say if a config.toml is to repeat a run of another machine."""
-    before = config.processor if isinstance(config, ResolvedConfig) else ""
-    if before in ("", environment.processor):
-        return []
-    return [
-        f"the run of this config.toml was on another processor ({before}; this is"
-        f" {environment.processor}): the last bits may differ"
-    ]
+def _repeat_remarks(config: RunConfig, now: ResolvedConfig) -> list[str]:
+    """What to say if a config.toml is to repeat a run of another machine, or of other data."""
+    remarks: list[str] = []
+    if not isinstance(config, ResolvedConfig):
+        return remarks
+    if config.processor not in ("", now.processor):
+        remarks.append(
+            f"the run of this config.toml was on another processor ({config.processor}; this is"
+            f" {now.processor}): the last bits may differ"
+        )
+    if config.data_digest not in ("", now.data_digest):
+        remarks.append(
+            f"the run of this config.toml found other data ({config.data_sizes}, digest"
+            f" {config.data_digest}; these are {now.data_sizes}, digest {now.data_digest}): this"
+            " one learns something else"
+        )
+    return remarks
 
 
 def _per_block(

@@ -31,6 +31,8 @@ def resume(old_toml: str, step: int, new_text: str) -> Resumption:
             changed[role].append(_change(old, new, name))
     if asked.earlier_lengths not in ((), earlier):
         changed[Role.RESULT].append(_change(new, asked, "earlier_lengths"))
+    if old.data_sizes not in ("", new.data_sizes):
+        changed[Role.RESULT].append(f"{old.data_sizes} -> {new.data_sizes}")
     if refused := changed[Role.RESULT]:
         raise ConfigError(
             f"the run directory holds a run with other settings ({', '.join(refused)}); give those"
@@ -52,6 +54,11 @@ def _notes(
         yield f"{old.steps} steps become {new.steps}{anew if new.schedule == 'cosine' else ''}"
     if old.processor != new.processor:
         changed[Role.BITS].append(f"processor {old.processor} -> {new.processor}")
+    if old.data_digest not in ("", new.data_digest) and old.data_sizes == new.data_sizes:
+        yield (
+            f"the data have changed (digest {old.data_digest} -> {new.data_digest}): from here on"
+            " this is not the run that was begun"
+        )
     if bits := ", ".join(changed[Role.BITS]):
         yield f"{bits}: from here on the bits are not those of an uninterrupted run"
 

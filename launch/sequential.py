@@ -52,6 +52,9 @@ def main(argv: list[str]) -> int:
     except ValueError as error:
         print(f"{NAME}: error: {error}", file=sys.stderr)
         return REFUSED
+    except KeyboardInterrupt:
+        print(f"{NAME}: stopped by SIGINT", file=sys.stderr)
+        return 130
     recorder = Recorder(run_dir)
     try:
         run(job, recorder, started_t)

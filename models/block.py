@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from models import randomness
 from models.bad_numbers import BadSteps, all_finite
 from models.device import copy_to_host, on_host
-from models.heads import HeadSpec, load_head
+from models.heads import HeadSpec, load_head, run_head
 from models.network import Network
 from models.numerics import FP32, Numerics
-from models.objectives import Objective, Projections, needs_of
+from models.objectives import Objective, needs_of
 from models.optimizer_state import OptimizerState
 from models.optimizers import learning_rate, load_optimizer, set_learning_rate, step_optimizer
+from models.plugins import is_dotted
 from models.pooling import num_features, pool
 from models.probe import LinearProbe
 from models.ties import RULES, Tie, add_gradients, flat_gradients, flat_weights, pull
@@ -114,6 +115,7 @@ class LocalBlock:
         self._top_name = network.units[(*home, *guest)[-1]].name
         randomness.seed_torch(learning.seed, "head", unit=self._top_name)
         self._head = load_head(head).to(self.device)
+        self._head_is_users = is_dotted(head.name)
         self._block_index = head.block_index
         self.probe = LinearProbe(num_features(home_shape), num_classes)
         self._lent = _parameters(self._home[str(i)] for i in lent)
@@ -229,8 +231,11 @@ class LocalBlock:
         features_ND = pool(output_NCHW.detach().float()).clone()
         needed = self._needed(input_NCHW, output_NCHW)
         top_NCHW = self._run(self._guest, output_NCHW, step)
+        if self._head_is_users:  # which may work in place on what a unit's backward needs
+            top_NCHW = top_NCHW.clone()
         randomness.seed_torch(self.learning.seed, "head-dropout", unit=self._top_name, step=step)
-        loss = self._objective(self._project(top_NCHW), self._labels_of_loss(), **needed)
+        projections = run_head(self._head, top_NCHW, self.learning.numerics)
+        loss = self._objective(projections, self._labels_of_loss(), **needed)
         if step in self._poisoned:
             loss = loss * math.nan
         for parameter in self._trained:
@@ -251,19 +256,6 @@ class LocalBlock:
         if "block_index" in needed:
             found["block_index"] = self._block_index
         return found
-
-    def _project(self, top_NCHW: Tensor) -> Projections:
-        """Run the head: under autocast, or in the head's own type, since a user's units may give
-        another."""
-        numerics = self.learning.numerics
-        if numerics.precision == "fp32":
-            dtypes = [p.dtype for p in self._head.parameters()] or [top_NCHW.dtype]
-            top_NCHW = top_NCHW.to(dtypes[0])
-        with numerics.autocast(self.device):
-            projections: Projections = self._head(top_NCHW)
-        if isinstance(projections, Tensor):
-            return numerics.for_loss(projections)
-        return tuple(numerics.for_loss(part) for part in projections)
 
     def _leave_out(self, step: int) -> None:
         for parameter in self._trained:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,9 @@ class ImageData:
                 f"views are a {type(self.views).__name__}; give models.views.ViewRanges, or a"
                 " function that is called as views(images, seed=..., step=...)"
             )
+        num: object = self.num_classes
+        if not isinstance(num, Integral) or isinstance(num, bool) or int(num) < 0:
+            raise ValueError(f"num_classes {num!r}; give a whole number, 0 if nothing is labelled")
         for part in ("train", "test"):
             self._take(part)
         if not self.test_images.numel():

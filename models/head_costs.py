@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from models.heads import DEFAULT_HEAD, HeadSpec, load_head, pools_first
+from models.heads import DEFAULT_HEAD, HeadSpec, load_head, pools_first, run_head
 from models.network import NUM_BLANKS
 from models.numerics import FP32, Numerics
 from models.plugins import users_code
@@ -35,29 +35,20 @@ class HeadCost:
 
 @cache
 def count_head_cost(spec: HeadSpec, numerics: Numerics = FP32) -> HeadCost:
-    """Say what a head costs. Raises as `load_head` does, and UsersError if a user's head raises."""
+    """Say what a head costs. Raises as `load_head` and `run_head` do, and UsersError if a user's
+    head raises."""
     if spec.name == DEFAULT_HEAD:
         return _of_ours(spec)
     head = load_head(spec)
-    x_N = torch.rand(NUM_BLANKS, *spec.in_shape).requires_grad_()
-    with users_code(f"head {spec.name!r} of block {spec.block_index}", _when(x_N)):
-        cost, _ = count_cost(head, x_N, lambda x: _run(head, x, numerics))
+    x_N = torch.rand(NUM_BLANKS, *spec.in_shape).requires_grad_().clone()  # may be worked on
+    with users_code(spec.label, f" on an input of shape {tuple(x_N.shape)}"):
+        cost, _ = count_cost(head, x_N, lambda x: run_head(head, x, numerics))
     return HeadCost(
         num_trainable=sum(p.numel() for p in head.parameters() if p.requires_grad),
         weight_bytes=cost.weight_bytes,
         flops=cost.flops,
         kept_bytes=cost.kept_bytes,
     )
-
-
-def _when(x_N: Tensor) -> str:
-    return f" on an input of shape {tuple(x_N.shape)}"
-
-
-def _run(head: nn.Module, x_N: Tensor, numerics: Numerics) -> Tensor | tuple[Tensor, ...]:
-    with numerics.autocast(x_N.device):
-        y: Tensor | tuple[Tensor, ...] = head(x_N)
-    return y
 
 
 def _of_ours(spec: HeadSpec) -> HeadCost:

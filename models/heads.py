@@ -1,16 +1,19 @@
 """Heads: what a block puts on top of its units to reach its local objective (LoCo: decoders).
 
-Owns our head's layers, and how a user's own head comes in its place. Knows nothing of which
-objective follows; the caller seeds the weights' draw and builds the head.
+Owns our head's layers, how a user's own head comes in its place, and how a head is run. Knows
+nothing of which objective follows; the caller seeds the weights' draw and builds the head.
 
 Shapes: N samples, C channels, H height, W width, F features; L positions of D features.
 """
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.numerics import Numerics
+from models.objectives import Projections
 from models.plugins import call_function, is_dotted, unknown_name
 from models.pooling import num_features, pool
 from models.resnet import ResidualBlock
@@ -30,6 +33,11 @@ class HeadSpec:
     out_features: int | None = None
     depth: int = 0
     block_index: int = 0
+
+    @property
+    def label(self) -> str:
+        """Names it in errors."""
+        return f"head {self.name!r} of block {self.block_index}"
 
 
 def load_head(spec: HeadSpec) -> nn.Module:
@@ -52,11 +60,45 @@ def load_head(spec: HeadSpec) -> nn.Module:
         depth=spec.depth,
         block_index=spec.block_index,
     )
-    who = f"head {spec.name!r} of block {spec.block_index}"
-    check_module(built, who)
+    check_module(built, spec.label)
     assert isinstance(built, nn.Module), "checked just now"
     module, _ = uncompiled(built)
     return module
+
+
+def run_head(head: nn.Module, x_N: Tensor, numerics: Numerics) -> Projections:
+    """What a head makes of its block's last output, as a loss gets it.
+
+    It is run in its own type, or under autocast, since a user's units may give another. Raises
+    ValueError unless it returns a tensor, or a tuple of such, with a row for each sample.
+    """
+    if numerics.precision == "fp32":
+        dtypes = [p.dtype for p in head.parameters()] or [x_N.dtype]
+        x_N = x_N.to(dtypes[0])
+    elif x_N.dtype == torch.float64:  # which autocast leaves as it is
+        x_N = x_N.float()
+    with numerics.autocast(x_N.device):
+        output: object = head(x_N)
+    parts = output if isinstance(output, tuple) else (output,)
+    _check_parts(parts, x_N)
+    for_loss = tuple(numerics.for_loss(part) for part in parts)
+    return for_loss if isinstance(output, tuple) else for_loss[0]
+
+
+def _check_parts(parts: tuple[object, ...], x_N: Tensor) -> None:
+    remedy = (
+        f"for an input of shape {tuple(x_N.shape)}; return a tensor of floating point with a row"
+        " for each sample, or a tuple of such"
+    )
+    for part in parts:
+        if not (isinstance(part, Tensor) and part.ndim and len(part) == len(x_N)):
+            found = type(part).__name__
+            found += f" of shape {tuple(part.shape)}" if isinstance(part, Tensor) else ""
+            raise ValueError(f"it returned a {found} {remedy}")
+    tensors = [part for part in parts if isinstance(part, Tensor)]
+    if not any(tensor.is_floating_point() for tensor in tensors):
+        dtypes = ", ".join(str(tensor.dtype).removeprefix("torch.") for tensor in tensors)
+        raise ValueError(f"it returned {dtypes or 'an empty tuple'} {remedy}")
 
 
 class Pool(nn.Module):

@@ -7,6 +7,7 @@ module. Knows nothing of blocks, losses or where a network is cut.
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,9 +60,12 @@ class Network:
     num_features: int | None = None
 
     def __post_init__(self) -> None:
-        names = [unit.name for unit in self.units]
-        if not names:
+        if not self.units:
             raise ValueError(f"network {self.name!r} has no units; it needs at least one")
+        if not all(isinstance(unit, Unit) for unit in self.units):
+            kinds = ", ".join(type(unit).__name__ for unit in self.units)
+            raise ValueError(f"network {self.name!r} has units {kinds}; give models.network.Unit")
+        names = [unit.name for unit in self.units]
         if len(set(names)) != len(names):
             raise ValueError(f"network {self.name!r} names a unit twice: {names}")
         prefixes = [unit.prefix for unit in self.units]
@@ -69,6 +73,20 @@ class Network:
             raise ValueError(
                 f"network {self.name!r} has units of one prefix: {prefixes}; their weights would"
                 " have the same names"
+            )
+        self._check_firsts("stages", self.stages, self.stages or (0,))
+        for cut in self.cuts if isinstance(self.cuts, tuple | list) else [self.cuts]:
+            self._check_firsts("cuts", self.cuts, cut)
+
+    def _check_firsts(self, field: str, given: object, firsts: Any) -> None:
+        """Raise ValueError unless these are first units of what the network is parted into."""
+        num_units = len(self.units)
+        is_list = isinstance(firsts, tuple | list) and all(isinstance(i, int) for i in firsts)
+        if not is_list or list(firsts) != sorted({0, *firsts} & set(range(num_units))):
+            example = "(0, 2)" if field == "stages" else "((0, 2),)"
+            raise ValueError(
+                f"network {self.name!r} of {num_units} units has {field} {given}; give the indices"
+                f" of first units, 0 and others in rising order below {num_units}, as in {example}"
             )
 
     def build_unit(self, index: int, *, seed: int) -> nn.Module:

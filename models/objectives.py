@@ -7,6 +7,7 @@ of all B images and then their second views.
 """
 
 from collections.abc import Iterable
+from numbers import Integral
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -81,12 +82,13 @@ class CrossEntropy:
         self.head_features: int | None = num_classes
 
     def __call__(self, projections_2BD: Tensor, labels_B: Tensor, **_: Any) -> Tensor:
+        num_images = _num_images(projections_2BD)
         if projections_2BD.shape[1] != self.head_features:
             raise ValueError(
                 f"head of {projections_2BD.shape[1]} features for {self.head_features} classes; "
                 "give it one feature a class"
             )
-        if len(labels_B) != _num_images(projections_2BD):
+        if len(labels_B) != num_images:
             raise ValueError(
                 f"{len(labels_B)} labels for {len(projections_2BD)} projections; give one label "
                 "an image, not one a view"
@@ -113,21 +115,39 @@ def load_objective(name: str, *, temperature: float, num_classes: int) -> Object
         raise unknown_name(name, "objective", NAMES)
 
     objective = call_function(name, "objective", temperature=temperature, num_classes=num_classes)
+    if isinstance(objective, type):
+        kind = objective.__name__
+        raise ValueError(f"objective {name!r} gave the class {kind} itself; return {kind}(...)")
     if not isinstance(objective, Objective):
         kind = type(objective).__name__
         raise ValueError(
             f"objective {name!r} made a {kind}; it must be callable and have the attributes "
             "uses_labels and head_features"
         )
-    unknown = [need for need in needs_of(objective) if need not in NEEDS]
-    if unknown:
-        raise ValueError(
-            f"objective {name!r} needs {unknown[0]!r}; what it can be given is {', '.join(NEEDS)}"
-        )
+    _check_attributes(objective, f"objective {name!r}")
     return objective
 
 
-def _num_images(projections_2BD: Tensor) -> int:
+def _check_attributes(objective: Objective, who: str) -> None:
+    width: object = objective.head_features
+    is_width = isinstance(width, Integral) and not isinstance(width, bool) and int(width) >= 1
+    if width is not None and not is_width:
+        raise ValueError(
+            f"{who} has head_features {width!r}; give the width that its head must have, a whole"
+            " number of at least 1, or None"
+        )
+    needs: Any = getattr(objective, "needs", ())
+    are_names = isinstance(needs, tuple | list | set | frozenset)
+    if not are_names or any(need not in NEEDS for need in needs):
+        raise ValueError(f"{who} has needs {needs!r}; give a tuple of {', '.join(NEEDS)}")
+
+
+def _num_images(projections_2BD: Projections) -> int:
+    if isinstance(projections_2BD, tuple):
+        raise ValueError(
+            f"a head gave a tuple of {len(projections_2BD)}, and this loss takes one tensor (2B,"
+            " D); return that, or give an --objective of your own"
+        )
     if projections_2BD.ndim != 2 or len(projections_2BD) % 2:
         raise ValueError(
             f"projections of shape {tuple(projections_2BD.shape)}; give (2B, D), two views stacked"

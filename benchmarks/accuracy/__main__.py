@@ -1,7 +1,6 @@
 """Starts python -m benchmarks.accuracy."""
 
-import sys
+from benchmarks.accuracy.runs import accuracy
+from benchmarks.harness import run_command
 
-from benchmarks.accuracy.runs import app
-
-app(sys.argv[1:])
+run_command(accuracy)

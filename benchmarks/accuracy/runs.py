@@ -10,6 +10,9 @@ What is compared is in benchmarks/accuracy/regimes.py. Owns how: everything but 
 for all. Of the digits seed i trains on split i, so that five seeds test each once. Runs are the
 sequential reference's, which the distributed runtime equals bit for bit. The results file gets a
 line a run, and what it holds is not run again; the table and a picture lie beside it.
+
+Bits depend on the kind of processor, so methods are compared on runs of one kind: a seed of which
+the file holds a part, from another kind, is run again here.
 """
 
 import concurrent.futures
@@ -17,20 +20,23 @@ import dataclasses
 import multiprocessing
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 from cyclopts.validators import Number
 from rich.console import Console
 
 from benchmarks.accuracy import report
 from benchmarks.accuracy.regimes import REGIMES, Regime, Settings
 from benchmarks.harness import RESULTS, Results, header, make_console, print_header
-from launch.config import RunConfig
+from launch.config import ConfigError, RunConfig
 from launch.config_file import to_toml
 from runtime.lifetime import die_with_parent
+
+if TYPE_CHECKING:
+    from launch.planning.resolved import Resolved
 
 USUAL_SEEDS = 5
 SEARCH_SEED = 100  # of no comparison
@@ -38,14 +44,9 @@ SEARCH_SHARE = 0.1  # of the training images, held out in place of the test imag
 
 What = Literal["compared", "explored", "searched"]
 Key = tuple[str, int, str]  # of a run: method, seed, config
+Record = Mapping[str, Any]
 
-app = App(
-    name="accuracy",
-    help=__doc__.partition("\n")[0],
-    help_flags=["--help"],
-    version_flags=[],
-    default_parameter=Parameter(negative=""),
-)
+AtLeastOne = Annotated[int | None, Parameter(validator=Number(gte=1))]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,25 +118,31 @@ def settings_in_words(config: RunConfig) -> str:
     return ", ".join([config.model, *shown, f"decoder depth {config.decoder_depth[-1]}"])
 
 
+def _resolved(task: Task) -> "Resolved":
+    """A run on one core. Raises ConfigError."""
+    from launch.environment import Environment
+    from launch.resolve import resolve
+    from models.device import processor
+
+    environment = Environment(
+        world_size=None, local_world_size=None, cores=1, gpus=0, processor=processor()
+    )
+    return resolve(task.config, environment=environment)
+
+
 def measure(task: Task) -> dict[str, Any]:
     """Train one run in this process and evaluate what it learned; returns its record."""
     import torch
     from threadpoolctl import threadpool_limits
 
-    from launch.environment import Environment
     from launch.evaluated_units import evaluated_units
     from launch.job import build_blocks
-    from launch.resolve import resolve
     from launch.run_data import load_run_data
-    from models.device import processor
     from models.evaluation.unit_accuracy import evaluate
     from models.sequential import train
 
     torch.set_num_threads(task.config.threads or 1)
-    environment = Environment(
-        world_size=None, local_world_size=None, cores=1, gpus=0, processor=processor()
-    )
-    resolved = resolve(task.config, environment=environment)
+    resolved = _resolved(task)
     config = resolved.config
     data = load_run_data(config)
     blocks = build_blocks(resolved, data)
@@ -176,26 +183,61 @@ def measure_all(tasks: Sequence[Task], num_jobs: int) -> Iterator[dict[str, Any]
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def key_of(record: dict[str, Any]) -> Key:
+def key_of(record: Record) -> Key:
     """Return the key of the task that a record is the result of."""
     return record["method"], record["seed"], record["config"]
 
 
-def find_missing(tasks: Sequence[Task], results: Results) -> list[Task]:
-    """List the tasks without a record; one of another config doesn't count."""
-    have = {key_of(record) for record in results.read()}
-    return [task for task in tasks if task.key not in have]
+def runs_in(results: Results) -> list[Record]:
+    """The records of runs; files of earlier versions also have one of the machine."""
+    return [record for record in results.read() if "method" in record]
 
 
-@app.default
+def by_processor(records: Iterable[Record]) -> dict[tuple[int, str], dict[Key, Record]]:
+    """The records of each seed and kind of processor, by the key of their task."""
+    found: dict[tuple[int, str], dict[Key, Record]] = {}
+    for record in records:
+        place = record["seed"], record.get("processor", "")
+        found.setdefault(place, {}).setdefault(key_of(record), record)
+    return found
+
+
+def find_missing(tasks: Sequence[Task], results: Results, processor: str) -> list[Task]:
+    """List the tasks without a record of this kind of processor, but for the seeds of which another
+    kind has all; a record of another config doesn't count."""
+    found = by_processor(runs_in(results))
+    whole = {
+        seed
+        for (seed, _), records in found.items()
+        if records.keys() >= {task.key for task in tasks if task.seed == seed}
+    }
+    return [
+        task
+        for task in tasks
+        if task.seed not in whole and task.key not in found.get((task.seed, processor), {})
+    ]
+
+
+def whole_seeds(records: Iterable[Record], methods: Collection[str]) -> list[Record]:
+    """The records of the seeds of which one kind of processor has all methods, and of that kind
+    alone: of several, the one with most runs, and of these the first."""
+    chosen: dict[int, list[Record]] = {}
+    for (seed, _), found in by_processor(records).items():
+        own = list(found.values())
+        is_whole = {record["method"] for record in own} >= set(methods)
+        if is_whole and len(own) > len(chosen.get(seed, ())):
+            chosen[seed] = own
+    return [record for own in chosen.values() for record in own]
+
+
 def accuracy(
     *,
     regime: str = "digits",
     path: Path | None = None,
     images: str | None = None,
     seeds: Annotated[int, Parameter(validator=Number(gte=2))] = USUAL_SEEDS,
-    epochs: int | None = None,
-    jobs: int | None = None,
+    epochs: AtLeastOne = None,
+    jobs: AtLeastOne = None,
     json: Path | None = None,
     quick: bool = False,
     what: What = "compared",
@@ -241,13 +283,13 @@ def accuracy(
 
 def _regime(name: str, path: Path | None) -> Regime:
     if name not in REGIMES:
-        raise SystemExit(f"accuracy: error: no regime {name!r}; choose one of {', '.join(REGIMES)}")
+        raise ConfigError(f"no regime {name!r}; choose one of {', '.join(REGIMES)}")
     regime = REGIMES[name]
     if (path is None) != (regime.layout is None):
         what = (
             "needs the --path of its data" if regime.layout else "has its own data, without --path"
         )
-        raise SystemExit(f"accuracy: error: regime {name!r} {what}")
+        raise ConfigError(f"regime {name!r} {what}")
     return regime
 
 
@@ -260,17 +302,15 @@ def _usual_file(regime: Regime, *, quick: bool, what: What) -> Path:
 def _report(regime: Regime, results: Results, wanted: Collection[Key], console: Console) -> None:
     """Print the table of all whole seeds of the wanted runs, and write it and its picture beside
     the results."""
-    records = [record for record in results.read() if key_of(record) in wanted]
-    by_seed: dict[int, set[str]] = {}
-    for record in records:
-        by_seed.setdefault(record["seed"], set()).add(record["method"])
-    whole = {seed for seed, found in by_seed.items() if found >= regime.methods.keys()}
-    if len(whole) < 2:
-        console.print("a table takes two seeds of every method")
+    own = [record for record in runs_in(results) if key_of(record) in wanted]
+    records = whole_seeds(own, regime.methods)
+    if len({record["seed"] for record in records}) < 2:
+        console.print("a table takes two seeds of every method, each on one kind of processor")
         return
-    first = records[0]["header"]
-    first |= {"commit": ", ".join(dict.fromkeys(r["header"]["commit"] for r in records))}
-    found = report.summarise([r for r in records if r["seed"] in whole], regime)
+    first = dict(records[0]["header"])
+    for name in ("commit", "machine"):
+        first[name] = ", ".join(dict.fromkeys(r["header"][name] for r in records))
+    found = report.summarise(records, regime)
     report.print_report(found, console)
     report.write_markdown(found, first, results.path.with_suffix(".md"))
     report.draw(found, results.path.with_suffix(".png"))
@@ -285,7 +325,11 @@ def _run(
     console: Console,
 ) -> None:
     """Run what `results` lacks, a line of progress a run; each record has the `header`."""
-    missing = find_missing(tasks, results)
+    from models.device import processor
+
+    missing = find_missing(tasks, results, processor())
+    if missing:
+        _resolved(missing[0])  # what no run could start with is told here
     if len(missing) < len(tasks):
         console.print(f"{len(tasks) - len(missing)} of {len(tasks)} runs are there already")
     started_s = time.monotonic()

@@ -10,6 +10,7 @@ learners that the rates name). Seconds to an accuracy are steps over rate. The s
 batch of a loss over microbatches; the others don't.
 """
 
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from cyclopts import Parameter
 from benchmarks.alternatives.learners import Curve, learn
 from benchmarks.alternatives.report import of_settings, print_report
 from benchmarks.alternatives.systems import (
+    END_TO_END,
     NEAR,
     WORKERS,
     Conditions,
@@ -40,6 +42,8 @@ from benchmarks.harness import (
 )
 from benchmarks.throughput.slept import Wan
 from launch.run_data import load_run_data
+
+LEAST_STEPS = 5  # of which the first ones do not count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +84,15 @@ class Options:
     """Show what the file holds instead of measuring."""
 
     def __post_init__(self) -> None:
+        least = {"runs": 1, "steps": LEAST_STEPS, "every": 1, "test_images": 1, "batch_size": 1}
+        for name, figure in least.items():
+            if getattr(self, name) < figure:
+                flag = name.replace("_", "-")
+                raise ValueError(f"{flag} {getattr(self, name)}; give at least {figure}")
+        if not (self.wan_rtt_ms is None or 0 <= self.wan_rtt_ms < math.inf):
+            raise ValueError(f"wan-rtt-ms {self.wan_rtt_ms}; give 0 or more, such as 50")
+        if not 0 < self.wan_mbit < math.inf:
+            raise ValueError(f"wan-mbit {self.wan_mbit}; give a figure above 0, such as 100")
         if self.batch_size % (4 * WORKERS):
             raise ValueError(
                 f"batch size {self.batch_size} is not a multiple of {4 * WORKERS}, the most"
@@ -158,6 +171,7 @@ def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
     """Measure, append JSON lines, and print a table."""
     console, results = make_console(), Results(options.json)
     if not options.redraw:
+        options.task.resolved(*END_TO_END, length=["--epochs", str(options.epochs)])  # or refused
         facts = header()
         print_header(facts, console)
         if options.only != "curves":

@@ -59,6 +59,10 @@ class Options:
     json: Path | None = None
     """File that gets a line a kind."""
 
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps {self.steps}; give at least 1")
+
 
 def resolved(options: Options, kind: str) -> Resolved:
     """The run of one end-to-end block."""
@@ -106,9 +110,9 @@ def block_step(block: LocalBlock) -> Callable[[int], None]:
 
 def measure(options: Options) -> Iterator[dict[str, Any]]:
     """One record a kind."""
+    runs = {kind: resolved(options, kind) for kind in KINDS}
     torch.set_num_threads(options.threads)
-    for kind in KINDS:
-        run = resolved(options, kind)
+    for kind, run in runs.items():
         data = load_run_data(run.config)
         loop, block = PlainLoop(run, data), build_block(run, 0, data)
         steps = {"loop": loop.step, "block": block_step(block)}
@@ -132,6 +136,7 @@ def measure(options: Options) -> Iterator[dict[str, Any]]:
 def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
     """Compare them, and print a row a kind."""
     console = make_console()
+    results = None if options.json is None else Results(options.json)
     here = header()
     print_header(here, console)
     table = make_table("kind", "loop, s", "block, s", "block / loop", "lowest", "highest", "bits")
@@ -145,6 +150,6 @@ def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
             *(f"{figure:.3f}" for figure in (ratio.median, ratio.lowest, ratio.highest)),
             "equal" if record["same_bits"] else "DIFFERENT",
         )
-        if options.json is not None:
-            Results(options.json).append({"header": here, **record})
+        if results is not None:
+            results.append({"header": here, **record})
     console.print(table)

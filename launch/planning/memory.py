@@ -12,6 +12,7 @@ from launch.planning.partition import Block
 from launch.planning.streams import (
     block_specs,
     num_states,
+    probe_bytes,
     retained_bytes,
     snapshot_bytes,
     trained_bytes,
@@ -45,7 +46,7 @@ class BlockMemory:
 def block_memory(workload: Workload, block: Block) -> BlockMemory:
     """Estimate what the worker of a block takes.
 
-    weights: parameters and buffers, gradients and optimizer state of home, guest and head.
+    weights: parameters and buffers, gradients and optimizer state of home, guest, head and probe.
     activations: a step's input, all that is saved of it for the backward, and what passes.
     messages: the windows of what comes in, and one of each kind that goes out.
     retained: what may be resent, and snapshots.
@@ -59,8 +60,9 @@ def block_memory(workload: Workload, block: Block) -> BlockMemory:
     incoming, outgoing = block_specs(workload, block)
     going_out = sum(message_bytes(specs) for specs in outgoing.values())
     snapshots = PLACES * snapshot_bytes(workload, block)
+    weights += trained_bytes(workload, block) * (1 + num_states(workload))
     return BlockMemory(
-        weights=weights + trained_bytes(workload, block) * (1 + num_states(workload)),
+        weights=weights + probe_bytes(workload, block),
         activations=workload.num_samples * a_sample,
         messages=window_bytes(workload, incoming) + going_out,
         retained=round(snapshots + retained_bytes(workload, block)),

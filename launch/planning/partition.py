@@ -189,37 +189,29 @@ def _min_max(
 ) -> tuple[float, tuple[int, ...]]:
     """The lowest maximum of `cost` over the blocks, and the first of the cuts that reach it.
 
-    From the top block down, each home is combined with each that may lie above it: what the lower
-    block replicates, and so costs, depends on both.
+    From the top block down, each home is combined with what is best above it, for each guest that
+    its block may have there: what a block costs depends on both.
     """
-    known: dict[Block, float] = {}
-
-    def cost_of(block: Block) -> float:
-        if block not in known:
-            known[block] = cost(block)
-        return known[block]
-
-    top = num_blocks - 1
-    above: dict[int, list[tuple[range, float, tuple[int, ...]]]] = {}
-    end = range(num_units, num_units)
+    top, end = num_blocks - 1, range(num_units, num_units)
+    above: dict[int, dict[range, tuple[float, tuple[int, ...]]]]
+    above = {num_units: {end: (-math.inf, ())}}
     for index in range(top, -1, -1):
-        here: dict[int, list[tuple[range, float, tuple[int, ...]]]] = {}
+        here: dict[int, dict[range, tuple[float, tuple[int, ...]]]] = {}
         for first in range(index, num_units) if index else (0,):
-            for stop in (num_units,) if index == top else above:
+            for stop, guests in above.items():
                 home = range(first, stop)
                 lent = sharing.guest(index - 1, home) if index else range(0)
                 if stop <= first or lent is None:
                     continue
                 found = []
-                for home_above, rest, cuts in above.get(stop, [(end, -math.inf, ())]):
-                    guest = end if index == top else sharing.guest(index, home_above)
-                    assert guest is not None, "a home that is too short was left out"
-                    own = cost_of(Block(index=index, home=home, guest=guest, lent=lent))
+                for guest, (rest, cuts) in guests.items():
+                    own = cost(Block(index=index, home=home, guest=guest, lent=lent))
                     found.append((max(own, rest), rest, (first, *cuts)))
                 worst, _, cuts = min(found)
-                here.setdefault(first, []).append((home, worst, cuts))
+                best = here.setdefault(first, {})
+                best[lent] = min(best.get(lent, (math.inf, ())), (worst, cuts))
         above = here
-    return min((worst, cuts) for _, worst, cuts in above[0])
+    return min(above[0].values())
 
 
 def _check_cuts(cuts: tuple[int, ...], num_units: int) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from launch.planning.partition import Block
+from launch.planning.partition import Block, Partition
 from launch.planning.workload import Workload
 from models.network import UnitTrace
+from models.pooling import num_features
 from models.ties import RULES
 from runtime.block import Specs, TensorSpec, message_bytes
 from runtime.core.plan import Free, Stream, Window, WorkerPlan
@@ -27,8 +28,10 @@ OPTIMIZER_STATES = {
     "adamw": 2,
 }  # tensors that an optimizer has for each parameter
 UNKNOWN_STATES = 2
+USUAL_MB = 1024  # that a worker may retain if nothing is said
 HEAD_ITEMSIZE = 4  # bytes: heads compute in float32
-MARGIN = 1.1  # over a block's parameters and their state: buffers, names, the probe
+PROBE_ITEMSIZE = 4
+MARGIN = 1.1  # over a block's parameters and their state: buffers, names
 UPWARD = (Stream.ACTIVATION, Stream.TIE_UP)
 
 
@@ -110,26 +113,56 @@ def choose_snapshot_every(resolved: Resolved) -> int:
     return 1
 
 
+def choose_retain_mb(workload: Workload, partition: Partition, *, memory_bytes: float) -> int:
+    """The usual bound on what a worker retains, or what those need who need more: with snapshots as
+    rare as is good, if this machine has the memory, and else with one a step. Raises ValueError if
+    it has too little for that."""
+    needed: list[int] = []
+    for every in (MOST_STEPS_BETWEEN_SNAPSHOTS, 1):
+        needed = [
+            PLACES * snapshot_bytes(workload, block) + _most_bytes(workload, block, every)
+            for block in partition.blocks
+        ]
+        if sum(needed) <= memory_bytes:
+            break
+    if max(needed) > memory_bytes:
+        raise ValueError(
+            f"worker {needed.index(max(needed))} would retain {max(needed) / 1e6:,.0f} MB of"
+            f" snapshots and messages, and this machine has {memory_bytes / 1e6:,.0f} MB of memory;"
+            " give --retain-mb, a smaller network, head or --batch-size, or fewer classes"
+        )
+    return max(USUAL_MB, math.ceil(max(needed) / 1e6))
+
+
 def check_retention(resolved: Resolved) -> None:
     """Raise ValueError if the bound on retained messages is too little for the windows."""
+    config, needed = resolved.config, []
     for block in resolved.partition.blocks:
         _, outgoing = block_specs(resolved, block)
-        least = _bytes(outgoing, _least_rooms(resolved, outgoing))
-        if least > _bound(resolved, block):
-            config, images = resolved.config, PLACES * snapshot_bytes(resolved, block)
-            raise ValueError(
-                f"retain-mb {config.retain_mb} is too little: worker {block.index} must retain"
-                f" {least / 1e6:.1f} MB of what it has sent (window {config.window},"
-                f" {config.lag_in_words}) and {images / 1e6:.1f} MB of snapshots; give --retain-mb"
-                f" {math.ceil((least + images) / 1e6)}, or a smaller --batch-size"
-            )
+        images = PLACES * snapshot_bytes(resolved, block)
+        needed.append((images + _bytes(outgoing, _least_rooms(resolved, outgoing)), images))
+    most, images = max(needed)
+    worker = needed.index((most, images))
+    if most > config.retain_mb * 1e6:
+        raise ValueError(
+            f"retain-mb {config.retain_mb} is too little: worker {worker} must retain"
+            f" {(most - images) / 1e6:.1f} MB of what it has sent (window {config.window},"
+            f" {config.lag_in_words}) and {images / 1e6:.1f} MB of snapshots; give --retain-mb"
+            f" {math.ceil(most / 1e6)}, or a smaller --batch-size"
+        )
 
 
 def snapshot_bytes(workload: Workload, block: Block) -> int:
-    """About the size of a block's snapshot: parameters, optimizer state, and a margin."""
+    """About the size of a block's snapshot: parameters, optimizer state, probe, and a margin."""
     states = num_states(workload) * trained_bytes(workload, block)
     home_and_head, guest = _parameter_bytes(workload, block)
-    return int(MARGIN * (home_and_head + guest + states))
+    return int(MARGIN * (home_and_head + guest + states)) + probe_bytes(workload, block)
+
+
+def probe_bytes(workload: Workload, block: Block) -> int:
+    """What the online probe holds: a column a feature and a bias, each with two states of Adam."""
+    num_rows = num_features(workload.traces[block.home[-1]].output_shape) + 1
+    return 3 * PROBE_ITEMSIZE * num_rows * workload.num_classes
 
 
 def trained_bytes(workload: Workload, block: Block) -> int:
@@ -202,8 +235,12 @@ def _bytes(streams: Specs, rooms: dict[Stream, int]) -> int:
 
 
 def _bound(workload: Workload, block: Block) -> float:
-    """What the user's bound leaves for a worker's messages beside its snapshots."""
-    return workload.config.retain_mb * 1e6 - PLACES * snapshot_bytes(workload, block)
+    """What the bound leaves for a worker's messages beside its snapshots; while it is not chosen,
+    what it will leave at least."""
+    images, retain_mb = PLACES * snapshot_bytes(workload, block), workload.config.retain_mb
+    if retain_mb is None:
+        return max(USUAL_MB * 1e6 - images, _most_bytes(workload, block, every=1))
+    return retain_mb * 1e6 - images
 
 
 def _late(workload: Workload, stream: Stream) -> int:

@@ -86,13 +86,17 @@ class Workload:
             block_index=index,
         )
 
+    def head_of(self, block: Block) -> HeadSpec:
+        """The head that a block has on its last unit."""
+        return self.head((*block.home, *block.guest)[-1], block.index)
+
     def head_cost(self, top: int, index: int) -> HeadCost:
         """What that head costs."""
         return count_head_cost(self.head(top, index), self.numerics)
 
     def head_cost_of(self, block: Block) -> HeadCost:
-        """What the head costs that a block has on its last unit."""
-        return self.head_cost((*block.home, *block.guest)[-1], block.index)
+        """What the head costs that a block has."""
+        return count_head_cost(self.head_of(block), self.numerics)
 
 
 def sharing_of(config: RunConfig, network: Network) -> Sharing:

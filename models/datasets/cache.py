@@ -36,7 +36,7 @@ POLL_S = 0.2
 STALLED_S = 120.0  # without progress of the process that writes
 NO_ROOM = (  # of a disk that is full, a directory that can't be had, and one without locks
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST),
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST),
     *(errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP),
 )
 
@@ -213,4 +213,5 @@ def _num_bytes(shape: Shape) -> int:
 
 
 def _digest(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    """Of names that may be no UTF-8."""
+    return hashlib.blake2b(os.fsencode(text), digest_size=8).hexdigest()

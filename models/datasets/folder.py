@@ -65,18 +65,20 @@ def read_folder(
     """Read a folder of images (models.datasets.parts.Reader).
 
     They are decoded once, into the cache: a worker that is restarted maps what the first one
-    decoded. Both splits are in one file, the training images in stratified order.
+    decoded. Both splits are in one file, the training images in stratified order; those to train on
+    alone are in one of their own.
     """
     del verifies  # there is nothing to compare with
     train = _in_stratified_order(_list_split(path, "train"))
-    held_out = [name for name in TEST if (path / name).is_dir()]
+    held_out = [name for name in TEST if wants_test and (path / name).is_dir()]
     test = (
         _list_split(path, held_out[0]) if held_out else Listing(files=[], classes=[], num_others=0)
     )
     names = sorted(set(train.classes))
     _check_classes(names, test, path)
     files = [*train.files, *test.files]
-    images = _decoded(path, files, image_size, tell)
+    place = f"{path}\0{image_size}" + ("" if wants_test else "\0train alone")
+    images = _decoded(path, place, files, image_size, tell)
     number = {name: index for index, name in enumerate(names)}
     splits = [
         Split(images=part, labels=torch.tensor([number[name] for name in listing.classes]).long())
@@ -87,7 +89,7 @@ def read_folder(
     ]
     return Parts(
         train=splits[0],
-        test=splits[1] if wants_test and test.files else None,
+        test=splits[1] if test.files else None,
         num_classes=len(names),
         views=LARGE,
         remarks=list(_remarks(path, train.num_others + test.num_others, held_out)),
@@ -176,7 +178,9 @@ def _remarks(path: Path, num_others: int, held_out: Sequence[str]) -> Iterator[s
 # Decoding -----------------------------------------------------------------------------------------
 
 
-def _decoded(path: Path, files: Sequence[Path], image_size: int | None, tell: Tell) -> torch.Tensor:
+def _decoded(
+    path: Path, place: str, files: Sequence[Path], image_size: int | None, tell: Tell
+) -> torch.Tensor:
     """All images (N, C, H, W) uint8, mapped from the cache, or in memory if it can't take them."""
 
     def prepare(progress: Progress) -> tuple[cache.Shape, cache.Fill]:
@@ -186,7 +190,7 @@ def _decoded(path: Path, files: Sequence[Path], image_size: int | None, tell: Te
     try:
         return cache.mapped(
             prepare,
-            place=f"{path}\0{image_size}",
+            place=place,
             content="\0".join(fingerprint(file, path) for file in files),
             what=str(path),
             tell=tell,

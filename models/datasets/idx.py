@@ -77,17 +77,19 @@ def _split(images: tuple[bytearray, Path], labels: tuple[bytearray, Path]) -> Sp
 def _values(content: bytearray, file: Path, dimensions: int) -> np.ndarray:
     start = 4 + 4 * dimensions
     if content[:4] != bytes((0, 0, UNSIGNED_BYTES, dimensions)):
+        begins = f"begins with {content[:4].hex(' ')}" if content else "is empty"
         raise ValueError(
-            f"{file} begins with {content[:4].hex(' ')}, an IDX file of bytes in {dimensions}"
+            f"{file} {begins}, an IDX file of bytes in {dimensions}"
             f" dimension{'s' if dimensions > 1 else ''} with 00 00 08 0{dimensions}; give such a"
             " file"
         )
     header = np.frombuffer(content[4:start].ljust(start - 4, b"\0"), dtype=">u4")
     shape = tuple(int(size) for size in header)
     if len(content) != start + math.prod(shape):
+        wrong = "cut short" if len(content) < start + math.prod(shape) else "too long"
         raise ValueError(
             f"{file} has {len(content):,} bytes{' unpacked' if file.suffix == '.gz' else ''}, and"
-            f" its header asks for {start + math.prod(shape):,}: it is cut short; download it anew"
+            f" its header asks for {start + math.prod(shape):,}: it is {wrong}; download it anew"
         )
     return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape)
 
@@ -97,8 +99,11 @@ def _unpacked(file: Path) -> bytearray:
     if file.suffix != ".gz":
         with reading(file):
             return bytearray(file.read_bytes())
-    try:
-        with reading(file), gzip.open(file) as opened:
-            return bytearray(opened.read())
-    except (EOFError, zlib.error) as error:
-        raise ValueError(f"{file} is cut short or damaged ({error}); download it anew") from error
+    with reading(file):
+        try:
+            with gzip.open(file) as opened:
+                return bytearray(opened.read())
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise ValueError(
+                f"{file} is cut short or damaged ({error}); download it anew"
+            ) from error

@@ -3,6 +3,7 @@
 Owns reading and sizes. Knows nothing of what the bytes mean.
 """
 
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,7 +42,10 @@ def read_records(file: Path, record_bytes: int, first: int = 0, count: int = -1)
 
 
 def fingerprint(file: Path, root: Path) -> str:
-    """What changes if a file below `root` does: its path there, size and time of change."""
+    """What changes if a file below `root` does: its path there, size and time of change. Raises
+    ValueError for what is no plain file, such as a pipe, which would be waited for."""
     with reading(file):
         found = file.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(f"{file} is no plain file; take it out of the folder")
     return f"{file.relative_to(root)}\0{found.st_size}\0{found.st_mtime_ns}"

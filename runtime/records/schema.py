@@ -173,13 +173,15 @@ class Evaluation(Accuracy):
     writes it.
 
     `block` is the one whose home ends there. Images are counted if they have a label, classes if a
-    training image has them. `split` and `seed` are of the data; the seed draws sgd's order too.
+    training image has them. `split`, `validation` and `seed` are of the data: with validation, what
+    is called test are training images that were held out. The seed draws sgd's order too.
     """
 
     run: str
     weights_sha256: str
     data: str
     split: int
+    validation: float
     num_train: int
     num_test: int
     num_classes: int

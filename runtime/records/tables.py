@@ -84,8 +84,9 @@ def evaluation_line(record: Evaluation) -> str:
     """What was measured, on what and how."""
     of = record.protocol
     epochs = f", {of['epochs']} epochs" if of["linear"] == "sgd" else ""
+    test = "held-out training" if record.validation else "test"
     return (
-        f"{record.data}: {record.num_train} training and {record.num_test} test images of"
+        f"{record.data}: {record.num_train} training and {record.num_test} {test} images of"
         f" {record.num_classes} classes; features: {of['features']}; linear:"
         f" {of['linear']}{epochs}; kNN: k {of['k']}, temperature {of['temperature']}"
     )

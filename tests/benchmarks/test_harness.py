@@ -8,6 +8,7 @@ import pytest
 from cyclopts import Parameter
 
 from benchmarks.harness import Results, Spread, header, median_and_spread, run_command
+from launch.config import ConfigError
 
 
 def test_header_says_where_and_when():
@@ -90,6 +91,26 @@ def test_failure_while_measuring_is_no_wrong_flag(monkeypatch):
 
     with pytest.raises(ValueError, match="measured 4"):
         run_command(main)
+
+
+def test_wrong_setting_that_a_run_would_meet_is_a_wrong_flag(monkeypatch, capsys, tmp_path):
+    """A misspelt --model, or a folder as --json, ended in a traceback."""
+    monkeypatch.setattr(sys, "argv", ["links.py", "--steps=4"])
+
+    def misspelt(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
+        raise ConfigError("no model named 'resnet81'")
+
+    def folder(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
+        Results(tmp_path)
+
+    for main, told in ((misspelt, "no model named"), (folder, "is a directory; give another")):
+        with pytest.raises(SystemExit) as ended:
+            run_command(main)
+        assert ended.value.code == 2
+        err = capsys.readouterr().err
+        assert err.startswith("links: error: ")
+        assert told in err
+        assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize("text", ["precious text", '{"a":', '{\n "a": 1\n}', "[1]\n", "a\nb"])

@@ -19,6 +19,7 @@ DECIDED = {
     "threads": 1,
     "window": 2,
     "snapshot_every": 4,
+    "retain_mb": 1024,
     "checkpoint_every": 22,
     "device": "cpu",
     "link": "shm",
@@ -112,7 +113,11 @@ def test_help_names_every_flag_and_exits_with_0(capsys):
             'Invalid value "tight" for --tie. Choose from: "gradient", "elastic", "follow", '
             '"none"; see --help',
         ),
-        ("--cuts 0,x", "Invalid value for --cuts: 'x' is not a whole number; see --help"),
+        (
+            "--cuts 0,x",
+            "Invalid value for --cuts: 'x' is not a whole number; give first units, such as"
+            " 0,1,2,3, auto or profiled; see --help",
+        ),
         ("digits", "'digits' is not understood; flags begin with --, and --help lists them"),
     ],
 )
@@ -145,7 +150,7 @@ def test_file_that_is_not_understood_is_named(tmp_path, text, message):
             "fault 'kill:1' is malformed; write kill for a block, as in kill:1@40",
         ),
         ("seed = true", "Invalid value for [seed]: 'True' is not a whole number ({}); see --help"),
-        ("cuts = [0, 1.5]", "Invalid value for [cuts]: '1.5' is not a whole number ({}); see "),
+        ("cuts = [0, 1.5]", "Invalid value for [cuts]: '1.5' is not a whole number ({}); give "),
     ],
 )
 def test_value_in_a_file_that_is_not_allowed_is_refused(tmp_path, text, message):
@@ -282,7 +287,7 @@ def test_remedy_without_given_toml_is_the_table(run):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("[given]", "(missing 10 required keyword-only arguments: 'workers',"),
+        ("[given]", "(missing 11 required keyword-only arguments: 'workers',"),
         (
             to_toml(RESOLVED).replace("threads = 1\n", ""),
             "(missing 1 required keyword-only argument: 'threads')",

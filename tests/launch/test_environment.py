@@ -1,5 +1,6 @@
 """What a process finds around itself, and whether all workers run on its host."""
 
+import psutil
 import pytest
 import torch
 
@@ -30,6 +31,7 @@ def test_environment_without_a_launcher_is_this_machine(process):
         gpus=3,
         has_nccl=True,
         processor="7 cores, 3 GPUs",
+        memory_bytes=psutil.virtual_memory().total,
     )
 
 

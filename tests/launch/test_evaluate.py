@@ -14,10 +14,12 @@ from launch import evaluate as program
 from launch.config_file import to_toml
 from launch.evaluate import main
 from models.network import build_plain
+from models.plugins import UsersError
 from models.registry import ImageShape, load_network
 from runtime.program import REFUSED
 from runtime.records.schema import Evaluation, from_dict
 
+from ..models.datasets import layouts
 from .runs import light
 
 TRAINED_ON = "synthetic:1x8x8x64"
@@ -120,6 +122,24 @@ def test_split_is_that_of_the_runs_data_alone(run):
     assert (other.split, other.num_train) == (0, 40)
 
 
+def test_runs_own_data_are_known_by_another_path(run, tmp_path, monkeypatch, capsys):
+    """They were measured without what was held out for validation, and so on what was trained."""
+    layouts.write_folder(tmp_path / "images", shape=(8, 8))
+    monkeypatch.chdir(tmp_path)
+    settings = {"data": "folder:images", "validation": 0.4, "batch_size": 2, "steps": 2}
+    config = light(**settings, workers=2).config
+    (run / "config.toml").write_text(to_toml(config))
+    save_weights(run)
+    flags = ("--linear", "none", "--units", "last")
+    for name in ("images", "./images", "images/", tmp_path / "images"):
+        (own,) = records(run, *flags, "--data", f"folder:{name}")
+        assert (own.num_train, own.num_test, own.validation) == (4, 2, 0.4)
+        assert "4 training and 2 held-out training images" in capsys.readouterr().out
+    (other,) = records(run, *flags, "--data", OTHER)
+    assert (other.num_test, other.validation) == (12, 0.0)
+    assert "48 training and 12 test images" in capsys.readouterr().out
+
+
 def test_other_data_may_have_other_classes(finished, tmp_path, monkeypatch):
     (tmp_path / "two.py").write_text(
         "import torch\n"
@@ -217,6 +237,28 @@ def test_figures_that_can_not_be_written_are_shown(finished, capsys, monkeypatch
     printed = capsys.readouterr()
     assert "kNN top-1 (test)" in printed.out
     assert "figures.json can't be written: No space left on device" in printed.err
+
+
+def test_users_unit_that_raises_keeps_its_traceback(run, tmp_path):
+    """One line said what it raised, and not where."""
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "class Trains(nn.Flatten):\n"
+        "    def forward(self, x):\n"
+        "        assert self.training, 'not made for that'\n"
+        "        return super().forward(x)\n"
+        "def build():\n"
+        "    return nn.Sequential(Trains(), nn.Linear(64, 4))\n"
+    )
+    settings = {"data": TRAINED_ON, "workers": 2, "batch_size": 8, "steps": 2}
+    config = light(**settings, model=f"{tmp_path}/net.py:build").config
+    (run / "config.toml").write_text(to_toml(config))
+    network = load_network(config.model, (1, 8, 8), seed=0)
+    weights = build_plain(network, seed=0).state_dict()
+    safetensors.torch.save_file(weights, run / "weights.safetensors")
+    with pytest.raises(UsersError, match="not made for that") as caught:
+        main([str(run)])
+    assert caught.value.__notes__ == [f"note: on data {TRAINED_ON!r}, with images of 1x8x8"]
 
 
 def test_interrupt_ends_it_with_130(finished, capsys, monkeypatch):

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from launch import resolve
+from launch import plan, resolve
 from launch.plan import main
 from launch.planning import cuts
 
@@ -82,3 +82,12 @@ def test_impossible_plan_is_one_message_and_exit_code_2(capsys, flags, message):
     assert printed.out == ""
     assert printed.err.startswith(f"plan: error: {message}")
     assert printed.err.count("\n") == 1
+
+
+def test_interrupt_ends_it_with_130(capsys, monkeypatch):
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(plan, "resolve", interrupted)
+    assert main([]) == 130
+    assert capsys.readouterr().err == "plan: stopped by SIGINT\n"

@@ -116,6 +116,17 @@ def hole():
     test_images[2, 0, 3, 3] = torch.nan
     return images, labels, test_images, test_labels
 
+def build_frozen():
+    return nn.Sequential(nn.Flatten(), nn.Linear(256, 8), nn.ReLU(), nn.Tanh())
+
+HEAD = nn.PReLU()  # which takes any shape
+
+def one_head(in_shape, **given):
+    return HEAD
+
+def bare_head(in_shape, **given):
+    return nn.Flatten()
+
 class PerImage:
     uses_labels = False
     head_features = None
@@ -191,6 +202,7 @@ def test_defaults_are_locos_cut_for_four_workers():
         link="shm",
         window=2,
         snapshot_every=4,
+        retain_mb=1024,
         checkpoint_every=22,
     )
     assert run.network.units[0].name == "stem"
@@ -270,6 +282,22 @@ def test_torchruns_workers_go_before_the_recorded_ones():
     assert resume(recorded, torchrun(3)).config.workers == 3
 
 
+def test_overlap_that_leaves_one_worker_is_refused():
+    """It ran with one worker, without a word."""
+    settings = {"model": "mlp", "decoder_depth": (0,), "overlap": 4}
+    assert refusal(**settings) == (
+        "overlap 4 leaves no place for a second worker in a network of 4 units; give at most 3, or"
+        " --workers 1"
+    )
+    assert resolved(**settings, workers=1).config.workers == 1
+
+
+def test_memory_that_is_too_little_is_told_in_a_line():
+    assert refusal(data="synthetic:9999x9999x9999").startswith(
+        "this machine's memory is too little (Unable to allocate"
+    )
+
+
 def test_stages_too_short_for_the_overlap_give_way():
     run = resolved(workers=2, overlap=2, model="resnet18-cifar")
     assert min(len(home) for home in run.partition.homes[1:]) >= 2
@@ -307,7 +335,7 @@ def test_snapshots_and_checkpoints():
 
 
 def test_memory_too_little_for_messages_is_refused():
-    assert "retain-mb 1 is too little: worker 0 must retain" in refusal(retain_mb=1)
+    assert "retain-mb 1 is too little: worker 3 must retain" in refusal(retain_mb=1)
 
 
 @pytest.mark.parametrize(
@@ -470,6 +498,10 @@ def test_users_model_of_one_unit_runs_in_one_worker(users_module):
             "(2 of 2) of model 'users_module:build_pair' returned a tuple",
         ),
         ({"model": "build_one_layer"}, "gives the same 'weight' each time that it is built"),
+        (
+            {"model": "build_frozen", "head": "one_head"},
+            "head 'users_module:one_head' of block 1 has the same 'weight' as that of block 0",
+        ),
         ({"data": "one"}, "1 training image; at least 2 are needed"),
         ({"data": "hole"}, "data 'users_module:hole': 1 of 3 test images hold values that are not"),
         (
@@ -482,6 +514,17 @@ def test_users_code_is_refused_in_a_line(users_module, settings, message):
     """Each of these came to light in a worker, after restarts, or at the end of the run."""
     settings = {key: f"{users_module}:{name}" for key, name in settings.items()}
     assert message in refusal(**settings)
+
+
+@pytest.mark.parametrize("tie", ["elastic", "follow"])
+def test_block_without_a_parameter_is_refused(users_module, tie):
+    """A worker met it, and its message named no block."""
+    own = {"model": f"{users_module}:build_frozen", "head": f"{users_module}:bare_head"}
+    assert resolved(**own, cuts=(0,), overlap=0, tie=tie).config.workers == 1
+    assert refusal(**own, cuts=(0, 2), overlap=1, tie=tie) == (
+        "block 1 (units 2 3) has nothing to optimise, in its head neither; give it a unit or a head"
+        " with parameters that require a gradient"
+    )
 
 
 @pytest.mark.parametrize("lag", [0, 1])
@@ -560,3 +603,12 @@ def test_repeated_run_of_another_processor_is_remarked():
         " differ"
     )
     assert resolve(first, environment=machine(processor="amx")).remarks == ()
+
+
+def test_repeated_run_of_other_data_is_remarked():
+    first = light().config
+    assert first.data_sizes == "1437 train and 360 test images of 1x16x16, 10 classes"
+    before = dataclasses.replace(first, data_digest="abc")
+    (remark,) = resolve(before, environment=machine()).remarks
+    assert remark.startswith("the run of this config.toml found other data (1437 train and 360 ")
+    assert resolve(first, environment=machine()).remarks == ()

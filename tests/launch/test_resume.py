@@ -19,6 +19,7 @@ BASE = ResolvedConfig(
     threads=1,
     window=2,
     snapshot_every=4,
+    retain_mb=1024,
     checkpoint_every=22,
     device="cpu",
     link="zmq-ipc",
@@ -199,3 +200,14 @@ def test_another_processor_is_told():
     told = "processor amx -> avx: from here on the bits are not those of an uninterrupted run"
     assert check(old, processor="avx")[2] == [told]
     assert check(old, processor="amx")[2] == []
+
+
+def test_other_data_are_refused_if_there_are_more_of_them_and_else_told():
+    """Images that were added between run and resume went into it without a word."""
+    old = dataclasses.replace(BASE, data_sizes="9 train images", data_digest="abc")
+    assert check(old, data_sizes="9 train images", data_digest="abc")[2] == []
+    with pytest.raises(ConfigError, match=r"\(9 train images -> 10 train images\); "):
+        check(old, data_sizes="10 train images", data_digest="def")
+    assert check(old, data_sizes="9 train images", data_digest="def")[2] == [
+        "the data have changed (digest abc -> def): from here on this is not the run that was begun"
+    ]

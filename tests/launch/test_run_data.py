@@ -1,10 +1,12 @@
 """A run's data are those of its config."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from launch.config import RunConfig
-from launch.run_data import load_run_data
+from launch.run_data import digest_of, load_run_data, sizes_of
 from models.simclr_views import SMALL
 from models.views import DIGITS
 
@@ -35,3 +37,14 @@ def test_views_of_another_kind_are_taken_if_asked_for():
 def test_image_size_belongs_to_folders():
     with pytest.raises(ValueError, match="image-size 8 is for folder:PATH"):
         load_run_data(RunConfig(image_size=8))
+
+
+def test_data_are_known_again_by_sizes_and_digest():
+    data = load_run_data(RunConfig(data="synthetic:1x8x8x600"))
+    again = load_run_data(RunConfig(data="synthetic:1x8x8x600"))
+    assert sizes_of(data) == "600 train and 150 test images of 1x8x8, 10 classes"
+    assert digest_of(data) == digest_of(again)
+    labels = data.test_labels.clone()
+    labels[7] = 1
+    for change in ({"train_images": 1 - data.train_images}, {"test_labels": labels}):
+        assert digest_of(replace(data, **change)) != digest_of(data)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
 from models.block import Learning, LocalBlock
-from models.heads import HeadSpec
+from models.heads import DEFAULT_HEAD, HeadSpec
 from models.network import Network, Unit, trace_units, write_input
 from models.objectives import CrossEntropy, NTXent, Objective
 from models.sequential import train
@@ -46,7 +46,12 @@ def learning(tie: str, **changes) -> Learning:
 
 
 def two_blocks(
-    tie: str, *, network: Network = PLAIN, objective: Objective | None = None, **changes
+    tie: str,
+    *,
+    network: Network = PLAIN,
+    objective: Objective | None = None,
+    head: str = DEFAULT_HEAD,
+    **changes,
 ) -> tuple[LocalBlock, LocalBlock]:
     """Homes a | b c; the guest of the lower block is b."""
     traces = trace_units(network, IMAGE)
@@ -61,6 +66,7 @@ def two_blocks(
             objective=objective or NTXent(0.5),
             num_classes=2,
             head=HeadSpec(
+                name=head,
                 in_shape=traces[(*home, *guest)[-1]].output_shape,
                 out_features=objective.head_features if objective else None,
                 block_index=home.start,
@@ -328,6 +334,18 @@ def test_home_that_works_in_place_leaves_its_input_as_it_came():
     before = (activation := lower.forward(0, None))[0].clone()
     assert upper.forward(0, activation) is None
     assert torch.equal(activation[0], before)
+
+
+def test_users_head_may_work_in_place(tmp_path):
+    """Its block's backward failed: the unit below needs its output as it was."""
+    (tmp_path / "own.py").write_text(
+        "from torch import nn\n"
+        "def head(in_shape, **given):\n"
+        "    return nn.Sequential(nn.LeakyReLU(0.5, inplace=True), nn.Linear(3, 4))\n"
+    )
+    lower, upper = two_blocks("none", head=f"{tmp_path}/own.py:head")
+    both_updates(lower, upper, 0)
+    assert math.isfinite(lower.loss + upper.loss)
 
 
 def test_top_block_sends_nothing():

@@ -123,6 +123,16 @@ def test_wrong_name_is_refused(name, message):
         load_data(name, seed=0)
 
 
+@pytest.mark.parametrize("num_classes", [4.0, "4", True, -1, None])
+def test_number_of_classes_that_is_none_is_refused(num_classes):
+    """It ended in a worker's probe."""
+    images, labels = torch.zeros(4, 1, 2, 2), torch.arange(4)
+    parts = {"train_images": images, "train_labels": labels}
+    parts |= {"test_images": images, "test_labels": labels}
+    with pytest.raises(ValueError, match=f"num_classes {num_classes!r}; give a whole number, 0 if"):
+        ImageData(**parts, num_classes=num_classes)
+
+
 def test_splits_that_do_not_exist_are_refused():
     with pytest.raises(ValueError, match="0 to 4"):
         load_data("digits", seed=0, split=5)

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
 
-from models.heads import DEFAULT_HEAD_FEATURES, HeadSpec, build_head, load_head
+from models.heads import DEFAULT_HEAD_FEATURES, HeadSpec, build_head, load_head, run_head
+from models.numerics import Numerics
 from models.plugins import UsersError
 
 
@@ -98,3 +100,12 @@ def test_users_head_is_told_where_it_stands():
 def test_head_that_is_none_is_refused(name, error, message):
     with pytest.raises(error, match=message):
         load_head(HeadSpec(name=name, in_shape=(4,)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_head_takes_what_units_of_any_type_give(dtype, precision):
+    """Autocast leaves doubles as they are, and under bf16 the head's first layer raised."""
+    x_ND = torch.ones(4, 8, dtype=dtype)
+    y_ND = run_head(nn.Linear(8, 3), x_ND, Numerics(precision=precision))
+    assert (y_ND.shape, y_ND.dtype) == ((4, 3), torch.float32)

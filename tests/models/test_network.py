@@ -88,6 +88,23 @@ def test_network_without_units_or_with_one_twice_is_refused():
         Network(name="mixed", units=(unit, Unit(name="b", prefix="a.", build=nn.Identity)))
 
 
+@pytest.mark.parametrize(
+    "firsts", [(0, 99), (2, 0), (1,), ("b",), (-1, 2), 2, (0, 0), (0, 1.5), (0, "b")]
+)
+def test_stages_and_cuts_that_make_no_sense_are_refused(firsts):
+    """They led to a cut that nobody asked for, to homes without units, or to a TypeError."""
+    units = tuple(Unit(name=name, prefix=f"{name}.", build=nn.Identity) for name in "abcd")
+    assert Network(name="x", units=units, stages=(0, 2), cuts=((0, 2), (0, 1, 3))).cuts
+    for given in ({"stages": firsts}, {"cuts": (firsts,)}, {"cuts": (0, 2)}):
+        with pytest.raises(ValueError, match=r"network 'x' of 4 units has (stages|cuts) .*; give"):
+            Network(name="x", units=units, **given)
+
+
+def test_unit_that_is_a_module_is_refused():
+    with pytest.raises(ValueError, match=r"has units Linear; give models\.network\.Unit"):
+        Network(name="x", units=(nn.Linear(2, 2),))
+
+
 def test_traces_are_per_image():
     network = mlp(6, width=4, depth=2)
     traces = trace_units(network, (1, 2, 3))

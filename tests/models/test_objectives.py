@@ -216,3 +216,34 @@ def test_objective_is_found_by_its_name(tmp_path, monkeypatch):
         load_objective("own_objectives:bare", **given)
     with pytest.raises(ValueError, match="did you mean 'nt-xent'"):
         load_objective("ntxent", **given)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "said"),
+    [
+        ("head_features = '8'", "has head_features '8'; give the width"),
+        ("head_features = 8.5", "has head_features 8.5; give"),
+        ("head_features = True", "has head_features True; give"),
+        ("head_features = 0", "has head_features 0; give"),
+        ("needs = None", "has needs None; give a tuple of block_input, home_output, block_index"),
+        ("needs = 5", "has needs 5; give a tuple"),
+        ("needs = 'block_index'", "has needs 'block_index'; give a tuple"),
+        ("needs = ('bogus',)", r"has needs \('bogus',\); give a tuple"),
+    ],
+)
+def test_attribute_that_makes_no_sense_is_refused(tmp_path, attribute, said):
+    """A TypeError of torch's, or a name of one letter."""
+    file = tmp_path / "own.py"
+    file.write_text(
+        "class Odd:\n"
+        "    uses_labels, head_features = False, None\n"
+        f"    {attribute}\n"
+        "    def __call__(self, projections_2BD, labels_B): return projections_2BD.sum()\n"
+        "def odd(temperature, num_classes): return Odd()\n"
+        "def odd_class(temperature, num_classes): return Odd\n"
+    )
+    given = {"temperature": 0.3, "num_classes": 4}
+    with pytest.raises(ValueError, match=f"objective '{file}:odd' {said}"):
+        load_objective(f"{file}:odd", **given)
+    with pytest.raises(ValueError, match=r"gave the class Odd itself; return Odd\(\.\.\.\)"):
+        load_objective(f"{file}:odd_class", **given)

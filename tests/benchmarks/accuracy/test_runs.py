@@ -3,14 +3,22 @@
 import dataclasses
 import math
 import tomllib
+from pathlib import Path
 
 import pytest
 
 from benchmarks.accuracy import runs
 from benchmarks.accuracy.regimes import CIFAR10, DIGITS, REGIMES
-from benchmarks.accuracy.runs import accuracy, find_missing, make_tasks, measure_all, tasks_of
+from benchmarks.accuracy.runs import (
+    accuracy,
+    find_missing,
+    make_tasks,
+    measure_all,
+    tasks_of,
+    whole_seeds,
+)
 from benchmarks.harness import Results
-from launch.config import DEFAULT_LAG, RunConfig
+from launch.config import DEFAULT_LAG, ConfigError, RunConfig
 
 TINY = {"data": "synthetic:1x8x8x64", "split": 0, "model": "mlp", "batch_size": 16, "steps": 2}
 
@@ -86,14 +94,64 @@ def test_every_method_trains_and_is_measured():
         assert first[key] == again[key]
 
 
+def record_of(task, processor="amx", **figures):
+    """A run's record, as far as it says which run it is of."""
+    record = {"method": task.method, "seed": task.seed, "config": task.config_toml}
+    return record | {"processor": processor} | figures
+
+
 def test_resumed_file_lacks_only_what_it_does_not_hold(tmp_path):
     tasks = of_digits(2, **TINY)
     results = Results(tmp_path / "a.jsonl")
-    results.append({"method": "end-to-end", "seed": 0, "config": tasks[0].config_toml})
-    assert find_missing(tasks, results) == tasks[1:]
+    results.append({"header": {"commit": "of an earlier version"}})
+    results.append(record_of(tasks[0]))
+    assert find_missing(tasks, results, "amx") == tasks[1:]
 
     longer = of_digits(2, **(TINY | {"steps": 3}))
-    assert find_missing(longer, results) == longer
+    assert find_missing(longer, results, "amx") == longer
+
+
+def test_seed_is_run_on_one_kind_of_processor(tmp_path):
+    """A campaign that moved to another machine compared methods across two kinds."""
+    tasks = of_digits(2, **TINY)
+    first, second = ([task for task in tasks if task.seed == seed] for seed in (0, 1))
+    results = Results(tmp_path / "a.jsonl")
+    for task in [*first, second[0]]:
+        results.append(record_of(task, "amx"))
+    assert find_missing(tasks, results, "avx") == second  # the first seed is whole on its kind
+    assert find_missing(tasks, results, "amx") == second[1:]
+    results.append(record_of(second[1], "avx"))
+    assert find_missing(tasks, results, "avx") == [second[0], *second[2:]]
+
+
+def test_table_is_of_seeds_that_are_whole_on_one_kind():
+    tasks = of_digits(3, **TINY)
+    kinds = {0: ["amx"], 1: ["amx", "avx"], 2: ["amx", "avx"]}
+    explored = make_tasks(DIGITS, DIGITS.explored, [1], **TINY)
+    records = [
+        record_of(task, kind)
+        for task in tasks
+        for kind in kinds[task.seed]
+        if (task.seed, kind, task.method) not in {(2, "amx", "GIM"), (2, "avx", "LoCo exact")}
+    ]
+    records.append(record_of(explored[0], "avx"))
+    found = {(r["seed"], r["processor"]) for r in whole_seeds(records, DIGITS.methods)}
+    assert found == {(0, "amx"), (1, "avx")}  # of two that are whole, the one that explored more
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ({"regime": "digit"}, "no regime 'digit'; choose one of digits"),
+        ({"regime": "cifar10"}, "regime 'cifar10' needs the --path of its data"),
+        ({"path": Path("x")}, "regime 'digits' has its own data, without --path"),
+        ({"regime": "cifar10", "path": Path("/nowhere")}, "data 'cifar10:/nowhere'"),
+    ],
+)
+def test_wrong_flag_is_refused_before_any_run(flags, told, monkeypatch, tmp_path):
+    monkeypatch.setattr(runs, "measure_all", None)
+    with pytest.raises(ConfigError, match=told):
+        accuracy(**flags, json=tmp_path / "found.jsonl")
 
 
 def test_only_searched_settings_hold_a_part_of_the_training_images_out():
@@ -111,9 +169,8 @@ def test_table_is_of_the_runs_that_are_asked_for(tmp_path, monkeypatch):
     def measured(tasks, num_jobs):
         for task in tasks:
             top1 = 0.3 * task.config.epochs + 0.01 * task.seed
-            record = {"method": task.method, "seed": task.seed, "config": task.config_toml}
             figures = {"linear_top1": top1, "knn_top1": top1, "steps": task.config.epochs}
-            yield record | figures | {"train_cpu_s": 60.0, "train_wall_s": 60.0}
+            yield record_of(task, **figures, train_cpu_s=60.0, train_wall_s=60.0)
 
     monkeypatch.setattr(runs, "measure_all", measured)
     for epochs in (3, 1):

@@ -1,5 +1,8 @@
 """The command of the comparison: what it measures, and what it does not measure again."""
 
+import dataclasses
+import math
+
 import pytest
 
 from benchmarks.alternatives import comparison
@@ -13,6 +16,7 @@ from benchmarks.alternatives.systems import (
     systems,
 )
 from benchmarks.harness import Results
+from launch.config import ConfigError
 
 
 @pytest.fixture
@@ -63,6 +67,38 @@ def test_curve_of_each_learner_is_measured_once(no_processes, tmp_path):
 def test_batch_that_cannot_be_split_is_refused():
     with pytest.raises(ValueError, match="batch size 20 is not a multiple of 8"):
         Options(batch_size=20)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"runs": 0}, "runs 0; give at least 1"),
+        ({"every": 0}, "every 0; give at least 1"),
+        ({"steps": 1}, "steps 1; give at least 5"),
+        ({"test_images": 0}, "test-images 0; give at least 1"),
+        ({"batch_size": 0}, "batch-size 0; give at least 1"),
+        ({"wan_rtt_ms": -1}, "wan-rtt-ms -1; give 0 or more"),
+        ({"wan_rtt_ms": 50, "wan_mbit": math.nan}, "wan-mbit nan; give a figure above 0"),
+    ],
+)
+def test_wrong_figure_is_refused(wrong, told):
+    with pytest.raises(ValueError, match=told):
+        Options(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"lr": math.nan}, "lr nan is not allowed"),
+        ({"epochs": 0}, "epochs 0 is not allowed"),
+        ({"model": "resnet81"}, "no model named 'resnet81'"),
+        ({"data": "cifar10:/nowhere"}, "data 'cifar10:/nowhere'"),
+    ],
+)
+def test_what_no_run_could_start_with_is_refused_before_any(no_processes, tmp_path, wrong, told):
+    with pytest.raises(ConfigError, match=told):
+        main(dataclasses.replace(options(tmp_path), **wrong))
+    assert not no_processes
 
 
 def test_records_do_not_hold_the_path_of_the_data(tmp_path):

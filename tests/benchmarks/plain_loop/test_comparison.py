@@ -1,5 +1,6 @@
 """The plain loop learns the very bits of the block that it is compared with."""
 
+import dataclasses
 import json
 
 import pytest
@@ -41,3 +42,17 @@ def test_loop_that_learns_otherwise_is_told(monkeypatch, capsys, tmp_path):
     (record,) = map(json.loads, results.read_text().splitlines())
     assert not record["same_bits"]
     assert record["header"]["commit"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"threads": 0}, "threads 0 is not allowed"),
+        ({"model": "resnet81"}, "no model named 'resnet81'"),
+        ({"batch_size": 1000}, "batch size 1000 for 512 training images"),
+        ({"steps": 0}, "steps 0; give at least 1"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(wrong, told):
+    with pytest.raises(ValueError, match=told):
+        next(measure(dataclasses.replace(SMALL, **wrong)))

@@ -1,5 +1,7 @@
 """What a worker is said to take, before it starts."""
 
+import dataclasses
+
 import pytest
 
 from launch.planning.memory import PASSING, block_memory
@@ -16,7 +18,16 @@ def test_weights_are_parameters_gradients_and_optimizer_state():
         run = light(workers=1, optimizer=optimizer)
         parameters = (256 * 64 + 64) + 3 * (64 * 64 + 64) + (64 * 256 + 256) + (256 * 64 + 64)
         taken = block_memory(run, run.partition.blocks[0])
-        assert taken.weights == copies * 4 * parameters
+        probe = 3 * 10 * (64 + 1)
+        assert taken.weights == 4 * (copies * parameters + probe)
+
+
+def test_probe_of_many_classes_is_counted():
+    """A thousand million classes were in no estimate, and a worker died of them."""
+    run = light(workers=1)
+    (block,) = run.partition.blocks
+    many = block_memory(dataclasses.replace(run, num_classes=10**6), block)
+    assert many.weights - block_memory(run, block).weights == 4 * 3 * 65 * (10**6 - 10)
 
 
 def test_activations_are_what_lives_until_the_backward():

@@ -1,6 +1,7 @@
 """How much is retained of what was sent, how often a state is saved, and the bound on memory."""
 
 import dataclasses
+import math
 from functools import cache
 
 import pytest
@@ -13,6 +14,7 @@ from launch.planning.streams import (
     MOST_STEPS_BETWEEN_SNAPSHOTS,
     UPWARD,
     check_retention,
+    choose_retain_mb,
     choose_snapshot_every,
     snapshot_bytes,
     worker_plan,
@@ -123,6 +125,25 @@ def test_snapshot_size_is_known_within_a_quarter():
         parameters = sum(p.nbytes for name, p in block.state().items() if "optimizer" not in name)
         # Before the first step adamw has nothing; then it has two tensors a parameter.
         assert 0.9 < snapshot_bytes(run, run.partition.blocks[k]) / (3 * parameters) < 1.25
+
+
+def test_bound_is_as_high_as_the_largest_worker_needs():
+    """resnet34 and resnet50 could not start without --retain-mb, and what the refusal advised was
+    enough for the first worker that had too little."""
+    base = with_settings(retain_mb=None)
+    needed_mb = largest_least_mb()
+    assert choose_retain_mb(base, base.partition, memory_bytes=math.inf) == 1024
+    wide = dataclasses.replace(base, num_classes=10**6)
+    enough = choose_retain_mb(wide, base.partition, memory_bytes=math.inf)
+    fewer = choose_retain_mb(wide, base.partition, memory_bytes=2e6 * enough)
+    assert 1024 < PLACES * snapshot_bytes(wide, base.partition.blocks[0]) / 1e6 < fewer < enough
+    given = dataclasses.replace(wide.config, retain_mb=enough)
+    every = choose_snapshot_every(dataclasses.replace(wide, config=given))
+    assert every == MOST_STEPS_BETWEEN_SNAPSHOTS
+    with pytest.raises(ValueError, match=r"worker . would retain .* and this machine has 1 MB of"):
+        choose_retain_mb(base, base.partition, memory_bytes=1e6)
+    with pytest.raises(ValueError, match=f"give --retain-mb {math.ceil(needed_mb)}, or a smaller"):
+        check_retention(with_settings(retain_mb=1))
 
 
 def test_one_worker_has_nothing_to_retain():

@@ -1,5 +1,7 @@
 """A folder a class: which files are taken, how they are decoded, and what is said of bad ones."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -75,6 +77,9 @@ def test_without_a_cache_images_are_decoded_into_memory(tmp_path, cache_home, mo
     write_folder(tmp_path)
     (cache_home / "loco-runtime").write_text("in the way")
     assert levels(load(tmp_path).test_images) == [100, 101]
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")  # in which no directory can be made
+    assert levels(load(tmp_path).test_images) == [100, 101]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache_home))
     monkeypatch.setattr(cache, "SHARE_OF_MEMORY", 0.0)
     with pytest.raises(
         ValueError, match=r"too large to hold in memory, .*: not a directory.*XDG_CACHE"
@@ -188,3 +193,30 @@ def test_link_to_a_folder_above_is_not_followed(tmp_path):
         (place / "loop").symlink_to(train)
     again = load(tmp_path)
     assert torch.equal(again.train_labels, before.train_labels)
+
+
+def test_images_to_test_on_are_not_decoded_for_a_validation(tmp_path, cache_home):
+    """All were, which takes as long as the training images for some sets."""
+    write_folder(tmp_path)
+    load(tmp_path)
+    save_image(tmp_path / "test/dog/wide.png", np.zeros((20, 30, 3), dtype=np.uint8))
+    for _ in range(2):
+        data = load(tmp_path, validation=0.4)
+        assert (len(data.train_images), len(data.test_images)) == (4, 2)
+    assert len(list(cache_home.rglob("*.npy"))) == 2  # each has its own, and neither is in the way
+
+
+def test_names_may_be_no_utf8(tmp_path):
+    """The cache's name was a digest of them, which an archive's of the last century ended."""
+    write_folder(tmp_path)
+    (tmp_path / "train/cat").rename(tmp_path / "train" / os.fsdecode(b"c\xe4t"))
+    (tmp_path / "test/cat").rename(tmp_path / "test" / os.fsdecode(b"c\xe4t"))
+    assert sorted(levels(load(tmp_path).train_images)) == list(range(6))
+
+
+def test_pipe_named_as_an_image_is_refused(tmp_path):
+    """It was waited for, for ever."""
+    write_folder(tmp_path)
+    os.mkfifo(tmp_path / "train/cat/pipe.png")
+    with pytest.raises(ValueError, match=r"pipe\.png is no plain file; take it out of the folder"):
+        load(tmp_path)
