@@ -108,9 +108,10 @@ class Rendezvous:
         """Say, for a rank's keeper, that it is there; its nonce makes an announcement its own."""
         self._set(f"nonce/{rank}", self._nonce)
 
-    def announce(self, announcement: Announcement) -> None:
+    def announce(self, announcement: Announcement) -> Announcement:
         """Tell every worker of this attempt, when all ranks are there; that there is no job, those
-        that are there soon. Raises RendezvousError if one does not come to a job."""
+        that are there soon. Returns what is told. Raises RendezvousError if one does not come to a
+        job."""
         nonces = (
             [self._nonce]
             if self._num_ranks is None
@@ -119,6 +120,7 @@ class Rendezvous:
         announcement = replace(announcement, nonces=tuple(nonces))
         self._set(JOB_KEY, json.dumps(vars(announcement)))
         self._begin(announcement)
+        return announcement
 
     def _await_nonces(self, num_ranks: int, *, is_needed: bool) -> list[str]:
         timeout_s = self._timeout_s if is_needed else min(REFUSAL_TIMEOUT_S, self._timeout_s)

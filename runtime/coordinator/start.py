@@ -61,7 +61,7 @@ def announce(program: Program, rendezvous: Rendezvous, meeting: Meeting, tell: T
                 coordinator=reception.address,
                 **resume,  # type: ignore[arg-type]
             )
-        rendezvous.announce(announcement)
+        announcement = rendezvous.announce(announcement)
     except BaseException:
         if reception is not None:
             reception.close()

@@ -135,6 +135,8 @@ class Channel:
             else:
                 self.socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
         except zmq.Again:
+            if self._dialling is not None:
+                self._dialling.mend()
             return False
         return True
 

@@ -22,7 +22,8 @@ def status(
         queue_depth=2,
         rss_bytes=412_000_000,
         dropped_reports=0,
-        finished=False,
+        refused=0,
+        result_sha256="",
         records=(),
     )
     last = StepRecord(

@@ -161,7 +161,7 @@ def test_new_directory_begins_a_run(place, capsys):
     found = place.begin()
     assert place.rendezvous.await_announcement() == found
     assert (found.job_text, found.run_dir) == (JOB.to_text(), str(place.path))
-    assert found.coordinator == f"ipc://@loco-{found.run_id}-coordinator"
+    assert found.coordinator == f"ipc://{place.path.parent}/coordinator"
     assert (found.resume, found.resume_step, found.recut) == ("", 0, False)
     assert found.no_job is None
     written = (place.path / "config.toml").read_text()
@@ -267,7 +267,9 @@ def test_finished_run_leaves_nothing_to_do(place, capsys):
     place.checkpoint(place.begin().run_id, 8, 12)
     place.finish()
     found = place.begin(job={"window": 3})
-    assert found == place.rendezvous.await_announcement() == Announcement(no_job=0)
+    assert (
+        found == place.rendezvous.await_announcement() == Announcement(no_job=0, nonces=("keeper",))
+    )
     assert said(capsys)[-1] == (
         f"loco: {place.path} holds a finished run of 12 steps; give more --epochs or --steps to"
         " extend it, or --fresh to start over"

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import zmq
@@ -46,23 +47,33 @@ class Ends:
     lower: Link
     upper: Link
     address: str
+    make_another_lower: Callable[[], Link]
     guards_payload: bool = True
-    guard: Doorkeeper | None = None
+    doorkeeper: Doorkeeper | None = None
 
     def close(self) -> None:
         self.lower.close()
         self.upper.close()
-        if self.guard is not None:
-            self.guard.close()
+        if self.doorkeeper is not None:
+            self.doorkeeper.close()
 
 
 def zmq_ends(address: str) -> Callable[[zmq.Context], Ends]:
     def make(context: zmq.Context) -> Ends:
         lower = make_end(context, Side.ABOVE, bind=address.format(token=secrets.token_hex(6)))
         upper = make_end(context, Side.BELOW, connect=lower.address)
-        return Ends(lower=lower, upper=upper, address=lower.address)
+        return Ends(
+            lower=lower,
+            upper=upper,
+            address=lower.address,
+            make_another_lower=partial(another_lower, context),
+        )
 
     return make
+
+
+def another_lower(context: zmq.Context) -> Link:
+    return make_end(context, Side.ABOVE, bind=f"ipc://@test-{secrets.token_hex(6)}")
 
 
 def tcp_ends(*, encrypts: bool) -> Callable[[zmq.Context], Ends]:
@@ -70,22 +81,28 @@ def tcp_ends(*, encrypts: bool) -> Callable[[zmq.Context], Ends]:
 
     def make(context: zmq.Context) -> Ends:
         keys, doorkeeper = RunKeys(b"secret", "run"), Doorkeeper(context)
-        links: list[EdgeLink] = []
-        address = {"bind": "tcp://127.0.0.1:*"}
-        for side in (Side.ABOVE, Side.BELOW):
+        pages = {side: OwnedMemory("test").page for side in Side}
+
+        def make_end(side: Side, **address: str) -> EdgeLink:
             is_lower = side is Side.ABOVE
             own = keys.edge(0, is_lower=is_lower)
             end = End(side=side, run_id="run", specs=SPECS, macs=Macs(own))
-            admission = Tokens(own.token, OwnedMemory("test").page, doorkeeper)
+            admission = Tokens(own.token, pages[side], doorkeeper)
             if encrypts:
                 pair, other = (keys.edge_pair(0, is_lower=e) for e in (is_lower, not is_lower))
                 admission = CurveKeys(
                     pair, doorkeeper, server=other.public, peers={other.public: "neighbour"}
                 )
-            links.append(zmq_link(context, end, admission=admission, **address))
-            address = {"connect": links[0].address}
-        lower, upper = links
-        return Ends(lower=lower, upper=upper, address=lower.address, guard=doorkeeper)
+            return zmq_link(context, end, admission=admission, **address)
+
+        lower = make_end(Side.ABOVE, bind="tcp://127.0.0.1:*")
+        return Ends(
+            lower=lower,
+            upper=make_end(Side.BELOW, connect=lower.address),
+            address=lower.address,
+            make_another_lower=partial(make_end, Side.ABOVE, bind="tcp://127.0.0.1:*"),
+            doorkeeper=doorkeeper,
+        )
 
     return make
 
@@ -152,7 +169,13 @@ def shm_ends(*, guards_payload: bool) -> Callable[[zmq.Context], Ends]:
             address = {"connect": made[side].address} if side is Side.ABOVE else address
         lower, upper = made[Side.ABOVE], made[Side.BELOW]
         dialled = address["connect"]
-        return Ends(lower=lower, upper=upper, address=dialled, guards_payload=guards_payload)
+        return Ends(
+            lower=lower,
+            upper=upper,
+            address=dialled,
+            make_another_lower=partial(another_lower, context),
+            guards_payload=guards_payload,
+        )
 
     return make
 
@@ -165,7 +188,12 @@ def gloo_ends(context: zmq.Context) -> Ends:
     address = f"ipc://@test-{secrets.token_hex(6)}"
     lower = gloo_link(context, ends[0], open_group, bind=address)
     upper = gloo_link(context, ends[1], open_group, connect=address)
-    return Ends(lower=lower, upper=upper, address=address)
+    return Ends(
+        lower=lower,
+        upper=upper,
+        address=address,
+        make_another_lower=partial(another_lower, context),
+    )
 
 
 LINKS = {

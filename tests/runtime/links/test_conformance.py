@@ -72,18 +72,28 @@ def test_messages_of_64_mib_cross_both_ways_at_once(ends):
         assert torch.equal(receive(ends.lower).payload[0], message.payload[0])
 
 
+STOP = Stop(generation=0, to=1, step=40)
+
+
 def test_messages_without_tensors_cross(ends):
     others = [
         ack(Stream.ACTIVATION),
         SnapshotRequest(stream=Stream.TIE_DOWN, generation=0, to=1, durable=4),
-        Stop(generation=0, to=1, step=40),
     ]
     send(ends.lower, *data(Stream.ACTIVATION, 4, absent=True))
+    send(ends.lower, STOP)
     for message in others:
         send(ends.upper, message)
     got = receive(ends.upper)
     assert (got.message.absent, got.payload) == (True, ())
+    assert receive(ends.upper) == Arrival(STOP)
     assert [receive(ends.lower) for _ in others] == [Arrival(message) for message in others]
+
+
+def test_stop_from_above_is_damaged(ends):
+    """The lowest worker leads: no other can end the job."""
+    send(ends.upper, STOP)
+    assert "does not flow this way" in receive(ends.lower).reason
 
 
 def test_hello_carries_who_speaks_and_what_it_wants(ends):

@@ -1,11 +1,8 @@
 """Connections that break and are made again, on every link: a suite beside test_conformance."""
 
-import secrets
 import time
 
-from runtime.core.plan import Side
-
-from .edge import TIMEOUT_S, hello, make_end, repeat
+from .edge import TIMEOUT_S, hello, repeat
 
 
 def test_ends_are_both_heard_after_a_redial(ends):
@@ -16,8 +13,8 @@ def test_ends_are_both_heard_after_a_redial(ends):
         repeat(ends.lower, ends.upper, hello(generation))
 
 
-def test_redial_takes_a_new_address(ends, context):
-    elsewhere = make_end(context, Side.ABOVE, bind=f"ipc://@test-{secrets.token_hex(6)}")
+def test_redial_takes_a_new_address(ends):
+    elsewhere = ends.make_another_lower()
     ends.upper.redial(elsewhere.address)
     repeat(ends.upper, elsewhere, hello(generation=5))
     repeat(elsewhere, ends.upper, hello(generation=6))

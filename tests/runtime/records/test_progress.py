@@ -32,7 +32,8 @@ def report(compute_s: float, *records: Record, generation: int = 1) -> Report:
         queue_depth=0,
         rss_bytes=1,
         dropped_reports=0,
-        finished=False,
+        refused=0,
+        result_sha256="",
         records=records,
     )
 

@@ -36,7 +36,8 @@ REPORT = Report(
     queue_depth=1,
     rss_bytes=9,
     dropped_reports=0,
-    finished=False,
+    refused=0,
+    result_sha256="",
     records=(STEP, *EVENTS),
 )
 RESULT = WorkerResult(
@@ -104,7 +105,15 @@ def test_record_shares_the_fields_that_both_have():
 def test_nested_records_in_dicts_and_tuples_are_read_back():
     """A block's summary could be written and not be read: its ties' staleness is a dict."""
     spread = Spread(num=3, median=1, p95=2, max=2, counts={"1": 2, "2": 1})
-    counts = ("bad_steps", "fenced", "damaged", "dropped_reports", "stale_ties", "restarts")
+    counts = (
+        "bad_steps",
+        "fenced",
+        "damaged",
+        "refused",
+        "dropped_reports",
+        "stale_ties",
+        "restarts",
+    )
     block = BlockSummary(
         index=0,
         units=("stem",),

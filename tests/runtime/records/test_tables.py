@@ -19,7 +19,7 @@ from runtime.records.tables import render_closing
 
 
 def block_of(index: int, units: tuple[str, ...], guest_units: tuple[str, ...]) -> BlockSummary:
-    counts = ("bad_steps", "fenced", "damaged", "dropped_reports", "stale_ties")
+    counts = ("bad_steps", "fenced", "damaged", "refused", "dropped_reports", "stale_ties")
     steady = Seconds(
         compute_s=10.0, overhead_s=1.0, wait_input_s=2.0, wait_credit_s=3.0, wait_tie_s=4.0
     )
@@ -59,6 +59,7 @@ def summary() -> Summary:
         ),
         batches={"sent": 330, "trained": 660, "duplicates_dropped": 3},
         restarts=(),
+        refused=0,
         bubble=Bubble(
             measured=0.45,
             shares_cores=False,

@@ -237,7 +237,7 @@ def test_report_says_how_the_worker_is(worker):
     report = worker.report()
     assert report.rss_bytes > 0
     assert (report.block, report.state, report.generation) == (3, "update", 0)
-    assert (report.queue_depth, report.dropped_reports, report.finished) == (2, 4, False)
+    assert (report.queue_depth, report.dropped_reports, report.result_sha256) == (2, 4, "")
 
 
 def test_seconds_are_booked_on_the_state_that_held(worker):
