@@ -1,0 +1,222 @@
+"""Who is let in at a socket on a network, and who is not, whatever he sends."""
+
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+import zmq
+
+from runtime.links.admission import CurveKeys, Tokens
+from runtime.links.channel import Channel
+from runtime.links.doorkeeper import Doorkeeper
+from runtime.links.link import LinkError
+from runtime.state.status_page import Field, OwnedMemory, Page
+from runtime.trust.keys import KeyPair, curve_pair
+
+KEY = b"k" * 32
+TIMEOUT_S = 10.0
+LIMITS = {"most_bytes": 4096, "limit_bytes": 4096}
+
+
+@pytest.fixture
+def doorkeeper(context) -> Iterator[Doorkeeper]:
+    doorkeeper = Doorkeeper(context)
+    yield doorkeeper
+    doorkeeper.close()
+
+
+@pytest.fixture
+def page() -> Page:
+    return OwnedMemory("test").page
+
+
+@pytest.fixture
+def open_channel(context) -> Iterator:
+    opened: list[Channel] = []
+
+    def make(**given) -> Channel:
+        opened.append(Channel(context, **LIMITS, **given))
+        return opened[-1]
+
+    yield make
+    for channel in opened:
+        channel.close()
+
+
+def until(holds) -> None:
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while not holds():
+        assert time.monotonic() < deadline_s, "not in time"
+        time.sleep(0.005)
+
+
+def open_again(make) -> Channel:
+    """At an address that its last socket may not have left yet."""
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            return make()
+        except LinkError:
+            assert time.monotonic() < deadline_s, "not in time"
+            time.sleep(0.005)
+
+
+def hears(receiver: Channel, sender: Channel, word: bytes) -> None:
+    """Send until it is heard, as cores do."""
+
+    def heard() -> bool:
+        sender.send([word])
+        sender.receive()
+        return receiver.receive() == word
+
+    until(heard)
+
+
+# Tokens -----------------------------------------------------------------------------------------
+
+
+def test_token_lets_in_once_and_no_earlier_one_after_it(page):
+    ours = Tokens(KEY, page, None)
+    shown = [(str(n).encode(), ours._token(str(n).encode())) for n in range(1, 4)]
+    assert ours._admits(b"PLAIN", list(shown[1])) == "neighbour"
+    assert [ours._admits(b"PLAIN", list(token)) for token in shown[:2]] == [None, None]
+    assert ours._admits(b"PLAIN", list(shown[2])) == "neighbour"
+    assert page[Field.ADMITTED] == 3
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "credentials"),
+    [
+        (b"NULL", []),
+        (b"CURVE", [b"x" * 32]),
+        (b"PLAIN", []),
+        (b"PLAIN", [b"5", b""]),
+        (b"PLAIN", [b"5", b"0" * 64]),
+        (b"PLAIN", [b"five", b"0" * 64]),
+        (b"PLAIN", [b"9" * 200, b"0" * 64]),
+        (b"PLAIN", [b"\xff" * 255, b"\xff" * 255]),
+    ],
+)
+def test_what_is_no_token_lets_nobody_in(page, mechanism, credentials):
+    assert Tokens(KEY, page, None)._admits(mechanism, credentials) is None
+    assert page[Field.ADMITTED] == 0
+
+
+def test_neighbour_comes_back_with_new_tokens(doorkeeper, open_channel, page):
+    above = OwnedMemory("above").page
+    lower = open_channel(bind="tcp://127.0.0.1:*", admission=Tokens(KEY, page, doorkeeper))
+    address = lower.address
+    upper = open_channel(connect=address, admission=Tokens(KEY, above, doorkeeper))
+    hears(lower, upper, b"first")
+    lower.close()
+    lower = open_again(lambda: open_channel(bind=address, admission=Tokens(KEY, page, doorkeeper)))
+    hears(lower, upper, b"again")
+    hears(upper, lower, b"back")
+    assert page[Field.ADMITTED] == above[Field.DIALLED] > 1
+
+
+def test_eavesdropper_can_not_use_a_token_that_he_has_seen(doorkeeper, open_channel, page, context):
+    above = OwnedMemory("above").page
+    lower = open_channel(bind="tcp://127.0.0.1:*", admission=Tokens(KEY, page, doorkeeper))
+    upper = open_channel(connect=lower.address, admission=Tokens(KEY, above, doorkeeper))
+    hears(lower, upper, b"hello")
+    eavesdropper = context.socket(zmq.DEALER)
+    seen = Tokens(KEY, page, doorkeeper)._token(b"1")
+    eavesdropper.setsockopt(zmq.PLAIN_USERNAME, b"1")
+    eavesdropper.setsockopt(zmq.PLAIN_PASSWORD, seen)
+    eavesdropper.connect(lower.address)
+    eavesdropper.send(b"hello")
+    until(lambda: doorkeeper.num_refused > 0)
+    while lower.receive() is not None:
+        pass
+    for number in range(100):
+        lower.send([b"%d" % number])
+    assert eavesdropper.poll(200) == 0, "he is given nothing"
+    assert lower.receive() is None
+    eavesdropper.close(0)
+
+
+# Keys -------------------------------------------------------------------------------------------
+
+
+def pair(name: str) -> KeyPair:
+    return curve_pair(name.encode().ljust(32, b"-"))
+
+
+def test_named_peers_are_known_by_their_keys_and_others_refused(doorkeeper, context):
+    server = context.socket(zmq.ROUTER)
+    peers = {pair("one").public: "1", pair("two").public: "2"}
+    CurveKeys(pair("server"), doorkeeper, peers=peers).guard(server)
+    port = server.bind_to_random_port("tcp://127.0.0.1")
+    sockets = []
+    for name in ("two", "stranger"):
+        socket = context.socket(zmq.DEALER)
+        CurveKeys(pair(name), server=pair("server").public).show(socket)
+        socket.connect(f"tcp://127.0.0.1:{port}")
+        socket.send(name.encode())
+        sockets.append(socket)
+    assert server.poll(TIMEOUT_S * 1000)
+    _, said = server.recv_multipart(copy=False)
+    assert (said.bytes, said.get("User-Id")) == (b"two", "2")
+    until(lambda: doorkeeper.num_refused > 0)
+    assert server.poll(0) == 0
+    for socket in (*sockets, server):
+        socket.close(0)
+
+
+def test_stranger_who_stands_in_for_the_server_hears_nothing(doorkeeper, context):
+    server = context.socket(zmq.ROUTER)
+    CurveKeys(pair("stranger"), doorkeeper, peers={pair("one").public: "1"}).guard(server)
+    port = server.bind_to_random_port("tcp://127.0.0.1")
+    client = context.socket(zmq.DEALER)
+    CurveKeys(pair("one"), server=pair("server").public).show(client)
+    client.connect(f"tcp://127.0.0.1:{port}")
+    client.send(b"my weights")
+    assert server.poll(500) == 0
+    client.close(0)
+    server.close(0)
+
+
+# Whoever else comes -----------------------------------------------------------------------------
+
+
+GREETING = b"\xff\0\0\0\0\0\0\0\1\x7f\3\0%s\0" + bytes(31)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"\0" * 500,
+        GREETING % b"NULL".ljust(20, b"\0"),
+        GREETING % b"PLAIN".ljust(20, b"\0") + b"\6" + b"\xff" * 8,  # a command without end
+        GREETING % b"CURVE".ljust(20, b"\0") + b"\4\xff" + b"x" * 255,
+    ],
+)
+def test_stranger_is_refused_and_counted_and_the_neighbour_let_in(
+    doorkeeper, open_channel, page, said
+):
+    lower = open_channel(bind="tcp://127.0.0.1:*", admission=Tokens(KEY, page, doorkeeper))
+    port = int(lower.address.rpartition(":")[2])
+    strangers = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
+    for stranger in strangers:
+        stranger.sendall(said)
+    above = OwnedMemory("above").page
+    upper = open_channel(connect=lower.address, admission=Tokens(KEY, above, doorkeeper))
+    hears(lower, upper, b"hello")
+    until(lambda: doorkeeper.num_refused == 3)
+    for stranger in strangers:
+        stranger.close()
+
+
+def test_neighbour_is_not_counted_as_a_stranger(doorkeeper, open_channel, page):
+    above = OwnedMemory("above").page
+    lower = open_channel(bind="tcp://127.0.0.1:*", admission=Tokens(KEY, page, doorkeeper))
+    upper = open_channel(connect=lower.address, admission=Tokens(KEY, above, doorkeeper))
+    for word in (b"one", b"two"):
+        hears(lower, upper, word)
+        upper.redial()
+    time.sleep(1.5)  # longer than a handshake is given before it counts
+    assert doorkeeper.num_refused == 0
