@@ -2,7 +2,7 @@
 
 import pytest
 
-from launch.config import RunConfig
+from launch.config import ConfigError, RunConfig
 from launch.environment import Environment
 from launch.link_choice import choose_link
 from launch.planning.notes import notes_on
@@ -61,3 +61,20 @@ def test_note_reaches_the_process_that_prints_it():
     assert "--link shm is used instead" in note
     assert resolved.config.link == "shm"
     assert notes_on(restore(dump(light(link="shm")))) == []
+
+
+TWO_HOSTS = Environment(world_size=4, local_world_size=2, cores=2, gpus=0)
+
+
+def test_gloo_between_hosts_is_for_networks_that_are_trusted():
+    config = RunConfig(link="gloo", bind="0.0.0.0")
+    with pytest.raises(ConfigError, match=r"link gloo knows no one.*--insecure-network"):
+        choose_link(config, TWO_HOSTS, device="cpu", workers=4)
+    trusting = RunConfig(link="gloo", bind="0.0.0.0", insecure_network=True)
+    assert choose_link(trusting, TWO_HOSTS, device="cpu", workers=4) == ("gloo", None)
+
+
+def test_gloo_does_not_encrypt():
+    config = RunConfig(link="gloo", encrypt_tensors=True)
+    with pytest.raises(ConfigError, match="gloo can't encrypt tensors; use --link zmq"):
+        choose_link(config, HERE, device="cpu", workers=4)

@@ -1,9 +1,21 @@
-"""What a program says of itself before its processes are there."""
+"""What a program says of itself before its processes are there, and which job it takes."""
 
+import json
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
+
+import pytest
+import tomli_w
+
+from launch import resolve
+from launch.config import ConfigError, RunConfig
+from launch.program import load_job
+from launch.resolve import dump
+
+from .runs import light
 
 ROOT = Path(__file__).parents[2]
 
@@ -17,3 +29,25 @@ def test_command_time_is_the_process_own():
     )
     printed_t = float(done.stdout)
     assert before_t - 0.02 <= printed_t <= time.time()  # the kernel counts in hundredths
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [
+        ("model", "http.server:test"),
+        ("data", "folder:/etc"),
+        ("views", "os:system"),
+        ("head", "os:system"),
+        ("objective", "os:system"),
+        ("optimizer", "os:system"),
+    ],
+)
+def test_rank_runs_no_code_but_its_own(name, theirs, monkeypatch):
+    """Whoever writes the announcement could else have a worker import and call what he likes."""
+    own = RunConfig(workers=2, model="mlp")
+    announced = json.loads(dump(light(workers=2)))
+    given = tomllib.loads(announced["config"]) | {name: theirs}
+    announced["config"] = tomli_w.dumps(given)
+    monkeypatch.setattr(resolve, "restore", lambda text: pytest.fail("it is made"))
+    with pytest.raises(ConfigError, match=f"rank 0 runs {name} {theirs}.*by the same command"):
+        load_job(own, json.dumps(announced))

@@ -293,7 +293,7 @@ def test_overlap_that_leaves_one_worker_is_refused():
 
 
 def test_memory_that_is_too_little_is_told_in_a_line():
-    assert refusal(data="synthetic:9999x9999x9999").startswith(
+    assert refusal(data="synthetic:1x9x9x99999999999").startswith(
         "this machine's memory is too little (Unable to allocate"
     )
 
