@@ -23,17 +23,25 @@ from torch.distributed import FileStore, PrefixStore, ProcessGroupGloo
 from runtime.block import Payload, Specs, TensorSpec
 from runtime.core.messages import Ack, Data, Hello
 from runtime.core.plan import Side, Stream, Window, WorkerPlan
+from runtime.links.admission import Admission, CurveKeys, Tokens
+from runtime.links.doorkeeper import Doorkeeper
 from runtime.links.edge import EdgeLink
 from runtime.links.gloo import gloo_link, opener
+from runtime.links.guards import Macs
 from runtime.links.link import Arrival, Damaged, End, Link
 from runtime.links.shared_memory import shm_link
 from runtime.links.zeromq import zmq_link
 from runtime.state.retention import NeighboursRetention, Retention
+from runtime.state.status_page import OwnedMemory
+from runtime.trust.keys import RunKeys
 
 TIMEOUT_S = 60.0
 TIMEOUT_MS = 60_000
 HOST = "127.0.0.1"
-OURS = ("shm", "shm+payload", "zmq-ipc", "zmq-ipc+payload", "zmq-tcp", "gloo")
+OURS = (
+    *("shm", "shm+payload", "zmq-ipc", "zmq-ipc+payload"),
+    *("zmq-tcp", "zmq-tcp unsigned", "zmq-tcp encrypted", "gloo"),
+)
 RAW = ("raw ipc", "raw tcp", "raw gloo")
 
 
@@ -65,6 +73,11 @@ class Case:
         return WorkerPlan(num_steps=self.num_messages, outgoing={Stream.ACTIVATION: windows})
 
     @property
+    def is_signed(self) -> bool:
+        """Whether messages are signed, and their receiver admitted, as between hosts."""
+        return self.system in ("zmq-tcp", "zmq-tcp encrypted")
+
+    @property
     def address(self) -> str:
         scheme = "ipc" if "ipc" in self.system or "tcp" not in self.system else "tcp"
         return f"ipc://@{self.where}" if scheme == "ipc" else f"tcp://{HOST}:*"
@@ -94,14 +107,24 @@ def stream(sender: Sender, case: Case, first: int) -> float:
 
 
 def make_link(
-    context: "zmq.Context[zmq.Socket[bytes]]", case: Case, side: Side, at: str
+    context: "zmq.Context[zmq.Socket[bytes]]",
+    case: Case,
+    side: Side,
+    at: str,
+    doorkeeper: Doorkeeper | None,
 ) -> EdgeLink:
     """This end of the edge; `at` is the address that the upper end dials."""
+    is_lower = side is Side.ABOVE
+    keys = RunKeys(b"secret", "benchmark")
+    macs = None
+    if case.is_signed:
+        macs = Macs(keys.edge(0, is_lower=is_lower))
     end = End(
         side=side,
         run_id="benchmark",
         specs=case.specs,
         guards_payload="payload" in case.system,
+        macs=macs,
     )
     bind, connect = (case.address, None) if side is Side.ABOVE else (None, at)
     if case.system.startswith("shm"):
@@ -113,7 +136,17 @@ def make_link(
     if case.system == "gloo":
         group = opener(lambda: FileStore(f"{case.where}-store", -1), HOST, timeout_s=TIMEOUT_S)
         return gloo_link(context, end, group, bind=bind, connect=connect)
-    return zmq_link(context, end, bind=bind, connect=connect)
+    admission: Admission | None = None
+    if case.is_signed and doorkeeper is not None:
+        admission = Tokens(
+            keys.edge(0, is_lower=is_lower).token, OwnedMemory("benchmark").page, doorkeeper
+        )
+        if case.system == "zmq-tcp encrypted":
+            own, other = (keys.edge_pair(0, is_lower=end) for end in (is_lower, not is_lower))
+            admission = CurveKeys(
+                own, doorkeeper, server=other.public, peers={other.public: "neighbour"}
+            )
+    return zmq_link(context, end, bind=bind, connect=connect, admission=admission)
 
 
 def receive(link: Link) -> Arrival:
@@ -138,7 +171,8 @@ class OurSender:
         self._file = os.open(f"{case.where}-memory", os.O_RDWR | os.O_CREAT)
         self._retention = Retention(f"{case.where}-memory", case.plan, case.specs)
         self._payload = (torch.ones(case.size_bytes, dtype=torch.uint8),)
-        self._link = make_link(self._context, case, Side.ABOVE, "")
+        self._doorkeeper = Doorkeeper(self._context) if case.is_signed else None
+        self._link = make_link(self._context, case, Side.ABOVE, "", self._doorkeeper)
         if "payload" in case.system:
             self._retention.hash[Stream.ACTIVATION] = xxhash.xxh3_64
         self._copies = case.system.startswith("shm")
@@ -171,6 +205,8 @@ class OurSender:
 
     def close(self) -> None:
         self._link.close()
+        if self._doorkeeper is not None:
+            self._doorkeeper.close()
         self._context.term()
         os.close(self._file)
         os.unlink(f"{self._case.where}-memory")  # gigabytes, many times over
@@ -179,7 +215,8 @@ class OurSender:
 def serve_ours(case: Case, address: str, rounds: int) -> None:
     """The receiving end of a case."""
     context = zmq.Context()
-    link = make_link(context, case, Side.BELOW, address)
+    doorkeeper = Doorkeeper(context) if case.is_signed else None
+    link = make_link(context, case, Side.BELOW, address, doorkeeper)
     hello = Hello(generation=0, to=None, asks=True, wants={})
     deadline_s = time.monotonic() + TIMEOUT_S
     while not link.send(hello):
@@ -203,6 +240,8 @@ def serve_ours(case: Case, address: str, rounds: int) -> None:
         )
         link.recycle(data.stream, payload)
     link.close()
+    if doorkeeper is not None:
+        doorkeeper.close()
     context.term()
 
 

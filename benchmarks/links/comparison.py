@@ -13,7 +13,8 @@ import random
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -32,6 +33,8 @@ from benchmarks.harness import (
     print_header,
 )
 from benchmarks.links.cases import OURS, RAW, Case, copy, make_sender, serve, stream
+from runtime.links.guards import Macs, digest_of
+from runtime.trust.keys import RunKeys
 
 KIB, MIB = 1 << 10, 1 << 20
 SIZES = (KIB, 16 * KIB, 256 * KIB, MIB, 16 * MIB, 64 * MIB, 256 * MIB)
@@ -39,12 +42,16 @@ BYTES_PER_ROUND = 512 * MIB
 MOST_MESSAGES = 400
 NUM_PINGS = 100
 MEMCPY = "memcpy"
+MAC = "blake3"  # of a message, by one end
+SIGNED = "what signing allows"
 BASELINES = {
     "shm": MEMCPY,
     "shm+payload": MEMCPY,
     "zmq-ipc": "raw ipc",
     "zmq-ipc+payload": "raw ipc",
-    "zmq-tcp": "raw tcp",
+    "zmq-tcp": SIGNED,
+    "zmq-tcp unsigned": "raw tcp",
+    "zmq-tcp encrypted": "zmq-tcp unsigned",
     "gloo": "raw gloo",
 }
 
@@ -77,6 +84,7 @@ def measure_size(orders: Connection, size: int, rounds: int) -> list[dict[str, A
     with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
         for number in range(rounds):
             found.setdefault(MEMCPY, []).append(copy(source, rooms, num) / num)
+            found.setdefault(MAC, []).append(sign(source, num) / num)
             for system in random.Random(number).sample((*OURS, *RAW), len(OURS) + len(RAW)):
                 where = f"{directory}/{system.replace(' ', '-')}-{number}"
                 flow = Case(
@@ -119,7 +127,7 @@ def show(records: Sequence[dict[str, Any]]) -> None:
     by = {(r["system"], r["size_bytes"]): r for r in records}
     for heading, key, form in (("GB/s", "gb_per_s", "{:.2f}"), ("µs", "latency_us", "{:.0f}")):
         table = make_table(heading, *map(size_label, sizes))
-        for system in (MEMCPY, *OURS, *RAW):
+        for system in (MEMCPY, MAC, *OURS, *RAW):
             values = [by[system, size][key] for size in sizes]
             if all(values):
                 cells = [form.format(median_and_spread(v).median) for v in values]
@@ -130,10 +138,26 @@ def show(records: Sequence[dict[str, Any]]) -> None:
     for system, baseline in BASELINES.items():
         shares = []
         for size in sizes:
-            pairs = zip(by[system, size]["gb_per_s"], by[baseline, size]["gb_per_s"], strict=True)
+            allowed = of_signing(by, size) if baseline == SIGNED else by[baseline, size]["gb_per_s"]
+            pairs = zip(by[system, size]["gb_per_s"], allowed, strict=True)
             shares.append(f"{median_and_spread([a / b for a, b in pairs]).median:.2f}")
         table.add_row(f"{system} of {baseline}", *shares)
     make_console().print(table)
+
+
+def of_signing(by: Mapping[tuple[str, int], Mapping[str, Any]], size: int) -> list[float]:
+    """GB/s if each end signs a message, or checks it, and sends nothing meanwhile."""
+    plain, mac = (by[system, size]["gb_per_s"] for system in ("zmq-tcp unsigned", MAC))
+    return [1 / (1 / p + 2 / m) for p, m in zip(plain, mac, strict=True)]
+
+
+def sign(source: torch.Tensor, num_messages: int) -> float:
+    """Seconds that signing so many messages takes."""
+    macs = Macs(RunKeys(b"secret", "benchmark").edge(0, is_lower=True))
+    began_s = time.perf_counter()
+    for _ in range(num_messages):
+        digest_of(macs.makes_hash, (source,))
+    return time.perf_counter() - began_s
 
 
 def size_label(size: int) -> str:
