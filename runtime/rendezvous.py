@@ -188,14 +188,6 @@ class Rendezvous:
         """An edge's address, if it is known by now; does not wait."""
         return self._find(f"edge/{edge}")
 
-    def publish_generation(self, block_index: int, generation: int) -> None:
-        """Say which generation of worker k there is."""
-        self._set(f"generation/{block_index}", str(generation))
-
-    def find_generation(self, block_index: int) -> int:
-        """The latest generation of worker k that has said so; -1 if none has."""
-        return int(self._find(f"generation/{block_index}") or -1)
-
     # Between attempts -------------------------------------------------------------------------
 
     def remember_run_dir(self, path: str) -> None:

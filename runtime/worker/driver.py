@@ -26,7 +26,6 @@ from runtime.core.messages import (
     Data,
     Event,
     Finish,
-    Hello,
     Phase,
     Received,
     Rejected,
@@ -49,7 +48,6 @@ from runtime.state.retention import Retention
 from runtime.state.saving import Saver
 from runtime.state.status_page import Field, Page
 from runtime.worker.compute_thread import ComputeThread, Copied, Done
-from runtime.worker.generations import Generations
 from runtime.worker.inbox import Inbox
 from runtime.worker.liveness import Liveness
 from runtime.worker.outbox import Outbox
@@ -97,7 +95,6 @@ class Driver:
         *,
         links: Mapping[Side, Link],
         liveness: Liveness,
-        generations: Generations,
         outgoing_specs: Mapping[Stream, tuple[TensorSpec, ...]],
         telemetry: Telemetry,
         retention: Retention,
@@ -111,7 +108,6 @@ class Driver:
         self._num_damaged = 0
         self._links = links
         self._liveness = liveness
-        self._generations = generations
         self._page = page
         self._injector = injector
         self._inbox = Inbox(core.plan)
@@ -312,11 +308,6 @@ class Driver:
                 self._note_damage(side, found)
                 if found.stream is not None:
                     self._handle(Rejected(stream=found.stream))
-            elif isinstance(found.message, Hello) and not self._generations.has(
-                side, found.message.generation
-            ):
-                reason = f"a hello of generation {found.message.generation}, which there is not"
-                self._note_damage(side, Damaged(stream=None, reason=reason))
             else:
                 self._liveness.heard(side, by_data=bool(found.payload))
                 self._handle(Received(side=side, message=found.message), found.payload)

@@ -22,7 +22,7 @@ import zmq
 from torch import Tensor
 
 from runtime.block import BlockStep
-from runtime.core.plan import Side, Stream
+from runtime.core.plan import Stream
 from runtime.core.streams import ProtocolError
 from runtime.core.tie_stats import TieStats
 from runtime.core.worker import WorkerCore
@@ -53,7 +53,6 @@ from runtime.state.status_page import Field, Page
 from runtime.trust.keys import RunKeys
 from runtime.worker.connect import Connector, outgoing_specs
 from runtime.worker.driver import Driver
-from runtime.worker.generations import Generations
 from runtime.worker.liveness import Liveness
 from runtime.worker.reporter import Reporter
 from runtime.worker.telemetry import Telemetry
@@ -232,7 +231,6 @@ class Worker:
 
     def link(self, rendezvous: Rendezvous) -> None:
         """Bind and connect this worker's edges; waits for the neighbours."""
-        rendezvous.publish_generation(self._block_index, self._start.generation)
         self._connector = Connector(
             self._job,
             self._block_index,
@@ -244,8 +242,6 @@ class Worker:
         )
         links = self._connector.connect(self._retention)
         self._links = self._injector.wrap(links)
-        beside = {Side.BELOW: self._block_index - 1, Side.ABOVE: self._block_index + 1}
-        self._generations = Generations(lambda side: rendezvous.find_generation(beside[side]))
         self._liveness = Liveness(
             self._links,
             find_below=lambda: rendezvous.find_edge(self._block_index - 1),
@@ -317,7 +313,6 @@ class Worker:
             self._block,
             links=self._links,
             liveness=self._liveness,
-            generations=self._generations,
             outgoing_specs=self._outgoing,
             telemetry=telemetry,
             retention=self._retention,

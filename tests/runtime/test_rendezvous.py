@@ -197,12 +197,6 @@ def test_run_directory_of_another_launcher_is_not_recalled(meet):
     assert meet(attempt=1, launcher="agent 2").recall_run_dir() is None
 
 
-def test_generation_is_found_once_it_is_published(meet):
-    assert meet().find_generation(2) == -1
-    meet().publish_generation(2, 0)
-    assert meet().find_generation(2) == 0
-
-
 # Where they meet --------------------------------------------------------------------------------
 
 

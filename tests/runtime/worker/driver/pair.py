@@ -26,7 +26,6 @@ from runtime.state.saving import Saver
 from runtime.state.snapshots import Snapshots
 from runtime.state.status_page import Field, OwnedMemory
 from runtime.worker.driver import Driver
-from runtime.worker.generations import Generations
 from runtime.worker.liveness import Liveness
 from runtime.worker.telemetry import Telemetry
 
@@ -36,7 +35,6 @@ UP = (Stream.ACTIVATION, Stream.TIE_UP)
 DOWN = (Stream.TIE_DOWN,)
 SIDES = (Side.ABOVE, Side.BELOW)
 TIMEOUT_S = 20
-ANY_GENERATION = 1000
 
 
 class Ties(NamedTuple):
@@ -138,7 +136,6 @@ class Seat:
             block,
             links=links,
             liveness=Liveness(links, find_below=lambda: self._address, patience_s=self._patience_s),
-            generations=Generations(lambda side: ANY_GENERATION),
             outgoing_specs=self.specs,
             telemetry=Telemetry(
                 block=self._k,
