@@ -281,8 +281,8 @@ def test_strangers_at_every_port_are_refused_and_counted(start: Start, context, 
                     stranger.send_multipart(frames, zmq.NOBLOCK)
         time.sleep(0.2)
     assert [stranger for stranger in strangers if stranger.poll(0)] == [], "they hear nothing"
-    for connection in raw:
-        connection.close()
+    for opened in (*raw, *strangers):
+        opened.close()
     code, out, err = run.end()
     assert code == 0, (out, err)
     assert run.summary["weights_sha256"] == expected
