@@ -13,11 +13,12 @@ from benchmarks.security import (
     frames,
     login_attacks,
     store_attacks,
+    wire_attacks,
 )
-from benchmarks.security.catalogue import ALL_SORTS, RECORD
+from benchmarks.security.catalogue import ALL_SORTS, RECORD, REPLAY
 from benchmarks.security.stranger import Body
 
-REMAIN_ROOT = (RECORD,)
+REMAIN_ROOT = (RECORD, REPLAY)
 """Those who act as a host on the network might: to listen on a wire takes root here."""
 
 
@@ -25,7 +26,7 @@ def bodies(num_frames: int) -> Mapping[str, Body]:
     """All of them; `num_frames` is how many frames of all sorts are sent."""
     forge_result = coordinator_attacks.forge_result
     return {
-        RECORD: store_attacks.record_run,
+        RECORD: wire_attacks.record_run,
         "announcement-model": store_attacks.forge_model,
         "announcement-run-dir": store_attacks.forge_run_dir,
         "announcement-replay": store_attacks.replay_announcement,
@@ -41,7 +42,7 @@ def bodies(num_frames: int) -> Mapping[str, Body]:
         "squatted": coordinator_attacks.squat_identities,
         "hello": edge_attacks.say_far_hello,
         "stop-3": edge_attacks.say_stop_3,
-        "stop-far": edge_attacks.say_stop_200,
+        "stop-far": edge_attacks.say_stop_far,
         "silent-peer": edge_attacks.listen_silently,
         "flood": floods.flood_small,
         "flood-headers": floods.flood_well_formed,
@@ -49,5 +50,6 @@ def bodies(num_frames: int) -> Mapping[str, Body]:
         "slow": floods.stay_half_open,
         "files": login_attacks.read_files,
         "ipc": login_attacks.join_ipc,
+        REPLAY: wire_attacks.replay_wire,
         ALL_SORTS: partial(frames.send_all_sorts, total=num_frames),
     }

@@ -10,6 +10,7 @@ from enum import Enum
 ATTACK_SHARE = 0.05  # of a core: what a stranger may take when the rate is judged
 ALL_SORTS = "million"
 RECORD = "undisturbed"
+REPLAY = "replay"
 
 
 class Job(Enum):
@@ -86,10 +87,15 @@ ATTACKS = (
     Attack(name="garbage", row=4, does="a garbage message a second at the coordinator"),
     Attack(name="scan", row=4, does="a port scan, and HTTP GETs", judges_rate=True, is_long=True),
     Attack(name="huge-frame", row=4, does="a frame of 512 MB at the coordinator, 64 of it sent"),
-    Attack(name="squatted", row=4, does="the workers' identities are taken before them"),
+    Attack(
+        name="squatted",
+        row=4,
+        does="the workers' later identities are taken before them; a worker is killed",
+        kills=(1,),
+    ),
     Attack(name="hello", row=5, does="a neighbour of generation 10^6 at each edge"),
     Attack(name="stop-3", row=5, does="an order to stop before step 3 at each edge"),
-    Attack(name="stop-far", row=5, does="an order to stop before step 200 at each edge"),
+    Attack(name="stop-far", row=5, does="an order to stop before step 80 at each edge"),
     Attack(
         name="silent-peer",
         row=6,
@@ -109,6 +115,13 @@ ATTACKS = (
         umask=0,
     ),
     Attack(name="ipc", row=8, does="another user joins the unix sockets", job=Job.DEFAULT),
+    Attack(
+        name=REPLAY,
+        row=9,
+        does="what was sent at the beginning of the run is sent again",
+        early=True,
+        is_long=True,
+    ),
     Attack(
         name=ALL_SORTS,
         row=9,

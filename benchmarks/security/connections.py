@@ -35,12 +35,18 @@ def connection(address: Listening) -> Iterator[socket.socket | None]:
 def greet(
     opened: socket.socket, mechanism: str, identity: bytes = b"", *, wait_s: float = TIMEOUT_S
 ) -> str:
-    """Say the whole handshake of a mechanism; return the other end's, "" if it says none."""
+    """Say the whole handshake of a mechanism; return the other end's, "" if it says none.
+
+    An end that refuses may drop what it has said, so it is heard before it knows the mechanism.
+    """
+    said, start = zmtp.opening(mechanism, identity), zmtp.VERSION_BYTES
+    found = ""
     with contextlib.suppress(OSError):
-        opened.sendall(zmtp.opening(mechanism, identity))
         opened.settimeout(wait_s)
-        return zmtp.mechanism_of(read(opened, zmtp.GREETING_BYTES))
-    return ""
+        opened.sendall(said[:start])
+        found = zmtp.mechanism_of(read(opened, zmtp.GREETING_BYTES))
+        opened.sendall(said[start:])
+    return found
 
 
 def read(opened: socket.socket, size: int) -> bytes:

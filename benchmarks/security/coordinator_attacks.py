@@ -4,7 +4,7 @@ Owns what is sent there. Knows nothing of what a run makes of it.
 """
 
 import secrets
-import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 import zmq
@@ -19,6 +19,8 @@ HUGE_BYTES = 512 << 20
 REALLY_SENT_BYTES = 64 << 20
 PIECE_BYTES = 1 << 20
 SCANNED_A_SECOND = 20
+NUM_BLOCKS, NUM_GENERATIONS = 3, 3
+SETTLED_S = 1.0  # until peers are taken, or refused
 GET = b"GET / HTTP/1.1\r\nHost: loco\r\n\r\n"
 
 
@@ -39,25 +41,37 @@ def dealer(address: Listening, mechanism: str = "NULL", identity: bytes = b"") -
     return socket
 
 
+def offer(socket: zmq.Socket[bytes], frames: Sequence[bytes]) -> bool:
+    """Send without waiting; a peer that was refused has nobody to send to any more."""
+    try:
+        socket.send_multipart(frames, zmq.NOBLOCK)
+    except zmq.Again:
+        return False
+    return True
+
+
 def forge_result(sight: Sight, means: Means, mechanism: str) -> Report:
     """Hand in a result for a worker that has not ended, once."""
     sockets = [dealer(address, mechanism, secrets.token_bytes(5)) for address in sight.coordinator]
-    for socket in sockets:
-        socket.send_multipart(forged.result(FORGED_BLOCK))
+    sent = sum(offer(socket, forged.result(FORGED_BLOCK)) for socket in sockets)
     means.budget.over.wait()
-    return {"sent": len(sockets)}
+    return {"sent": sent}
 
 
 def garbage_every_second(sight: Sight, means: Means) -> Report:
     """One message a second that is no message."""
-    sockets = [dealer(address) for address in sight.coordinator]
-    sent = 0
+    sockets = {address: dealer(address) for address in sight.coordinator}
+    sent = refused = 0
     while True:
-        for socket in sockets:
-            socket.send(secrets.token_bytes(30))
-            sent += 1
+        for address, socket in sockets.items():
+            if offer(socket, [secrets.token_bytes(30)]):
+                sent += 1
+            else:
+                refused += 1
+                socket.close()
+                sockets[address] = dealer(address)
         if not means.budget.rest(1.0):
-            return {"sent": sent}
+            return {"sent": sent, "refused_connections": refused}
 
 
 def scan_and_get(sight: Sight, means: Means) -> Report:
@@ -91,21 +105,25 @@ def send_huge_frame(sight: Sight, means: Means) -> Report:
                     break
                 taken[address[1]] += PIECE_BYTES
         means.budget.over.wait()
-    return {"taken_bytes": taken}
+    whole = [port for port, size in taken.items() if size >= REALLY_SENT_BYTES]
+    worked = ["all that was sent of the frame was taken, 64 MB"] if whole else []
+    return {"worked": worked, "taken_bytes": taken}
 
 
 def squat_identities(sight: Sight, means: Means) -> Report:
-    """Be every worker's peer before it is: bind to its identity, and listen."""
+    """Be every worker's peer before it is one: take its identity, that of now and those to come."""
     sockets = [
         dealer(address, identity=f"{block}/{generation}".encode())
         for address in sight.coordinator
-        for block in range(3)
-        for generation in range(3)
+        for block in range(NUM_BLOCKS)
+        for generation in range(NUM_GENERATIONS)
     ]
     for socket in sockets:
-        socket.send(forged.report(0))
-    heard, until_s = 0, time.monotonic()
-    while means.budget.rest(0.2) and time.monotonic() >= until_s:
+        offer(socket, [forged.report(0)])
+    means.budget.rest(SETTLED_S)
+    means.armed()
+    heard = 0
+    while means.budget.rest(0.2):
         for socket in sockets:
             while socket.poll(0):
                 socket.recv_multipart()

@@ -16,7 +16,8 @@ import msgpack
 import safetensors.torch
 import torch
 
-from launch.program import load_job
+from launch.job import LocalLearningJob
+from launch.resolve import restore
 from runtime.core.messages import Ack, Hello, Stop
 from runtime.core.plan import Stream
 from runtime.links.codec import encode, fingerprint
@@ -62,7 +63,7 @@ class Announced:
         run_id, text = self.fields.get("run_id"), self.fields.get("job_text")
         if not run_id or not text:
             return secrets.randbits(64)
-        return fingerprint(run_id, load_job(text).specs(block_index))
+        return fingerprint(run_id, LocalLearningJob(restore(text)).specs(block_index))
 
 
 def far_hello(edge: int) -> bytes:

@@ -26,9 +26,7 @@ class Sight:
     edges: Mapping[int, tuple[Listening, ...]] = field(default_factory=dict)
     ipc: tuple[str, ...] = ()
     run_dir: str = ""
-    earlier: str = (
-        ""  # file of what was recorded of an earlier run, see benchmarks.security.earlier
-    )
+    earlier: str = ""  # file of an earlier run's recording, see benchmarks.security.earlier
 
     @property
     def targets(self) -> list[Listening]:

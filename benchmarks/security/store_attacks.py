@@ -3,19 +3,17 @@
 Owns what is written there. Knows nothing of what a run makes of it.
 """
 
-import time
 from datetime import timedelta
 from pathlib import Path
 
 from torch.distributed import TCPStore
 
-from benchmarks.security.earlier import Earlier, Wire, streams_of
+from benchmarks.security.earlier import Earlier
 from benchmarks.security.forged import Announced
 from benchmarks.security.sight import Listening, Sight
 from benchmarks.security.stranger import Means, Report
 
 OURS = "loco/"  # where the job's keys are; the launcher's own are its own business
-RECORDED_S = 2.0
 TIMEOUT = timedelta(seconds=10)
 JUNK = (b"1", b"junk", b"\x00\xff" * 64, b"{}", b"tcp://127.0.0.1:1", b"[" * 2000, b"")
 KEYS = (
@@ -47,9 +45,10 @@ def keys_of(store: TCPStore) -> list[str]:
 
 
 def announcement_key(store: TCPStore) -> str:
-    """Where the job is announced."""
-    named = [key for key in keys_of(store) if key.rpartition("/")[2].startswith("job")]
-    return sorted(named, key=lambda key: len(store.get(key)))[-1] if named else KEYS[0]
+    """Where the job is announced: in the longest value that has a configuration."""
+    values = {key: bytes(store.get(key)) for key in keys_of(store)}
+    found = [key for key, value in values.items() if b"model = " in value]
+    return max(found, key=lambda key: len(values[key]), default=KEYS[0])
 
 
 def forge_model(sight: Sight, means: Means) -> Report:
@@ -128,34 +127,3 @@ def junk_before_the_job(sight: Sight, means: Means) -> Report:
         put(store, key, JUNK[i % len(JUNK)])
     means.budget.over.wait()
     return {"written": len(KEYS)}
-
-
-def record_run(sight: Sight, means: Means) -> Report:
-    """Change nothing: note the store and what passes on the wire, for those who come later."""
-    try:
-        wire = Wire()
-    except PermissionError:
-        wire = None
-
-    whole_s: float | None = None
-
-    def is_through() -> bool:
-        """Whether the run has gone on for a while since it was seen whole."""
-        nonlocal whole_s
-        if whole_s is None and means.latest() is not sight:
-            whole_s = time.monotonic()
-        waited = whole_s is not None and time.monotonic() - whole_s > RECORDED_S
-        return waited or means.budget.over.is_set()
-
-    if wire is not None:
-        wire.record(is_through)
-    while not is_through():
-        means.budget.rest(0.1)
-    store = open_store(sight.store)
-    found = {key: bytes(store.get(key)) for key in keys_of(store)}
-    seen = means.latest()
-    streams = {} if wire is None else streams_of(wire, seen.coordinator, seen.edges)
-    Earlier(store=found, streams=streams).write(Path(sight.earlier))
-    means.budget.over.wait()
-    sizes = {kind: sum(map(len, parts)) for kind, parts in streams.items()}
-    return {"keys": len(found), "recorded_bytes": sizes}

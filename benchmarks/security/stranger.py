@@ -2,12 +2,14 @@
 
 Owns the conversation with the benchmark, a line each way: "ready", what is seen, "armed", the
 report. When the benchmark runs as root the stranger becomes nobody before it acts; else it stays
-who it is, and its report says so. What it has learned by import it may know: the source is open.
+who it is, and its report says so. It imports all that it needs before: the source is open, but
+where an interpreter lies may be root's alone.
 
     python -m benchmarks.security.stranger NAME SCRATCH SHARE FRAMES
 """
 
 import contextlib
+import importlib
 import json
 import os
 import subprocess
@@ -25,7 +27,7 @@ from benchmarks.security.sight import Sight
 
 MODULE = "benchmarks.security.stranger"
 NOBODY = 65534
-PATIENCE_S = 30.0
+PATIENCE_S, GRACE_S = 10.0, 2.0
 
 Report = dict[str, Any]
 """What an attack tells of itself: counts, and under "worked" what it got that it should not."""
@@ -85,18 +87,23 @@ class Stranger:
         self._say(sight.to_text())
 
     def end(self) -> Report:
-        """Let it end; returns its report."""
+        """Let it end; returns its report. May be called again."""
         assert self._process.stdin is not None
+        if self._process.returncode is not None:
+            return self._report()
         with contextlib.suppress(OSError):
             self._process.stdin.close()
-        found = self.heard("report", wait_s=PATIENCE_S)
+        self.heard("report", wait_s=PATIENCE_S)
         try:
-            self._process.wait(PATIENCE_S)
+            self._process.wait(GRACE_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        report: Report = {"error": "it ended without a report"} if found is None else found
-        return report.get("report", report)  # type: ignore[no-any-return]
+        return self._report()
+
+    def _report(self) -> Report:
+        found = self.heard("report")
+        return {"error": "it ended without a report"} if found is None else dict(found["report"])
 
     def _say(self, line: str) -> None:
         assert self._process.stdin is not None
@@ -121,6 +128,7 @@ def main(argv: list[str]) -> int:
     """The process: become nobody, wait for a run, attack it, report."""
     from benchmarks.security.bodies import REMAIN_ROOT, bodies  # takes seconds: it imports torch
 
+    importlib.import_module("encodings.idna")  # of host names, when they are looked up
     name, scratch, share, num_frames = argv
     if name not in REMAIN_ROOT:
         become_nobody()

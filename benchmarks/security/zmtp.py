@@ -9,6 +9,7 @@ import struct
 
 MECHANISMS = ("NULL", "PLAIN", "CURVE")
 GREETING_BYTES = 64
+VERSION_BYTES = 12  # of a greeting, before it names its mechanism
 MORE, LONG, COMMAND = 0x01, 0x02, 0x04
 CURVE_HELLO_BYTES = 200 - len(b"\x05HELLO")
 
