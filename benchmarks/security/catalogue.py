@@ -95,7 +95,7 @@ ATTACKS = (
     ),
     Attack(name="hello", row=5, does="a neighbour of generation 10^6 at each edge"),
     Attack(name="stop-3", row=5, does="an order to stop before step 3 at each edge"),
-    Attack(name="stop-far", row=5, does="an order to stop before step 80 at each edge"),
+    Attack(name="stop-far", row=5, does="an order to stop before step 50 at each edge"),
     Attack(
         name="silent-peer",
         row=6,

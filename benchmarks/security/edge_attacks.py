@@ -15,7 +15,7 @@ from benchmarks.security.stranger import Means, Report
 
 SAID_TIMES = 40  # a socket that shares out, and one that fences, may not hear the first
 SAID_EVERY_S = 0.05
-FAR_STEP = 80  # of the 100 that a run has in which this is tried
+FAR_STEP = 50  # of the 60 that a run has in which this is tried
 
 
 def announced(sight: Sight) -> forged.Announced:

@@ -17,8 +17,8 @@ from benchmarks.security.earlier import Earlier
 from benchmarks.security.sight import Sight
 from benchmarks.security.stranger import Means, Report
 
-FRAMES_A_CONNECTION = 500
-POOL = 100  # batches that are made before; the rest repeat them
+FRAMES_A_CONNECTION = 2000
+POOL = 40  # batches that are made before; the rest repeat them
 DEEP = 2000
 ENDS_A_CONNECTION = "huge length"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.security import forged, zmtp
 from benchmarks.security.connections import read, write
 from benchmarks.security.sight import Sight
-from benchmarks.security.store_attacks import announcement_key, open_store
+from benchmarks.security.store_attacks import open_store
 from benchmarks.security.stranger import Means, Report
 
 KEYS = ("~/.local/state/loco/key", "/root/.local/state/loco/key")
@@ -22,13 +22,17 @@ SOCKET_TIMEOUT_S = 0.5
 def read_files(sight: Sight, means: Means) -> Report:
     """Read the run's files and memory, and write to them."""
     store = open_store(sight.store)
-    announced = forged.Announced(store.get(announcement_key(store)))
     places = [Path(sight.run_dir), *(Path(key).expanduser() for key in KEYS), *_memory(store)]
-    got = sorted({kind for place in places for kind in _tried(place)})
+    got = {one for place in places for one in _tried(place)}
     means.budget.over.wait()
-    got += sorted(set(_tried(Path(sight.run_dir))) - set(got))
-    worked = [f"it may {', '.join(got)}"] if got else []
-    return {"worked": worked, "announced_bytes": len(announced.raw)}
+    got |= set(_tried(Path(sight.run_dir)))  # what was written since
+    readable, writable = (sorted(path for what, path in got if what == mode) for mode in "rw")
+    worked = [
+        f"it may {verb} {len(paths)} files and directories, such as {paths[-1]}"
+        for verb, paths in (("read", readable), ("write", writable))
+        if paths
+    ]
+    return {"worked": worked, "tried": [str(place) for place in places]}
 
 
 def _memory(store: object) -> Iterator[Path]:
@@ -40,17 +44,13 @@ def _memory(store: object) -> Iterator[Path]:
                 yield Path(path)
 
 
-def _tried(place: Path) -> Iterator[str]:
-    """What may be done with a file, or with anything in a directory."""
+def _tried(place: Path) -> Iterator[tuple[str, str]]:
+    """What may be done, "r" or "w", with a file, or with a directory and all within it."""
     with contextlib.suppress(OSError):
-        paths = [place, *place.rglob("*")]
-        for path in paths:
-            kind = "memory" if path.parts[:2] == ("/", "proc") else path.name or "run directory"
-            kind = "the run directory" if path == Path(place) and path.is_dir() else kind
-            if os.access(path, os.R_OK):
-                yield f"read {kind}"
-            if os.access(path, os.W_OK):
-                yield f"write {kind}"
+        for path in (place, *place.rglob("*")):
+            for mode, asked in (("r", os.R_OK), ("w", os.W_OK)):
+                if os.access(path, asked):
+                    yield mode, str(path)
 
 
 def join_ipc(sight: Sight, means: Means) -> Report:

@@ -27,8 +27,8 @@ from benchmarks.security.sight import Listening, Sight, find_store, listening_be
 from benchmarks.security.stranger import Report, Stranger
 
 NUM_WORKERS = 3
-BATCH = 64
-SHORT_STEPS, LONG_STEPS = 100, 240
+BATCH = 32
+SHORT_STEPS, LONG_STEPS = 60, 140
 SHOWN_AT_STEP = 5
 LOOK_EVERY_S = 0.2
 GRACE_S = 5.0

@@ -8,7 +8,7 @@ import time
 
 from torch import Tensor, nn
 
-UNIT_S = 0.02
+UNIT_S = 0.05
 """What a unit's forward takes; a block with home and guest has two a step."""
 WIDTH = 256  # as many as the digits have pixels, so that all units are alike
 NUM_UNITS = 4

@@ -36,8 +36,9 @@ def test_forged_units_tell_who_ran_them(tmp_path):
 
 
 def test_what_may_be_read_is_found(tmp_path):
-    (tmp_path / "secret").write_text("x")
-    assert {"read secret", "read the run directory"} <= set(_tried(tmp_path))
+    secret = tmp_path / "secret"
+    secret.write_text("x")
+    assert {("r", str(secret)), ("w", str(secret)), ("r", str(tmp_path))} <= set(_tried(tmp_path))
     assert list(_tried(tmp_path / "none")) == []
 
 
