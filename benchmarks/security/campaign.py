@@ -1,6 +1,6 @@
 """Attacks a real run as strangers on the host and on the network would, each in a run of its own.
 
-    python -m benchmarks.security                              all of them: about nine minutes
+    python -m benchmarks.security                              all of them: about ten minutes
     python -m benchmarks.security --only result-null --only hello
     python -m benchmarks.security --only million --frames 1000000 --json FILE
 
