@@ -35,18 +35,29 @@ def connection(address: Listening) -> Iterator[socket.socket | None]:
 def greet(
     opened: socket.socket, mechanism: str, identity: bytes = b"", *, wait_s: float = TIMEOUT_S
 ) -> str:
-    """Say the whole handshake of a mechanism; return the other end's, "" if it says none.
+    """Go through the handshake of a mechanism; return the other end's, "" if it says none.
 
-    An end that refuses may drop what it has said, so it is heard before it knows the mechanism.
+    Each step waits for its answer: an end that refuses may drop what it has said, and libzmq cuts
+    off whoever sends a message before its own part of the handshake is out.
     """
-    said, start = zmtp.opening(mechanism, identity), zmtp.VERSION_BYTES
+    greeting, start = zmtp.greeting(mechanism), zmtp.VERSION_BYTES
     found = ""
     with contextlib.suppress(OSError):
         opened.settimeout(wait_s)
-        opened.sendall(said[:start])
+        opened.sendall(greeting[:start])
         found = zmtp.mechanism_of(read(opened, zmtp.GREETING_BYTES))
-        opened.sendall(said[start:])
+        opened.sendall(greeting[start:])
+        for said in zmtp.commands(mechanism, identity):
+            opened.sendall(said)
+            if not _read_frame(opened):
+                break
     return found
+
+
+def _read_frame(opened: socket.socket) -> bytes:
+    """The next short frame, b"" if none comes."""
+    start = read(opened, 2)
+    return start + read(opened, start[1]) if len(start) == 2 else b""
 
 
 def read(opened: socket.socket, size: int) -> bytes:

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import zmq
 
 from benchmarks.security import forged, zmtp
-from benchmarks.security.connections import connection, is_open, read, write
+from benchmarks.security.connections import connection, greet, is_open, read, write
 from benchmarks.security.sight import Listening, Sight
 from benchmarks.security.stranger import Means, Report
 
@@ -97,7 +97,8 @@ def send_huge_frame(sight: Sight, means: Means) -> Report:
             opened = stack.enter_context(connection(address))
             if opened is None:
                 continue
-            write(opened, [zmtp.opening("NULL", b"huge"), zmtp.frame_start(HUGE_BYTES)])
+            greet(opened, "NULL", b"huge")
+            write(opened, [zmtp.frame_start(HUGE_BYTES)])
             taken[address[1]] = 0
             piece = bytes(PIECE_BYTES)
             while taken[address[1]] < REALLY_SENT_BYTES and means.budget.pay():

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.security import forged, zmtp
-from benchmarks.security.connections import read, write
+from benchmarks.security.connections import greet, write
 from benchmarks.security.sight import Sight
 from benchmarks.security.store_attacks import open_store
 from benchmarks.security.stranger import Means, Report
@@ -61,9 +61,9 @@ def join_ipc(sight: Sight, means: Means) -> Report:
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as opened:
             opened.settimeout(SOCKET_TIMEOUT_S)
             opened.connect(name.replace("@", "\0", 1) if name.startswith("@") else name)
-            write(opened, [zmtp.opening("NULL", b"1/0"), *result], wait_s=SOCKET_TIMEOUT_S)
-            if read(opened, zmtp.GREETING_BYTES):
+            if greet(opened, "NULL", b"1/0", wait_s=SOCKET_TIMEOUT_S):
                 answered.append(name)
+                write(opened, result, wait_s=SOCKET_TIMEOUT_S)
     means.budget.over.wait()
     worked = [f"{len(answered)} of {len(sight.ipc)} sockets answered"] if answered else []
     return {"worked": worked, "sockets": len(sight.ipc)}

@@ -53,20 +53,19 @@ def metadata(identity: bytes = b"") -> bytes:
     )
 
 
-def opening(mechanism: str, identity: bytes = b"") -> bytes:
-    """The client's whole handshake, said without a wait for the answers. Keys are random, so a
-    CURVE server that knows its peers can only refuse it, and a name and password are made up."""
+def commands(mechanism: str, identity: bytes = b"") -> list[bytes]:
+    """What a client says after its greeting, each once the one before is answered. Keys are random,
+    so a CURVE server that knows its peers can only refuse them; name and password are made up."""
     match mechanism:
         case "NULL":
-            said = command("READY", metadata(identity))
+            return [command("READY", metadata(identity))]
         case "PLAIN":
             named = b"\x05admin\x05admin"
-            said = command("HELLO", named) + command("INITIATE", metadata(identity))
+            return [command("HELLO", named), command("INITIATE", metadata(identity))]
         case _:
             version, random = b"\x01\0", os.urandom(CURVE_HELLO_BYTES - 74)
-            said = command("HELLO", version + bytes(72) + random)
-            said += command("INITIATE", os.urandom(250)) + command("MESSAGE", os.urandom(60))
-    return greeting(mechanism) + said
+            hello = command("HELLO", version + bytes(72) + random)
+            return [hello, command("INITIATE", os.urandom(250))]
 
 
 def split_frames(stream: bytes) -> list[bytes]:

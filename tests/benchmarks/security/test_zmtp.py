@@ -27,9 +27,12 @@ def address_of(opened) -> tuple[str, int]:
 
 @pytest.mark.parametrize("size", [0, 3, 255, 256, 70_000])
 def test_frames_of_every_size_arrive(router, size):
+    """Frames that followed the handshake at once were cut off, one time in eight: before libzmq has
+    said its own READY, it takes whatever comes for a second one."""
     with connection(address_of(router)) as opened:
         assert greet(opened, "NULL", b"me") == "NULL"
-        write(opened, [zmtp.frame(b"first", more=True), zmtp.frame(b"x" * size)])
+        frames = [zmtp.frame(b"first", more=True), zmtp.frame(b"x" * size)]
+        assert write(opened, frames) == len(frames)
         assert router.recv_multipart() == [b"me", b"first", b"x" * size]
 
 
@@ -50,8 +53,8 @@ def test_greeting_names_its_mechanism(mechanism):
 
 
 def test_curve_hello_has_the_size_of_one():
-    said = zmtp.opening("CURVE")[zmtp.GREETING_BYTES :]
-    assert said[1] == 200
+    hello, _ = zmtp.commands("CURVE")
+    assert hello[1] == 200
 
 
 def test_recorded_stream_is_cut_into_its_frames():
