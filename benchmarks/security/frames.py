@@ -85,10 +85,14 @@ def _body(frame: bytes) -> bytes:
 
 
 def batch(rng: random.Random, real: Sequence[bytes], size: int) -> tuple[bytes, dict[str, int]]:
-    """Frames of all sorts in one piece, and how many of each; a huge one comes last."""
-    sorts = [rng.choice(list(SORTS)[:-1]) for _ in range(size - 1)] + [ENDS_A_CONNECTION]
-    counts = {sort: sorts.count(sort) for sort in SORTS}
-    return b"".join(SORTS[sort](rng, real) for sort in sorts), counts
+    """Frames of all sorts in one piece, and how many of each. Those that end a connection come
+    last: commands that are none, and a huge one."""
+    sorts = [rng.choice(list(SORTS)[:-1]) for _ in range(size - 1)]
+    frames = [SORTS[sort](rng, real) for sort in sorts]
+    frames.sort(key=lambda frame: frame[0] & zmtp.COMMAND)
+    sorts.append(ENDS_A_CONNECTION)
+    frames.append(SORTS[ENDS_A_CONNECTION](rng, real))
+    return b"".join(frames), {sort: sorts.count(sort) for sort in SORTS}
 
 
 def real_frames(earlier: Earlier) -> list[bytes]:
