@@ -120,7 +120,7 @@ def squat_identities(sight: Sight, means: Means) -> Report:
         for generation in range(NUM_GENERATIONS)
     ]
     for socket in sockets:
-        offer(socket, [forged.report(0)])
+        offer(socket, forged.report(0))
     means.budget.rest(SETTLED_S)
     means.armed()
     heard = 0

@@ -18,9 +18,10 @@ import torch
 
 from launch.job import LocalLearningJob
 from launch.resolve import restore
-from runtime.core.messages import Ack, Hello, Stop
+from runtime.core.messages import Ack, Hello, Message, Stop
 from runtime.core.plan import Stream
 from runtime.links.codec import encode, fingerprint
+from runtime.links.guards import Checksums
 from runtime.records.schema import Counters, Report, Seconds, WorkerResult
 
 FAR_GENERATION = 10**6
@@ -68,11 +69,16 @@ class Announced:
 
 def far_hello(edge: int) -> bytes:
     """A neighbour of a generation that no keeper has started."""
-    return encode(Hello(generation=FAR_GENERATION, to=0, asks=True, wants=_wants()), edge=edge)
+    return _header(Hello(generation=FAR_GENERATION, to=0, asks=True, wants=_wants()), edge)
 
 
 def stop(step: int, edge: int) -> bytes:
-    return encode(Stop(generation=0, to=0, step=step), edge=edge)
+    return _header(Stop(generation=0, to=0, step=step), edge)
+
+
+def _header(message: Message, edge: int) -> bytes:
+    """With the checksum that anyone can make; for a MAC a stranger lacks the key."""
+    return encode(message, Checksums(edge, covers_tensors=False), edge=edge)
 
 
 def _wants() -> dict[Stream, int]:
@@ -81,11 +87,11 @@ def _wants() -> dict[Stream, int]:
 
 def well_formed(edge: int) -> Iterator[bytes]:
     """Headers that pass all checks of form, without end; they say what was true long ago."""
-    hello = encode(Hello(generation=0, to=0, asks=False, wants=_wants()), edge=edge)
+    hello = _header(Hello(generation=0, to=0, asks=False, wants=_wants()), edge)
     ack = Ack(stream=Stream.ACTIVATION, generation=0, to=0, expected=0, released=0, durable=0)
     while True:
         yield hello
-        yield encode(ack, edge=edge)
+        yield _header(ack, edge)
 
 
 def result(block_index: int) -> list[bytes]:
@@ -103,10 +109,10 @@ def result(block_index: int) -> list[bytes]:
         digests={f"{block_index}": "0" * 64},
     )
     weights = {f"{block_index}.layer.weight": torch.full((256, 256), 666.0)}
-    return [msgpack.packb(asdict(said)), safetensors.torch.save(weights)]
+    return [b"result", msgpack.packb(asdict(said)), safetensors.torch.save(weights)]
 
 
-def report(block_index: int) -> bytes:
+def report(block_index: int) -> list[bytes]:
     """A worker's report, as it comes twice a second."""
     said = Report(
         block=block_index,
@@ -116,8 +122,8 @@ def report(block_index: int) -> bytes:
         queue_depth=0,
         rss_bytes=math.ceil(2e8),
         dropped_reports=0,
-        finished=False,
+        refused=0,
+        result_sha256="",
         records=(),
     )
-    packed: bytes = msgpack.packb(asdict(said))
-    return packed
+    return [b"report", msgpack.packb(asdict(said))]

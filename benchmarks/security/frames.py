@@ -104,7 +104,7 @@ def real_frames(earlier: Earlier) -> list[bytes]:
         for frame in zmtp.split_frames(stream)
         if len(frame) < 4096
     ]
-    made = [forged.report(1), forged.stop(3, 7), forged.far_hello(7)]
+    made = [forged.report(1)[1], forged.stop(3, 7), forged.far_hello(7)]
     return found or [zmtp.frame(body) for body in made]
 
 

@@ -55,7 +55,8 @@ def _tried(place: Path) -> Iterator[tuple[str, str]]:
 
 def join_ipc(sight: Sight, means: Means) -> Report:
     """Connect to every unix socket of the run, and hand in a result there."""
-    result = [zmtp.frame(part, more=i == 0) for i, part in enumerate(forged.result(1))]
+    parts = forged.result(1)
+    result = [zmtp.frame(part, more=i + 1 < len(parts)) for i, part in enumerate(parts)]
     answered = []
     for name in sight.ipc:
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as opened:

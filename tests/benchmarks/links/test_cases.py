@@ -50,7 +50,7 @@ def test_address_is_on_tcp_for_what_has_it_in_its_name():
         system: replace(CASE, system=system).address.partition(":")[0] for system in (*OURS, *RAW)
     }
     assert {system for system, scheme in schemes.items() if scheme == "tcp"} == {
-        *("zmq-tcp", "raw tcp")
+        *("zmq-tcp", "zmq-tcp unsigned", "zmq-tcp encrypted", "raw tcp")
     }
 
 

@@ -7,19 +7,22 @@ from benchmarks.links.cases import OURS, RAW, Case
 from benchmarks.links.comparison import (
     BASELINES,
     KIB,
+    MAC,
     MEMCPY,
     MIB,
+    SIGNED,
     draw,
     measure_size,
+    of_signing,
     show,
     size_label,
 )
 
-SYSTEMS = (MEMCPY, *OURS, *RAW)
+SYSTEMS = (MEMCPY, MAC, *OURS, *RAW)
 
 
 def record(system: str, size: int, *gb_per_s: float, us: float = 20.0) -> dict:
-    latency_us = [] if system == MEMCPY else [us, us, us + 9]
+    latency_us = [] if system in (MEMCPY, MAC) else [us, us, us + 9]
     return {
         "system": system,
         "size_bytes": size,
@@ -65,7 +68,12 @@ def test_share_of_a_baseline_is_the_median_of_each_rounds_own(capsys):
 
 def test_each_of_our_links_has_a_baseline_of_the_same_run():
     assert BASELINES.keys() == set(OURS)
-    assert set(BASELINES.values()) <= {MEMCPY, *RAW}
+    assert set(BASELINES.values()) <= {MEMCPY, SIGNED, *RAW, "zmq-tcp unsigned"}
+
+
+def test_signing_allows_what_is_left_of_the_wire_if_both_ends_do_it_in_turn():
+    by = {(r["system"], r["size_bytes"]): r for r in records()}
+    assert of_signing(by, KIB) == [2.0 / 3] * 3
 
 
 def test_size_is_shown_in_the_unit_that_fits():
@@ -89,6 +97,7 @@ def test_figures_are_of_a_message_and_half_a_round_trip(monkeypatch):
 
     monkeypatch.setattr(comparison, "run", run)
     monkeypatch.setattr(comparison, "copy", lambda source, rooms, num: num * 0.0005)
+    monkeypatch.setattr(comparison, "sign", lambda source, num: num * 0.001)
     found = {r["system"]: r for r in measure_size(None, 1000, rounds=3)}
     assert found.keys() == set(SYSTEMS)
     assert found["gloo"]["gb_per_s"] == pytest.approx([0.001] * 3)

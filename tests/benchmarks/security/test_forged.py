@@ -13,6 +13,7 @@ from benchmarks.security.earlier import Earlier
 from benchmarks.security.frames import ENDS_A_CONNECTION, SORTS, batch, real_frames
 from runtime.core.messages import Hello, Stop
 from runtime.links.codec import decode
+from runtime.links.guards import Checksums
 from runtime.records.schema import Report, WorkerResult, from_dict
 
 ANNOUNCED = {
@@ -39,18 +40,20 @@ def test_announcement_that_says_nothing_is_made_up(raw):
 
 
 def test_words_are_such_as_an_edge_takes():
-    hello = decode(forged.far_hello(7), edge=7)
+    guard = Checksums(7, covers_tensors=False)
+    hello = decode(forged.far_hello(7), guard, edge=7)
     assert isinstance(hello, Hello)
     assert hello.generation == forged.FAR_GENERATION
-    assert decode(forged.stop(3, 7), edge=7) == Stop(generation=0, to=0, step=3)
-    assert all(decode(header, edge=7) for header in islice(forged.well_formed(7), 4))
+    assert decode(forged.stop(3, 7), guard, edge=7) == Stop(generation=0, to=0, step=3)
+    assert all(decode(header, guard, edge=7) for header in islice(forged.well_formed(7), 4))
 
 
 def test_result_and_report_are_such_as_the_coordinator_takes():
-    said, weights = forged.result(1)
+    kind, said, weights = forged.result(1)
+    assert kind == b"result"
     assert from_dict(WorkerResult, msgpack.unpackb(said)).block == 1
     assert safetensors.torch.load(weights)
-    assert from_dict(Report, msgpack.unpackb(forged.report(2))).block == 2
+    assert from_dict(Report, msgpack.unpackb(forged.report(2)[1])).block == 2
 
 
 def test_batch_has_all_sorts_and_a_huge_one_last():
