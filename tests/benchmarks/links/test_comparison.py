@@ -117,6 +117,7 @@ def test_flow_has_fewer_messages_the_larger_they_are(monkeypatch, size, num, win
     cases: list[Case] = []
     monkeypatch.setattr(comparison, "run", lambda orders, case: cases.append(case) or 1.0)
     monkeypatch.setattr(comparison, "copy", lambda *_: 1.0)
+    monkeypatch.setattr(comparison, "sign", lambda source, num: 1.0)
     monkeypatch.setattr(comparison.torch, "ones", lambda size, dtype: None)
     measure_size(None, size, rounds=1)
     flows = {(case.num_messages, case.window) for case in cases if case.window > 1}
