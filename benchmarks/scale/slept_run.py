@@ -30,6 +30,11 @@ def main(argv: list[str]) -> int:
     load: Callable[[str], SleptJob] = load_slept_job
     if len(argv) > 2:
         load = partial(load_far_job, argv[2])
+    return run(config, argv[1], load)
+
+
+def run(config: SleptConfig, run_dir: str, load: Callable[[str], SleptJob]) -> int:
+    """Run the job that `load` makes of the config's text."""
     program = Program(
         resolve=config.resolve,
         load=load,
@@ -38,7 +43,7 @@ def main(argv: list[str]) -> int:
             "runtime.worker.process",
             "runtime.testing.slept",
         ),
-        run_dir=argv[1],
+        run_dir=run_dir,
         name="slept",
         run_name="slept",
         started_t=time.time(),

@@ -3,6 +3,7 @@
     python -m benchmarks.security                              all of them: about ten minutes
     python -m benchmarks.security --only result-null --only hello
     python -m benchmarks.security --only million --frames 1000000 --json FILE
+    python -m benchmarks.security --cost 5                     what being guarded costs, instead
 
 Exits with 1 if any of them changed a result, ended or hung a job, cost a process its life or more
 memory than it should, read what is private, slowed the run down, or could not be carried out.
@@ -21,6 +22,7 @@ from cyclopts import Parameter
 
 from benchmarks.harness import Results, header, make_console, print_header
 from benchmarks.security.catalogue import ATTACKS, Attack, Job, undisturbed
+from benchmarks.security.cost import measure, show
 from benchmarks.security.judge import judge
 from benchmarks.security.report import print_attacks
 from benchmarks.security.run import Seen, run_attacked
@@ -37,8 +39,10 @@ class Options:
     """Attacks by name, without it all."""
     frames: int = 1_000_000
     """Frames of all sorts that the attack "million" sends."""
+    cost: int = 0
+    """Measure instead what being guarded costs, in so many pairs of runs."""
     json: Path | None = None
-    """File that gets a JSON line an attack."""
+    """File that gets a JSON line an attack, or a run."""
 
 
 def mistake(options: Options) -> str | None:
@@ -47,6 +51,8 @@ def mistake(options: Options) -> str | None:
     unknown = sorted(set(options.only) - set(names))
     if unknown:
         return f"no attack {', '.join(unknown)}; choose from {', '.join(names)}"
+    if options.cost < 0:
+        return f"--cost {options.cost} is no number of pairs; give at least 1"
     if options.frames < 1:
         return f"--frames {options.frames} sends nothing; give at least 1"
     return None
@@ -122,6 +128,13 @@ def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
         sys.exit(2)
     if results is not None:
         results.append({"header": facts})
+    if options.cost:
+        records = []
+        for record in measure(options.cost):
+            records.append(record)
+            if results is not None:
+                results.append(record)
+        return show(records, make_console())
     if os.getuid() != 0:
         print("not root: strangers can't be other users, so rows 1, 3 and 8 show less")
     began_s, verdicts = time.monotonic(), []

@@ -3,10 +3,11 @@
 Owns what is written there. Knows nothing of what a run makes of it.
 """
 
+import contextlib
 from datetime import timedelta
 from pathlib import Path
 
-from torch.distributed import TCPStore
+from torch.distributed import DistNetworkError, TCPStore
 
 from benchmarks.security.earlier import Earlier
 from benchmarks.security.forged import Announced
@@ -98,7 +99,10 @@ def replay_announcement(sight: Sight, means: Means) -> Report:
 
 
 def _written(directory: Path) -> int:
-    return sum(path.stat().st_size for path in directory.glob("worker-*"))
+    """As far as a stranger can see."""
+    with contextlib.suppress(PermissionError):
+        return sum(path.stat().st_size for path in directory.glob("worker-*"))
+    return 0
 
 
 def set_finished(sight: Sight, means: Means) -> Report:
@@ -113,9 +117,12 @@ def junk_in_store(sight: Sight, means: Means) -> Report:
     """Write junk over every key of the job, again and again, to its end."""
     store, times = open_store(sight.store), 0
     while True:
-        for key in sorted({*keys_of(store), *KEYS}):
-            put(store, key, JUNK[times % len(JUNK)])
-            times += 1
+        try:
+            for key in sorted({*keys_of(store), *KEYS}):
+                put(store, key, JUNK[times % len(JUNK)])
+                times += 1
+        except DistNetworkError:  # the launcher has ended, and its store with it
+            return {"written": times}
         if not (means.budget.pay() and means.budget.rest(0.5)):
             return {"written": times}
 

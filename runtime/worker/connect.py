@@ -145,7 +145,7 @@ class Connector:
                 f"link shm needs workers {self._block_index} and {neighbour} on one host, in one"
                 " process namespace; use --link auto"
             )
-        on_network = (bind or connect or "").startswith("tcp://")
+        on_network = self._on_network(bind or connect or "")
         is_lower = side is Side.ABOVE
         end = End(
             side=side,
@@ -172,6 +172,11 @@ class Connector:
                 f"the memory of worker {neighbour} can't be shared ({error}); use --link zmq"
             ) from error
         return shm_link(self._context, end, memory, bind=bind, connect=connect)
+
+    @staticmethod
+    def _on_network(address: str) -> bool:
+        """Whether others than this user's processes can reach an address."""
+        return address.startswith("tcp://")
 
     def _admission(self, edge: int, *, is_lower: bool) -> Admission:
         """How the two ends of an edge know each other on a network."""
