@@ -11,9 +11,14 @@ from runtime.testing.slept import SleptConfig, SleptJob, load_slept_job
 from runtime.worker.connect import Connector
 
 
+def _never(address: str) -> bool:
+    del address
+    return False
+
+
 def load_unguarded_job(text: str) -> SleptJob:
     """The job, in a process whose edges are guarded against damage alone."""
-    Connector._on_network = staticmethod(lambda _: False)  # type: ignore[method-assign]
+    Connector._on_network = staticmethod(_never)  # type: ignore[method-assign]
     return load_slept_job(text)
 
 
