@@ -11,10 +11,14 @@ from runtime.trust.secret import HOW_TO_MAKE, BadSecret, read_secret, users_secr
 NO_SECRET = b"--insecure-network"  # known to everyone
 
 
+class HostError(ConfigError):
+    """What is wrong on this host, and may be right on the others."""
+
+
 def job_secret(config: RunConfig, launcher: Launcher | None) -> bytes:
     """The secret of the user's file; on one host without one, the user's own.
 
-    Raises ConfigError.
+    Raises ConfigError, and HostError if it is this host's file.
     """
     try:
         if config.secret_file is not None:
@@ -22,7 +26,7 @@ def job_secret(config: RunConfig, launcher: Launcher | None) -> bytes:
         if launcher is None or launcher.is_one_host:
             return users_secret()
     except BadSecret as error:
-        raise ConfigError(str(error)) from error
+        raise HostError(str(error)) from error
     if config.insecure_network:
         return NO_SECRET
     raise ConfigError(

@@ -14,7 +14,7 @@ if __name__ == "__main__":  # our packages come first, and the files beside this
 
 from launch.config import ConfigError
 from launch.config_file import parse
-from launch.job_secret import job_secret
+from launch.job_secret import HostError, job_secret
 from launch.launcher import MARK, Launcher
 from launch.program import make_program
 from runtime.keeper.keeper import Keeper
@@ -33,7 +33,8 @@ def main(argv: list[str]) -> int:
         config = parse(argv, prog=NAME)
         secret = job_secret(config, launcher)
     except ConfigError as error:
-        if MARK not in os.environ or os.environ.get("RANK", "0") == "0":
+        rank = "LOCAL_RANK" if isinstance(error, HostError) else "RANK"
+        if MARK not in os.environ or os.environ.get(rank, "0") == "0":
             print(f"{NAME}: error: {error}", file=sys.stderr)
         else:
             time.sleep(OTHERS_WAIT_S)

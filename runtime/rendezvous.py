@@ -13,10 +13,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import psutil
-from torch.distributed import FileStore, PrefixStore, Store, TCPStore
+from torch.distributed import DistStoreError, FileStore, PrefixStore, Store, TCPStore
 
 from runtime.program import Meeting
 from runtime.trust.keys import RunKeys, rendezvous_key
@@ -26,8 +27,11 @@ log = logging.getLogger(__name__)
 
 STORE_TIMEOUT_S = 600.0
 LOOK_EVERY_S = 0.02
+LOOK_AGAIN_S = 0.2  # if what lies there is not this job's
+READ_TIMEOUT_S = 5.0
 TOLD_AFTER_S = 2.0
 REFUSAL_TIMEOUT_S = 30.0  # for the ranks that are to hear that there is no job
+STARTED = 19  # of the fields of /proc/PID/stat behind the name
 JOB_KEY = "job"
 FINISHED_KEY = "finished"
 RUN_DIR_KEY = "loco/run-dir"
@@ -99,6 +103,7 @@ class Rendezvous:
         self._first_key = rendezvous_key(secret)
         self._run_key: bytes | None = None
         self._run_dir_name = f"{RUN_DIR_KEY} of {launcher}"
+        store.set_timeout(timedelta(seconds=READ_TIMEOUT_S))  # of what is deleted meanwhile
         self._lasting = store
         self._store = PrefixStore(f"loco/{attempt}", store)
 
@@ -198,7 +203,10 @@ class Rendezvous:
         """The directory of an attempt before this one, if there was one."""
         if self.attempt == 0 or not self._lasting.check([RUN_DIR_KEY]):
             return None
-        return unseal(self._first_key, self._run_dir_name, self._lasting.get(RUN_DIR_KEY))
+        path = unseal(self._first_key, self._run_dir_name, self._lasting.get(RUN_DIR_KEY))
+        if path is None:
+            log.warning("the run directory of the attempt before is not told by this launcher")
+        return path
 
     # Sealed values ----------------------------------------------------------------------------
 
@@ -220,13 +228,23 @@ class Rendezvous:
     def _find(self, key: str, *, is_meant: Callable[[str], bool] = bool) -> str | None:
         """The text of a key: what lies there if it is sealed by this job and `is_meant`; else what
         is known of it."""
-        there = [self._store.get(key)] if self._store.check([key]) else []
-        for sealed in (*there, self.known.get(key, b"")):
+        for sealed in (self._read(key), self.known.get(key)):
+            if sealed is None:
+                continue
             text = unseal(self._key_of(key), self._name_of(key), sealed)
             if text is not None and is_meant(text):
                 self.known[key] = sealed
                 return text
         return None
+
+    def _read(self, key: str) -> bytes | None:
+        """What lies at a key; None if nothing does. It may be deleted while it is read."""
+        try:
+            found: bytes | None = self._store.get(key) if self._store.check([key]) else None
+        except (RuntimeError, DistStoreError) as error:
+            log.warning("the store does not give %r: %s", key, error)
+            return None
+        return found
 
     def _get(
         self, key: str, *, is_meant: Callable[[str], bool] = bool, timeout_s: float | None = None
@@ -236,18 +254,19 @@ class Rendezvous:
         began_s, told = time.monotonic(), False
         while (text := self._find(key, is_meant=is_meant)) is None:
             is_foreign = self._store.check([key])
+            waited_s = time.monotonic() - began_s
             if time.monotonic() > deadline_s:
-                raise RendezvousError(self._nothing_of(key, is_foreign=is_foreign))
-            if is_foreign and not told and time.monotonic() - began_s > TOLD_AFTER_S:
+                raise RendezvousError(self._nothing_of(key, waited_s, is_foreign=is_foreign))
+            if is_foreign and not told and waited_s > TOLD_AFTER_S:
                 told = True
                 log.warning("%s; waiting for what is", _foreign(key))
-            time.sleep(LOOK_EVERY_S)
+            time.sleep(LOOK_AGAIN_S if is_foreign else LOOK_EVERY_S)
         return text
 
-    def _nothing_of(self, key: str, *, is_foreign: bool) -> str:
+    def _nothing_of(self, key: str, waited_s: float, *, is_foreign: bool) -> str:
         if is_foreign:
             return f"{_foreign(key)}; start all hosts with the same --secret-file"
-        return f"nothing of {key!r} from the other processes in {self._timeout_s:.0f} s"
+        return f"nothing of {key!r} from the other processes in {waited_s:.0f} s"
 
 
 def _foreign(key: str) -> str:
@@ -288,7 +307,11 @@ def _launcher(keeper_pid: int) -> str:
     """The process that has started this rank, which starts the next attempt too."""
     agent = psutil.Process(keeper_pid).parent()
     run_id = os.environ.get("TORCHELASTIC_RUN_ID", "")
-    return run_id if agent is None else f"{run_id} {agent.pid} {agent.create_time()}"
+    if agent is None:
+        return run_id
+    # In ticks since the boot: by the clock it would change when that is set.
+    _, _, facts = Path(f"/proc/{agent.pid}/stat").read_text().rpartition(")")
+    return f"{run_id} {agent.pid} {facts.split()[STARTED]}"
 
 
 def open_store(meeting: Meeting, *, is_coordinator: bool = False) -> Store:

@@ -83,11 +83,12 @@ def run_coordinator(program: Program, meeting: Meeting, start: Start, keeper: Co
         if isinstance(found, int):
             return say(end=found)
         announcement, run_dir, reception = found
+        say(known=rendezvous.known)
         _log_to(run_dir)
         recorder = Recorder(run_dir)
         try:
             coordinator = Coordinator(program, announcement, recorder, reception, start, tell)
-            say(num_workers=coordinator.num_workers, reached=1, known=rendezvous.known)
+            say(num_workers=coordinator.num_workers, reached=1)
             coordinator.run(
                 rendezvous, gathered=partial(say, reached=2), ended=partial(say, end=DONE)
             )

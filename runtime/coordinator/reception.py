@@ -105,7 +105,7 @@ class Reception:
                     raise ValueError(f"a report of generation {said.generation}")
             except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
                 self._drop(identity, error)
-            except (msgpack.UnpackException, RecursionError) as error:
+            except (msgpack.UnpackException, RecursionError, zmq.ZMQError) as error:
                 self._drop(identity, error)
             else:
                 yield Heard(said, identity)
@@ -147,7 +147,8 @@ def _read(frames: list[bytes], block: int) -> Said:
     kind, *rest = frames
     if kind == b"left" and not rest:
         return Left(block)
-    packed, *weights = rest
+    num_frames = int(rest[0])
+    packed, weights = b"".join(rest[1 : 1 + num_frames]), rest[1 + num_frames :]
     said: Report | WorkerResult
     if kind == b"report" and not weights:
         said = checked(from_dict(Report, msgpack.unpackb(packed)))

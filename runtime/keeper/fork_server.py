@@ -107,9 +107,11 @@ def directory() -> str:
     usable = [d for d in (*short, *SHORT_DIRECTORIES) if os.access(d, os.W_OK | os.X_OK)]
     parent = Path((usable or [default])[0])
     for left in parent.glob("loco-*/lock"):
-        with contextlib.suppress(OSError), left.open() as lock:  # OSError: another's, or in use
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(left.parent, ignore_errors=True)
+        with contextlib.suppress(OSError):  # it is in use, or gone
+            if left.parent.lstat().st_uid == os.geteuid():
+                with os.fdopen(os.open(left, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)) as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(left.parent, ignore_errors=True)
     path = Path(tempfile.mkdtemp(prefix="loco-", dir=parent))
     lock = (path / "locking").open("w")
     fcntl.flock(lock, fcntl.LOCK_EX)

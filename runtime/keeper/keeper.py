@@ -8,6 +8,7 @@ would only repeat itself, or too many of them. Nothing is left when it returns.
 import contextlib
 import multiprocessing.connection
 import os
+import resource
 import secrets
 import signal
 import sys
@@ -41,6 +42,12 @@ PRIVATE_UMASK = 0o077  # for all that this rank's processes write
 SHOW_CURSOR = "\x1b[?25h"
 
 
+def _open_as_many_files_as_allowed() -> None:
+    """Of strangers' connections each takes a descriptor until it is refused."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 class Keeper:
     """Supervises the worker of one rank under a launcher, or (`rank` None) all workers of a job."""
 
@@ -72,6 +79,7 @@ class Keeper:
     def run(self) -> int:
         """Run to the end of the job; return its exit code: 0, 1, 2 (refused) or 128 + signal."""
         before = self._take_signals()
+        _open_as_many_files_as_allowed()
         umask = None if self._program.shares_run_dir else os.umask(PRIVATE_UMASK)
         adopt_orphans()  # of a fork server that is killed
         if self._rank is not None:

@@ -27,13 +27,18 @@ class Admission(Protocol):
     def guard(self, socket: "zmq.Socket[bytes]") -> None:
         """Before a socket binds: let in only who belongs there."""
 
-    def show(self, socket: "zmq.Socket[bytes]") -> None:
-        """Before a socket connects: show what lets it in."""
+    def listens_at(self, address: str) -> None:
+        """Behind that: where others reach it."""
+
+    def show(self, socket: "zmq.Socket[bytes]", address: str) -> None:
+        """Before a socket connects: show what lets it in there."""
 
 
 class Tokens:
-    """The n-th token is good once, and no earlier one after it: an eavesdropper who has seen it
-    can't use it. Both counts are on pages, which outlive a worker's generations."""
+    """The n-th token is good once, at one address, and no earlier one after it. Who has seen it used
+    can't use it; nor can who was shown it in the listener's place, for it is good at his address
+    alone. Both counts are on pages, which outlive a worker's generations.
+    """
 
     is_for_once = True
 
@@ -41,25 +46,32 @@ class Tokens:
         self._key = key
         self._page = page
         self._doorkeeper = doorkeeper
+        self._address = ""
 
     def guard(self, socket: "zmq.Socket[bytes]") -> None:
         socket.setsockopt(zmq.PLAIN_SERVER, 1)
         self._doorkeeper.watch(socket, self._admits)
 
-    def show(self, socket: "zmq.Socket[bytes]") -> None:
+    def listens_at(self, address: str) -> None:
+        self._address = address
+
+    def show(self, socket: "zmq.Socket[bytes]", address: str) -> None:
         self._page[Field.DIALLED] += 1
         number = str(self._page[Field.DIALLED]).encode()
         socket.setsockopt(zmq.PLAIN_USERNAME, number)
-        socket.setsockopt(zmq.PLAIN_PASSWORD, self._token(number))
+        socket.setsockopt(zmq.PLAIN_PASSWORD, self._token(number, address))
 
-    def _token(self, number: bytes) -> bytes:
-        return hmac.digest(self._key, number, "sha256").hex().encode()
+    def _token(self, number: bytes, address: str) -> bytes:
+        named = number + b"\0" + address.encode()
+        return hmac.digest(self._key, named, "sha256").hex().encode()
 
     def _admits(self, mechanism: bytes, credentials: list[bytes]) -> str | None:
         if mechanism != b"PLAIN" or len(credentials) != 2:
             return None
         number, token = credentials
-        if not hmac.compare_digest(token, self._token(number)) or len(number) > MOST_DIGITS:
+        if not self._address or len(number) > MOST_DIGITS:
+            return None
+        if not hmac.compare_digest(token, self._token(number, self._address)):
             return None
         if int(number) <= self._page[Field.ADMITTED]:
             return None
@@ -93,7 +105,11 @@ class CurveKeys:
         socket.setsockopt(zmq.CURVE_SECRETKEY, self._own.secret)
         self._doorkeeper.watch(socket, self._admits)
 
-    def show(self, socket: "zmq.Socket[bytes]") -> None:
+    def listens_at(self, address: str) -> None:
+        """A key is good wherever its owner is."""
+
+    def show(self, socket: "zmq.Socket[bytes]", address: str) -> None:
+        del address
         socket.setsockopt(zmq.CURVE_SERVERKEY, self._server)
         socket.setsockopt(zmq.CURVE_PUBLICKEY, self._own.public)
         socket.setsockopt(zmq.CURVE_SECRETKEY, self._own.secret)

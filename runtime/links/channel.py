@@ -110,6 +110,8 @@ class Channel:
                 if admission is not None:
                     admission.guard(self.socket)
                 bind_for_this_user(self.socket, bind)
+                if admission is not None:
+                    admission.listens_at(self.address)
             if connect is not None:
                 self._dialling = Dialling(context, self.socket, connect, admission)
         except zmq.ZMQError as error:
@@ -198,7 +200,8 @@ class Dialling:
         self._address = address
         self._admission = admission
         self._connection: int | None = None  # the file descriptor of the one that is there
-        self._is_broken = False
+        self._is_broken = self._is_pending = False
+        self._num_abandoned = 0  # dials that were pending when another was begun
         self._dialled_s = 0.0
         if admission is not None and admission.is_for_once:
             socket.setsockopt(zmq.RECONNECT_IVL, -1)
@@ -211,6 +214,7 @@ class Dialling:
 
     def dial(self, address: str | None = None) -> None:
         """Connect anew, to a new address if one is given."""
+        self._num_abandoned += self._is_pending
         with contextlib.suppress(zmq.ZMQError):  # it may be gone already
             self._socket.disconnect(self._address)
         self._address = address or self._address
@@ -226,19 +230,22 @@ class Dialling:
             self.dial()
 
     def _connect(self) -> None:
-        self._connection, self._is_broken = None, False
+        self._connection, self._is_broken, self._is_pending = None, False, True
         self._dialled_s = time.monotonic()
         if self._admission is not None:
-            self._admission.show(self._socket)
+            self._admission.show(self._socket, self._address)
         connect_to(self._socket, self._address)
 
     def _note(self, told: Mapping[str, Any]) -> None:
-        """An earlier connection may still be told to have ended, before the one that is now."""
+        """What an earlier dial or connection came to may still be told behind the next one."""
         event, connection = told["event"], told["value"]
         if event == zmq.EVENT_CONNECTED:
-            self._connection = connection
-        elif event == zmq.EVENT_CLOSED:  # nobody listens
-            self._is_broken |= self._connection is None
+            self._connection, self._is_broken, self._is_pending = connection, False, False
+            self._num_abandoned = 0
+        elif event == zmq.EVENT_CLOSED and self._num_abandoned:
+            self._num_abandoned -= 1
+        elif event == zmq.EVENT_CLOSED and self._is_pending:  # nobody listens
+            self._is_broken, self._is_pending = True, False
         elif event == zmq.EVENT_DISCONNECTED:
             self._is_broken |= connection == self._connection
 

@@ -147,12 +147,13 @@ class Connector:
             )
         on_network = self._on_network(bind or connect or "")
         is_lower = side is Side.ABOVE
+        is_signed = on_network or self._job.link == "gloo"  # whose tensors always cross a network
         end = End(
             side=side,
             run_id=self._run_id,
             specs=self._job.specs(edge),
             guards_payload=guards_payload(self._job, shares_memory=shares),
-            macs=Macs(self._keys.edge(edge, is_lower=is_lower)) if on_network else None,
+            macs=Macs(self._keys.edge(edge, is_lower=is_lower)) if is_signed else None,
         )
         if (make := end.guard.makes_hash) is not None:
             retention.hash |= dict.fromkeys(end.outgoing, make)

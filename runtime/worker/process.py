@@ -80,11 +80,11 @@ def run_worker(
         announcement = rendezvous.await_announcement()
         if announcement.no_job is not None or rendezvous.is_finished:
             return _tell(keeper, end=announcement.no_job or DONE)
+        _tell(keeper, phase="loading the job", known=rendezvous.known)
+        job = _load(program, announcement)
         _log_to(worker_log(Path(announcement.run_dir), block_index))
         protect_output(log.warning)
         _tell(keeper, run_dir=announcement.run_dir, run_id=announcement.run_id)
-        _tell(keeper, phase="loading the job", known=rendezvous.known)
-        job = _load(program, announcement)
         final = (*final, *job.final_errors)
         _tell(keeper, num_workers=job.num_workers)
         worker = Worker(job, announcement, block_index, start, keeper, meeting)

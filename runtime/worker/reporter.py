@@ -20,7 +20,7 @@ from runtime.core.tie_stats import TieStats
 from runtime.links.admission import Admission
 from runtime.links.channel import connect_to
 from runtime.links.tensor_bytes import chunks
-from runtime.records.schema import Counters
+from runtime.records.schema import Counters, Report, WorkerResult
 from runtime.state.status_page import Field, Page
 from runtime.worker.driver import DriverStatus
 from runtime.worker.telemetry import Telemetry
@@ -68,7 +68,7 @@ class Reporter:
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
         self._socket.setsockopt(zmq.MAXMSGSIZE, MOST_ORDER_BYTES)
         if admission is not None:
-            admission.show(self._socket)
+            admission.show(self._socket, address)
         connect_to(self._socket, address)
 
     @property
@@ -134,9 +134,7 @@ class Reporter:
             force=force,
         )
         if report is not None:
-            self._telemetry.dropped_reports += not self._tell(
-                b"report", msgpack.packb(asdict(report))
-            )
+            self._telemetry.dropped_reports += not self._tell(*_message(b"report", report))
 
     def _tell(self, *frames: bytes) -> bool:
         try:
@@ -172,7 +170,13 @@ class Reporter:
         )
         weights = safetensors.torch.save(home)
         self._final_sha256 = hashlib.sha256(weights).hexdigest()
-        self._final = [b"result", msgpack.packb(asdict(result)), *chunks(weights)]
+        self._final = [*_message(b"result", result), *chunks(weights)]
+
+
+def _message(kind: bytes, record: Report | WorkerResult) -> list[bytes]:
+    """Its kind, how many frames its fields take, and these."""
+    fields = list(chunks(msgpack.packb(asdict(record))))
+    return [kind, str(len(fields)).encode(), *fields]
 
 
 def staleness_of(tie_stats: TieStats) -> dict[str, dict[str, int]]:

@@ -3,6 +3,7 @@
 Owns the measuring. A report is lossy by design: nothing that training needs travels here.
 """
 
+import contextlib
 import os
 import resource
 import time
@@ -129,6 +130,7 @@ class Telemetry:
         self._last: StepRecord | None = None
         self._reported_s = 0.0
         self._process = psutil.Process()
+        self._rss_bytes = 0
         if carried:
             self._note(Carried, notes=tuple(carried))
         if not self._is_healed:
@@ -225,12 +227,18 @@ class Telemetry:
             state=state,
             seconds=self.stopwatch.booked(),
             queue_depth=queue_depth,
-            rss_bytes=self._process.memory_info().rss,
+            rss_bytes=self._memory_bytes(),
             dropped_reports=self.dropped_reports,
             refused=refused,
             result_sha256=result_sha256,
             records=tuple(records),
         )
+
+    def _memory_bytes(self) -> int:
+        """As it is now, or was when it could last be read: at times no file can be opened."""
+        with contextlib.suppress(OSError):
+            self._rss_bytes = self._process.memory_info().rss
+        return self._rss_bytes
 
     def result(
         self,

@@ -9,6 +9,7 @@ import zmq
 
 from runtime.coordinator.reception import Left, Reception, Result
 from runtime.links.admission import CurveKeys
+from runtime.links.tensor_bytes import chunks
 from runtime.records.schema import Counters, Report, Seconds, WorkerResult
 from runtime.trust.keys import RunKeys
 
@@ -59,7 +60,7 @@ class Desk:
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.IDENTITY, (identity or f"{block}/0").encode())
         if self.reception.address.startswith("tcp"):
-            CurveKeys(keys.worker(block), server=keys.coordinator.public).show(socket)
+            CurveKeys(keys.worker(block), server=keys.coordinator.public).show(socket, "")
         socket.connect(self.reception.address)
         self.workers.append(socket)
         return socket
@@ -81,8 +82,8 @@ def desk(request, tmp_path) -> Iterator[Desk]:
 
 def test_messages_of_a_worker_are_heard(desk):
     worker = desk.worker(1)
-    worker.send_multipart([b"report", packed(REPORT)])
-    worker.send_multipart([b"result", packed(RESULT), b"some ", b"weights"])
+    worker.send_multipart([b"report", b"1", packed(REPORT)])
+    worker.send_multipart([b"result", b"1", packed(RESULT), b"some ", b"weights"])
     worker.send(b"left")
     heard = []
     while len(heard) < 3:
@@ -91,9 +92,19 @@ def test_messages_of_a_worker_are_heard(desk):
     assert desk.reception.num_refused == 0
 
 
+def test_message_may_be_larger_than_a_frame(desk):
+    """A stranger's frame has a bound; a worker with many tensors says more than fits into one."""
+    large = replace(RESULT, digests={f"tensor {n}": "0" * 64 for n in range(10_000)})
+    frames = list(chunks(packed(large)))
+    assert len(frames) > 1
+    count = str(len(frames)).encode()
+    desk.worker(1).send_multipart([b"result", count, *frames, b"weights"])
+    assert [found.said for found in desk.reception.take(TIMEOUT_MS)] == [Result(large, b"weights")]
+
+
 def test_worker_hears_what_it_is_told(desk):
     worker = desk.worker(1)
-    worker.send_multipart([b"report", packed(REPORT)])
+    worker.send_multipart([b"report", b"1", packed(REPORT)])
     (heard,) = desk.reception.take(TIMEOUT_MS)
     desk.reception.ask_for_result(heard.identity)
     desk.reception.let_go(heard.identity)
@@ -107,51 +118,53 @@ def test_worker_hears_what_it_is_told(desk):
         [b"bye"],
         [b"left", b"now"],
         [b"report"],
-        [b"report", b"\xc1"],
-        [b"report", b""],
-        [b"report", msgpack.packb(17)],
-        [b"report", msgpack.packb([1, 2])],
-        [b"report", msgpack.packb({1: 2})],
-        [b"report", b"\x91" * 100_000],
-        [b"report", packed(REPORT), b"weights"],
-        [b"report", packed(REPORT, block=2)],
-        [b"report", packed(REPORT, generation=1)],
-        [b"report", packed(REPORT, block="1")],
-        [b"report", packed(REPORT, records=[{"event": "x"}])],
-        [b"report", packed(REPORT, records=[17])],
-        [b"report", packed(REPORT, seconds=None)],
-        [b"report", packed(REPORT, rss_bytes=1.5)],
-        [b"report", packed(REPORT, more=1)],
-        [b"result", packed(RESULT, staleness={"tie_up": {"1": "x"}})],
-        [b"result", packed(RESULT, digests=[])],
-        [b"result", packed(RESULT, counters={})],
-        [b"result", packed(replace(RESULT, block=0)), b"weights"],
+        [b"report", packed(REPORT)],
+        [b"report", b"one", packed(REPORT)],
+        [b"report", b"2"],
+        [b"report", b"-1", packed(REPORT)],
+        [b"report", b"1", b"\xc1"],
+        [b"report", b"1", b""],
+        [b"report", b"1", msgpack.packb(17)],
+        [b"report", b"1", msgpack.packb([1, 2])],
+        [b"report", b"1", msgpack.packb({1: 2})],
+        [b"report", b"1", b"\x91" * 100_000],
+        [b"report", b"1", packed(REPORT), b"weights"],
+        [b"report", b"1", packed(REPORT, block=2)],
+        [b"report", b"1", packed(REPORT, generation=1)],
+        [b"report", b"1", packed(REPORT, block="1")],
+        [b"report", b"1", packed(REPORT, records=[{"event": "x"}])],
+        [b"report", b"1", packed(REPORT, records=[17])],
+        [b"report", b"1", packed(REPORT, seconds=None)],
+        [b"report", b"1", packed(REPORT, rss_bytes=1.5)],
+        [b"report", b"1", packed(REPORT, more=1)],
+        [b"result", b"1", packed(RESULT, staleness={"tie_up": {"1": "x"}})],
+        [b"result", b"1", packed(RESULT, digests=[])],
+        [b"result", b"1", packed(RESULT, counters={})],
+        [b"result", b"1", packed(replace(RESULT, block=0)), b"weights"],
     ],
 )
 def test_what_is_no_message_is_dropped_and_counted(desk, frames):
     worker = desk.worker(1)
     worker.send_multipart(frames)
-    worker.send_multipart([b"report", packed(REPORT)])
+    worker.send_multipart([b"report", b"1", packed(REPORT)])
     assert [found.said for found in desk.reception.take(TIMEOUT_MS)] in ([REPORT], [])
     list(desk.reception.take(100))
     assert desk.reception.num_refused == 1
 
 
 @pytest.mark.parametrize("identity", ["0/0", "2/0", "9/0", "-1/0", "1", "1/0/0", "x/y", "1/0x"])
-def test_worker_that_says_it_is_another_is_not_heard(identity):
-    desk = Desk("tcp://127.0.0.1:*")
-    desk.worker(1, identity=identity).send_multipart([b"report", packed(REPORT)])
+def test_worker_that_says_it_is_another_is_not_heard(desk, identity):
+    desk.worker(1, identity=identity).send_multipart([b"report", b"1", packed(REPORT)])
     assert list(desk.reception.take(2000)) == []
     assert desk.reception.num_refused == 1
-    desk.close()
 
 
 @pytest.mark.parametrize("keys", [RunKeys(b"guess", "run"), RunKeys(b"secret", "earlier run")])
 def test_stranger_on_the_network_is_not_heard(keys):
     desk = Desk("tcp://127.0.0.1:*")
-    desk.worker(1, keys=keys).send_multipart([b"report", packed(REPORT)])
+    desk.worker(1, keys=keys).send_multipart([b"report", b"1", packed(REPORT)])
     assert list(desk.reception.take(1000)) == []
-    desk.worker(2).send_multipart([b"report", packed(replace(REPORT, block=2))])
+    desk.worker(2).send_multipart([b"report", b"1", packed(replace(REPORT, block=2))])
     assert [found.said.block for found in desk.reception.take(TIMEOUT_MS)] == [2]
     desk.close()
 
@@ -159,5 +172,5 @@ def test_stranger_on_the_network_is_not_heard(keys):
 def test_next_generation_takes_its_name_over(desk):
     """One that has died may still be connected."""
     for _ in range(2):
-        desk.worker(1).send_multipart([b"report", packed(REPORT)])
+        desk.worker(1).send_multipart([b"report", b"1", packed(REPORT)])
         assert [found.said for found in desk.reception.take(TIMEOUT_MS)] == [REPORT]

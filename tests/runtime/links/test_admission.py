@@ -8,13 +8,14 @@ import pytest
 import zmq
 
 from runtime.links.admission import CurveKeys, Tokens
-from runtime.links.channel import Channel
-from runtime.links.doorkeeper import Doorkeeper
+from runtime.links.channel import Channel, Dialling
+from runtime.links.doorkeeper import HANDSHAKE_MS, Doorkeeper
 from runtime.links.link import LinkError
 from runtime.state.status_page import Field, OwnedMemory, Page
 from runtime.trust.keys import KeyPair, curve_pair
 
 KEY = b"k" * 32
+HERE, ELSEWHERE = "tcp://127.0.0.1:5", "tcp://127.0.0.1:6"
 TIMEOUT_S = 10.0
 LIMITS = {"most_bytes": 4096, "limit_bytes": 4096}
 
@@ -78,11 +79,23 @@ def hears(receiver: Channel, sender: Channel, word: bytes) -> None:
 
 def test_token_lets_in_once_and_no_earlier_one_after_it(page):
     ours = Tokens(KEY, page, None)
-    shown = [(str(n).encode(), ours._token(str(n).encode())) for n in range(1, 4)]
+    ours.listens_at(HERE)
+    shown = [(str(n).encode(), ours._token(str(n).encode(), HERE)) for n in range(1, 4)]
     assert ours._admits(b"PLAIN", list(shown[1])) == "neighbour"
     assert [ours._admits(b"PLAIN", list(token)) for token in shown[:2]] == [None, None]
     assert ours._admits(b"PLAIN", list(shown[2])) == "neighbour"
     assert page[Field.ADMITTED] == 3
+
+
+def test_token_that_was_shown_to_who_stood_in_for_the_listener_is_good_there_alone(page):
+    """A worker dies, and a stranger takes its port: the next token is shown to him. The worker
+    listens elsewhere then."""
+    ours = Tokens(KEY, page, None)
+    harvested = [b"7", ours._token(b"7", ELSEWHERE)]
+    assert ours._admits(b"PLAIN", harvested) is None, "it does not know yet where it listens"
+    ours.listens_at(HERE)
+    assert ours._admits(b"PLAIN", harvested) is None
+    assert ours._admits(b"PLAIN", [b"7", ours._token(b"7", HERE)]) == "neighbour"
 
 
 @pytest.mark.parametrize(
@@ -99,7 +112,9 @@ def test_token_lets_in_once_and_no_earlier_one_after_it(page):
     ],
 )
 def test_what_is_no_token_lets_nobody_in(page, mechanism, credentials):
-    assert Tokens(KEY, page, None)._admits(mechanism, credentials) is None
+    ours = Tokens(KEY, page, None)
+    ours.listens_at(HERE)
+    assert ours._admits(mechanism, credentials) is None
     assert page[Field.ADMITTED] == 0
 
 
@@ -122,7 +137,7 @@ def test_eavesdropper_can_not_use_a_token_that_he_has_seen(doorkeeper, open_chan
     upper = open_channel(connect=lower.address, admission=Tokens(KEY, above, doorkeeper))
     hears(lower, upper, b"hello")
     eavesdropper = context.socket(zmq.DEALER)
-    seen = Tokens(KEY, page, doorkeeper)._token(b"1")
+    seen = Tokens(KEY, page, doorkeeper)._token(b"1", lower.address)
     eavesdropper.setsockopt(zmq.PLAIN_USERNAME, b"1")
     eavesdropper.setsockopt(zmq.PLAIN_PASSWORD, seen)
     eavesdropper.connect(lower.address)
@@ -152,7 +167,7 @@ def test_named_peers_are_known_by_their_keys_and_others_refused(doorkeeper, cont
     sockets = []
     for name in ("two", "stranger"):
         socket = context.socket(zmq.DEALER)
-        CurveKeys(pair(name), server=pair("server").public).show(socket)
+        CurveKeys(pair(name), server=pair("server").public).show(socket, "")
         socket.connect(f"tcp://127.0.0.1:{port}")
         socket.send(name.encode())
         sockets.append(socket)
@@ -170,7 +185,7 @@ def test_stranger_who_stands_in_for_the_server_hears_nothing(doorkeeper, context
     CurveKeys(pair("stranger"), doorkeeper, peers={pair("one").public: "1"}).guard(server)
     port = server.bind_to_random_port("tcp://127.0.0.1")
     client = context.socket(zmq.DEALER)
-    CurveKeys(pair("one"), server=pair("server").public).show(client)
+    CurveKeys(pair("one"), server=pair("server").public).show(client, "")
     client.connect(f"tcp://127.0.0.1:{port}")
     client.send(b"my weights")
     assert server.poll(500) == 0
@@ -218,5 +233,72 @@ def test_neighbour_is_not_counted_as_a_stranger(doorkeeper, open_channel, page):
     for word in (b"one", b"two"):
         hears(lower, upper, word)
         upper.redial()
-    time.sleep(1.5)  # longer than a handshake is given before it counts
+    time.sleep(HANDSHAKE_MS / 1000 + 0.5)
     assert doorkeeper.num_refused == 0
+
+
+def test_doorkeeper_that_fails_to_judge_one_lets_the_next_one_in(doorkeeper, open_channel, page):
+    admission = Tokens(KEY, page, doorkeeper)
+    admits, failures = admission._admits, ["once"]
+
+    def stumble(*given):
+        if failures:
+            raise RuntimeError(failures.pop())
+        return admits(*given)
+
+    admission._admits = stumble
+    lower = open_channel(bind="tcp://127.0.0.1:*", admission=admission)
+    above = OwnedMemory("above").page
+    upper = open_channel(connect=lower.address, admission=Tokens(KEY, above, doorkeeper))
+    hears(lower, upper, b"hello")
+    assert failures == []
+
+
+# Dialling anew ------------------------------------------------------------------------------------
+
+
+class FakeSocket:
+    """Counts its dials."""
+
+    def __init__(self) -> None:
+        self.num_dials = 0
+
+    def setsockopt(self, *given) -> None:
+        pass
+
+    def disconnect(self, address: str) -> None:
+        pass
+
+    def connect(self, address: str) -> None:
+        self.num_dials += 1
+
+
+@pytest.fixture
+def dialling() -> Dialling:
+    return Dialling(None, FakeSocket(), HERE, None)
+
+
+def note(dialling: Dialling, *events: tuple[int, int]) -> bool:
+    for event, value in events:
+        dialling._note({"event": event, "value": value})
+    return dialling._is_broken
+
+
+def test_dial_that_finds_nobody_is_broken(dialling):
+    assert note(dialling, (zmq.EVENT_CLOSED, 7))
+
+
+def test_connection_that_ends_is_broken(dialling):
+    assert not note(dialling, (zmq.EVENT_CONNECTED, 7))
+    assert not note(dialling, (zmq.EVENT_DISCONNECTED, 6)), "that was an earlier one"
+    assert note(dialling, (zmq.EVENT_DISCONNECTED, 7))
+
+
+def test_dial_that_was_given_up_is_not_taken_for_the_next_one(dialling):
+    """It once was: on a far link each dial was given up for the next, and none came through."""
+    dialling.dial()
+    assert not note(dialling, (zmq.EVENT_CLOSED, 7))
+    assert not note(dialling, (zmq.EVENT_CONNECTED, 8))
+    dialling.dial()
+    assert not note(dialling, (zmq.EVENT_DISCONNECTED, 8)), "it was ended by dialling anew"
+    assert note(dialling, (zmq.EVENT_CLOSED, 9))

@@ -142,16 +142,18 @@ class Conversation:
 
     def reports(self) -> list[Report]:
         """The reports that have come; the rest is forgotten."""
-        heard = self._heard()
         return [
-            from_dict(Report, msgpack.unpackb(said)) for kind, said in heard if kind == b"report"
+            from_dict(Report, msgpack.unpackb(said))
+            for kind, *frames in self._heard()
+            if kind == b"report"
+            for _, said in [frames]
         ]
 
     def results(self) -> list[tuple[WorkerResult, bytes]]:
         """The results that have come, with their weights; the rest is forgotten."""
         return [
-            (from_dict(WorkerResult, msgpack.unpackb(said)), b"".join(weights))
-            for kind, said, *weights in self._heard()
+            (from_dict(WorkerResult, msgpack.unpackb(frames[1])), b"".join(frames[2:]))
+            for kind, *frames in self._heard()
             if kind == b"result"
         ]
 
