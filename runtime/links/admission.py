@@ -35,9 +35,9 @@ class Admission(Protocol):
 
 
 class Tokens:
-    """The n-th token is good once, at one address, and no earlier one after it. Who has seen it used
-    can't use it; nor can who was shown it in the listener's place, for it is good at his address
-    alone. Both counts are on pages, which outlive a worker's generations.
+    """The n-th token is good once, at one address, and no earlier one after it. Who has seen it
+    used can't use it; nor can who was shown it in the listener's place, for it is good at his
+    address alone. Both counts are on pages, which outlive a worker's generations.
     """
 
     is_for_once = True
