@@ -172,6 +172,14 @@ class Rendezvous:
         """Whether the result is durable."""
         return self._run_key is not None and self._find(FINISHED_KEY) is not None
 
+    def publish_coordinator(self, address: str) -> None:
+        """Say that the coordinator listens elsewhere than was announced."""
+        self._set("coordinator", address)
+
+    def find_coordinator(self) -> str | None:
+        """Where the coordinator listens now, if it is not where it was announced; does not wait."""
+        return self._find("coordinator")
+
     def publish_place(self, block_index: int, place: Place) -> None:
         """Say where worker k is."""
         self._set(f"place/{block_index}", json.dumps(vars(place)))

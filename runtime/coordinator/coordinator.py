@@ -114,7 +114,7 @@ def _begin(
     if before is None:
         found = _announce(program, rendezvous, meeting, tell)
     else:
-        found = recall(program, before, meeting)
+        found = recall(program, rendezvous, before, meeting)
     if isinstance(found, int):
         return found
     announcement, run_dir, reception = found

@@ -3,6 +3,7 @@
 Owns that decision and its announcement, on which every process of the job relies.
 """
 
+import logging
 import secrets
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ from runtime.records.run_dir import RunDir
 from runtime.rendezvous import Announcement, Rendezvous
 from runtime.state.checkpoint import Checkpoint, DamagedCheckpoint, newest
 from runtime.trust.keys import RunKeys
+
+log = logging.getLogger(__name__)
 
 Found = tuple[Announcement, RunDir, Reception | None]
 
@@ -70,12 +73,22 @@ def announce(program: Program, rendezvous: Rendezvous, meeting: Meeting, tell: T
     return announcement, run_dir, reception
 
 
-def recall(program: Program, announcement: Announcement, meeting: Meeting) -> Found:
-    """What a coordinator before this one has announced, with its directory and address."""
+def recall(
+    program: Program, rendezvous: Rendezvous, announcement: Announcement, meeting: Meeting
+) -> Found:
+    """What a coordinator before this one has announced, with its directory, and its address if that
+    is free still."""
     run_dir = RunDir.create(Path(announcement.run_dir), name="", restart=True)
     job = program.load(announcement.job_text)
-    bind = where_to_listen_again(announcement.coordinator, job.bind)
-    return announcement, run_dir, _receive(job, announcement.run_id, bind, meeting)
+    known = rendezvous.find_coordinator() or announcement.coordinator
+    try:
+        bind = where_to_listen_again(known, job.bind)
+        reception = _receive(job, announcement.run_id, bind, meeting)
+    except zmq.ZMQError as error:
+        log.warning("can't listen at %s (%s); listening elsewhere", known, error)
+        reception = _receive(job, announcement.run_id, tcp_address(job.bind), meeting)
+        rendezvous.publish_coordinator(reception.address)
+    return announcement, run_dir, reception
 
 
 def _receive(job: Job, run_id: str, bind: str, meeting: Meeting) -> Reception:

@@ -93,7 +93,7 @@ def run_worker(
             _tell(keeper, phase="waiting for its neighbours", waits=True)
             worker.link(rendezvous)
             _tell(keeper, phase="", known=rendezvous.known)
-            worker.train()
+            worker.train(rendezvous)
         _tell(keeper, end=DONE)
     except Exception as error:
         text = traceback.format_exc()
@@ -248,7 +248,7 @@ class Worker:
             patience_s=self._job.patience_s,
         )
 
-    def train(self) -> None:
+    def train(self, rendezvous: Rendezvous) -> None:
         """Train to the end, hand in the result, and stay until it is durable.
 
         If the job stops before its end, leave when the neighbours no longer need this worker.
@@ -264,6 +264,7 @@ class Worker:
             generation=self._start.generation,
             patience_s=self._job.patience_s,
             admission=self._coordinators_admission(),
+            find_address=rendezvous.find_coordinator,
             num_refused=lambda: self._connector.num_refused,
         )
         thread = threading.Thread(

@@ -5,6 +5,7 @@ die and come back, so a result is handed over whenever it is asked for, and a wo
 it is told that the result is durable.
 """
 
+import contextlib
 import hashlib
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from runtime.state.status_page import Field, Page
 from runtime.worker.driver import DriverStatus
 from runtime.worker.telemetry import Telemetry
 
+LOOK_EVERY_S = 5.0  # where the coordinator is, at the end
 COORDINATOR_PATIENCE_S = 3600.0  # beyond what phases take: others may be slow to finish
 STOP_LINGER_S = 0.5
 GOODBYE_LINGER_MS = 1000
@@ -47,15 +49,20 @@ class Reporter:
         generation: int,
         patience_s: float,
         admission: Admission | None,
+        find_address: Callable[[], str | None],
         num_refused: Callable[[], int],
     ) -> None:
-        """`block` is read when all its steps are done; `admission` shows the coordinator who this
-        is; `num_refused` counts the strangers at this worker's sockets."""
+        """`block` is read when all its steps are done. `admission` shows the coordinator who this
+        is, and `find_address` says where it listens now, if it has moved. `num_refused` counts the
+        strangers at this worker's sockets."""
         self._block = block
         self._telemetry = telemetry
         self._page = page
         self._block_index = block_index
         self._patience_s = COORDINATOR_PATIENCE_S + patience_s
+        self._address, self._admission = address, admission
+        self._find_address = find_address
+        self._looked_s = 0.0
         self._num_refused = num_refused
         self._final: list[bytes] = []
         self._final_sha256 = ""
@@ -67,9 +74,7 @@ class Reporter:
         self._socket.setsockopt(zmq.IDENTITY, f"{block_index}/{generation}".encode())
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
         self._socket.setsockopt(zmq.MAXMSGSIZE, MOST_ORDER_BYTES)
-        if admission is not None:
-            admission.show(self._socket, address)
-        connect_to(self._socket, address)
+        self._connect(address)
 
     @property
     def pollable(self) -> zmq.Socket[bytes]:
@@ -91,12 +96,32 @@ class Reporter:
             self._report(status, force=True)
         self._report(status, force=False)
         self._listen()
+        if status.is_done and not is_stopping:
+            self._follow()
         if status.is_done and is_stopping:
             # A neighbour may still need to hear what was said last.
             return time.monotonic() - self._done_s > STOP_LINGER_S
         if status.is_done and time.monotonic() - self._done_s > self._patience_s:
             raise TimeoutError(f"no result is durable after {self._patience_s:.0f} s")
         return self._may_leave
+
+    def _connect(self, address: str) -> None:
+        self._address = address
+        if self._admission is not None:
+            self._admission.show(self._socket, address)
+        connect_to(self._socket, address)
+
+    def _follow(self) -> None:
+        """Go where the coordinator listens now, if another process has taken its place."""
+        now_s = time.monotonic()
+        if now_s - self._looked_s < LOOK_EVERY_S:
+            return
+        self._looked_s = now_s
+        address = self._find_address()
+        if address is not None and address != self._address:
+            with contextlib.suppress(zmq.ZMQError):  # it may be gone already
+                self._socket.disconnect(self._address)
+            self._connect(address)
 
     def _count(self, status: DriverStatus) -> None:
         """Add what this generation counts to what earlier ones did, on the page that outlives

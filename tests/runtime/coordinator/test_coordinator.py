@@ -366,7 +366,7 @@ def begin(monkeypatch):
 
         monkeypatch.setattr(module, "announce", announced)
         monkeypatch.setattr(
-            module, "recall", lambda program, found, _: (found, "recalled", reception)
+            module, "recall", lambda program, _, found, __: (found, "recalled", reception)
         )
         program = SimpleNamespace(name="loco")
         start = Start(generation=generation)

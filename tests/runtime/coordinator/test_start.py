@@ -2,6 +2,7 @@
 
 import errno
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -95,9 +96,12 @@ class Place:
     def recall(self) -> Announcement:
         """Another coordinator takes over from the one before."""
         self.leave()
-        before = self.rendezvous.recall_announcement()
+        rendezvous = self.rendezvous
+        before = rendezvous.recall_announcement()
         assert before is not None
-        announcement, self._run_dir, self.reception = recall(self._program, before, self._meeting)
+        announcement, self._run_dir, self.reception = recall(
+            self._program, rendezvous, before, self._meeting
+        )
         return announcement
 
     def checkpoint(self, run_id: str, *steps: int) -> list[Path]:
@@ -423,6 +427,20 @@ def test_next_coordinator_takes_over_the_address_of_the_last(
     assert said(capsys) == []
     with pytest.raises(ValueError, match="is in use"):
         RunDir.create(place.path, name="", restart=True)
+
+
+def test_next_coordinator_listens_elsewhere_if_its_address_is_taken(place):
+    before = place.begin(job={"link": "zmq-tcp"})
+    place.leave()
+    port = int(before.coordinator.rpartition(":")[2])
+    with socket.create_server(("127.0.0.1", port)):
+        assert place.recall() == before
+        assert place.reception.address != before.coordinator
+        found = place.rendezvous
+        found.recall_announcement()
+        assert found.find_coordinator() == place.reception.address
+        assert place.recall() == before, "the one after it knows"
+        assert place.reception.address == found.find_coordinator()
 
 
 def test_next_coordinator_deletes_and_writes_nothing(place):

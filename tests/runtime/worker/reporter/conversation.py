@@ -57,6 +57,7 @@ class Conversation:
     def __init__(self, memory: OwnedMemory, clock: Clock) -> None:
         self.page = memory.page
         self.clock = clock
+        self.moved_to: str | None = None
         self._context = zmq.Context()
         self._context.sndhwm = self._context.rcvhwm = 10  # that fills at once
         self._socket = self._context.socket(zmq.ROUTER)
@@ -106,6 +107,7 @@ class Conversation:
             generation=generation,
             patience_s=0.0,
             admission=None,
+            find_address=lambda: self.moved_to,
             num_refused=lambda: self.num_refused,
         )
         self.identity = f"{k}/{generation}".encode()
@@ -128,6 +130,13 @@ class Conversation:
         """All steps are done; the turn that follows."""
         self.now(state=State.DONE, step=end, end=end, is_stopping=end < NUM_STEPS)
         return self.turn()
+
+    def move(self) -> None:
+        """The coordinator dies, and another takes its place elsewhere."""
+        self.moved_to = "inproc://elsewhere"
+        self._socket.close(0)
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.bind(self.moved_to)
 
     def order(self, kind: str) -> None:
         self._socket.poll(0)  # it takes notice of who is there

@@ -14,7 +14,7 @@ from runtime.core.tie_stats import TieStats
 from runtime.records.schema import Counters
 from runtime.state.status_page import Field
 from runtime.worker import reporter as reporting
-from runtime.worker.reporter import STOP_LINGER_S
+from runtime.worker.reporter import LOOK_EVERY_S, STOP_LINGER_S
 from runtime.worker.telemetry import figures_of
 
 from .conversation import HOME, NUM_STEPS, STATE, Clock, Conversation
@@ -160,6 +160,16 @@ def test_what_is_no_order_is_left_out(talk, order):
     talk.order(order)
     assert not talk.turn()
     assert talk.results() == []
+
+
+def test_coordinator_that_has_moved_is_followed_at_the_end(talk):
+    """Its port may be taken when another comes in its place."""
+    talk.begin(every_s=0.0).finish()
+    talk.move()
+    talk.clock.now_s += LOOK_EVERY_S
+    talk.turn()
+    talk.turn()
+    assert [bool(report.result_sha256) for report in talk.reports()]
 
 
 def test_result_that_is_never_durable_is_an_error_in_the_end(talk):
