@@ -223,7 +223,7 @@ class RunConfig:
     and travel several times as fast."""
     insecure_network: Annotated[bool, Role.RUNNING] = False
     """Run on several hosts without a secret-file, or by gloo: whoever reaches the sockets can take
-    part in the job."""
+    part in the job, and write files as you."""
     report_every_s: Annotated[float, Role.RUNNING] = 0.5
     """Seconds between a worker's reports."""
     snapshot_every: Annotated[int | None, Role.RUNNING] = None

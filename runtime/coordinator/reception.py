@@ -22,7 +22,6 @@ from runtime.trust.keys import RunKeys
 
 log = logging.getLogger(__name__)
 
-LINGER_MS = 2000
 MOST_TAKEN = 256  # messages in a turn
 LOGGED_REFUSALS = 20
 
@@ -67,7 +66,7 @@ class Reception:
         self._is_on_network = bind.startswith("tcp://")
         self._doorkeeper = Doorkeeper(context) if self._is_on_network else None
         self._socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
-        self._socket.setsockopt(zmq.LINGER, LINGER_MS)
+        self._socket.setsockopt(zmq.LINGER, 0)  # who has not heard it is told again
         self._socket.setsockopt(zmq.MAXMSGSIZE, CHUNK_BYTES + HEADER_LIMIT_BYTES)
         self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         try:

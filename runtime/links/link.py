@@ -107,7 +107,7 @@ class Link(Protocol):
         """Take back the tensors of a message that is used up; the caller has let go of them."""
 
     def frames(self, message: Message, payload: Payload = ()) -> list[Frame]:
-        """The bytes that `send` would send: a header, then one frame a tensor."""
+        """The bytes that `send` would send: a header, then the tensors' frames."""
 
     def send_frames(self, frames: list[Frame]) -> bool:
         """Send bytes as they are, as `send` does."""

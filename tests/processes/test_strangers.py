@@ -289,3 +289,20 @@ def test_strangers_at_every_port_are_refused_and_counted(start: Start, context, 
     assert run.summary["refused"] >= len(strangers)
     assert "  refused " in out, "in the live line"
     assert f"refused: {run.summary['refused']} connections" in out
+
+
+def test_more_silent_connections_than_a_process_may_open_files_end_nothing(start: Start, expected):
+    """A report once failed for want of a file descriptor, and took its worker along."""
+    few_files = ["bash", "-c", 'ulimit -n 256; exec "$0" "$@"', sys.executable]
+    run = start(*JOB, "--link", "zmq-tcp", *SLOW, launcher=few_files)
+    run.await_step(0, 15)
+    ports = sorted({found.laddr.port for found in listening(run)})
+    silent = []
+    for number in range(400 * len(ports)):
+        with contextlib.suppress(OSError):
+            silent.append(socket.create_connection(("127.0.0.1", ports[number % 3]), timeout=1))
+    code, out, err = run.end()
+    for opened in silent:
+        opened.close()
+    assert code == 0, (out, err)
+    assert run.summary["weights_sha256"] == expected
