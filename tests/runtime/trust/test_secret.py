@@ -45,7 +45,7 @@ def test_secret_of_no_good_length_is_refused(file, text):
         read_secret(file)
 
 
-@pytest.mark.parametrize("make", [lambda path: path.mkdir(), lambda path: None])
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: None])
 def test_secret_that_is_no_file_is_refused(tmp_path, make):
     make(tmp_path / "job.key")
     with pytest.raises(BadSecret, match="openssl rand"):
