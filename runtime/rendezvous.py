@@ -32,6 +32,7 @@ READ_TIMEOUT_S = 5.0
 TOLD_AFTER_S = 2.0
 REFUSAL_TIMEOUT_S = 30.0  # for the ranks that are to hear that there is no job
 STARTED = 19  # of the fields of /proc/PID/stat behind the name
+REMEDY = "start all hosts with the same --secret-file"
 JOB_KEY = "job"
 FINISHED_KEY = "finished"
 RUN_DIR_KEY = "loco/run-dir"
@@ -267,13 +268,13 @@ class Rendezvous:
                 raise RendezvousError(self._nothing_of(key, waited_s, is_foreign=is_foreign))
             if is_foreign and not told and waited_s > TOLD_AFTER_S:
                 told = True
-                log.warning("%s; waiting for what is", _foreign(key))
+                log.warning("%s; waiting for one that is: %s", _foreign(key), REMEDY)
             time.sleep(LOOK_AGAIN_S if is_foreign else LOOK_EVERY_S)
         return text
 
     def _nothing_of(self, key: str, waited_s: float, *, is_foreign: bool) -> str:
         if is_foreign:
-            return f"{_foreign(key)}; start all hosts with the same --secret-file"
+            return f"{_foreign(key)}; {REMEDY}"
         return f"nothing of {key!r} from the other processes in {waited_s:.0f} s"
 
 

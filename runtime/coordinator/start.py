@@ -64,6 +64,7 @@ def announce(program: Program, rendezvous: Rendezvous, meeting: Meeting, tell: T
                 coordinator=reception.address,
                 **resume,  # type: ignore[arg-type]
             )
+        tell("waiting for the other ranks")
         announcement = rendezvous.announce(announcement)
     except BaseException:
         if reception is not None:
