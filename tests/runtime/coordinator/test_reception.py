@@ -174,3 +174,13 @@ def test_next_generation_takes_its_name_over(desk):
     for _ in range(2):
         desk.worker(1).send_multipart([b"report", b"1", packed(REPORT)])
         assert [found.said for found in desk.reception.take(TIMEOUT_MS)] == [REPORT]
+
+
+def test_worker_that_speaks_for_another_is_not_heard():
+    """Its key says who it is, whatever its name and its message say."""
+    desk = Desk("tcp://127.0.0.1:*")
+    said = packed(replace(REPORT, block=0))
+    desk.worker(1, identity="0/0").send_multipart([b"report", b"1", said])
+    assert list(desk.reception.take(2000)) == []
+    assert desk.reception.num_refused == 1
+    desk.close()

@@ -335,3 +335,11 @@ def test_downward_ties_behind_a_stop_stay_with_their_receiver():
     last = core.handle(SnapshotDurable(step=1))
     assert last == [ack(TIE_DOWN, 1, 0, 0), Finish()]
     assert release(TIE_DOWN, 0) not in last
+
+
+def test_stop_before_what_has_begun_is_left_out():
+    """The lowest worker stops behind all that it has begun, so none of it can mean that."""
+    core = waiting_for_input()
+    before = core.end
+    assert core.handle(stop_told(core.reached - 1)) == []
+    assert core.end == before

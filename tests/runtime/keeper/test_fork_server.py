@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -160,3 +161,14 @@ def test_killed_server_leaves_what_was_below_to_its_keeper(start):
     process.stdin.flush()
     assert process.stdout.readline() == "ended\n"
     await_end(orphan)
+
+
+def test_pipe_that_another_has_put_among_left_directories_is_not_waited_for(start):
+    """Whoever may write to the temporary directory could else hang every start."""
+    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as directory:
+        trap = Path(directory, "loco-trap")
+        trap.mkdir()
+        os.mkfifo(trap / "lock")
+        process, _ = start(TMPDIR=directory)
+        process.communicate("\n\n", timeout=20)
+        assert process.returncode == 0

@@ -214,3 +214,10 @@ def test_edge_that_is_encrypted_admits_by_keys(made):
 def test_edge_within_a_host_is_this_users_alone_and_unsigned(made):
     join(Job("zmq-ipc"), Board(e0="ipc:///private/edge-0"))
     assert [(link.end.macs, link.admission) for link in made] == [(None, None)] * 2
+
+
+def test_tensors_by_gloo_are_signed_within_a_host_too(made):
+    """They cross its loopback, whoever may listen there."""
+    join(Job("gloo"), Board(e0="ipc:///private/edge-0"))
+    assert all(link.end.macs is not None for link in made)
+    assert [link.admission for link in made] == [None] * 2, "its headers go by a private socket"

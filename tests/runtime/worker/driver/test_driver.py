@@ -1,17 +1,19 @@
 """A driver trains on the right messages, and neither thread waits for the other in vain."""
 
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from runtime.core.messages import Computed, Phase
-from runtime.core.plan import Stream
+from runtime.core.plan import Side, Stream
 from runtime.core.state import State
 from runtime.core.streams import ProtocolError
-from runtime.links.link import LinkError
+from runtime.links.link import Damaged, LinkError
 from runtime.state.status_page import Field
 from runtime.worker.compute_thread import Copied, Done
+from runtime.worker.driver import MOST_RECEIVED, Driver
 from runtime.worker.inbox import Ready
 from runtime.worker.telemetry import Figures
 
@@ -195,3 +197,16 @@ def test_failure_is_not_hidden_by_what_follows_it(make_pair, monkeypatch):
     monkeypatch.setattr(driver._outbox, "save", lambda *_: pytest.fail("saved behind a failure"))
     driver._settle()
     assert driver.core.state is State.LINKING
+
+
+def test_turn_takes_a_bounded_number_of_messages():
+    """A neighbour that never stops speaking would keep the loop from all its other work."""
+    taken: list[Damaged] = []
+
+    def receive() -> Damaged:
+        assert len(taken) < 10 * MOST_RECEIVED, "it never ends"
+        return Damaged(stream=None, reason="junk")
+
+    loop = SimpleNamespace(_note_damage=lambda side, damaged: taken.append(damaged))
+    Driver._take_messages(loop, Side.BELOW, SimpleNamespace(receive=receive))
+    assert len(taken) == MOST_RECEIVED
