@@ -1,4 +1,7 @@
-"""What a configuration becomes on a given machine, and what is refused before anything starts."""
+"""What a configuration becomes on a given machine, and what is refused before anything starts.
+
+Long, since launch/resolve.py is where all that a user can get wrong is refused: one message a test.
+"""
 
 import dataclasses
 import sys
