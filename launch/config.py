@@ -36,6 +36,10 @@ class ConfigError(ValueError):
     """What a user asked for can't be done; the message says why and what to do instead."""
 
 
+class HostError(ConfigError):
+    """What is wrong on this host, and may be right on the others."""
+
+
 class Role(Enum):
     """What a key is to a run: what becomes of another value of it when the run is resumed, and
     whether a config.toml, which repeats its run, takes the flag (RUNNING and PLACE only)."""
@@ -216,8 +220,9 @@ class RunConfig:
     window: Annotated[int | None, Role.RUNNING] = None
     """Activations in flight on an edge; without it max(2, lag + 1), or
     max-staleness + 1 with free-ties."""
-    bind: Annotated[str, Role.RUNNING] = "127.0.0.1"
-    """Address that sockets bind to."""
+    bind: Annotated[str, Role.PLACE] = field(default="auto", compare=False)
+    """Where this host's sockets listen: an address, an interface, a network such as 10.0.0.0/8;
+    auto is loopback if all ranks are on one host, else the address that faces MASTER_ADDR."""
     encrypt_tensors: Annotated[bool, Role.RUNNING] = False
     """Encrypt all that crosses a network. Without it tensors can be read there, but not changed,
     and travel several times as fast."""
@@ -237,6 +242,9 @@ class RunConfig:
     """Seconds after which a worker that makes no progress is replaced; a first step may take 5x."""
     phase_timeout_s: Annotated[float, Role.RUNNING] = 600.0
     """Seconds that a phase outside the steps may take: loading the data, building, evaluating."""
+    rank_timeout_s: Annotated[float, Role.RUNNING] = 90.0
+    """Seconds without news of a rank after which the job ends, so that its launcher can start it
+    anew."""
     max_worker_restarts: Annotated[int, Role.RUNNING] = 3
     """Restarts of one worker in five minutes, or in a row without progress, beyond which the job
     ends."""
@@ -379,6 +387,7 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("retain_mb", lambda v: v >= 1, "give at least 1"),
     ("checkpoint_every", lambda v: v >= 1, "give at least 1 step"),
     ("hang_timeout_s", lambda v: 0.5 <= v <= 1e6, "give 0.5 to 1,000,000 s"),
+    ("rank_timeout_s", lambda v: 20 <= v <= 1e6, "give 20 to 1,000,000 s"),
     ("phase_timeout_s", lambda v: 1 <= v <= 1e6, "give 1 to 1,000,000 s"),
     ("max_worker_restarts", lambda v: v >= 0, "give 0 or more; 0 ends the job at once"),
     ("max_bad_steps", lambda v: v >= 1, "give at least 1"),

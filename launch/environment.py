@@ -1,6 +1,8 @@
-"""What a run finds around itself: this machine, and what the launcher says of the job."""
+"""What a run finds around itself: its machines, and what the launcher says of the job."""
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psutil
@@ -9,12 +11,18 @@ import torch
 from launch.cores import usable_cores
 from launch.launcher import Launcher
 from models.device import processor
+from runtime.host import this_host
+from runtime.program import Facts
 
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """The machine and the launcher: `world_size` is torchrun's, None if there is none;
-    `has_nccl` says that torch was built with it, `processor` what of the machine bits depend on."""
+    """The machine and the launcher: `world_size` is the launcher's, None if there is none;
+    `has_nccl` says that torch was built with it, `processor` what of the machine bits depend on.
+
+    Of several hosts it has the least of each, as if all were like that: `local_world_size` ranks
+    share `cores`, `gpus` and `memory_bytes`. `remarks` say how they differ.
+    """
 
     world_size: int | None
     local_world_size: int | None
@@ -23,6 +31,7 @@ class Environment:
     has_nccl: bool = False
     processor: str = ""
     memory_bytes: float = math.inf
+    remarks: tuple[str, ...] = ()
 
     @property
     def is_one_host(self) -> bool:
@@ -34,12 +43,48 @@ class Environment:
         """Read this process's environment variables, the cores it may use and the GPUs it sees.
         Raises ConfigError for half a launcher's variables."""
         launcher = Launcher.from_environ()
+        facts = dict(facts_here())
+        del facts["host"]
         return cls(
             world_size=None if launcher is None else launcher.world_size,
             local_world_size=None if launcher is None else launcher.local_world_size,
-            cores=usable_cores(),
-            gpus=torch.cuda.device_count(),
-            has_nccl=torch.distributed.is_nccl_available(),
-            processor=processor(),
-            memory_bytes=psutil.virtual_memory().total,
+            **facts,
         )
+
+    @classmethod
+    def of_ranks(cls, ranks: Sequence[Facts]) -> "Environment":
+        """What the ranks of a job have found, each on its own host (`facts_here`)."""
+        num_ranks = Counter(facts["host"] for facts in ranks)
+        most = max(num_ranks.values())
+        processors = list(dict.fromkeys(facts["processor"] for facts in ranks))
+        differ = (
+            f"the hosts have processors of several kinds ({'; '.join(processors)}): bits depend on"
+            " which of them has which block"
+        )
+
+        def least(name: str) -> float:
+            """Of the shares that a rank has of its host."""
+            return min(float(facts[name]) / num_ranks[facts["host"]] for facts in ranks)
+
+        return cls(
+            world_size=len(ranks),
+            local_world_size=most,
+            cores=most * max(1, int(least("cores"))),
+            gpus=int(most * least("gpus")),
+            has_nccl=all(facts["has_nccl"] for facts in ranks),
+            processor=processors[0],
+            memory_bytes=most * least("memory_bytes"),
+            remarks=(differ,) if len(processors) > 1 else (),
+        )
+
+
+def facts_here() -> Facts:
+    """What a rank says of its machine to rank 0."""
+    return {
+        "host": this_host(),
+        "cores": usable_cores(),
+        "gpus": torch.cuda.device_count(),
+        "has_nccl": torch.distributed.is_nccl_available(),
+        "processor": processor(),
+        "memory_bytes": psutil.virtual_memory().total,
+    }

@@ -14,7 +14,6 @@ from launch.config import ResolvedConfig
 from launch.config_file import from_toml, to_toml
 from launch.cores import usable_cores
 from launch.evaluated_units import evaluated_units
-from launch.launcher import Launcher
 from launch.planning.notes import notes_on
 from launch.planning.partition import Partition
 from launch.planning.resolved import Resolved
@@ -51,12 +50,9 @@ class LocalLearningJob:
         self.batch_size = config.batch_size
         self.threads = config.threads
         self.cores = usable_cores()
-        launcher = Launcher.from_environ()
-        workers_here = self.num_workers if launcher is None else launcher.local_world_size
-        self.shares_cores = self.cores < workers_here * self.threads
+        self.shares_cores = self.cores < resolved.workers_per_host * self.threads
         self.link: str = config.link
         self.checksum: str = config.checksum
-        self.bind = config.bind
         self.encrypts_tensors = config.encrypt_tensors
         self.report_every_s = config.report_every_s
         self.quick_end = config.quick_end

@@ -4,15 +4,11 @@ Owns the choice, and its refusal between hosts. Must not import torch: every ran
 does anything.
 """
 
-from launch.config import ConfigError, RunConfig
+from launch.config import ConfigError, HostError, RunConfig
 from launch.launcher import Launcher
 from runtime.trust.secret import HOW_TO_MAKE, BadSecret, read_secret, users_secret
 
 NO_SECRET = b"--insecure-network"  # known to everyone
-
-
-class HostError(ConfigError):
-    """What is wrong on this host, and may be right on the others."""
 
 
 def job_secret(config: RunConfig, launcher: Launcher | None) -> bytes:

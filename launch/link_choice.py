@@ -4,9 +4,6 @@ Owns the choice for a whole job; between hosts, `auto` is decided edge by edge
 (runtime.worker.connect).
 """
 
-import ipaddress
-import socket
-
 from launch.config import ConfigError, Link, RunConfig
 from launch.environment import Environment
 
@@ -45,7 +42,6 @@ def _reachable(link: Link, config: RunConfig, environment: Environment) -> Link:
     if one_host and link not in ("zmq-tcp", "gloo"):
         found: dict[Link, Link] = {"auto": "shm", "zmq": "zmq-ipc"}
         return found.get(link, link)
-    _check_bind(config.bind, one_host=one_host)
     if link == "gloo" and not one_host and not config.insecure_network:
         raise ConfigError(
             "link gloo knows no one by name: whoever reaches its sockets can send tensors; use"
@@ -54,21 +50,3 @@ def _reachable(link: Link, config: RunConfig, environment: Environment) -> Link:
     if link == "gloo" and config.encrypt_tensors:
         raise ConfigError("link gloo can't encrypt tensors; use --link zmq with --encrypt-tensors")
     return "zmq-tcp" if link == "zmq" else link
-
-
-def _check_bind(bind: str, *, one_host: bool) -> None:
-    """Raise ConfigError if sockets can't listen, or not be reached, at this address."""
-    try:
-        (family, _, _, _, address), *_ = socket.getaddrinfo(bind, 0, type=socket.SOCK_STREAM)
-        if ipaddress.ip_address(address[0]).is_loopback and not one_host:
-            raise ConfigError(
-                f"bind {bind} can't be reached from the job's other hosts; give --bind 0.0.0.0,"
-                " or the address of a network that you trust"
-            )
-        with socket.socket(family) as probe:
-            probe.bind(address)
-    except OSError as error:
-        raise ConfigError(
-            f"bind {bind!r} is no address of this host ({error.strerror or error});"
-            " give one that is, such as 127.0.0.1"
-        ) from error

@@ -12,10 +12,11 @@ from pathlib import Path
 if __name__ == "__main__":  # our packages come first, and the files beside this one are none
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from launch.config import ConfigError
+from launch.bind_address import bind_address
+from launch.config import ConfigError, HostError
 from launch.config_file import parse
-from launch.job_secret import HostError, job_secret
-from launch.launcher import MARK, Launcher
+from launch.job_secret import job_secret
+from launch.launcher import Launcher
 from launch.program import make_program
 from runtime.keeper.keeper import Keeper
 from runtime.output import protect_output
@@ -32,17 +33,17 @@ def main(argv: list[str]) -> int:
         launcher = Launcher.from_environ()
         config = parse(argv, prog=NAME)
         secret = job_secret(config, launcher)
+        address = bind_address(config.bind, launcher)
     except ConfigError as error:
         rank = "LOCAL_RANK" if isinstance(error, HostError) else "RANK"
-        if MARK not in os.environ or os.environ.get(rank, "0") == "0":
+        if os.environ.get(rank, "0") == "0":
             print(f"{NAME}: error: {error}", file=sys.stderr)
         else:
             time.sleep(OTHERS_WAIT_S)
         return REFUSED
     program = make_program(config, name=NAME, secret=secret)
-    if launcher is None:
-        return Keeper(program, rank=None).run()
-    return Keeper(program, rank=launcher.rank, num_ranks=launcher.world_size).run()
+    member = None if launcher is None else launcher.member()
+    return Keeper(program, member=member, address=address).run()
 
 
 if __name__ == "__main__":

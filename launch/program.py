@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from launch.launcher import MARK
 from launch.resume import resume
 from launch.shown_progress import showing
 from runtime.faults.plan import parse
-from runtime.program import Program, Tell
+from runtime.program import Facts, Program, Tell
 
 if TYPE_CHECKING:
     from launch.job import LocalLearningJob
@@ -35,6 +36,8 @@ def make_program(config: RunConfig, *, name: str, secret: bytes) -> Program:
     """Describe the run of a config to the keeper; `secret` is the job's."""
     return Program(
         resolve=partial(resolve_text, config, name),
+        facts=facts_here,
+        rank_timeout_s=config.rank_timeout_s,
         load=partial(load_job, config),
         secret=secret,
         preload=PRELOAD,
@@ -52,14 +55,29 @@ def make_program(config: RunConfig, *, name: str, secret: bytes) -> Program:
     )
 
 
-def resolve_text(config: RunConfig, name: str, recorded: str | None, tell: Tell) -> str:
-    """Resolve a config on this machine and return it as text; `recorded` is the config.toml of the
-    run that is resumed. `tell` is told which phase of that begins, and what lasts is printed behind
-    `name`. Raises ConfigError."""
+def facts_here() -> Facts:
+    """What this rank's machine is like."""
+    from launch import environment
+
+    return environment.facts_here()
+
+
+def resolve_text(
+    config: RunConfig,
+    name: str,
+    recorded: str | None,
+    tell: Tell,
+    ranks: Sequence[Facts] | None,
+) -> str:
+    """Resolve a config on this machine, or on those of all `ranks`, and return it as text.
+
+    `recorded` is the config.toml of the run that is resumed. `tell` is told which phase of that
+    begins, and what lasts is printed behind `name`. Raises ConfigError.
+    """
     from launch.environment import Environment
     from launch.resolve import dump, resolve
 
-    environment = Environment.from_process()
+    environment = Environment.from_process() if ranks is None else Environment.of_ranks(ranks)
     old = None if recorded is None else from_toml(recorded)
     return dump(resolve(config, environment=environment, recorded=old, tell=showing(name, tell)))
 

@@ -44,7 +44,10 @@ Number = TypeVar("Number", int, float)
 
 DEFAULT_WORKERS = 4
 CHECKED_IMAGES = 8  # that a user's views are drawn of before the start
-FACTS = ("image_shape", "num_classes", "num_train", "source_s", "link_note", "remarks")
+FACTS = (
+    *("image_shape", "num_classes", "num_train", "source_s", "link_note", "remarks"),
+    "workers_per_host",
+)
 """Dumped as they are."""
 
 
@@ -175,7 +178,13 @@ def _resolve(
         measured=measured,
         source_s=source_s,
         link_note=link_note,
-        remarks=(*data.remarks, *remarks, *_repeat_remarks(config, resolved_config)),
+        workers_per_host=environment.local_world_size or workers,
+        remarks=(
+            *data.remarks,
+            *environment.remarks,
+            *remarks,
+            *_repeat_remarks(config, resolved_config),
+        ),
     )
     streams.check_retention(resolved)
     _try_local_losses(workload, partition)
@@ -277,10 +286,10 @@ def _num_workers(config: RunConfig, environment: Environment, network: Network) 
                 "start it with --nproc_per_node=1 or with launch/sequential.py"
             )
         return 1
-    if config.workers is not None and world_size not in (None, config.workers):
+    if config.workers is not None and world_size is not None and config.workers > world_size:
         raise ConfigError(
-            f"workers {config.workers} is unlike torchrun's world size {world_size}; leave "
-            f"--workers out, give --workers {world_size}, or start torchrun with "
+            f"workers {config.workers} are more than the launcher's {world_size} ranks; leave "
+            f"--workers out, give at most {world_size}, or start torchrun with "
             f"--nproc_per_node={config.workers}"
         )
     if config.workers is not None:

@@ -46,8 +46,6 @@ class Job(Protocol):
         """Whether what crosses a network can be read there by no one."""
 
     @property
-    def bind(self) -> str: ...
-    @property
     def report_every_s(self) -> float: ...
     @property
     def trace(self) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from runtime.faults.plan import Fault
 from runtime.state.status_page import MemoryPaths
@@ -23,7 +23,11 @@ NOT_STARTED = 4  # the job failed before it could begin, and the coordinator has
 # The bodies of its children, by name: keeper, worker and coordinator don't import each other.
 COORDINATOR = "runtime.coordinator.coordinator:run_coordinator"
 WORKER = "runtime.worker.process:run_worker"
+REGISTRAR = "runtime.membership.registrar:run_registrar"
 TRACEBACK_CHARACTERS = 12_000  # a message that is written to a pipe as one
+
+
+Facts = Mapping[str, Any]  # of a rank's machine, as msgpack and JSON can have them
 
 
 class Tell(Protocol):
@@ -59,17 +63,19 @@ class Program:
     """How a job's processes come by it; both callables are module-level, so they can travel.
 
     `resolve` runs once, in the coordinator. It is given the config.toml that its run directory
-    holds, if it holds one, and tells which phase it is in; it raises ValueError for what a user got
-    wrong, and its text is what `load` makes the job of in every process. `resume` compares the
+    holds, if it holds one, and the `facts` of all ranks, each found on its own host; None if all
+    are known to be on this one. It tells which phase it is in; it raises ValueError for what a user
+    got wrong, and its text is what `load` makes the job of in every process. `resume` compares the
     config of a checkpoint, and its step, with that text; it raises ValueError if the run can't be
     resumed with that config.
     `load` raises ValueError for the text of a job that this rank was not started for.
     `preload` are modules that the fork server imports once. `run_dir` is the user's wish; None
     makes a new one, and `fresh` starts over in one that holds a run; what is written there is this
     user's alone, unless `shares_run_dir`. `secret` is what the job's processes know each other by.
+    A rank of which nothing is heard for `rank_timeout_s` is lost, and the job with it.
     """
 
-    resolve: Callable[[str | None, Tell], str]
+    resolve: Callable[[str | None, Tell, Sequence[Facts] | None], str]
     load: Callable[[str], Job]
     preload: tuple[str, ...]
     run_dir: str | None
@@ -83,6 +89,8 @@ class Program:
     hang_timeout_s: float = 60.0
     phase_timeout_s: float = 600.0  # of what a process does outside the steps
     max_worker_restarts: int = 3
+    rank_timeout_s: float = 90.0
+    facts: Callable[[], Facts] = dict
     faults: Sequence[Fault] = ()
 
     @property
@@ -92,20 +100,49 @@ class Program:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StoreAddress:
+    """Where the job's key-value store is: a file on memory that the keeper owns, or TCPStore's host
+    and port. `is_launchers`: the launcher hosts it; otherwise rank 0 does."""
+
+    file: str | None = None
+    host: str = ""
+    port: int = 0
+    is_launchers: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """The place of this process in a launcher's job of `num_ranks`, each of which runs a worker.
+
+    `is_one_host`: all are on this host; None if the launcher does not say. `speaks_here`: what
+    concerns this host is printed by this rank. `launcher` is equal for all attempts of one launcher
+    on this host, and for no other's.
+    """
+
+    rank: int
+    num_ranks: int
+    store: StoreAddress
+    is_one_host: bool | None
+    speaks_here: bool = True
+    launcher: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Meeting:
     """Where a job's processes meet, and how they know each other.
 
-    They meet in a file (laptop), or in torchrun's store when `file` is None; then there are
-    `num_ranks` keepers. `nonce` is drawn by each keeper at its start, `directory` is its own, which
-    only this user can enter, for sockets.
+    `member` is None if no launcher runs the job: then one keeper has all of its processes. `nonce`
+    is drawn by each keeper at its start. `directory` is its own, which only this user can enter,
+    for sockets; other sockets listen at `address`, a numeric one of this host.
     """
 
-    file: str | None
+    store: StoreAddress
     keeper_pid: int
     secret: bytes = field(default=b"", repr=False)
     nonce: str = ""
-    num_ranks: int | None = None
+    member: Member | None = None
     directory: str = ""
+    address: str = "127.0.0.1"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,41 +1,43 @@
-"""How the processes of a job find each other: a key-value store, opened in each of them.
+"""How the processes of a job find each other: by what each of them says in a key-value store.
 
-Owns the keys, and whom to believe. Under torchrun the store is the agent's TCPStore, which anyone
-who reaches its port can read and write; without it a FileStore on memory that the keeper owns. It
-holds addresses, the resolved config, and that the result is durable, each sealed by a key that the
-job's secret gives (runtime.trust). What is not sealed by it is as good as not there.
+Owns the keys, and whom to believe. Under torchrun anyone who reaches the store's port can read and
+write it. It holds which ranks are there, the resolved config, addresses, and that the result is
+durable, each sealed by a key that the job's secret gives (runtime.trust). What is not sealed by it
+is as good as not there.
+
+An attempt at a job is named by the nonce that rank 0's keeper draws at its start:
+
+    card/RANK  board        which ranks are there (runtime.membership.cards)
+    NONCE/job               the announcement
+    RUN/place/K edge/K ...  in the run that was announced
 """
 
+import contextlib
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import timedelta
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import psutil
-from torch.distributed import DistStoreError, FileStore, PrefixStore, Store, TCPStore
-
+from runtime.membership.cards import Board, Card
 from runtime.program import Meeting
+from runtime.store import SharedStore, StoreAway, open_store
 from runtime.trust.keys import RunKeys, rendezvous_key
 from runtime.trust.sealing import seal, unseal
 
 log = logging.getLogger(__name__)
 
-STORE_TIMEOUT_S = 600.0
+WAIT_S = 600.0  # for another process
 LOOK_EVERY_S = 0.02
 LOOK_AGAIN_S = 0.2  # if what lies there is not this job's
-READ_TIMEOUT_S = 5.0
 TOLD_AFTER_S = 2.0
 REFUSAL_TIMEOUT_S = 30.0  # for the ranks that are to hear that there is no job
-STARTED = 19  # of the fields of /proc/PID/stat behind the name
 REMEDY = "start all hosts with the same --secret-file"
-JOB_KEY = "job"
+ROOT = "loco"
+BOARD_KEY = "board"
 FINISHED_KEY = "finished"
-RUN_DIR_KEY = "loco/run-dir"
+RUN_DIR_KEY = "run-dir"
 
 
 class RendezvousError(Exception):
@@ -66,14 +68,22 @@ class Announcement:
 @dataclass(frozen=True, kw_only=True)
 class Place:
     """Where a worker is: `host` is equal for those that can share memory, and `memory` is the
-    path there of what it has sent."""
+    path there of what it has sent. `nonce` is its keeper's."""
 
     host: str
     memory: str
+    nonce: str = ""
+
+
+class Shelf(Protocol):
+    """What a rendezvous needs of a store (runtime.store.SharedStore); both raise StoreAway."""
+
+    def put(self, key: str, value: bytes) -> None: ...
+    def find(self, key: str) -> bytes | None: ...
 
 
 class Rendezvous:
-    """The store, in which each attempt has keys of its own.
+    """What is said in the store, by this process and to it.
 
     `known` is what this process, or a generation before it, has found to be sealed by this job, by
     key: it holds if someone has written over it. Until there is a run, keys are the secret's own,
@@ -82,206 +92,294 @@ class Rendezvous:
 
     def __init__(
         self,
-        store: Store,
+        store: Shelf,
         *,
         secret: bytes,
         nonce: str = "",
         num_ranks: int | None = None,
-        attempt: int = 0,
         launcher: str = "",
         known: Mapping[str, bytes] | None = None,
-        timeout_s: float = STORE_TIMEOUT_S,
+        timeout_s: float = WAIT_S,
     ) -> None:
-        """`nonce` is this process's keeper's, of which a launcher has `num_ranks`. `launcher` is
-        equal for all attempts of a launcher and for no other's. `timeout_s`: how long to wait for
-        another process."""
-        self.attempt = attempt
+        """`nonce` is this process's keeper's, of which a launcher has `num_ranks`; None if there is
+        but this one. `launcher` is equal for all attempts of a launcher and for no other's.
+        `timeout_s`: how long to wait for another process."""
         self.known = dict(known or {})
+        self._store = store
         self._nonce = nonce
         self._num_ranks = num_ranks
         self._timeout_s = timeout_s
         self._secret = secret
         self._first_key = rendezvous_key(secret)
-        self._run_key: bytes | None = None
-        self._run_dir_name = f"{RUN_DIR_KEY} of {launcher}"
-        store.set_timeout(timedelta(seconds=READ_TIMEOUT_S))  # of what is deleted meanwhile
-        self._lasting = store
-        self._store = PrefixStore(f"loco/{attempt}", store)
+        self._run_id = ""
+        self._run_key = b""
+        self._run_dir_key = f"{RUN_DIR_KEY} of {launcher}"
+
+    # Which ranks are there --------------------------------------------------------------------
+
+    def publish_card(self, rank: int, card: Card) -> None:
+        """Say what a rank says of itself. Raises StoreAway."""
+        self._put(_card_key(rank), card.to_text())
+
+    def read_card(self, rank: int) -> Card | None:
+        """What a rank says of itself; None if it says nothing. Raises StoreAway."""
+        text = self._unsealed(_card_key(rank), self._store.find(_at(_card_key(rank))))
+        return None if text is None else Card.from_text(text)
+
+    def publish_board(self, board: Board) -> None:
+        """Say what rank 0 says to all. Raises StoreAway."""
+        self._put(BOARD_KEY, board.to_text())
+
+    def read_board(self) -> Board | None:
+        """What rank 0 says to all; None if it says nothing. Raises StoreAway."""
+        text = self._unsealed(BOARD_KEY, self._store.find(_at(BOARD_KEY)))
+        return None if text is None else Board.from_text(text)
+
+    def await_cards(self, *, timeout_s: float | None = None) -> list[Card]:
+        """Wait for the cards of all ranks of this attempt, which is that of this process's keeper.
+        Raises RendezvousError after `timeout_s`."""
+        assert self._num_ranks is not None, "without a launcher there are no ranks"
+        deadline_s = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
+        for rank in range(self._num_ranks):
+            left_s = deadline_s - time.monotonic()
+            self._get(_card_key(rank), is_meant=self._has_heard_us, timeout_s=left_s)
+        return [Card.from_text(text) for text in self._cards_here()]
+
+    def _cards_here(self) -> list[str]:
+        found = (
+            self._find(_card_key(rank), is_meant=self._has_heard_us)
+            for rank in range(self._num_ranks or 0)
+        )
+        return [text for text in found if text is not None]
+
+    def _has_heard_us(self, text: str) -> bool:
+        return Card.from_text(text).heard == self._nonce
 
     # Before there is a run --------------------------------------------------------------------
-
-    def publish_nonce(self, rank: int) -> None:
-        """Say, for a rank's keeper, that it is there; its nonce makes an announcement its own."""
-        self._set(f"nonce/{rank}", self._nonce)
 
     def announce(self, announcement: Announcement) -> Announcement:
         """Tell every worker of this attempt, when all ranks are there; that there is no job, those
         that are there soon. Returns what is told. Raises RendezvousError if one does not come to a
         job."""
-        nonces = (
-            [self._nonce]
-            if self._num_ranks is None
-            else self._await_nonces(self._num_ranks, is_needed=announcement.no_job is None)
-        )
-        announcement = replace(announcement, nonces=tuple(nonces))
-        self._set(JOB_KEY, json.dumps(vars(announcement)))
+        announcement = replace(announcement, nonces=self._nonces(announcement))
+        self.announce_anew(announcement)
         self._begin(announcement)
         return announcement
 
-    def _await_nonces(self, num_ranks: int, *, is_needed: bool) -> list[str]:
-        timeout_s = self._timeout_s if is_needed else min(REFUSAL_TIMEOUT_S, self._timeout_s)
-        deadline_s = time.monotonic() + timeout_s
-        found = []
-        for rank in range(num_ranks):
-            try:
-                found.append(self._get(f"nonce/{rank}", timeout_s=deadline_s - time.monotonic()))
-            except RendezvousError:
-                if is_needed:
-                    raise
-        return found
+    def announce_anew(self, announcement: Announcement) -> None:
+        """Tell the same to keepers that have come in the place of others."""
+        self._set(_job_key(self._nonce), json.dumps(vars(announcement)))
+
+    def _nonces(self, announcement: Announcement) -> tuple[str, ...]:
+        if self._num_ranks is None:
+            return (self._nonce,)
+        if announcement.no_job is None:
+            return tuple(card.nonce for card in self.await_cards())
+        with contextlib.suppress(RendezvousError):
+            self.await_cards(timeout_s=min(REFUSAL_TIMEOUT_S, self._timeout_s))
+        return tuple(Card.from_text(text).nonce for text in self._cards_here())
 
     def await_announcement(self) -> Announcement:
         """Wait for the coordinator. Raises RendezvousError after the timeout."""
-        found = _announcement(self._get(JOB_KEY, is_meant=self._is_for_us))
-        self._begin(found)
+        wait = _Wait("job", self._timeout_s)
+        while (found := self.recall_announcement()) is None:
+            wait.again(is_foreign=self._is_led_by_strangers)
         return found
 
     def recall_announcement(self) -> Announcement | None:
-        """What a coordinator of this attempt has announced, if one has."""
-        text = self._find(JOB_KEY, is_meant=self._is_for_us)
-        if text is None:
-            return None
-        found = _announcement(text)
-        self._begin(found)
-        return found
+        """What is announced to this process's keeper, if that is known."""
+        for nonce in self._nonces_of_rank_0():
+            text = self._find(_job_key(nonce), is_meant=self._is_for_us)
+            if text is not None:
+                found = _announcement(text)
+                self._begin(found)
+                return found
+        return None
+
+    @property
+    def _is_alone(self) -> bool:
+        return self._num_ranks is None
+
+    def _nonces_of_rank_0(self) -> list[str]:
+        """The nonce that names this attempt, and the one that was known to."""
+        if self._is_alone:
+            return [self._nonce]
+        key = _card_key(0)
+        found = (self._unsealed(key, sealed) for sealed in (self._read(key), self.known.get(key)))
+        return [Card.from_text(text).nonce for text in found if text is not None]
+
+    @property
+    def _is_led_by_strangers(self) -> bool:
+        """Whether what lies where rank 0 speaks is not this job's."""
+        key = _job_key(self._nonce) if self._is_alone else _card_key(0)
+        sealed = self._read(key)
+        return sealed is not None and self._unsealed(key, sealed) is None
 
     def _is_for_us(self, text: str) -> bool:
         return self._nonce in _announcement(text).nonces
 
     def _begin(self, announcement: Announcement) -> None:
         if announcement.no_job is None:
+            self._run_id = announcement.run_id
             self._run_key = RunKeys(self._secret, announcement.run_id).sealing
 
     # In a run ---------------------------------------------------------------------------------
 
     def mark_finished(self) -> None:
         """Say, to whoever begins after the coordinator has left, that the result is durable."""
-        self._set(FINISHED_KEY, "1")
+        self._set(self._in_run(FINISHED_KEY), "1")
 
     @property
     def is_finished(self) -> bool:
         """Whether the result is durable."""
-        return self._run_key is not None and self._find(FINISHED_KEY) is not None
+        return bool(self._run_id) and self._find(self._in_run(FINISHED_KEY)) is not None
 
     def publish_coordinator(self, address: str) -> None:
         """Say that the coordinator listens elsewhere than was announced."""
-        self._set("coordinator", address)
+        self._set(self._in_run("coordinator"), address)
 
     def find_coordinator(self) -> str | None:
-        """Where the coordinator listens now, if it is not where it was announced; does not wait."""
-        return self._find("coordinator")
+        """Where the coordinator listens now, if it is not where it was announced; does not wait
+        longer than the store takes."""
+        return self._find(self._in_run("coordinator"))
 
     def publish_place(self, block_index: int, place: Place) -> None:
         """Say where worker k is."""
-        self._set(f"place/{block_index}", json.dumps(vars(place)))
+        self._set(self._in_run(f"place/{block_index}"), json.dumps(vars(place)))
 
     def await_place(self, block_index: int) -> Place:
         """Wait for a worker's place. Raises RendezvousError after the timeout."""
-        found: dict[str, str] = json.loads(self._get(f"place/{block_index}"))
-        return Place(**found)
+        return Place(**json.loads(self._get(self._in_run(f"place/{block_index}"))))
+
+    def find_place(self, block_index: int) -> Place | None:
+        """A worker's place, if it is known by now; does not wait longer than the store takes."""
+        text = self._find(self._in_run(f"place/{block_index}"))
+        return None if text is None else Place(**json.loads(text))
 
     def publish_edge(self, edge: int, address: str) -> None:
         """Say where the lower end of an edge listens."""
-        self._set(f"edge/{edge}", address)
+        self._set(self._in_run(f"edge/{edge}"), address)
 
     def await_edge(self, edge: int) -> str:
         """Wait for an edge's address. Raises RendezvousError after the timeout."""
-        return self._get(f"edge/{edge}")
+        return self._get(self._in_run(f"edge/{edge}"))
 
     def find_edge(self, edge: int) -> str | None:
-        """An edge's address, if it is known by now; does not wait."""
-        return self._find(f"edge/{edge}")
+        """An edge's address, if it is known by now; does not wait longer than the store takes."""
+        return self._find(self._in_run(f"edge/{edge}"))
+
+    def _in_run(self, key: str) -> str:
+        assert self._run_id, f"{key} before there is a run"
+        return f"{self._run_id}/{key}"
 
     # Between attempts -------------------------------------------------------------------------
 
     def remember_run_dir(self, path: str) -> None:
         """Remember the run directory for a restart by the same launcher."""
-        self._lasting.set(RUN_DIR_KEY, seal(self._first_key, self._run_dir_name, path).decode())
+        self._set(self._run_dir_key, path)
 
     def recall_run_dir(self) -> str | None:
         """The directory of an attempt before this one, if there was one."""
-        if self.attempt == 0 or not self._lasting.check([RUN_DIR_KEY]):
-            return None
-        path = unseal(self._first_key, self._run_dir_name, self._lasting.get(RUN_DIR_KEY))
-        if path is None:
-            log.warning("the run directory of the attempt before is not told by this launcher")
-        return path
+        return self._find(self._run_dir_key)
 
     # Sealed values ----------------------------------------------------------------------------
 
     def _key_of(self, key: str) -> bytes:
         """What seals a value: the secret itself, for what is said before there is a run."""
-        if key == JOB_KEY or key.startswith("nonce/"):
-            return self._first_key
-        assert self._run_key is not None, f"{key} before there is a run"
-        return self._run_key
+        in_run = self._run_id and key.startswith(f"{self._run_id}/")
+        return self._run_key if in_run else self._first_key
 
-    def _name_of(self, key: str) -> str:
-        return f"{self.attempt}/{key}"
+    def _put(self, key: str, text: str) -> bytes:
+        sealed = seal(self._key_of(key), key, text)
+        self._store.put(_at(key), sealed)
+        return sealed
 
     def _set(self, key: str, text: str) -> None:
-        sealed = seal(self._key_of(key), self._name_of(key), text)
-        self.known[key] = sealed
-        self._store.set(key, sealed.decode())
+        """Put it there, however long the store is away. Raises RendezvousError after the
+        timeout."""
+        wait = _Wait(key, self._timeout_s)
+        while True:
+            try:
+                self.known[key] = self._put(key, text)
+                return
+            except StoreAway as error:
+                log.warning("%r: %s", key, error)
+                wait.again(is_foreign=False)
+
+    def _unsealed(self, key: str, sealed: bytes | None) -> str | None:
+        return None if sealed is None else unseal(self._key_of(key), key, sealed)
 
     def _find(self, key: str, *, is_meant: Callable[[str], bool] = bool) -> str | None:
         """The text of a key: what lies there if it is sealed by this job and `is_meant`; else what
         is known of it."""
         for sealed in (self._read(key), self.known.get(key)):
-            if sealed is None:
-                continue
-            text = unseal(self._key_of(key), self._name_of(key), sealed)
-            if text is not None and is_meant(text):
+            text = self._unsealed(key, sealed)
+            if text is not None and sealed is not None and is_meant(text):
                 self.known[key] = sealed
                 return text
         return None
 
     def _read(self, key: str) -> bytes | None:
-        """What lies at a key; None if nothing does. It may be deleted while it is read."""
+        """What lies at a key; None if nothing does, or that is unknown."""
         try:
-            found: bytes | None = self._store.get(key) if self._store.check([key]) else None
-        except (RuntimeError, DistStoreError) as error:
-            log.warning("the store does not give %r: %s", key, error)
+            return self._store.find(_at(key))
+        except StoreAway as error:
+            log.warning("%r: %s", key, error)
             return None
-        return found
+
+    def _holds_something(self, key: str) -> bool:
+        return self._read(key) is not None
 
     def _get(
         self, key: str, *, is_meant: Callable[[str], bool] = bool, timeout_s: float | None = None
     ) -> str:
         """The text of a key, waited for. Raises RendezvousError."""
-        deadline_s = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
-        began_s, told = time.monotonic(), False
+        wait = _Wait(key, self._timeout_s if timeout_s is None else timeout_s)
         while (text := self._find(key, is_meant=is_meant)) is None:
-            is_foreign = self._store.check([key])
-            waited_s = time.monotonic() - began_s
-            if time.monotonic() > deadline_s:
-                raise RendezvousError(self._nothing_of(key, waited_s, is_foreign=is_foreign))
-            if is_foreign and not told and waited_s > TOLD_AFTER_S:
-                told = True
-                log.warning("%s; waiting for one that is: %s", _foreign(key), REMEDY)
-            time.sleep(LOOK_AGAIN_S if is_foreign else LOOK_EVERY_S)
+            wait.again(is_foreign=self._holds_something(key))
         return text
 
-    def _nothing_of(self, key: str, waited_s: float, *, is_foreign: bool) -> str:
-        if is_foreign:
-            return f"{_foreign(key)}; {REMEDY}"
-        return f"nothing of {key!r} from the other processes in {waited_s:.0f} s"
+
+class _Wait:
+    """One wait for a key, and what is said of it."""
+
+    def __init__(self, key: str, timeout_s: float) -> None:
+        self._key = key
+        self._began_s = time.monotonic()
+        self._timeout_s = timeout_s
+        self._was_told = False
+
+    def again(self, *, is_foreign: bool) -> None:
+        """Rest before the next look; `is_foreign`: what lies there is not this job's. Raises
+        RendezvousError after the timeout."""
+        waited_s = time.monotonic() - self._began_s
+        if waited_s > self._timeout_s:
+            nothing = f"nothing of {self._key!r} from the other processes in {waited_s:.0f} s"
+            raise RendezvousError(f"{self._foreign}; {REMEDY}" if is_foreign else nothing)
+        if is_foreign and not self._was_told and waited_s > TOLD_AFTER_S:
+            self._was_told = True
+            log.warning("%s; waiting for one that is: %s", self._foreign, REMEDY)
+        time.sleep(LOOK_AGAIN_S if is_foreign else LOOK_EVERY_S)
+
+    @property
+    def _foreign(self) -> str:
+        return (
+            f"what the store has of {self._key!r} is not sealed by this job's secret, or is an"
+            " earlier job's"
+        )
 
 
-def _foreign(key: str) -> str:
-    return (
-        f"what the store has of {key!r} is not sealed by this job's secret, or is an earlier job's"
-    )
+def _card_key(rank: int) -> str:
+    return f"card/{rank}"
+
+
+def _job_key(nonce: str) -> str:
+    return f"{nonce}/job"
+
+
+def _at(key: str) -> str:
+    """Where it lies in a store that is not this project's alone."""
+    return f"{ROOT}/{key}"
 
 
 def _announcement(text: str) -> Announcement:
@@ -290,51 +388,16 @@ def _announcement(text: str) -> Announcement:
 
 
 def open_rendezvous(
-    meeting: Meeting,
-    *,
-    timeout_s: float,
-    known: Mapping[str, bytes] | None = None,
-    is_coordinator: bool = False,
+    meeting: Meeting, *, timeout_s: float, known: Mapping[str, bytes] | None = None
 ) -> Rendezvous:
-    """Connect to the store; the number of this attempt is the launcher's. The rendezvous waits
-    `timeout_s` for other processes."""
-    store = open_store(meeting, is_coordinator=is_coordinator)
-    attempt = 0 if meeting.file else int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    """Say and hear what a job's processes say; waits `timeout_s` for other processes."""
+    member = meeting.member
     return Rendezvous(
-        store,
+        SharedStore(lambda: open_store(meeting.store)),
         secret=meeting.secret,
         nonce=meeting.nonce,
-        num_ranks=meeting.num_ranks,
-        attempt=attempt,
-        launcher="" if meeting.file else _launcher(meeting.keeper_pid),
+        num_ranks=None if member is None else member.num_ranks,
+        launcher="" if member is None else member.launcher,
         known=known,
         timeout_s=timeout_s,
-    )
-
-
-def _launcher(keeper_pid: int) -> str:
-    """The process that has started this rank, which starts the next attempt too."""
-    agent = psutil.Process(keeper_pid).parent()
-    run_id = os.environ.get("TORCHELASTIC_RUN_ID", "")
-    if agent is None:
-        return run_id
-    # In ticks since the boot: by the clock it would change when that is set.
-    _, _, facts = Path(f"/proc/{agent.pid}/stat").read_text().rpartition(")")
-    return f"{run_id} {agent.pid} {facts.split()[STARTED]}"
-
-
-def open_store(meeting: Meeting, *, is_coordinator: bool = False) -> Store:
-    """Make a connection of one's own; waits at most STORE_TIMEOUT_S for torchrun's store.
-
-    If the launcher leaves the store to the ranks, the coordinator's process hosts it.
-    """
-    if meeting.file is not None:
-        return FileStore(meeting.file, -1)
-    launcher_hosts = os.environ.get("TORCHELASTIC_USE_AGENT_STORE", "False") == "True"
-    return TCPStore(
-        os.environ["MASTER_ADDR"],
-        int(os.environ["MASTER_PORT"]),
-        is_master=is_coordinator and not launcher_hosts,
-        timeout=timedelta(seconds=STORE_TIMEOUT_S),
-        wait_for_workers=False,
     )

@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
     """Run the main job of these flags."""
     config = parse(argv[1:], prog="pipeline")
     program = make_program(config, name="pipeline", secret=users_secret())
-    return Keeper(replace(program, load=partial(load_far_job, argv[0], config)), rank=None).run()
+    return Keeper(replace(program, load=partial(load_far_job, argv[0], config))).run()
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def run_half_protected(steps: int, run_dir: Path) -> int:
     )
     plain = make_program(config, name="protection", secret=users_secret())
     program = replace(plain, load=partial(load_half_protected, config))
-    return Keeper(program, rank=None).run()
+    return Keeper(program).run()
 
 
 def stretches(metrics: Sequence[dict[str, Any]]) -> list[tuple[bool, float]]:

@@ -49,7 +49,7 @@ def run(config: SleptConfig, run_dir: str, load: Callable[[str], SleptJob]) -> i
         started_t=time.time(),
         secret=users_secret(),
     )
-    return Keeper(program, rank=None).run()
+    return Keeper(program).run()
 
 
 if __name__ == "__main__":

@@ -76,9 +76,7 @@ def run_coordinator(program: Program, meeting: Meeting, start: Start, keeper: Co
         say(phase=phase, takes_s=takes_s)
 
     try:
-        rendezvous = open_rendezvous(
-            meeting, timeout_s=program.patience_s, known=start.known, is_coordinator=True
-        )
+        rendezvous = open_rendezvous(meeting, timeout_s=program.patience_s, known=start.known)
         found = _begin(program, rendezvous, meeting, start, tell)
         if isinstance(found, int):
             return say(end=found)

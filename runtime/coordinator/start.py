@@ -12,8 +12,8 @@ import zmq
 
 from runtime.coordinator.reception import Reception
 from runtime.job import Job
-from runtime.links.channel import tcp_address, where_to_listen_again
-from runtime.program import DONE, Meeting, Program, Resumption, Tell
+from runtime.links.channel import tcp_address
+from runtime.program import DONE, Facts, Meeting, Program, Resumption, Tell
 from runtime.records.run_dir import RunDir
 from runtime.rendezvous import Announcement, Rendezvous
 from runtime.state.checkpoint import Checkpoint, DamagedCheckpoint, newest
@@ -30,7 +30,9 @@ def announce(program: Program, rendezvous: Rendezvous, meeting: Meeting, tell: T
 
     A directory that holds a run is resumed, from its newest whole checkpoint.
     """
-    text = program.resolve(_recorded(program, rendezvous), tell)
+    text = program.resolve(
+        _recorded(program, rendezvous), tell, _facts_of_ranks(rendezvous, meeting, tell)
+    )
     job = program.load(text)
     run_dir = _take_run_dir(program, rendezvous)
     reception = None
@@ -55,7 +57,7 @@ def announce(program: Program, rendezvous: Rendezvous, meeting: Meeting, tell: T
             run_id = secrets.token_hex(8)
             on_this_host = job.link in ("shm", "zmq-ipc")
             ours = f"ipc://{meeting.directory}/coordinator"
-            bind = ours if on_this_host else tcp_address(job.bind)
+            bind = ours if on_this_host else tcp_address(meeting.address)
             reception = _receive(job, run_id, bind, meeting)
             announcement = Announcement(
                 job_text=how.text,
@@ -83,13 +85,20 @@ def recall(
     job = program.load(announcement.job_text)
     known = rendezvous.find_coordinator() or announcement.coordinator
     try:
-        bind = where_to_listen_again(known, job.bind)
-        reception = _receive(job, announcement.run_id, bind, meeting)
+        reception = _receive(job, announcement.run_id, known, meeting)
     except zmq.ZMQError as error:
         log.warning("can't listen at %s (%s); listening elsewhere", known, error)
-        reception = _receive(job, announcement.run_id, tcp_address(job.bind), meeting)
+        reception = _receive(job, announcement.run_id, tcp_address(meeting.address), meeting)
         rendezvous.publish_coordinator(reception.address)
     return announcement, run_dir, reception
+
+
+def _facts_of_ranks(rendezvous: Rendezvous, meeting: Meeting, tell: Tell) -> list[Facts] | None:
+    """What all ranks say of their hosts; None if there is but this one."""
+    if meeting.member is None or meeting.member.is_one_host:
+        return None
+    tell("waiting for the other ranks")
+    return [card.facts for card in rendezvous.await_cards()]
 
 
 def _receive(job: Job, run_id: str, bind: str, meeting: Meeting) -> Reception:

@@ -36,7 +36,7 @@ PHASE_REMEDY = " (--phase-timeout-s)"
 
 
 class Child:
-    """The coordinator (`block` None), or a worker with the memory that outlives it."""
+    """A process of a keeper's; a worker (`block` given) with the memory that outlives it."""
 
     def __init__(
         self,
@@ -45,10 +45,12 @@ class Child:
         program: Program,
         meeting: Meeting,
         *,
+        name: str,
         block: int | None = None,
     ) -> None:
         self.block = block
-        self.name = "the coordinator" if block is None else f"worker {block}"
+        self.name = name
+        self.notices: list[str] = []  # for the user
         self.memory = None if block is None else OwnedMemory(f"loco-{block}")
         self.said: dict[str, Any] = {}
         self.phase, self._phase_s = "", 0.0  # what it does outside the steps, and since when
@@ -99,6 +101,11 @@ class Child:
         """Whether it has done all that it had to: user code can end a process with code 0 too."""
         return self.has_ended and self.said.get("end") == DONE
 
+    def tell(self, **facts: object) -> None:
+        """Say something to it, if it lives."""
+        with contextlib.suppress(OSError):  # it has ended
+            self.pipe.send_bytes(msgpack.packb(facts))
+
     def listen(self) -> bool:
         """Take all that it says; True if it has announced a part of a checkpoint."""
         announced = False
@@ -112,6 +119,7 @@ class Child:
                         takes_s=facts.pop("takes_s", 0.0),
                         waits=facts.pop("waits", False),
                     )
+                self.notices += [facts.pop("notice")] if "notice" in facts else []
                 self.said |= facts
         except (EOFError, ConnectionError):
             pass  # it has ended, and says nothing more

@@ -28,6 +28,7 @@ def _begin() -> None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else it warns of hosts without a name
     server_pid, keeper_pid = os.getpid(), told["keeper_pid"]
 
     def note(number: int, frame: FrameType | None) -> None:

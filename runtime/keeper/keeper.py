@@ -26,7 +26,19 @@ from runtime.keeper import fork_server
 from runtime.keeper.checkpoint_thread import CheckpointThread
 from runtime.keeper.child import END_S, Child
 from runtime.lifetime import adopt_orphans, die_with_parent, resume, suspend
-from runtime.program import COORDINATOR, DONE, FINAL, NOT_STARTED, REFUSED, WORKER, Meeting, Program
+from runtime.program import (
+    COORDINATOR,
+    DONE,
+    FINAL,
+    NOT_STARTED,
+    REFUSED,
+    REGISTRAR,
+    WORKER,
+    Meeting,
+    Member,
+    Program,
+    StoreAddress,
+)
 from runtime.records.run_dir import worker_log
 from runtime.signals import END, STOPS, relayed
 from runtime.state.checkpoint import CheckpointWriter, last_complete
@@ -37,6 +49,7 @@ ABSENCE_S = 5.0  # between two polls: longer than any that was not disturbed
 COORDINATOR_REST_S = 30.0  # before one that has died too often comes again
 LAST_WRITE_S = 600.0  # for the last checkpoint of a job that has ended well
 STOP_S = 10.0  # to reach the step to stop at, and to write the checkpoint there
+LEAVE_S = 15.0  # for the registrar to tell the others, and to let them read it
 SAME_STOP_S = 5.0  # in which a scheduler's signals to a job's many processes are one
 PRIVATE_UMASK = 0o077  # for all that this rank's processes write
 SHOW_CURSOR = "\x1b[?25h"
@@ -51,29 +64,37 @@ def _open_as_many_files_as_allowed() -> None:
 class Keeper:
     """Supervises the worker of one rank under a launcher, or (`rank` None) all workers of a job."""
 
-    def __init__(self, program: Program, *, rank: int | None, num_ranks: int | None = None) -> None:
-        """`num_ranks` is the launcher's, if there is one."""
+    def __init__(
+        self, program: Program, *, member: Member | None = None, address: str = "127.0.0.1"
+    ) -> None:
+        """`member` is this rank's place in a launcher's job, if there is a launcher; sockets that
+        other hosts reach listen at `address`."""
         self._program = program
-        self._rank = rank
+        self._member = member
+        self._rank = rank = None if member is None else member.rank
         self._speaks = rank in (None, 0)  # this rank has the coordinator, and talks to the user
         self._context = fork_server.make_context(program.preload)
         self._coordinator: Child | None = None
+        self._registrar: Child | None = None
         self._workers: list[Child] = []
-        self._memory = os.memfd_create("loco-rendezvous") if rank is None else -1
-        file = f"/proc/{os.getpid()}/fd/{self._memory}" if rank is None else None
+        self._memory = os.memfd_create("loco-rendezvous") if member is None else -1
+        file = StoreAddress(file=f"/proc/{os.getpid()}/fd/{self._memory}")
         self._meeting = Meeting(
-            file=file,
+            store=file if member is None else member.store,
             keeper_pid=os.getpid(),
             secret=program.secret,
             nonce=secrets.token_hex(16),
-            num_ranks=num_ranks,
+            member=member,
             directory=fork_server.directory(),
+            address=address,
         )
         self._writer: CheckpointWriter | None = None
         self._signals: list[int] = []  # that stop the job: the first, and one that came again
         self._first_signal_s = 0.0
         self._is_to_suspend = False
         self._stop_by_s = 0.0
+        self._stop_by = ""  # where, if at another rank
+        self._why = ""  # this rank has failed
         self._polled_s = time.monotonic()
 
     def run(self) -> int:
@@ -86,13 +107,16 @@ class Keeper:
             die_with_parent(signal.SIGTERM)  # a launcher's end is a stop, at a checkpoint
         self._disk = CheckpointThread(self._program.faults, say=self._say)
         try:
+            if self._rank is not None:
+                self._registrar = self._child(REGISTRAR, "the registrar")
             if self._speaks:
-                self._coordinator = Child(self._context, COORDINATOR, self._program, self._meeting)
+                self._coordinator = self._child(COORDINATOR, "the coordinator")
             if self._rank is not None:
                 self._start_worker(self._rank)
             code = self._watch()
             is_done = partial(bool, self._signals)
             self._disk.close(LAST_WRITE_S if code == 0 else END_S, give_up=is_done)
+            self._leave(code)
             return code
         except (OSError, EOFError) as error:
             self._say(f"a process can't be started ({error}); the job is ended", always=True)
@@ -112,11 +136,14 @@ class Keeper:
                 signal.signal(number, action)
 
     def _children(self) -> list[Child]:
-        return [*([] if self._coordinator is None else [self._coordinator]), *self._workers]
+        others = (self._coordinator, self._registrar)
+        return [*(child for child in others if child is not None), *self._workers]
+
+    def _child(self, body: str, name: str, *, block: int | None = None) -> Child:
+        return Child(self._context, body, self._program, self._meeting, name=name, block=block)
 
     def _start_worker(self, block: int) -> None:
-        worker = Child(self._context, WORKER, self._program, self._meeting, block=block)
-        self._workers.append(worker)
+        self._workers.append(self._child(WORKER, f"worker {block}", block=block))
 
     # Signals ----------------------------------------------------------------------------------
 
@@ -201,6 +228,8 @@ class Keeper:
                 self._listen(child)
             if self._all_ended_well():
                 return 0
+            if self._registrar is not None and (code := self._heed(self._registrar)) is not None:
+                return code
             if self._signals and (code := self._stop()) is not None:
                 return code
             for child in self._children():
@@ -216,12 +245,37 @@ class Keeper:
         self._polled_s = now_s
 
     def _all_ended_well(self) -> bool:
-        return all(child.has_ended_well for child in self._children())
+        awaited = [child for child in self._children() if child is not self._registrar]
+        return all(child.has_ended_well for child in awaited) and not self._is_spare
+
+    @property
+    def _is_spare(self) -> bool:
+        """Whether this rank has no block: it stays until the others are done, for the launcher may
+        take a rank that ends for one that fails."""
+        spares = any(worker.said.get("is_spare") for worker in self._workers)
+        others_are_done = self._registrar is not None and self._registrar.said.get("is_done")
+        return spares and not others_are_done
+
+    def _heed(self, registrar: Child) -> int | None:
+        """Do what other ranks want; the exit code if that ends the job."""
+        for notice in registrar.notices:
+            self._say(notice)
+        registrar.notices.clear()
+        if (over := registrar.said.get("over")) is not None:
+            self._end_coordinator()
+            self._speaks |= self._member is not None and self._member.speaks_here
+            self._say(f"{over}; the job is ended{self._how_to_resume()}")
+            return 1
+        if (stop := registrar.said.get("stop")) and not self._signals:
+            self._first_signal_s = time.monotonic()
+            self._signals.append(stop)
+            self._stop_by = f" at {registrar.said['stop_by']}"
+        return None
 
     def _listen(self, child: Child) -> None:
         """Take what a child says, and do what it asks for."""
         announced = child.listen()
-        if child.block is None and self._rank is None and not self._workers:
+        if child is self._coordinator and self._rank is None and not self._workers:
             for block in range(child.said.get("num_workers", 0)):
                 self._start_worker(block)
         if announced:
@@ -269,11 +323,11 @@ class Keeper:
         if too_many and not child.rest_until_s:
             # No reason to stop training; only to come back less often.
             child.rest_until_s = now_s + COORDINATOR_REST_S
-            self._say(f"the coordinator {cause}; training goes on without it for a while")
+            self._say(f"{child.name} {cause}; training goes on without it for a while")
             return None
         child.rest_until_s = 0.0
         if child.block is None:
-            self._say(f"the coordinator (pid {child.process.pid}) {cause}; a new one takes over")
+            self._say(f"{child.name} (pid {child.process.pid}) {cause}; a new one takes over")
         child.restart(cause, hung=hung)
         return None
 
@@ -299,9 +353,12 @@ class Keeper:
             self._stop_by_s = time.monotonic() + STOP_S
             for page in pages:
                 page[Field.STOP_WANTED] = 1
+            if self._registrar is not None:
+                self._registrar.tell(stop=int(self._signals[0]))
             again = "again" if self._rank is None else f"again after {SAME_STOP_S:.0f} s"
             self._say(
-                f"{name}: stopping at a checkpoint (at most {STOP_S:.0f} s; {again}: at once)"
+                f"{name}{self._stop_by}: stopping at a checkpoint (at most {STOP_S:.0f} s;"
+                f" {again}: at once)"
             )
         if self._stopped_well():
             return self._end_stopped(f"stopped by {name}")
@@ -345,6 +402,7 @@ class Keeper:
         """
         self._end_coordinator()
         self._speaks = True
+        self._why = f"{child.name} {how}"
         self._say(f"{child.name} (pid {child.process.pid}) {how}; the job is ended")
         if "traceback" in child.said:
             print(child.said["traceback"].rstrip(), file=sys.stderr, flush=True)
@@ -353,6 +411,16 @@ class Keeper:
         if remedy := self._how_to_resume(repeats=repeats):
             self._say(remedy.removeprefix("; "))
         return 1
+
+    def _leave(self, code: int) -> None:
+        """Tell the other ranks that this one ends: they need not wait for it."""
+        if self._registrar is None or self._registrar.has_ended:
+            return
+        is_failed = code not in (0, REFUSED) and not self._signals
+        why = self._why or f"exit code {code}"
+        presence = {"presence": "failed", "why": why} if is_failed else {"presence": "done"}
+        self._registrar.tell(**presence)
+        self._registrar.process.join(LEAVE_S)
 
     def _end_coordinator(self) -> None:
         """First of all, since it draws on the terminal."""

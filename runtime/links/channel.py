@@ -7,7 +7,6 @@ marks are never reached by who keeps to them. Knows frames, and nothing of what 
 import contextlib
 import os
 import secrets
-import socket
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -47,38 +46,10 @@ def way_to(address: str) -> str:
 
 
 def endpoint(bound: zmq.Socket[bytes]) -> str:
-    """Where others can reach a bound socket; one on all interfaces by this host's name, or by its
-    address if it has IPv6 alone."""
+    """Where others can reach a bound socket."""
     found = bound.getsockopt(zmq.LAST_ENDPOINT)
     assert isinstance(found, bytes)
-    address = found.rstrip(b"\0").decode()
-    for bind in ("0.0.0.0", "::"):
-        everywhere = tcp_address(bind, "")
-        if address.startswith(everywhere):
-            return tcp_address(reachable_host(bind), address.removeprefix(everywhere))
-    return address
-
-
-def reachable_host(bind: str) -> str:
-    """How others name the host that listens at `bind`, which may be all of its addresses: its name,
-    or its IPv6 address (::1 if its name has none)."""
-    if bind == "0.0.0.0":
-        return socket.getfqdn()
-    if bind != "::":
-        return bind
-    try:
-        found = socket.getaddrinfo(socket.getfqdn(), None, socket.AF_INET6)
-    except OSError:
-        return "::1"
-    return str(found[0][4][0])
-
-
-def where_to_listen_again(known: str, bind: str) -> str:
-    """The address to bind for an `endpoint` that others know: over tcp they reach it by a name,
-    and it listens where it was told to."""
-    if not known.startswith("tcp://"):
-        return known
-    return tcp_address(bind, known.rpartition(":")[2])
+    return found.rstrip(b"\0").decode()
 
 
 class Channel:

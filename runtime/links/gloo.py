@@ -26,7 +26,7 @@ from torch.distributed import PrefixStore, ProcessGroup, ProcessGroupGloo, Store
 from runtime.block import Payload
 from runtime.core.messages import Ack, Data, Hello, Message
 from runtime.links.admission import Admission
-from runtime.links.channel import Channel, reachable_host
+from runtime.links.channel import Channel
 from runtime.links.edge import EdgeLink
 from runtime.links.link import Arrival, Damaged, End, Frame, Pollable
 from runtime.links.tensor_bytes import tensor_bytes
@@ -51,7 +51,6 @@ def opener(
 
     Raises RuntimeError after `timeout_s`.
     """
-    host = reachable_host(host)
 
     def open_group(name: str, rank: int) -> ProcessGroup:
         options = ProcessGroupGloo._Options()  # type: ignore[attr-defined]

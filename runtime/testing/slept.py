@@ -7,7 +7,7 @@ messages of the size asked for.
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from runtime.block import Payload, Specs, TensorSpec, message_bytes
 from runtime.core.plan import Stream, Window, WorkerPlan
-from runtime.program import Tell
+from runtime.program import Facts, Tell
 from runtime.records.schema import UnitAccuracy
 from runtime.state.checkpoint import Checkpoint
 from runtime.testing.sleeper import Sleeper
@@ -67,9 +67,9 @@ class SleptConfig:
         """What `load_slept_job` reads."""
         return json.dumps(asdict(self))
 
-    def resolve(self, recorded: str | None, tell: Tell) -> str:
+    def resolve(self, recorded: str | None, tell: Tell, ranks: Sequence[Facts] | None) -> str:
         """The same; there is nothing to be decided."""
-        del recorded, tell
+        del recorded, tell, ranks
         return self.to_text()
 
 

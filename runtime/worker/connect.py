@@ -6,17 +6,16 @@ where it is, so that neighbours on one host share memory and others don't try.
 """
 
 import logging
-import os
 from functools import partial
-from pathlib import Path
 
 import zmq
 
 from runtime.block import Specs
 from runtime.core.plan import Side
+from runtime.host import this_host
 from runtime.job import Job
 from runtime.links.admission import Admission, CurveKeys, Tokens
-from runtime.links.channel import tcp_address, where_to_listen_again
+from runtime.links.channel import tcp_address
 from runtime.links.doorkeeper import Doorkeeper
 from runtime.links.edge import EdgeLink
 from runtime.links.gloo import gloo_link, opener
@@ -25,9 +24,10 @@ from runtime.links.link import End, Link, LinkError
 from runtime.links.shared_memory import shm_link
 from runtime.links.zeromq import zmq_link
 from runtime.program import Meeting
-from runtime.rendezvous import Place, Rendezvous, open_store
+from runtime.rendezvous import Place, Rendezvous
 from runtime.state.retention import NeighboursRetention, Retention
 from runtime.state.status_page import Page
+from runtime.store import open_store
 from runtime.trust.keys import RunKeys
 
 log = logging.getLogger(__name__)
@@ -42,13 +42,6 @@ def outgoing_specs(job: Job, block_index: int) -> Specs:
         for stream, found in job.specs(edge).items()
         if stream.target is (Side.BELOW if edge < block_index else Side.ABOVE)
     }
-
-
-def this_host() -> str:
-    """Equal for processes that see each other's memory files and socket files."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    spaces = [os.readlink(f"/proc/self/ns/{space}") for space in ("pid", "net", "mnt")]
-    return " ".join([boot, *spaces, f"user {os.getuid()}"])
 
 
 class Connector:
@@ -91,7 +84,7 @@ class Connector:
 
         Raises LinkError if an edge can't be made, RendezvousError if no one comes.
         """
-        place = Place(host=this_host(), memory=retention.path)
+        place = Place(host=this_host(), memory=retention.path, nonce=self._meeting.nonce)
         self._rendezvous.publish_place(self._block_index, place)
         links: dict[Side, Link] = {}
         if self._block_index + 1 < self._job.num_workers:
@@ -108,7 +101,7 @@ class Connector:
         link = None
         if known is not None:
             try:
-                link = make(bind=where_to_listen_again(known, self._job.bind))
+                link = make(bind=known)
             except LinkError as error:
                 log.warning("%s; listening elsewhere", error)
         if link is None:
@@ -121,7 +114,7 @@ class Connector:
         if here or self._job.link in ("shm", "zmq-ipc"):
             # In a directory that no other user can enter: an abstract address is anyone's to take.
             return f"ipc://{self._meeting.directory}/edge-{self._block_index}"
-        return tcp_address(self._job.bind)
+        return tcp_address(self._meeting.address)
 
     def _other(self, side: Side) -> Place:
         return self._rendezvous.await_place(self._block_index + (1 if side is Side.ABOVE else -1))
@@ -159,7 +152,7 @@ class Connector:
             retention.hash |= dict.fromkeys(end.outgoing, make)
         admission = self._admission(edge, is_lower=is_lower) if on_network else None
         if self._job.link == "gloo":
-            open_group = opener(partial(open_store, self._meeting), self._job.bind)
+            open_group = opener(partial(open_store, self._meeting.store), self._meeting.address)
             return gloo_link(
                 self._context, end, open_group, bind=bind, connect=connect, admission=admission
             )

@@ -75,8 +75,6 @@ def run_worker(
     try:
         _tell(keeper, phase="waiting for the coordinator", waits=True)
         rendezvous = open_rendezvous(meeting, timeout_s=program.patience_s, known=start.known)
-        if meeting.num_ranks is not None:
-            rendezvous.publish_nonce(block_index)
         announcement = rendezvous.await_announcement()
         if announcement.no_job is not None or rendezvous.is_finished:
             return _tell(keeper, end=announcement.no_job or DONE)
@@ -87,6 +85,9 @@ def run_worker(
         _tell(keeper, run_dir=announcement.run_dir, run_id=announcement.run_id)
         final = (*final, *job.final_errors)
         _tell(keeper, num_workers=job.num_workers)
+        if block_index >= job.num_workers:
+            spare = f"rank {block_index} is spare: the job has {job.num_workers} workers"
+            return _tell(keeper, notice=spare, is_spare=True, end=DONE)
         worker = Worker(job, announcement, block_index, start, keeper, meeting)
         worker.take_up()
         if not rendezvous.is_finished:  # the others may have left meanwhile

@@ -1,0 +1,146 @@
+"""At which of this host's addresses a job's sockets listen.
+
+Owns the choice. Other hosts are told a number, so that no name has to resolve there. Must not
+import torch: every rank chooses for its own host.
+"""
+
+import ipaddress
+import socket
+
+import psutil
+
+from launch.config import HostError
+from launch.launcher import Launcher
+
+LOOPBACK = "127.0.0.1"
+AUTO = "auto"
+EVERYWHERE = ("0.0.0.0", "::")  # who asks for these wants to be reached, and one address is enough
+ELSEWHERE = ("192.0.2.1", "2001:db8::1")  # nowhere (RFC 5737, 3849): routed as what is not near
+
+
+def bind_address(bind: str, launcher: Launcher | None) -> str:
+    """The numeric address to listen at.
+
+    `bind` is an address or name of this host, an interface, a network such as 10.0.0.0/8, or
+    "auto": loopback if all ranks are known to be here, else the address of the interface that
+    faces MASTER_ADDR. Raises HostError if there is none, or it can't be told.
+    """
+    is_alone = launcher is None or bool(launcher.is_one_host)
+    if bind == AUTO and is_alone:
+        return LOOPBACK
+    if bind == AUTO or bind in EVERYWHERE:
+        return LOOPBACK if launcher is None else _facing(launcher)
+    return _of_interface(bind) or _of_network(bind) or _of_name(bind)
+
+
+def _facing(launcher: Launcher) -> str:
+    """The address from which packets go to MASTER_ADDR; if that is this host under a name of its
+    own, the address from which they go to other hosts."""
+    try:
+        found = socket.getaddrinfo(
+            launcher.master_addr, launcher.master_port, type=socket.SOCK_DGRAM
+        )
+    except OSError as error:
+        raise HostError(
+            f"MASTER_ADDR {launcher.master_addr!r} is not known on this host ({error.strerror});"
+            " give an address instead of a name"
+        ) from error
+    facing = [way for *_, place in found if (way := _way_to(str(place[0])))]
+    if not facing:
+        raise HostError(
+            f"no way from this host to MASTER_ADDR {launcher.master_addr}; see to the network, or"
+            " give --bind an address of this host"
+        )
+    is_name = not _is_number(launcher.master_addr) and launcher.master_addr != "localhost"
+    if is_name and all(_is_loopback(address) for address in facing):
+        # As Debian's /etc/hosts has it for a host's own name.
+        facing = [way for place in ELSEWHERE if (way := _way_to(place))] or _public()
+        if not facing:
+            raise HostError(
+                f"MASTER_ADDR {launcher.master_addr!r} is this host's loopback, and it has no"
+                " other address; give --bind an address that the other hosts reach"
+            )
+    return facing[0]
+
+
+def _way_to(address: str) -> str:
+    """The address that packets to another would have as theirs; "" if there is no way."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((address, 9))  # nothing is sent
+            return str(probe.getsockname()[0])
+    except OSError:
+        return ""
+
+
+def _addresses() -> dict[str, list[str]]:
+    """This host's addresses by interface, numeric, without those of one link alone."""
+    families = (socket.AF_INET, socket.AF_INET6)
+    return {
+        name: [
+            found.address
+            for found in addresses
+            if found.family in families and not found.address.startswith("fe80:")
+        ]
+        for name, addresses in psutil.net_if_addrs().items()
+    }
+
+
+def _public() -> list[str]:
+    every = [address for found in _addresses().values() for address in found]
+    return [address for address in every if not _is_loopback(address)]
+
+
+def _of_interface(name: str) -> str:
+    """The first address of an interface, IPv4 before IPv6; "" if it is none."""
+    if name not in (interfaces := _addresses()):
+        return ""
+    if not interfaces[name]:
+        raise HostError(f"bind {name!r}: this interface has no address; give another")
+    return min(interfaces[name], key=lambda address: ":" in address)
+
+
+def _of_network(text: str) -> str:
+    """This host's address in a network; "" if the text is none."""
+    if "/" not in text:
+        return ""
+    try:
+        network = ipaddress.ip_network(text, strict=False)
+    except ValueError as error:
+        raise HostError(
+            f"bind {text!r} is no network ({error}); give one such as 10.0.0.0/8"
+        ) from error
+    every = [address for found in _addresses().values() for address in found]
+    inside = [address for address in every if ipaddress.ip_address(address) in network]
+    if not inside:
+        raise HostError(
+            f"bind {text}: this host has no address in that network, only {' '.join(every)}"
+        )
+    return inside[0]
+
+
+def _of_name(name: str) -> str:
+    """The address of a name or number, if it is this host's."""
+    try:
+        (family, _, _, _, place), *_ = socket.getaddrinfo(name, 0, type=socket.SOCK_STREAM)
+        with socket.socket(family) as probe:
+            probe.bind(place)
+    except OSError as error:
+        raise HostError(
+            f"bind {name!r} is no address of this host ({error.strerror or error}); give one that"
+            " is, such as 127.0.0.1, an interface, or a network such as 10.0.0.0/8"
+        ) from error
+    return str(place[0])
+
+
+def _is_number(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_loopback(address: str) -> bool:
+    return ipaddress.ip_address(address).is_loopback

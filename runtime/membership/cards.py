@@ -1,0 +1,63 @@
+"""What the ranks of a job say of themselves in the store: a card each, and rank 0's board.
+
+Owns the words and their text. Who writes them, and what follows, is runtime.membership.registrar's.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Presence = Literal["here", "done", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What a rank says of itself.
+
+    `nonce` is its keeper's; `heard` the one of rank 0's keeper that it knows of: a card of an
+    earlier attempt has another. `host` names it in messages, `facts` are what the program wants to
+    know of it. `beat` counts up while it is there. `stop` is the signal by which it wants the job
+    to stop, `why` how it failed, `trouble` what it can't do now and may be able to do later.
+    """
+
+    nonce: str
+    heard: str = ""
+    host: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    beat: int = 0
+    presence: Presence = "here"
+    why: str = ""
+    stop: int = 0
+    trouble: str = ""
+
+    def to_text(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_text(cls, text: str) -> "Card":
+        return cls(**json.loads(text))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Board:
+    """What rank 0 says to all whose `nonces` it has, by rank; "" for one that has not come.
+
+    `stop` is the signal by which the rank `stop_by` wants the job to stop. `over` tells why the job
+    can't go on, and `is_done` that it has ended well.
+    """
+
+    nonces: tuple[str, ...]
+    beat: int = 0
+    stop: int = 0
+    stop_by: str = ""
+    over: str = ""
+    is_done: bool = False
+
+    def to_text(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_text(cls, text: str) -> "Board":
+        fields = json.loads(text)
+        return cls(**fields | {"nonces": tuple(fields["nonces"])})

@@ -1,0 +1,142 @@
+"""Who of a job's ranks is there: rank 0's view of all cards, and another rank's of the board.
+
+Owns the rules: when a rank counts as lost, when a job can't go on, and what is told. Pure: it is
+told what was read in the store, and when.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from runtime.membership.cards import Board, Card
+
+ABSENCE_S = 15.0  # between two looks: this process was stopped meanwhile, and nobody is blamed
+
+
+class _Watch:
+    """A clock that stands still while nobody looks."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self._looked_s: float | None = None
+
+    def look(self, now_s: float) -> None:
+        """Go on to a time of the real clock."""
+        since_s = 0.0 if self._looked_s is None else now_s - self._looked_s
+        self.now_s += since_s if since_s <= ABSENCE_S else 0.0
+        self._looked_s = now_s
+
+
+@dataclass(frozen=True, kw_only=True)
+class Count:
+    """What rank 0 says on its board, which ranks have not come yet, and what the user is told."""
+
+    board: Board
+    missing: tuple[int, ...]
+    troubles: tuple[str, ...]
+
+
+class Roll:
+    """Rank 0's view of a job of `num_ranks`; a rank is lost if its card does not change for
+    `timeout_s`."""
+
+    def __init__(self, nonce: str, num_ranks: int, *, timeout_s: float) -> None:
+        self._nonce = nonce
+        self._timeout_s = timeout_s
+        self._watch = _Watch()
+        self._cards: list[Card | None] = [None] * num_ranks
+        self._changed_s = [0.0] * num_ranks
+        self._read_s = 0.0
+        self._stop, self._stop_by = 0, ""
+        self._over = ""
+        self._told: set[str] = set()
+
+    def take(self, cards: Sequence[Card | None] | None, now_s: float) -> None:
+        """Take all ranks' cards as they lie in the store; None if that can't be read."""
+        self._watch.look(now_s)
+        if cards is None:
+            return
+        self._read_s = self._watch.now_s
+        for rank, card in enumerate(cards):
+            # Others are of an attempt before this one.
+            if card is not None and card.heard == self._nonce and card != self._cards[rank]:
+                self._cards[rank] = card
+                self._changed_s[rank] = self._watch.now_s
+
+    def count(self, *, joined: Sequence[str], is_done: bool) -> Count:
+        """Say how things stand. `joined` are the nonces, by rank, of the keepers whose workers have
+        taken up the run; "" for a rank's that has not."""
+        here = {rank: card for rank, card in enumerate(self._cards) if card is not None}
+        for rank, card in here.items():
+            self._over = self._over or self._why_over(rank, card, joined[rank])
+            if card.stop and not self._stop:
+                self._stop, self._stop_by = card.stop, name_of(rank, card.host)
+        unread_s = self._watch.now_s - self._read_s
+        if unread_s > self._timeout_s and not self._over:
+            self._over = f"the job's store was not reached for {unread_s:.0f} s"
+        troubles = [c.trouble for c in here.values() if c.trouble and c.trouble not in self._told]
+        self._told.update(troubles)
+        board = Board(
+            nonces=tuple("" if card is None else card.nonce for card in self._cards),
+            stop=self._stop,
+            stop_by=self._stop_by,
+            over=self._over,
+            is_done=is_done,
+        )
+        missing = tuple(rank for rank, card in enumerate(self._cards) if card is None)
+        return Count(board=board, missing=missing, troubles=tuple(troubles))
+
+    def _why_over(self, rank: int, card: Card, joined: str) -> str:
+        who = name_of(rank, card.host)
+        if card.presence == "failed":
+            return f"{who} has ended: {card.why}"
+        if card.presence == "done":
+            return ""
+        if joined and card.nonce != joined:
+            return f"{who} was started anew, so all ranks have to be"
+        silent_s = self._watch.now_s - self._changed_s[rank]
+        if silent_s > self._timeout_s and self._read_s == self._watch.now_s:
+            return f"nothing was heard of {who} for {silent_s:.0f} s"
+        return ""
+
+    @property
+    def have_left(self) -> bool:
+        """Whether all other ranks that came have left."""
+        return all(card is None or card.presence != "here" for card in self._cards[1:])
+
+
+class Follower:
+    """Another rank's view of rank 0's board; rank 0 is lost if that does not change for
+    `timeout_s`."""
+
+    def __init__(self, nonce: str, rank: int, *, timeout_s: float) -> None:
+        self._nonce = nonce
+        self._rank = rank
+        self._timeout_s = timeout_s
+        self._watch = _Watch()
+        self.board: Board | None = None
+        """The latest one that was for this rank."""
+        self._changed_s = 0.0
+
+    def take(self, board: Board | None, now_s: float) -> str:
+        """Take what lies in the store; None if it can't be read, or holds none. Returns why the job
+        can't go on; "" if it can."""
+        self._watch.look(now_s)
+        before = self.board
+        if board is not None and before is not None and board.nonces[0] != before.nonces[0]:
+            return "rank 0 was started anew, so all ranks have to be"
+        if board is not None and board != before and self._is_listed(board):
+            self.board, self._changed_s = board, self._watch.now_s
+        if self.board is None or self.board.is_done:
+            return ""
+        silent_s = self._watch.now_s - self._changed_s
+        if silent_s > self._timeout_s:
+            return f"nothing was heard of rank 0 for {silent_s:.0f} s"
+        return self.board.over
+
+    def _is_listed(self, board: Board) -> bool:
+        return self._rank < len(board.nonces) and board.nonces[self._rank] == self._nonce
+
+
+def name_of(rank: int, host: str) -> str:
+    """A rank, for messages."""
+    return f"rank {rank} (host {host})" if host else f"rank {rank}"
