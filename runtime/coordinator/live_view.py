@@ -52,6 +52,7 @@ class LiveView:
         self._console = console or Console()
         self._clock = clock
         self._start: tuple[float, int] | None = None  # time and step of the first update
+        self._step, self._left = -1, UNKNOWN
         self._line = ""
         self._due_s = -math.inf
         self._latest: RenderableType | None = None
@@ -87,7 +88,9 @@ class LiveView:
         step = min(status.steps_done for status in statuses)
         if self._start is None:
             self._start = (now, step)
-        left = _duration(self._left_s(now, step))
+        if step != self._step:  # while nothing moves, nothing is known
+            self._step, self._left = step, _duration(self._left_s(now, step))
+        left = self._left
         if self._live is not None:
             progress = _progress(step, self._num_steps, left, statuses, refused)
             self._latest = Group(_table(statuses), progress)
@@ -130,6 +133,7 @@ def _line(
         line = (
             f"step {step}/{num_steps} {step / num_steps:.0%} left {left}  loss {shown[0]}"
             f"  probe (train) {shown[1]}  {_rate(statuses):.0f} samples/s{_strangers(refused)}"
+            f"{_silence(statuses)}"
         )
         if len(line) <= PLAIN_WIDTH:
             break
@@ -146,7 +150,7 @@ def _progress(
         ProgressBar(total=num_steps, completed=step, width=40),
         Text(f"{step / num_steps:.0%}"),
         Text(f"left {left}"),
-        Text(f"{_rate(statuses):.0f} samples/s{_strangers(refused)}"),
+        Text(f"{_rate(statuses):.0f} samples/s{_strangers(refused)}{_silence(statuses)}"),
     )
     return line
 
@@ -154,6 +158,15 @@ def _progress(
 def _strangers(refused: int) -> str:
     """How many were sent away; nothing if none has come."""
     return f"  refused {refused}" if refused else ""
+
+
+def _silence(statuses: Sequence[WorkerStatus]) -> str:
+    """Which workers have not been heard of for long; nothing if all have."""
+    silent = [status for status in statuses if status.silent_s]
+    if not silent:
+        return ""
+    names = " ".join(str(status.report.block) for status in silent)
+    return f"  silent: worker {names}, {max(status.silent_s for status in silent):.0f} s"
 
 
 def _table(statuses: Sequence[WorkerStatus]) -> Table:

@@ -56,6 +56,10 @@ class FaultyLink:
     def send_frames(self, frames: list[Frame]) -> bool:
         return self._link.send_frames(frames)
 
+    @property
+    def unreached(self) -> str | None:
+        return self._link.unreached
+
     def redial(self, address: str | None = None) -> None:
         self._link.redial(address)
 

@@ -93,6 +93,7 @@ class Keeper:
         self._first_signal_s = 0.0
         self._is_to_suspend = False
         self._stop_by_s = 0.0
+        self._stop_heard_s = 0.0
         self._stop_by = ""  # where, if at another rank
         self._why = ""  # this rank has failed
         self._polled_s = time.monotonic()
@@ -226,7 +227,7 @@ class Keeper:
             self._forgive_own_absence()
             for child in self._children():
                 self._listen(child)
-            if self._all_ended_well():
+            if self._all_ended_well() and not self._is_stopped():
                 return 0
             if self._registrar is not None and (code := self._heed(self._registrar)) is not None:
                 return code
@@ -248,6 +249,17 @@ class Keeper:
         awaited = [child for child in self._children() if child is not self._registrar]
         return all(child.has_ended_well for child in awaited) and not self._is_spare
 
+    def _is_stopped(self) -> bool:
+        """Whether this rank's workers have ended because the job stops. If a neighbour's word was
+        faster than the signal, that is still to come: other ranks' by the registrar."""
+        if not any(child.memory.page[Field.STOP_AT] for child in self._workers if child.memory):
+            return False
+        if not self._signals:
+            self._stop_heard_s = self._stop_heard_s or time.monotonic()
+            if time.monotonic() - self._stop_heard_s > STOP_S:
+                self._signals.append(signal.SIGTERM)
+        return True
+
     @property
     def _is_spare(self) -> bool:
         """Whether this rank has no block: it stays until the others are done, for the launcher may
@@ -261,6 +273,12 @@ class Keeper:
         for notice in registrar.notices:
             self._say(notice)
         registrar.notices.clear()
+        for worker in self._workers:
+            if trouble := worker.said.pop("trouble", ""):
+                registrar.tell(trouble=trouble)
+            for notice in worker.notices:
+                self._say(notice, always=True)
+            worker.notices.clear()
         if (over := registrar.said.get("over")) is not None:
             self._end_coordinator()
             self._speaks |= self._member is not None and self._member.speaks_here

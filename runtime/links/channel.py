@@ -146,6 +146,12 @@ class Channel:
         while self.has_more:
             self.socket.recv()
 
+    @property
+    def unreached(self) -> str | None:
+        """The address that is dialled, if nobody answers there; None at the end that listens, and
+        within a host."""
+        return None if self._dialling is None else self._dialling.unreached
+
     def redial(self, address: str | None = None) -> None:
         """Connect anew, to a new address if one is given; nothing at the end that listens."""
         if self._dialling is not None:
@@ -158,7 +164,7 @@ class Channel:
 
 
 class Dialling:
-    """The connection of the end that dials.
+    """The connection of the end that dials, which is watched if it crosses a network.
 
     ZeroMQ connects anew by itself, but shows the same token again. If that is good but once, each
     connection is dialled here.
@@ -179,14 +185,21 @@ class Dialling:
         self._is_broken = self._is_pending = False
         self._num_abandoned = 0  # dials that were pending when another was begun
         self._dialled_s = 0.0
-        if admission is not None and admission.is_for_once:
+        self._dials_itself = admission is not None and admission.is_for_once
+        if self._dials_itself:
             socket.setsockopt(zmq.RECONNECT_IVL, -1)
+        if address.startswith("tcp://"):
             place = f"inproc://dialling-{secrets.token_hex(8)}"
             socket.monitor(place, DIALLING_EVENTS)
             self.events = context.socket(zmq.PAIR)
             self.events.setsockopt(zmq.LINGER, 0)
             self.events.connect(place)
         self._connect()
+
+    @property
+    def unreached(self) -> str | None:
+        """The address, if nobody answers there; only told of what crosses a network."""
+        return None if self.events is None or self._connection is not None else self._address
 
     def dial(self, address: str | None = None) -> None:
         """Connect anew, to a new address if one is given."""
@@ -197,12 +210,17 @@ class Dialling:
         self._connect()
 
     def mend(self) -> None:
-        """Connect anew if the connection has ended, but not at once again and again."""
+        """Note what has become of the connection. If it has ended and ZeroMQ does not, connect
+        anew, but not at once again and again."""
         if self.events is None:
             return
         while self.events.poll(0):
             self._note(recv_monitor_message(self.events))
-        if self._is_broken and time.monotonic() - self._dialled_s > DIAL_EVERY_S:
+        if (
+            self._dials_itself
+            and self._is_broken
+            and time.monotonic() - self._dialled_s > DIAL_EVERY_S
+        ):
             self.dial()
 
     def _connect(self) -> None:
@@ -223,8 +241,8 @@ class Dialling:
             self._num_abandoned -= 1
         elif event == zmq.EVENT_CLOSED and self._is_pending:  # nobody listens
             self._is_broken, self._is_pending = True, False
-        elif event == zmq.EVENT_DISCONNECTED:
-            self._is_broken |= connection == self._connection
+        elif event == zmq.EVENT_DISCONNECTED and connection == self._connection:
+            self._is_broken, self._connection = True, None
 
     def close(self) -> None:
         """Close what is this connection's own, but for the socket."""

@@ -92,6 +92,10 @@ class EdgeLink:
     def recycle(self, stream: Stream, payload: Payload) -> None:
         self._tensors.recycle(stream, payload)
 
+    @property
+    def unreached(self) -> str | None:
+        return self._channel.unreached
+
     def redial(self, address: str | None = None) -> None:
         self._channel.redial(address)
 

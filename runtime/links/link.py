@@ -81,6 +81,10 @@ class End:
         return Arrival(message, payload)
 
 
+class Unreachable(LinkError):
+    """Another worker listens at an address at which it can't be reached from here."""
+
+
 class Link(Protocol):
     """One end of an edge. All methods are called by one thread, and none but `close` waits."""
 
@@ -111,6 +115,10 @@ class Link(Protocol):
 
     def send_frames(self, frames: list[Frame]) -> bool:
         """Send bytes as they are, as `send` does."""
+
+    @property
+    def unreached(self) -> str | None:
+        """The address on another host that is dialled, if nobody answers there."""
 
     def redial(self, address: str | None = None) -> None:
         """Connect anew, to a new address if one is given; nothing at the end that listens.

@@ -4,7 +4,7 @@ Owns the rules: when a rank counts as lost, when a job can't go on, and what is 
 told what was read in the store, and when.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from runtime.membership.cards import Board, Card
@@ -67,12 +67,10 @@ class Roll:
         taken up the run; "" for a rank's that has not."""
         here = {rank: card for rank, card in enumerate(self._cards) if card is not None}
         for rank, card in here.items():
-            self._over = self._over or self._why_over(rank, card, joined[rank])
+            self._over = self._over or _why_over(rank, card, joined[rank])
             if card.stop and not self._stop:
                 self._stop, self._stop_by = card.stop, name_of(rank, card.host)
-        unread_s = self._watch.now_s - self._read_s
-        if unread_s > self._timeout_s and not self._over:
-            self._over = f"the job's store was not reached for {unread_s:.0f} s"
+        self._over = self._over or self._why_lost(here)
         troubles = [c.trouble for c in here.values() if c.trouble and c.trouble not in self._told]
         self._told.update(troubles)
         board = Board(
@@ -85,18 +83,22 @@ class Roll:
         missing = tuple(rank for rank, card in enumerate(self._cards) if card is None)
         return Count(board=board, missing=missing, troubles=tuple(troubles))
 
-    def _why_over(self, rank: int, card: Card, joined: str) -> str:
-        who = name_of(rank, card.host)
-        if card.presence == "failed":
-            return f"{who} has ended: {card.why}"
-        if card.presence == "done":
+    def _why_lost(self, here: Mapping[int, Card]) -> str:
+        now_s = self._watch.now_s
+        if now_s - self._read_s > self._timeout_s:
+            return f"the job's store was not reached for {now_s - self._read_s:.0f} s"
+        if self._read_s < now_s:
             return ""
-        if joined and card.nonce != joined:
-            return f"{who} was started anew, so all ranks have to be"
-        silent_s = self._watch.now_s - self._changed_s[rank]
-        if silent_s > self._timeout_s and self._read_s == self._watch.now_s:
-            return f"nothing was heard of {who} for {silent_s:.0f} s"
-        return ""
+        silent_s = {
+            name_of(rank, card.host): now_s - self._changed_s[rank]
+            for rank, card in here.items()
+            if card.presence == "here"
+        }
+        if not silent_s or max(silent_s.values()) <= self._timeout_s:
+            return ""
+        # With a host all of its ranks fall silent, within a beat.
+        lost = [who for who, since_s in silent_s.items() if since_s > self._timeout_s / 2]
+        return f"nothing was heard of {', '.join(lost)} for {max(silent_s.values()):.0f} s"
 
     @property
     def have_left(self) -> bool:
@@ -135,6 +137,15 @@ class Follower:
 
     def _is_listed(self, board: Board) -> bool:
         return self._rank < len(board.nonces) and board.nonces[self._rank] == self._nonce
+
+
+def _why_over(rank: int, card: Card, joined: str) -> str:
+    who = name_of(rank, card.host)
+    if card.presence == "failed":
+        return f"{who} has ended: {card.why}"
+    if card.presence == "here" and joined and card.nonce != joined:
+        return f"{who} was started anew, so all ranks have to be"
+    return ""
 
 
 def name_of(rank: int, host: str) -> str:

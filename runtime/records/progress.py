@@ -4,22 +4,28 @@ Owns which facts those are, and in which words. Knows nothing of how reports tra
 view shows them.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from runtime.job import Job
 from runtime.records.schema import Carried, Healed, Record, Report, Restarted, Seconds, StepRecord
 
+SILENCE_S = 5.0  # without a report, until it is told
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerStatus:
-    """How a worker is: its latest report, its latest step if one is known, and what it spent its
-    time on since the report before. `units` names the block's home and guest in a few letters."""
+    """How a worker is: its latest report and for how long it has been silent if that is longer than
+    usual, its latest step if one is
+    known, and what it spent its time on since the report before. `units` names the block's home and
+    guest in a few letters."""
 
     units: str
     report: Report
     last: StepRecord | None
     spent: Seconds
+    silent_s: float = 0.0
 
     @property
     def steps_done(self) -> int:
@@ -41,7 +47,10 @@ class WorkerStatus:
 class Progress:
     """What has been heard of all workers of a job so far; `last` is each one's latest step."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._patience_s = max(SILENCE_S, 3 * job.report_every_s)
+        self._heard_s: dict[int, float] = {}
         self.last: dict[int, StepRecord] = {}
         self._units = [units_label(*job.unit_names(k)) for k in range(job.num_workers)]
         self._reports: dict[int, Report] = {}
@@ -54,7 +63,7 @@ class Progress:
         spent = report.seconds - before.seconds if before and is_same_generation else report.seconds
         if spent.total_s > 0:
             self._spent[block] = spent
-        self._reports[block] = report
+        self._reports[block], self._heard_s[block] = report, self._clock()
         lines = []
         for record in report.records:
             lines.append(event_line(record, self.last.get(block)))
@@ -70,9 +79,14 @@ class Progress:
                 report=report,
                 last=self.last.get(block),
                 spent=self._spent.get(block, Seconds()),
+                silent_s=self._silent_s(block),
             )
             for block, report in sorted(self._reports.items())
         ]
+
+    def _silent_s(self, block: int) -> float:
+        silent_s = self._clock() - self._heard_s[block]
+        return silent_s if silent_s > self._patience_s else 0.0
 
 
 def units_label(home: Sequence[str], guest: Sequence[str]) -> str:

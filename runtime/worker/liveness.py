@@ -11,12 +11,15 @@ from collections.abc import Callable, Mapping
 
 from runtime.core.plan import Side
 from runtime.links.link import Link, LinkError
+from runtime.worker.lookup import Lookup
+from runtime.worker.reach import Reach
 
 log = logging.getLogger(__name__)
 
 REDIAL_AFTER_S = 1.0  # of silence, at least; each time that no data come of it, twice as long
 MAX_REDIAL_S = 30.0
 LONG_SILENCE_S = 3.0
+LOOK_BEFORE_S = 0.5  # a side is dialled: for where it listens now
 ABSENCE_S = 5.0  # between two looks at the clock: this process was stopped, not its neighbours
 
 
@@ -56,20 +59,27 @@ class _Silence:
 class Liveness:
     """Watches the silence on each side of one worker.
 
-    `find_below` says where the worker below listens now, if it has said so. After `patience_s` of
-    silence `check` raises LinkError: longer than any restart takes.
+    `below` says where the worker below listens now, if it has said so, and `tell` tells the user if
+    it does not answer there; after `reach_timeout_s` `check` raises Unreachable. After `patience_s`
+    of silence `check` raises LinkError: longer than any restart takes.
     """
 
     def __init__(
         self,
         links: Mapping[Side, Link],
         *,
-        find_below: Callable[[], str | None],
+        below: Lookup,
+        block_index: int,
+        tell: Callable[[str], None],
+        reach_timeout_s: float,
         patience_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._links = links
-        self._find_below = find_below
+        self._below = below
+        self._reach = Reach(
+            f"worker {block_index}", f"worker {block_index - 1}", tell, timeout_s=reach_timeout_s
+        )
         self._patience_s = patience_s
         self._clock = clock
         self._silences = {side: _Silence(clock()) for side in links}
@@ -88,6 +98,8 @@ class Liveness:
         """Dial anew on a side that has been silent for long. Raises LinkError after all patience;
         `step` is for its message."""
         self._forgive_own_absence()
+        if Side.BELOW in self._links:
+            self._reach.check(self._links[Side.BELOW].unreached, self._clock())
         for side, silence in self._silences.items():
             now_s = self._clock()
             if now_s - silence.since_s > self._patience_s:
@@ -98,12 +110,15 @@ class Liveness:
             if now_s > silence.dial_at_s:
                 silence.dialled(now_s)
                 log.warning("the worker %s is silent; dialling anew", side.value)
-                self._links[side].redial(self._find_below() if side is Side.BELOW else None)
+                self._links[side].redial(self._below.latest if side is Side.BELOW else None)
+            elif side is Side.BELOW and now_s > silence.dial_at_s - LOOK_BEFORE_S:
+                self._below.ask()
 
     def _forgive_own_absence(self) -> None:
         """One that was stopped (Ctrl-Z, a paused container) has heard nobody meanwhile."""
         absent_s = self._clock() - self._checked_s
         self._checked_s += absent_s
         if absent_s > ABSENCE_S:
+            self._reach.forgive()
             for silence in self._silences.values():
                 silence.forgive(absent_s)

@@ -31,6 +31,7 @@ from runtime.faults.log import FaultLog
 from runtime.job import Job
 from runtime.lifetime import die_with_parent
 from runtime.links.admission import CurveKeys
+from runtime.links.link import Unreachable
 from runtime.output import protect_output
 from runtime.program import DONE, FINAL, TRACEBACK_CHARACTERS, Meeting, Program, Start
 from runtime.records.bubbles import fill_steps
@@ -54,6 +55,7 @@ from runtime.trust.keys import RunKeys
 from runtime.worker.connect import Connector, outgoing_specs
 from runtime.worker.driver import Driver
 from runtime.worker.liveness import Liveness
+from runtime.worker.lookup import Lookup
 from runtime.worker.reporter import Reporter
 from runtime.worker.telemetry import Telemetry
 
@@ -71,7 +73,7 @@ def run_worker(
     relay_to(meeting.keeper_pid)
     multiprocessing.set_start_method(None, force=True)  # a user's pool gets Python's default
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    final: tuple[type[Exception], ...] = (ProtocolError, OutOfRoom, NotThisJob)
+    final: tuple[type[Exception], ...] = (ProtocolError, OutOfRoom, NotThisJob, Unreachable)
     try:
         _tell(keeper, phase="waiting for the coordinator", waits=True)
         rendezvous = open_rendezvous(meeting, timeout_s=program.patience_s, known=start.known)
@@ -88,7 +90,15 @@ def run_worker(
         if block_index >= job.num_workers:
             spare = f"rank {block_index} is spare: the job has {job.num_workers} workers"
             return _tell(keeper, notice=spare, is_spare=True, end=DONE)
-        worker = Worker(job, announcement, block_index, start, keeper, meeting)
+        worker = Worker(
+            job,
+            announcement,
+            block_index,
+            start,
+            keeper,
+            meeting,
+            reach_timeout_s=program.rank_timeout_s,
+        )
         worker.take_up()
         if not rendezvous.is_finished:  # the others may have left meanwhile
             _tell(keeper, phase="waiting for its neighbours", waits=True)
@@ -127,6 +137,11 @@ def _tell_phase(keeper: Connection, phase: str, *, takes_s: float = 0.0) -> None
     _tell(keeper, phase=phase, takes_s=takes_s)
 
 
+def _tell_trouble(keeper: Connection, text: str) -> None:
+    log.warning("%s", text)
+    _tell(keeper, trouble=text)
+
+
 def _log_to(path: Path) -> None:
     """Send this process's output, warnings and crashes to its log."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -153,7 +168,10 @@ class Worker:
         start: Start,
         keeper: Connection,
         meeting: Meeting,
+        *,
+        reach_timeout_s: float,
     ) -> None:
+        """`reach_timeout_s`: how long an address on another host may not answer."""
         assert start.memory is not None, "a worker's keeper owns memory for it"
         self._job = job
         self._block_index = block_index
@@ -161,6 +179,8 @@ class Worker:
         self._start = start
         self._meeting = meeting
         self._tell_phase = partial(_tell_phase, keeper)
+        self._reach_timeout_s = reach_timeout_s
+        self._tell_trouble = partial(_tell_trouble, keeper)
         self._announcement = announcement
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self._thread_failure: BaseException | None = None
@@ -245,7 +265,10 @@ class Worker:
         self._links = self._injector.wrap(links)
         self._liveness = Liveness(
             self._links,
-            find_below=lambda: rendezvous.find_edge(self._block_index - 1),
+            below=Lookup(lambda: rendezvous.find_edge(self._block_index - 1), "below"),
+            block_index=self._block_index,
+            tell=self._tell_trouble,
+            reach_timeout_s=self._reach_timeout_s,
             patience_s=self._job.patience_s,
         )
 
@@ -265,7 +288,8 @@ class Worker:
             generation=self._start.generation,
             patience_s=self._job.patience_s,
             admission=self._coordinators_admission(),
-            find_address=rendezvous.find_coordinator,
+            tell=self._tell_trouble,
+            coordinator=Lookup(rendezvous.find_coordinator, "coordinator"),
             num_refused=lambda: self._connector.num_refused,
         )
         thread = threading.Thread(

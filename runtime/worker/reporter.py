@@ -5,8 +5,8 @@ die and come back, so a result is handed over whenever it is asked for, and a wo
 it is told that the result is durable.
 """
 
-import contextlib
 import hashlib
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -19,11 +19,13 @@ from runtime import digest
 from runtime.block import BlockStep
 from runtime.core.tie_stats import TieStats
 from runtime.links.admission import Admission
-from runtime.links.channel import connect_to
+from runtime.links.channel import Dialling
 from runtime.links.tensor_bytes import chunks
 from runtime.records.schema import Counters, Report, WorkerResult
 from runtime.state.status_page import Field, Page
 from runtime.worker.driver import DriverStatus
+from runtime.worker.lookup import Lookup
+from runtime.worker.reach import Reach
 from runtime.worker.telemetry import Telemetry
 
 LOOK_EVERY_S = 5.0  # where the coordinator is, at the end
@@ -49,19 +51,20 @@ class Reporter:
         generation: int,
         patience_s: float,
         admission: Admission | None,
-        find_address: Callable[[], str | None],
+        coordinator: Lookup,
+        tell: Callable[[str], None],
         num_refused: Callable[[], int],
     ) -> None:
         """`block` is read when all its steps are done. `admission` shows the coordinator who this
-        is, and `find_address` says where it listens now, if it has moved. `num_refused` counts the
-        strangers at this worker's sockets."""
+        is, and `coordinator` says where it listens now, if it has moved; `tell` tells the user if
+        it does not answer. `num_refused` counts the strangers at this worker's sockets."""
         self._block = block
         self._telemetry = telemetry
         self._page = page
         self._block_index = block_index
         self._patience_s = COORDINATOR_PATIENCE_S + patience_s
-        self._address, self._admission = address, admission
-        self._find_address = find_address
+        self._address = address
+        self._coordinator = coordinator
         self._looked_s = 0.0
         self._num_refused = num_refused
         self._final: list[bytes] = []
@@ -74,7 +77,8 @@ class Reporter:
         self._socket.setsockopt(zmq.IDENTITY, f"{block_index}/{generation}".encode())
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
         self._socket.setsockopt(zmq.MAXMSGSIZE, MOST_ORDER_BYTES)
-        self._connect(address)
+        self._dialling = Dialling(context, self._socket, address, admission)
+        self._reach = Reach(f"worker {block_index}", "the coordinator", tell, timeout_s=math.inf)
 
     @property
     def pollable(self) -> zmq.Socket[bytes]:
@@ -82,10 +86,13 @@ class Reporter:
         return self._socket
 
     def close(self) -> None:
+        self._dialling.close()
         self._socket.close()
 
     def turn(self, status: DriverStatus) -> bool:
         """Report, answer, count; True when this worker may leave."""
+        self._dialling.mend()
+        self._reach.check(self._dialling.unreached, time.monotonic())
         self._count(status)
         is_stopping = status.core.is_stopping  # then there is no result
         if status.is_done and not self._done_s:
@@ -105,23 +112,17 @@ class Reporter:
             raise TimeoutError(f"no result is durable after {self._patience_s:.0f} s")
         return self._may_leave
 
-    def _connect(self, address: str) -> None:
-        self._address = address
-        if self._admission is not None:
-            self._admission.show(self._socket, address)
-        connect_to(self._socket, address)
-
     def _follow(self) -> None:
         """Go where the coordinator listens now, if another process has taken its place."""
         now_s = time.monotonic()
         if now_s - self._looked_s < LOOK_EVERY_S:
             return
         self._looked_s = now_s
-        address = self._find_address()
+        self._coordinator.ask()
+        address = self._coordinator.latest
         if address is not None and address != self._address:
-            with contextlib.suppress(zmq.ZMQError):  # it may be gone already
-                self._socket.disconnect(self._address)
-            self._connect(address)
+            self._address = address
+            self._dialling.dial(address)
 
     def _count(self, status: DriverStatus) -> None:
         """Add what this generation counts to what earlier ones did, on the page that outlives

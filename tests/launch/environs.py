@@ -1,4 +1,4 @@
-"""The environment of a rank, as torchrun sets it."""
+"""The environment of a rank, as torchrun and other launchers set it."""
 
 TORCHRUN = {
     "RANK": "1",
@@ -9,3 +9,5 @@ TORCHRUN = {
     "MASTER_PORT": "29500",
     "TORCHELASTIC_RUN_ID": "none",
 }
+# What srun with a few words of shell, mpirun, Kubeflow, Ray and SkyPilot give a rank.
+ENV = {"RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "10.0.0.1"}

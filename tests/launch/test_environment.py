@@ -50,6 +50,45 @@ def test_half_a_launchers_variables_are_refused(process):
         Environment.from_process()
 
 
+def facts(host: str, **changes) -> dict[str, object]:
+    usual = {
+        "host": host,
+        "cores": 8,
+        "gpus": 2,
+        "has_nccl": True,
+        "processor": "AVX512",
+        "memory_bytes": 64e9,
+    }
+    return usual | changes
+
+
+def test_hosts_count_as_the_one_with_the_least_for_each_rank():
+    """One host with one rank and one with three, as many cores: threads followed rank 0's."""
+    ranks = [facts("a"), *3 * [facts("b", memory_bytes=48e9)]]
+    found = Environment.of_ranks(ranks)
+    assert (found.world_size, found.local_world_size) == (4, 3)
+    assert found.cores // 3 == 8 // 3
+    assert found.gpus == 2
+    assert found.memory_bytes == pytest.approx(48e9)
+    assert not found.is_one_host
+    assert found.remarks == ()
+
+
+def test_ranks_on_one_host_are_found_to_be():
+    assert Environment.of_ranks(2 * [facts("a")]).is_one_host
+
+
+def test_processors_of_several_kinds_are_told():
+    found = Environment.of_ranks([facts("a"), facts("b", processor="AMX")])
+    assert found.processor == "AVX512"
+    (remark,) = found.remarks
+    assert "AVX512; AMX" in remark
+
+
+def test_rank_says_of_its_machine_what_the_environment_is_made_of(process):
+    assert Environment.of_ranks([environment.facts_here()]).cores == 7
+
+
 @pytest.mark.parametrize(
     ("world", "local", "is_one"), [(None, None, True), (4, 4, True), (4, 2, False), (4, 1, False)]
 )

@@ -1,5 +1,6 @@
 """Which secret the ranks of a job know each other by."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,10 @@ from launch.config import ConfigError, RunConfig
 from launch.job_secret import NO_SECRET, job_secret
 from launch.launcher import Launcher
 
-ONE_HOST = Launcher(rank=0, world_size=4, local_world_size=4)
-TWO_HOSTS = Launcher(rank=0, world_size=4, local_world_size=2)
+TWO_HOSTS = Launcher(
+    rank=0, world_size=4, local_world_size=2, master_addr="node0", master_port=29500
+)
+ONE_HOST = replace(TWO_HOSTS, local_world_size=4)
 
 
 @pytest.fixture(autouse=True)

@@ -41,7 +41,7 @@ def test_unusable_nccl_is_told_with_the_reason_and_the_link_used(environment, de
 
 def test_gpus_are_shared_by_the_workers_of_their_host_only():
     two = Environment(world_size=4, local_world_size=2, cores=2, gpus=2, has_nccl=True)
-    config = RunConfig(link="nccl", workers=4, bind="0.0.0.0")
+    config = RunConfig(link="nccl", workers=4)
     link, note = choose_link(config, two, device="cuda", workers=4)
     assert link == "auto"
     assert note is not None
@@ -67,10 +67,10 @@ TWO_HOSTS = Environment(world_size=4, local_world_size=2, cores=2, gpus=0)
 
 
 def test_gloo_between_hosts_is_for_networks_that_are_trusted():
-    config = RunConfig(link="gloo", bind="0.0.0.0")
+    config = RunConfig(link="gloo")
     with pytest.raises(ConfigError, match=r"link gloo knows no one.*--insecure-network"):
         choose_link(config, TWO_HOSTS, device="cpu", workers=4)
-    trusting = RunConfig(link="gloo", bind="0.0.0.0", insecure_network=True)
+    trusting = RunConfig(link="gloo", insecure_network=True)
     assert choose_link(trusting, TWO_HOSTS, device="cpu", workers=4) == ("gloo", None)
 
 
