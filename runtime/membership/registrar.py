@@ -235,7 +235,7 @@ class Registrar:
         board, is_heard = None, False
         try:
             first = self._rendezvous.read_card(0)
-            if first is not None:
+            if first is not None and self._follower.board is None:  # else it was another attempt's
                 self._card = replace(self._card, heard=first.nonce)
             self._rendezvous.publish_card(self._member.rank, self._card)
             is_heard = True

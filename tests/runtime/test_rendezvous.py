@@ -6,10 +6,12 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from torch.distributed import FileStore, HashStore, TCPStore
+from torch.distributed import TCPStore
 
-from runtime.program import Meeting
+from runtime.membership.cards import Board, Card
+from runtime.program import Meeting, Member, StoreAddress
 from runtime.rendezvous import Announcement, Rendezvous, RendezvousError, open_rendezvous
+from runtime.store import StoreAway
 
 JOB = Announcement(
     job_text='{"steps": 12}',
@@ -25,16 +27,39 @@ SECRET = b"the job's secret"
 NONE = Announcement(no_job=0, nonces=("keeper",))
 
 
-@pytest.fixture
-def meet(tmp_path) -> Callable[..., Rendezvous]:
-    """Another process of the job comes to the meeting point, in this attempt of the launcher's."""
+class Shelf:
+    """A store in this process, which is away for so many calls."""
 
-    def come(
-        *, attempt: int = 0, secret: bytes = SECRET, run: Announcement | None = JOB, **facts
-    ) -> Rendezvous:
-        store = FileStore(str(tmp_path / "store"), -1)
+    def __init__(self) -> None:
+        self.values: dict[str, bytes] = {}
+        self.calls_away = 0
+
+    def put(self, key: str, value: bytes) -> None:
+        self._reach()
+        self.values[key] = value
+
+    def find(self, key: str) -> bytes | None:
+        self._reach()
+        return self.values.get(key)
+
+    def _reach(self) -> None:
+        self.calls_away -= 1
+        if self.calls_away >= 0:
+            raise StoreAway("the job's store can't be reached: it is away")
+
+
+@pytest.fixture
+def shelf() -> Shelf:
+    return Shelf()
+
+
+@pytest.fixture
+def meet(shelf) -> Callable[..., Rendezvous]:
+    """Another process of the job comes to the meeting point."""
+
+    def come(*, secret: bytes = SECRET, run: Announcement | None = JOB, **facts) -> Rendezvous:
         facts = {"nonce": "keeper", "timeout_s": 20.0} | facts
-        found = Rendezvous(store, secret=secret, attempt=attempt, **facts)
+        found = Rendezvous(shelf, secret=secret, **facts)
         if run is not None:
             found._begin(run)  # as if it had heard of it
         return found
@@ -60,13 +85,12 @@ def test_announcement_made_again_counts(meet):
     assert meet().await_announcement().no_job == 2
 
 
-def test_waits_have_a_bound():
-    # A FileStore waits in whole seconds.
-    alone = Rendezvous(HashStore(), secret=SECRET, timeout_s=0.002)
+def test_waits_have_a_bound(shelf):
+    alone = Rendezvous(shelf, secret=SECRET, timeout_s=0.002)
     alone._begin(JOB)
     with pytest.raises(RendezvousError, match="nothing of 'job' from the other processes in 0 s"):
         alone.await_announcement()
-    with pytest.raises(RendezvousError, match="nothing of 'edge/2'"):
+    with pytest.raises(RendezvousError, match="nothing of '0123456789abcdef/edge/2'"):
         alone.await_edge(2)
 
 
@@ -92,23 +116,49 @@ def test_job_is_finished_when_it_is_marked(meet):
     assert worker.is_finished
 
 
-def test_attempts_of_the_launcher_are_told_apart(meet):
+def test_attempts_are_told_apart_by_the_nonce_of_rank_0(meet):
     """The store outlives the processes: what the attempt before has left there is no news."""
-    before, now = meet(attempt=0), meet(attempt=1)
+    before, now = meet(run=None), meet(run=None, nonce="keeper again")
     before.announce(JOB)
     before.publish_edge(0, "ipc://@edge-0")
     before.mark_finished()
     assert now.recall_announcement() is None
+    assert not now.is_finished
+    now.announce(replace(JOB, run_id="fedcba9876543210"))
     assert now.find_edge(0) is None
     assert not now.is_finished
-    now.announce(NONE)
     assert before.recall_announcement() == JOB
 
 
-def test_run_directory_is_recalled_by_later_attempts_only(meet):
-    assert meet(attempt=1).recall_run_dir() is None
-    meet(attempt=0).remember_run_dir("/runs/1")
-    assert [meet(attempt=n).recall_run_dir() for n in range(3)] == [None, "/runs/1", "/runs/1"]
+def test_run_directory_is_recalled_by_later_attempts_of_the_launcher(meet):
+    assert meet(launcher="agent 1").recall_run_dir() is None
+    meet(launcher="agent 1").remember_run_dir("/runs/1")
+    assert meet(launcher="agent 1", nonce="again").recall_run_dir() == "/runs/1"
+    assert meet(launcher="agent 2").recall_run_dir() is None
+
+
+# A store that comes and goes --------------------------------------------------------------------
+
+
+def test_what_is_said_is_said_when_the_store_is_back(meet, shelf):
+    shelf.calls_away = 3
+    meet().publish_edge(0, "ipc://@edge-0")
+    assert meet().find_edge(0) == "ipc://@edge-0"
+
+
+def test_what_is_said_in_vain_ends_the_wait(meet, shelf):
+    shelf.calls_away = 10**6
+    with pytest.raises(RendezvousError, match="nothing of"):
+        meet(timeout_s=0.05).publish_edge(0, "ipc://@edge-0")
+
+
+def test_store_that_is_away_leaves_what_is_known(meet, shelf):
+    worker = meet()
+    meet().publish_edge(0, "ipc://@edge-0")
+    assert worker.find_edge(0) == "ipc://@edge-0"
+    shelf.calls_away = 2
+    assert worker.find_edge(0) == "ipc://@edge-0"
+    assert worker.find_edge(1) is None
 
 
 # What strangers write ---------------------------------------------------------------------------
@@ -118,12 +168,11 @@ def test_run_directory_is_recalled_by_later_attempts_only(meet):
     "forged",
     [b"junk", b"\xff\xfe", b"", b"0" * 64 + b' {"job_text": "theirs"}', "another secret's"],
 )
-def test_what_is_not_sealed_by_the_job_is_as_good_as_not_there(meet, tmp_path, forged):
-    store = FileStore(str(tmp_path / "store"), -1)
+def test_what_is_not_sealed_by_the_job_is_as_good_as_not_there(meet, shelf, forged):
     if isinstance(forged, str):
         meet(secret=b"a stranger's").announce(JOB)
     else:
-        store.set("loco/0/job", forged)
+        shelf.put("loco/keeper/job", forged)
     worker = meet(timeout_s=0.3)
     assert worker.recall_announcement() is None
     with pytest.raises(RendezvousError, match=r"not sealed by this job's secret.*--secret-file"):
@@ -132,15 +181,15 @@ def test_what_is_not_sealed_by_the_job_is_as_good_as_not_there(meet, tmp_path, f
     assert worker.await_announcement() == JOB
 
 
-def test_sealed_value_counts_under_its_own_key_alone(meet, tmp_path):
+def test_sealed_value_counts_under_its_own_key_alone(meet, shelf):
     meet().publish_edge(0, "tcp://127.0.0.1:1")
-    store = FileStore(str(tmp_path / "store"), -1)
-    store.set("loco/0/edge/1", store.get("loco/0/edge/0"))
-    store.set("loco/0/finished", store.get("loco/0/edge/0"))
-    store.set("loco/1/edge/0", store.get("loco/0/edge/0"))
+    run, other = f"loco/{JOB.run_id}", "fedcba9876543210"
+    sealed = shelf.values[f"{run}/edge/0"]
+    for key in (f"{run}/edge/1", f"{run}/finished", f"loco/{other}/edge/0"):
+        shelf.put(key, sealed)
     assert meet().find_edge(1) is None
     assert not meet().is_finished
-    assert meet(attempt=1).find_edge(0) is None
+    assert meet(run=replace(JOB, run_id=other)).find_edge(0) is None
 
 
 def test_announcement_of_an_earlier_job_is_not_for_this_one(meet):
@@ -157,15 +206,14 @@ def test_values_of_an_earlier_run_do_not_count(meet):
     assert meet().find_edge(0) is None
 
 
-def test_what_was_found_once_outlives_what_is_written_over_it(meet, tmp_path):
+def test_what_was_found_once_outlives_what_is_written_over_it(meet, shelf):
     meet().announce(JOB)
     meet().publish_edge(0, "tcp://127.0.0.1:1")
     before = meet()
     assert before.await_announcement() == JOB
     assert before.await_edge(0) == "tcp://127.0.0.1:1"
-    store = FileStore(str(tmp_path / "store"), -1)
-    for key in ("job", "edge/0"):
-        store.set(f"loco/0/{key}", "junk")
+    for key in ("keeper/job", f"{JOB.run_id}/edge/0"):
+        shelf.put(f"loco/{key}", b"junk")
     after = meet(known=before.known, timeout_s=0.3)
     assert after.await_announcement() == JOB
     assert after.await_edge(0) == "tcp://127.0.0.1:1"
@@ -173,28 +221,73 @@ def test_what_was_found_once_outlives_what_is_written_over_it(meet, tmp_path):
         meet(timeout_s=0.3).await_announcement()
 
 
-def test_job_is_announced_to_the_keepers_that_are_there(meet):
-    first, second = (meet(nonce=f"keeper {rank}") for rank in range(2))
-    coordinator = meet(nonce="keeper 0", num_ranks=2, timeout_s=0.3)
-    first.publish_nonce(0)
-    with pytest.raises(RendezvousError, match="nothing of 'nonce/1'"):
+# The ranks of a launcher -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rank(meet) -> Callable[..., Rendezvous]:
+    """A process of one of two ranks."""
+
+    def come(number: int, **facts) -> Rendezvous:
+        facts = {"nonce": f"keeper {number}", "timeout_s": 0.3, "num_ranks": 2} | facts
+        return meet(**facts)
+
+    return come
+
+
+def say_here(rendezvous: Rendezvous, number: int, *, heard: str = "keeper 0") -> None:
+    rendezvous.publish_card(number, Card(nonce=f"keeper {number}", heard=heard))
+
+
+def test_job_is_announced_when_all_ranks_are_there(rank):
+    coordinator = rank(0)
+    say_here(coordinator, 0)
+    with pytest.raises(RendezvousError, match="nothing of 'card/1'"):
         coordinator.announce(JOB)
-    second.publish_nonce(1)
+    say_here(rank(1), 1)
     coordinator.announce(JOB)
-    assert second.await_announcement().nonces == ("keeper 0", "keeper 1")
+    assert rank(1).await_announcement().nonces == ("keeper 0", "keeper 1")
 
 
-def test_refusal_is_told_to_those_that_came(meet):
-    first = meet(nonce="keeper 0")
-    first.publish_nonce(0)
-    meet(nonce="keeper 0", num_ranks=2, timeout_s=0.3).announce(NONE)
-    assert first.await_announcement().no_job == 0
+def test_card_of_an_earlier_attempt_is_not_waited_for_any_longer(rank):
+    say_here(rank(0), 0)
+    say_here(rank(1), 1, heard="another rank 0")
+    with pytest.raises(RendezvousError):
+        rank(0).await_cards()
 
 
-def test_run_directory_of_another_launcher_is_not_recalled(meet):
-    meet(launcher="agent 1").remember_run_dir("/runs/1")
-    assert meet(attempt=1, launcher="agent 1").recall_run_dir() == "/runs/1"
-    assert meet(attempt=1, launcher="agent 2").recall_run_dir() is None
+def test_refusal_is_told_to_those_that_came(rank):
+    say_here(rank(0), 0)
+    rank(0).announce(NONE)
+    assert rank(0).await_announcement().no_job == 0
+
+
+def test_worker_finds_the_announcement_by_the_card_of_rank_0(rank):
+    """That of the attempt before lies there until rank 0 has come again."""
+    say_here(rank(0), 0)
+    say_here(rank(1), 1)
+    rank(0).announce(JOB)
+    late = rank(1, nonce="keeper 1 again")
+    assert late.recall_announcement() is None
+    first = rank(0, nonce="keeper 0 again")
+    first.publish_card(0, Card(nonce="keeper 0 again", heard="keeper 0 again"))
+    late.publish_card(1, Card(nonce="keeper 1 again", heard="keeper 0 again"))
+    first.announce(replace(JOB, run_id="fedcba9876543210"))
+    assert late.await_announcement().run_id == "fedcba9876543210"
+
+
+def test_board_is_read_by_all(rank):
+    assert rank(1).read_board() is None
+    board = Board(nonces=("keeper 0", "keeper 1"), stop=15, stop_by="rank 1")
+    rank(0).publish_board(board)
+    assert rank(1).read_board() == board
+    assert rank(1, secret=b"a stranger's").read_board() is None
+
+
+def test_wait_for_a_rank_0_of_another_secret_says_so(rank):
+    say_here(rank(0, secret=b"a stranger's"), 0)
+    with pytest.raises(RendezvousError, match=r"not sealed by this job's secret.*--secret-file"):
+        rank(1).await_announcement()
 
 
 # Where they meet --------------------------------------------------------------------------------
@@ -202,32 +295,23 @@ def test_run_directory_of_another_launcher_is_not_recalled(meet):
 
 def test_processes_meet_in_the_keepers_memory():
     memory = os.memfd_create("test-rendezvous")
-    file = f"/proc/{os.getpid()}/fd/{memory}"
-    meeting = Meeting(file=file, keeper_pid=os.getpid(), secret=SECRET, nonce="keeper")
-    coordinator, worker = (
-        open_rendezvous(meeting, timeout_s=20.0, is_coordinator=first) for first in (True, False)
-    )
+    address = StoreAddress(file=f"/proc/{os.getpid()}/fd/{memory}")
+    meeting = Meeting(store=address, keeper_pid=os.getpid(), secret=SECRET, nonce="keeper")
+    coordinator, worker = (open_rendezvous(meeting, timeout_s=20.0) for _ in range(2))
     coordinator.announce(JOB)
     assert worker.await_announcement() == JOB
-    assert worker.attempt == 0
     os.close(memory)
 
 
-def test_processes_meet_in_the_launchers_store(monkeypatch):
+def test_processes_meet_in_the_launchers_store():
     theirs = TCPStore("127.0.0.1", 0, is_master=True, timeout=timedelta(seconds=20))
-    for name, value in {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(theirs.port),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",
-        "TORCHELASTIC_RESTART_COUNT": "2",
-    }.items():
-        monkeypatch.setenv(name, value)
-    meeting = Meeting(file=None, keeper_pid=os.getpid(), secret=SECRET, nonce="keeper", num_ranks=1)
-    coordinator, worker = (
-        open_rendezvous(meeting, timeout_s=20.0, is_coordinator=first) for first in (True, False)
+    address = StoreAddress(host="127.0.0.1", port=theirs.port, is_launchers=True)
+    member = Member(rank=0, num_ranks=1, store=address, is_one_host=True)
+    meeting = Meeting(
+        store=address, keeper_pid=os.getpid(), secret=SECRET, nonce="keeper", member=member
     )
-    worker.publish_nonce(0)
+    coordinator, worker = (open_rendezvous(meeting, timeout_s=20.0) for _ in range(2))
+    coordinator.publish_card(0, Card(nonce="keeper", heard="keeper"))
     coordinator.announce(JOB)
     assert worker.await_announcement() == JOB  # it may still be on its way to the store
     assert worker.recall_announcement() == JOB
-    assert (coordinator.attempt, worker.attempt) == (2, 2)

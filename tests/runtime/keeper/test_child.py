@@ -21,7 +21,7 @@ from runtime.keeper.child import (
     WAIT_MARGIN,
     Child,
 )
-from runtime.program import DONE, Meeting, Program
+from runtime.program import DONE, Meeting, Program, StoreAddress
 from runtime.state.status_page import Field
 
 LIMIT_S = 10.0
@@ -53,7 +53,7 @@ class Case:
     def __init__(self, *, block: int | None = 0, max_restarts: int = 3) -> None:
         self.generations: list[FakeProcess] = []
         program = Program(
-            resolve=str,
+            resolve=lambda recorded, tell, ranks: pytest.fail("nothing is resolved"),
             load=lambda text: pytest.fail("no job is needed"),
             preload=(),
             run_dir=None,
@@ -64,9 +64,10 @@ class Case:
             phase_timeout_s=PHASE_LIMIT_S,
             max_worker_restarts=max_restarts,
         )
+        name = "the coordinator" if block is None else f"worker {block}"
         context = SimpleNamespace(Pipe=self._pipe, Process=self._process)
-        meeting = Meeting(file=None, keeper_pid=os.getpid())
-        self.child = Child(context, "module:body", program, meeting, block=block)
+        meeting = Meeting(store=StoreAddress(), keeper_pid=os.getpid())
+        self.child = Child(context, "module:body", program, meeting, name=name, block=block)
 
     def _pipe(self) -> tuple[Any, Any]:
         ours, theirs = Pipe()

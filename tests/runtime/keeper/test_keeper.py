@@ -12,7 +12,7 @@ from runtime.core.state import State
 from runtime.keeper import keeper as module
 from runtime.keeper.child import STATES
 from runtime.keeper.keeper import SAME_STOP_S, Keeper
-from runtime.program import DONE, FINAL, NOT_STARTED, REFUSED, Program
+from runtime.program import DONE, FINAL, NOT_STARTED, REFUSED, Member, Program, StoreAddress
 from runtime.signals import relayed
 from runtime.state.status_page import Field
 
@@ -76,7 +76,7 @@ def make(clock) -> Iterator[Callable[..., Keeper]]:
 
     def make(*, rank: int | None = None) -> Keeper:
         program = Program(
-            resolve=lambda recorded, tell: pytest.fail("nothing is resolved"),
+            resolve=lambda recorded, tell, ranks: pytest.fail("nothing is resolved"),
             load=lambda text: pytest.fail("no job is needed"),
             preload=(),
             run_dir=None,
@@ -84,7 +84,8 @@ def make(clock) -> Iterator[Callable[..., Keeper]]:
             run_name="test",
             started_t=0.0,
         )
-        keeper = Keeper(program, rank=rank)
+        member = Member(rank=rank, num_ranks=4, store=StoreAddress(), is_one_host=True)
+        keeper = Keeper(program, member=None if rank is None else member)
         memories.extend([keeper._memory] if rank is None else [])
         return keeper
 

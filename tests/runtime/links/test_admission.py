@@ -275,7 +275,7 @@ class FakeSocket:
 
 @pytest.fixture
 def dialling() -> Dialling:
-    return Dialling(None, FakeSocket(), HERE, None)
+    return Dialling(None, FakeSocket(), "ipc://below", None)
 
 
 def note(dialling: Dialling, *events: tuple[int, int]) -> bool:

@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ import zmq
 
 from runtime.core.messages import Hello
 from runtime.core.plan import Side, Stream
-from runtime.links.channel import reachable_host, tcp_address, where_to_listen_again
+from runtime.links.channel import tcp_address
 from runtime.links.link import LinkError
 
 from .edge import TIMEOUT_S, data, hello, make_end, receive, repeat, send
@@ -35,13 +34,6 @@ def test_tcp_listens_on_loopback_only(context):
         if connection.laddr.port == port and connection.status == psutil.CONN_LISTEN
     ]
     assert listening == ["127.0.0.1"]
-    lower.close()
-
-
-def test_socket_on_all_interfaces_is_reached_by_name(context):
-    lower = make_end(context, Side.ABOVE, bind="tcp://0.0.0.0:*")
-    assert "0.0.0.0" not in lower.address
-    assert socket.getfqdn() in lower.address
     lower.close()
 
 
@@ -109,19 +101,34 @@ def test_new_generation_listens_at_the_address_of_the_last(context, address):
     upper.close()
 
 
-@pytest.mark.parametrize(
-    ("known", "bind", "again"),
-    [
-        ("ipc://@loco-a-0", "0.0.0.0", "ipc://@loco-a-0"),
-        ("tcp://node7:1234", "0.0.0.0", "tcp://0.0.0.0:1234"),
-        ("tcp://[fd00::7]:1234", "::", "tcp://[::]:1234"),
-    ],
-)
-def test_address_to_listen_at_again_is_the_one_that_was_bound(known, bind, again):
-    assert where_to_listen_again(known, bind) == again
-
-
-def test_host_that_listens_at_one_address_is_reached_by_it():
-    assert [reachable_host(bind) for bind in ("10.0.0.7", "::1")] == ["10.0.0.7", "::1"]
+def test_ipv6_host_has_brackets_in_an_address():
     assert tcp_address("::1", 7) == "tcp://[::1]:7"
     assert tcp_address("10.0.0.7") == "tcp://10.0.0.7:*"
+
+
+def test_address_at_which_nobody_answers_is_told(context):
+    """No step was made, and nothing said, for 760 s."""
+    lower = make_end(context, Side.ABOVE, bind="tcp://127.0.0.1:*")
+    address = lower.address
+    lower.close()
+    upper = make_end(context, Side.BELOW, connect=address)
+    assert upper.unreached == address
+    lower = open_again(lambda: make_end(context, Side.ABOVE, bind=address))
+    assert lower.unreached is None, "it is dialled, and dials nobody"
+    until_s = time.monotonic() + TIMEOUT_S
+    while upper.unreached is not None and time.monotonic() < until_s:
+        assert upper.receive() is None
+        time.sleep(0.01)
+    assert upper.unreached is None
+    lower.close()
+    while upper.unreached is None and time.monotonic() < until_s:
+        assert upper.receive() is None
+        time.sleep(0.01)
+    assert upper.unreached == address
+    upper.close()
+
+
+def test_address_within_a_host_is_always_reached(context):
+    upper = make_end(context, Side.BELOW, connect=f"ipc://@test-{secrets.token_hex(6)}")
+    assert upper.unreached is None
+    upper.close()

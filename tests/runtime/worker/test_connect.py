@@ -8,7 +8,7 @@ from runtime.block import TensorSpec
 from runtime.core.plan import Side, Stream
 from runtime.links.admission import CurveKeys, Tokens
 from runtime.links.link import LinkError
-from runtime.program import Meeting
+from runtime.program import Meeting, StoreAddress
 from runtime.rendezvous import Place
 from runtime.worker import connect
 from runtime.worker.connect import Connector, guards_payload, outgoing_specs
@@ -22,8 +22,8 @@ class Job:
 
     num_workers = 3
 
-    def __init__(self, link: str = "auto", *, bind: str = "0.0.0.0", checksum: str = "auto"):
-        self.link, self.bind, self.checksum = link, bind, checksum
+    def __init__(self, link: str = "auto", *, checksum: str = "auto"):
+        self.link, self.checksum = link, checksum
         self.encrypts_tensors = False
 
     def specs(self, edge: int):
@@ -64,7 +64,7 @@ def made(monkeypatch) -> list[SimpleNamespace]:
 
     def maker(kind: str):
         def make(context, end, *rest, bind=None, connect=None, admission=None):
-            if bind == "tcp://0.0.0.0:99":
+            if bind == "tcp://10.0.0.7:99":
                 raise LinkError("address in use")
             address = None if bind is None else bind.replace("*", "7")
             link = SimpleNamespace(
@@ -91,7 +91,14 @@ def made(monkeypatch) -> list[SimpleNamespace]:
 
 
 def join(job: Job, board: Board, k: int = 1) -> dict[Side, SimpleNamespace]:
-    meeting = Meeting(file=None, keeper_pid=1, secret=b"secret", directory="/private")
+    meeting = Meeting(
+        store=StoreAddress(),
+        keeper_pid=1,
+        secret=b"secret",
+        nonce="keeper",
+        directory="/private",
+        address="10.0.0.7",
+    )
     connector = Connector(job, k, board, meeting=meeting, run_id="run", page=None, context=None)
     return connector.connect(SimpleNamespace(path=f"memory {k}", hash={}))
 
@@ -121,12 +128,12 @@ def test_payload_is_guarded_on_a_wire_or_if_it_is_asked_for(checksum, guards):
     ("link", "host", "kind", "scheme"),
     [
         ("auto", HERE, "shm", "ipc:///private/edge-1"),
-        ("auto", THERE, "zmq", "tcp://0.0.0.0:*"),
+        ("auto", THERE, "zmq", "tcp://10.0.0.7:*"),
         ("shm", HERE, "shm", "ipc:///private/edge-1"),
         ("zmq-ipc", HERE, "zmq", "ipc:///private/edge-1"),
-        ("zmq-tcp", HERE, "zmq", "tcp://0.0.0.0:*"),
+        ("zmq-tcp", HERE, "zmq", "tcp://10.0.0.7:*"),
         ("gloo", HERE, "gloo", "ipc:///private/edge-1"),
-        ("gloo", THERE, "gloo", "tcp://0.0.0.0:*"),
+        ("gloo", THERE, "gloo", "tcp://10.0.0.7:*"),
     ],
 )
 def test_link_follows_from_the_wish_and_the_neighbours_host(made, link, host, kind, scheme):
@@ -151,7 +158,7 @@ def test_neighbours_memory_is_opened_by_its_plan_and_specs(made):
 
 def test_worker_at_an_end_has_one_neighbour(made):
     board = Board(e1="edge 1")
-    board.places[1] = Place(host=HERE, memory="memory 1")
+    board.places[1] = Place(host=HERE, memory="memory 1", nonce="keeper")
     assert list(join(Job(), board, 0)) == [Side.ABOVE]
     assert list(join(Job(), board, 2)) == [Side.BELOW]
 
@@ -177,21 +184,21 @@ def test_memory_that_can_not_be_mapped_is_refused_with_a_remedy(made, monkeypatc
 def test_address_is_published_as_others_reach_it(made):
     board = Board(THERE, e0="edge 0")
     join(Job(), board)
-    assert board.edges[1] == "tcp://0.0.0.0:7"
-    assert board.places[1] == Place(host=HERE, memory="memory 1")
+    assert board.edges[1] == "tcp://10.0.0.7:7"
+    assert board.places[1] == Place(host=HERE, memory="memory 1", nonce="keeper")
 
 
 def test_next_generation_listens_at_the_known_address(made):
-    board = Board(THERE, e0="edge 0", e1="tcp://node1:55")
-    assert join(Job(), board)[Side.ABOVE].bind == "tcp://0.0.0.0:55"
+    board = Board(THERE, e0="edge 0", e1="tcp://10.0.0.7:55")
+    assert join(Job(), board)[Side.ABOVE].bind == "tcp://10.0.0.7:55"
     board = Board(e0="edge 0", e1="ipc:///private/edge-1")
     assert join(Job(), board)[Side.ABOVE].bind == "ipc:///private/edge-1"
 
 
 def test_known_address_that_is_in_use_gives_way_to_a_new_one(made, caplog):
-    board = Board(THERE, e0="edge 0", e1="tcp://node1:99")
-    assert join(Job(), board)[Side.ABOVE].bind == "tcp://0.0.0.0:*"
-    assert board.edges[1] == "tcp://0.0.0.0:7"
+    board = Board(THERE, e0="edge 0", e1="tcp://10.0.0.7:99")
+    assert join(Job(), board)[Side.ABOVE].bind == "tcp://10.0.0.7:*"
+    assert board.edges[1] == "tcp://10.0.0.7:7"
     assert "address in use; listening elsewhere" in caplog.text
 
 

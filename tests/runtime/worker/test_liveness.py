@@ -6,10 +6,11 @@ from types import SimpleNamespace
 import pytest
 
 from runtime.core.plan import Side
-from runtime.links.link import LinkError
+from runtime.links.link import LinkError, Unreachable
 from runtime.worker.liveness import MAX_REDIAL_S, REDIAL_AFTER_S, Liveness
 
 PATIENCE_S = 100.0
+REACH_TIMEOUT_S = 50.0
 STEP = 17
 
 
@@ -19,9 +20,18 @@ class Silent:
     def __init__(self, *sides: Side, below: str | None = "ipc://below") -> None:
         self.now_s = 50.0
         self.dialled: list[tuple[float, Side, str | None]] = []
-        links = {side: SimpleNamespace(redial=self._dial(side)) for side in sides or Side}
+        self.links = {
+            side: SimpleNamespace(redial=self._dial(side), unreached=None) for side in sides or Side
+        }
+        self.told: list[str] = []
         self.liveness = Liveness(
-            links, find_below=lambda: below, patience_s=PATIENCE_S, clock=lambda: self.now_s
+            self.links,
+            below=SimpleNamespace(latest=below, ask=lambda: None),
+            block_index=1,
+            tell=self.told.append,
+            reach_timeout_s=REACH_TIMEOUT_S,
+            patience_s=PATIENCE_S,
+            clock=lambda: self.now_s,
         )
 
     def _dial(self, side: Side):
@@ -38,6 +48,17 @@ class Silent:
 
     def times(self, side: Side) -> list[float]:
         return [now_s - 50.0 for now_s, who, _ in self.dialled if who is side]
+
+
+def test_worker_below_that_is_not_reached_is_told_and_gives_up():
+    silent = Silent()
+    silent.links[Side.BELOW].unreached = "tcp://10.0.0.7:4455"
+    silent.check(REACH_TIMEOUT_S - 1.0)
+    (told,) = silent.told
+    assert "worker 1 (host" in told
+    assert "worker 0 at tcp://10.0.0.7:4455" in told
+    with pytest.raises(Unreachable):
+        silent.check(REACH_TIMEOUT_S + 2.0)
 
 
 def test_second_of_silence_is_nothing():

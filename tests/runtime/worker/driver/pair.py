@@ -27,6 +27,7 @@ from runtime.state.snapshots import Snapshots
 from runtime.state.status_page import Field, OwnedMemory
 from runtime.worker.driver import Driver
 from runtime.worker.liveness import Liveness
+from runtime.worker.lookup import Lookup
 from runtime.worker.telemetry import Telemetry
 
 SPEC = TensorSpec(shape=(4,), dtype="float32")
@@ -135,7 +136,14 @@ class Seat:
             core,
             block,
             links=links,
-            liveness=Liveness(links, find_below=lambda: self._address, patience_s=self._patience_s),
+            liveness=Liveness(
+                links,
+                below=Lookup(lambda: self._address, "below"),
+                block_index=1,
+                tell=lambda text: None,
+                reach_timeout_s=math.inf,
+                patience_s=self._patience_s,
+            ),
             outgoing_specs=self.specs,
             telemetry=Telemetry(
                 block=self._k,

@@ -15,6 +15,7 @@ from runtime.records.schema import Report, WorkerResult, from_dict
 from runtime.records.trace import Trace
 from runtime.state.status_page import OwnedMemory
 from runtime.worker.driver import DriverStatus
+from runtime.worker.lookup import Lookup
 from runtime.worker.reporter import Reporter
 from runtime.worker.telemetry import Telemetry
 
@@ -107,7 +108,8 @@ class Conversation:
             generation=generation,
             patience_s=0.0,
             admission=None,
-            find_address=lambda: self.moved_to,
+            coordinator=Lookup(lambda: self.moved_to, "coordinator"),
+            tell=lambda text: None,
             num_refused=lambda: self.num_refused,
         )
         self.identity = f"{k}/{generation}".encode()
