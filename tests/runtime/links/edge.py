@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import torch
 import zmq
@@ -21,13 +22,14 @@ from runtime.links.doorkeeper import Doorkeeper
 from runtime.links.edge import EdgeLink
 from runtime.links.gloo import gloo_link, opener
 from runtime.links.guards import Macs
-from runtime.links.link import Arrival, Damaged, End, Frame, Link
+from runtime.links.link import Arrival, Damaged, End, Frame, Link, LinkError
 from runtime.links.shared_memory import shm_link
 from runtime.links.zeromq import zmq_link
 from runtime.state.retention import NeighboursRetention, Retention
 from runtime.state.status_page import OwnedMemory
 from runtime.trust.keys import RunKeys
 
+T = TypeVar("T")
 TIMEOUT_S = 20.0
 DTYPES = ("float32", "float64", "float16", "bfloat16", "int64", "int32", "uint8", "bool")
 SPECS: Specs = {
@@ -265,3 +267,14 @@ def ack(stream: Stream, *, resend: bool = False) -> Ack:
 
 def flip(frame: bytes) -> bytes:
     return bytes([frame[0] ^ 1]) + frame[1:]
+
+
+def open_again(make: Callable[[], T]) -> T:
+    """At an address that its last socket may not have left yet."""
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            return make()
+        except LinkError:
+            assert time.monotonic() < deadline_s, "not in time"
+            time.sleep(0.005)

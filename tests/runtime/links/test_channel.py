@@ -15,7 +15,7 @@ from runtime.core.plan import Side, Stream
 from runtime.links.channel import tcp_address
 from runtime.links.link import LinkError
 
-from .edge import TIMEOUT_S, data, hello, make_end, receive, repeat, send
+from .edge import TIMEOUT_S, data, hello, make_end, open_again, receive, repeat, send
 
 
 def test_address_in_use_is_said_so(context):
