@@ -22,7 +22,15 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from benchmarks.harness import Results, header, make_console, make_table, print_header, run_once
+from benchmarks.harness import (
+    Results,
+    TextList,
+    header,
+    make_console,
+    make_table,
+    print_header,
+    run_once,
+)
 from benchmarks.hosts.job import HOWS, PIPELINE, HostsJob, How, write_secret
 from benchmarks.hosts.namespaces import Hosts, why_not
 from launch.config import ConfigError
@@ -51,11 +59,11 @@ START_S, END_S = 120.0, 300.0
 class Options:
     """What to start and to hurt."""
 
-    only: tuple[str, ...] = ()
+    only: TextList = ()
     """Of starts, rank-kill, host-kill, preempt, link-down:S, unreachable; without it all."""
     seeds: int = 5
     """Cases of each fault; seed i draws the host and the step."""
-    hows: tuple[str, ...] = HOWS
+    hows: TextList = HOWS
     """Ways of starting."""
     json: Path | None = None
     """File that gets a JSON line a case."""
