@@ -10,7 +10,7 @@ import socket
 import psutil
 
 from launch.config import HostError
-from launch.launcher import Launcher
+from launch.launcher import Launcher, is_loopback
 
 LOOPBACK = "127.0.0.1"
 AUTO = "auto"
@@ -51,8 +51,7 @@ def _facing(launcher: Launcher) -> str:
             f"no way from this host to MASTER_ADDR {launcher.master_addr}; see to the network, or"
             " give --bind an address of this host"
         )
-    is_name = not _is_number(launcher.master_addr) and launcher.master_addr != "localhost"
-    if is_name and all(_is_loopback(address) for address in facing):
+    if all(is_loopback(address) for address in facing):
         # As Debian's /etc/hosts has it for a host's own name.
         facing = [way for place in ELSEWHERE if (way := _way_to(place))] or _public()
         if not facing:
@@ -89,7 +88,7 @@ def _addresses() -> dict[str, list[str]]:
 
 def _public() -> list[str]:
     every = [address for found in _addresses().values() for address in found]
-    return [address for address in every if not _is_loopback(address)]
+    return [address for address in every if not is_loopback(address)]
 
 
 def _of_interface(name: str) -> str:
@@ -132,15 +131,3 @@ def _of_name(name: str) -> str:
             " is, such as 127.0.0.1, an interface, or a network such as 10.0.0.0/8"
         ) from error
     return str(place[0])
-
-
-def _is_number(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_loopback(address: str) -> bool:
-    return ipaddress.ip_address(address).is_loopback

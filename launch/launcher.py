@@ -4,6 +4,7 @@ Owns reading those variables, torchrun's and those of any other launcher that se
 and MASTER_ADDR for each rank. Must not import torch: every rank reads them before it does anything.
 """
 
+import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ class Launcher:
     @property
     def is_one_host(self) -> bool | None:
         """Whether all ranks run on this host; None if that is not known."""
-        if self.world_size == 1:
+        if self.world_size == 1 or is_loopback(self.master_addr):
             return True
         return None if self.local_world_size is None else self.local_world_size == self.world_size
 
@@ -91,6 +92,14 @@ class Launcher:
             speaks_here=self.local_rank in (None, 0),
             launcher=_identity() if self.is_torchrun else "",
         )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host's name or address is this host's to itself alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _whole(environ: Mapping[str, str], name: str, usual: int | None = None) -> int:

@@ -26,6 +26,7 @@ alone, as Kubeflow sets them; and ranks that are started one by one with RANK an
 
 PORT = 29517
 POLL_S = 0.1
+LEAVE_S = 5.0  # for what a rank has started to follow it
 PIPELINE = ROOT / "launch" / "pipeline.py"
 
 
@@ -179,6 +180,9 @@ class HostsJob:
         """Wait until all have ended; whether they did."""
         return self.wait(lambda: None not in self.codes, timeout_s)
 
+    def _running(self) -> list[int]:
+        return [pid for host in self.hosts.hosts for pid in host.processes()]
+
     # What is done to it -----------------------------------------------------------------------
 
     def signal_host(self, index: int, number: int = signal.SIGTERM) -> None:
@@ -194,8 +198,10 @@ class HostsJob:
     def end(self) -> list[int]:
         """End all that is left of it; the processes that were left though their launchers and ranks
         had ended."""
-        is_over = None not in self.codes
-        left = [pid for host in self.hosts.hosts for pid in host.processes()] if is_over else []
+        left: list[int] = []
+        if None not in self.codes:
+            self.wait(lambda: not self._running(), LEAVE_S)
+            left = self._running()
         for host in self.hosts.hosts:
             host.kill()
         for process in self.processes:

@@ -9,10 +9,12 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+from torch.distributed import TCPStore
+
 from benchmarks.security import forged, zmtp
 from benchmarks.security.connections import greet, write
 from benchmarks.security.sight import Sight
-from benchmarks.security.store_attacks import open_store
+from benchmarks.security.store_attacks import open_store, run_keys
 from benchmarks.security.stranger import Means, Report
 
 KEYS = ("~/.local/state/loco/key", "/root/.local/state/loco/key")
@@ -35,11 +37,11 @@ def read_files(sight: Sight, means: Means) -> Report:
     return {"worked": worked, "tried": [str(place) for place in places]}
 
 
-def _memory(store: object) -> Iterator[Path]:
+def _memory(store: TCPStore) -> Iterator[Path]:
     """The keeper's memory, wherever the store says that it lies."""
-    for key in (f"loco/0/place/{k}" for k in range(3)):
+    for key in run_keys(store, "place"):
         with contextlib.suppress(Exception):
-            path = forged.Announced(store.get(key)).fields.get("memory")  # type: ignore[attr-defined]
+            path = forged.Announced(store.get(key)).fields.get("memory")
             if path:
                 yield Path(path)
 

@@ -17,10 +17,8 @@ from benchmarks.security.stranger import Means, Report
 OURS = "loco/"  # where the job's keys are; the launcher's own are its own business
 TIMEOUT = timedelta(seconds=10)
 JUNK = (b"1", b"junk", b"\x00\xff" * 64, b"{}", b"tcp://127.0.0.1:1", b"[" * 2000, b"")
-KEYS = (
-    *("loco/0/job", "loco/0/finished", "loco/run-dir"),
-    *(f"loco/0/{kind}/{k}" for kind in ("edge", "place") for k in range(3)),
-)
+KEYS = ("loco/board", *(f"loco/card/{rank}" for rank in range(3)))
+"""Those that can be known before there is a job."""
 UNITS = '''"""What a stranger would have run: it only tells by whom it was run."""
 import os
 from pathlib import Path
@@ -43,6 +41,11 @@ def put(store: TCPStore, key: str, value: bytes) -> None:
 def keys_of(store: TCPStore) -> list[str]:
     """The job's keys."""
     return [key for key in store.list_keys() if key.startswith(OURS)]
+
+
+def run_keys(store: TCPStore, name: str) -> list[str]:
+    """The keys of one kind, such as "place", of all runs."""
+    return [key for key in keys_of(store) if f"/{name}/" in key]
 
 
 def announcement_key(store: TCPStore) -> str:
@@ -108,7 +111,8 @@ def _written(directory: Path) -> int:
 def set_finished(sight: Sight, means: Means) -> Report:
     """Say that the result is durable, long before it is."""
     store = open_store(sight.store)
-    put(store, "loco/0/finished", b"1")
+    run_id = Announced(store.get(announcement_key(store))).fields.get("run_id", "0" * 16)
+    put(store, f"{OURS}{run_id}/finished", b"1")
     means.budget.over.wait()
     return {}
 

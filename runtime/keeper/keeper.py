@@ -365,14 +365,14 @@ class Keeper:
         if self._coordinator is not None and self._coordinator.said.get("end") == DONE:
             return None  # all is written; the processes only leave
         if not self._stop_by_s:
+            if self._registrar is not None:
+                self._registrar.tell(stop=int(self._signals[0]))
             pages = [child.memory.page for child in self._workers if child.memory]
             if not any(page[Field.REACHED] for page in pages):
                 return self._end_stopped(f"stopped by {name} before the first step")
             self._stop_by_s = time.monotonic() + STOP_S
             for page in pages:
                 page[Field.STOP_WANTED] = 1
-            if self._registrar is not None:
-                self._registrar.tell(stop=int(self._signals[0]))
             again = "again" if self._rank is None else f"again after {SAME_STOP_S:.0f} s"
             self._say(
                 f"{name}{self._stop_by}: stopping at a checkpoint (at most {STOP_S:.0f} s;"

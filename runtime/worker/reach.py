@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from runtime.links.link import Unreachable
 
-TOLD_AFTER_S = 10.0
+TOLD_AFTER_S = 5.0
 
 
 class Reach:

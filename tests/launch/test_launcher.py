@@ -72,6 +72,8 @@ def test_rank_beyond_the_world_is_refused():
         ({}, False),
         ({"LOCAL_WORLD_SIZE": "4"}, True),
         ({"WORLD_SIZE": "1", "RANK": "0"}, True),
+        ({"MASTER_ADDR": "localhost"}, True),
+        ({"MASTER_ADDR": "::1"}, True),
     ],
 )
 def test_one_host_has_all_ranks(changes, is_one):

@@ -29,7 +29,7 @@ def test_both_workers_and_the_address_are_named_once():
     watched.check(THERE, 20)
     (told,) = watched.told
     assert told.startswith("worker 1 (host ")
-    assert f"does not reach worker 0 at {THERE}, for 11 s now" in told
+    assert f"does not reach worker 0 at {THERE}, for 6 s now" in told
 
 
 def test_connection_ends_the_wait():
