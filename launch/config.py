@@ -19,6 +19,7 @@ from runtime.faults import plan as faults
 
 Method = Literal["local", "e2e"]
 Precision = Literal["fp32", "bf16"]
+WirePrecision = Literal["exact", "fp16", "bf16"]
 Tie = Literal["gradient", "elastic", "follow", "none"]
 Schedule = Literal["constant", "cosine"]
 Balance = Literal["auto", "profiled"]
@@ -28,6 +29,7 @@ Link = Literal["auto", "shm", "zmq", "zmq-ipc", "zmq-tcp", "gloo", "nccl"]
 Checksum = Literal["auto", "header", "payload"]
 
 BALANCES = get_args(Balance)
+WIRE_PRECISIONS = get_args(WirePrecision)
 DEFAULT_LAG = 1  # steps
 DEFAULT_MAX_STALENESS = 8
 
@@ -55,6 +57,10 @@ class Role(Enum):
 def _convert_list(_: type, tokens: Sequence[Token]) -> tuple[int, ...]:
     text, source = tokens[0].value, tokens[0].source
     return tuple(to_whole(part, source) for part in text.split(",") if part.strip())
+
+
+def _convert_words(_: type, tokens: Sequence[Token]) -> tuple[str, ...]:
+    return tuple(part.strip() for part in tokens[0].value.split(",") if part.strip())
 
 
 def _convert_scales(_: type, tokens: Sequence[Token]) -> tuple[float, ...]:
@@ -103,6 +109,9 @@ def to_whole(text: str, source: str) -> int:
 
 IntList = Annotated[tuple[int, ...], Parameter(converter=_convert_list, n_tokens=1, negative="")]
 Scales = Annotated[tuple[float, ...], Parameter(converter=_convert_scales, n_tokens=1, negative="")]
+WirePrecisions = Annotated[
+    tuple[WirePrecision, ...], Parameter(converter=_convert_words, n_tokens=1, negative="")
+]
 Cuts = Annotated[
     tuple[int, ...] | Balance | None,
     Parameter(converter=_convert_cuts, n_tokens=1, negative=""),
@@ -203,6 +212,11 @@ class RunConfig:
     precision: Precision = "fp32"
     """What units and heads compute in; bf16 is torch's autocast: weights, gradients, statistics and
     losses stay in float32."""
+    wire_precision: WirePrecisions = ("exact",)
+    """In what activations cross an edge: exact, as they are computed, or rounded to fp16 or bf16,
+    which halves the bytes of fp32: one for all edges, or one per edge (exact,bf16,exact)."""
+    wire_ties: bool = False
+    """Round the ties of those edges, too: gradients or weights."""
     channels_last: bool = False
     """Images lie in memory with their channels last, which is faster on some processors."""
     recompute: bool = False
@@ -286,6 +300,7 @@ class RunConfig:
                 f"max-staleness {self.max_staleness} is not allowed under a fixed lag; give"
                 " --free-ties, or leave --max-staleness out"
             )
+        _check_wire_ties(self)
         try:
             faults.parse(self.faults)
         except ValueError as error:
@@ -300,6 +315,11 @@ class RunConfig:
         """The factor of one block's learning rate."""
         scales = self.lr_scale
         return scales[block_index] if len(scales) > 1 else scales[0]
+
+    def wire_precision_of(self, edge: int) -> WirePrecision:
+        """In what activations cross the edge between blocks `edge` and `edge` + 1."""
+        precisions = self.wire_precision
+        return precisions[edge] if len(precisions) > 1 else precisions[0]
 
     @property
     def longest_lag(self) -> int:
@@ -355,6 +375,10 @@ def _is_overlap(overlap: Overlap) -> bool:
     return overlap == "stage" or all(isinstance(num, int) and num >= 0 for num in units)
 
 
+def _is_wire_precision(precisions: tuple[str, ...]) -> bool:
+    return len(precisions) > 0 and set(precisions) <= set(WIRE_PRECISIONS)
+
+
 # What each field must satisfy on its own, and what to do if it does not.
 RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("split", lambda v: v >= 0, "give 0 or more"),
@@ -380,6 +404,11 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("steps", lambda v: v >= 1, "give at least 1"),
     ("batch_size", lambda v: v >= 2, "give at least 2 images, for a loss contrasts them"),
     ("seed", lambda v: v >= 0, "give 0 or more"),
+    (
+        "wire_precision",
+        _is_wire_precision,
+        "give exact, fp16 or bf16, one for all edges or one per edge (exact,bf16,exact)",
+    ),
     ("threads", lambda v: 1 <= v <= 1024, "give 1 to 1024"),
     ("window", lambda v: v >= 2, "give at least 2, so that one moves while one is computed"),
     ("report_every_s", lambda v: 0 < v < math.inf, "give seconds above 0, such as 0.5"),
@@ -397,6 +426,29 @@ ROLES = {
     name: next((mark for mark in get_args(hint) if isinstance(mark, Role)), Role.RESULT)
     for name, hint in get_type_hints(RunConfig, include_extras=True).items()
 }
+
+
+def _check_wire_ties(config: RunConfig) -> None:
+    """Raise ConfigError if ties are to be rounded and there are none, or none on such an edge, or
+    if one that can't be sent would be waited for for ever."""
+    if not config.wire_ties:
+        return
+    if set(config.wire_precision) == {"exact"}:
+        raise ConfigError(
+            f"wire-ties is not allowed with wire-precision {show(config.wire_precision)}, which"
+            " rounds nothing; give --wire-precision bf16, or leave --wire-ties out"
+        )
+    if config.tie == "none":
+        raise ConfigError(
+            "wire-ties is not allowed with tie none, which sends nothing; give another --tie, or"
+            " leave --wire-ties out"
+        )
+    if config.free_ties and config.tie != "gradient" and "fp16" in config.wire_precision:
+        raise ConfigError(
+            f"wire-precision {show(config.wire_precision)} is not allowed with free-ties and"
+            " wire-ties: for weights that overflow in fp16 a neighbour would wait for ever; give"
+            " bf16, a fixed --lag, or leave --wire-ties out"
+        )
 
 
 def kebab(name: str) -> str:

@@ -75,7 +75,10 @@ def _values(type_: Any) -> str:
     if get_origin(type_) is Literal:
         return ", ".join(f"`{choice}`" for choice in get_args(type_))
     if get_origin(type_) is tuple:
-        whole = float not in get_args(type_)
+        (kind, *_) = get_args(type_)
+        if get_origin(kind) is Literal:
+            return f"{_values(kind)}: one, or one per edge"
+        whole = kind is not float
         return "whole numbers, such as `1,2`" if whole else "numbers, such as `1,.5`"
     if isinstance(type_, type):
         return KINDS.get(type_, "a path")

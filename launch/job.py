@@ -29,6 +29,7 @@ from models.network import write_input
 from models.plugins import UsersError
 from models.recut import OldBlock, carry
 from models.ties import RULES
+from models.wire import EXACT
 from runtime.block import Specs
 from runtime.core.plan import WorkerPlan
 from runtime.faults.plan import Fault, parse
@@ -143,7 +144,7 @@ def build_block(resolved: Resolved, block_index: int, data: ImageData | None) ->
     source = None
     if block_index == 0 and data is not None:
         source = make_source(config, data, device=_device(config, 0))
-    traces = resolved.traces
+    traces, is_top = resolved.traces, block_index + 1 == partition.num_blocks
     learning = Learning(
         tie=config.tie,
         alpha=config.alpha,
@@ -158,6 +159,8 @@ def build_block(resolved: Resolved, block_index: int, data: ImageData | None) ->
         guest_lr_scale=config.lr_scale_of(min(block_index + 1, partition.num_blocks - 1)),
         grad_clip=config.grad_clip,
         numerics=resolved.numerics,
+        wire_below=resolved.wire(block_index - 1, block.home.start - 1) if block_index else EXACT,
+        wire_above=EXACT if is_top else resolved.wire(block_index, block.home[-1]),
         max_bad_steps=config.max_bad_steps,
         seed=config.seed,
         device=_device(config, block_index),

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import sys
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -216,6 +216,7 @@ def _cut(
         num_units=len(workload.network.units), cuts=cuts, sharing=workload.sharing
     )
     _check_shared_dtypes(workload, partition)
+    _check_wire_ties(workload, partition)
     _check_trained(workload, partition)
     check_memory(workload, partition)
     return partition, measured, source_s
@@ -241,6 +242,7 @@ def _workload(
         workers=workers,
         decoder_depth=_per_block(config, "decoder-depth", config.decoder_depth, workers),
         lr_scale=_per_block(config, "lr-scale", config.lr_scale, workers),
+        **_wire(config, num_edges=workers - 1),
         lag=None if config.free_ties else config.longest_lag,
         max_staleness=config.longest_lag if config.free_ties else None,
         window=config.window or max(2, config.longest_lag + 1),
@@ -388,6 +390,32 @@ def _per_block(
             f"give one for all, or {num_blocks}"
         )
     return numbers if len(set(numbers)) > 1 else numbers[:1]
+
+
+def _wire(config: RunConfig, num_edges: int) -> dict[str, Any]:
+    """What crosses edges in which precision: one for all, or one an edge if they differ."""
+    if config.method == "e2e":  # it has no edge
+        return {"wire_precision": ("exact",), "wire_ties": False}
+    given = config.wire_precision
+    if len(given) not in (1, num_edges):
+        raise ConfigError(
+            f"wire-precision {show(given)} has {len(given)} entries for {num_edges} edges; give one"
+            " for all, or one per edge"
+        )
+    return {"wire_precision": given if len(set(given)) > 1 else given[:1]}
+
+
+def _check_wire_ties(workload: Workload, partition: Partition) -> None:
+    """Raise ConfigError if ties are to be rounded, and edges that round have none."""
+    config, overlaps = workload.config, partition.overlaps
+    if config.wire_ties and overlaps:
+        rounds = [config.wire_precision_of(edge) != "exact" for edge in range(len(overlaps))]
+        if not any(num for num, rounded in zip(overlaps, rounds, strict=True) if rounded):
+            raise ConfigError(
+                f"wire-ties rounds nothing: no edge of wire-precision {show(config.wire_precision)}"
+                f" but exact has a tie (overlap {show(overlaps)}); give that edge an --overlap, or"
+                " leave --wire-ties out"
+            )
 
 
 def _device(config: RunConfig, environment: Environment) -> Literal["cpu", "cuda"]:

@@ -11,6 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
+FP16_REMEDY = (
+    "numbers above 65504 are infinite on an edge in fp16, where --wire-precision bf16 has room"
+)
+
 
 class BadNumbers(Exception):
     """A block had too many bad steps in a row."""
@@ -19,15 +23,23 @@ class BadNumbers(Exception):
 class BadSteps:
     """Counts a block's bad steps, and ends the run after `max_in_a_row` of them in a row.
 
-    Raises ValueError for a number that cannot be.
+    `has_fp16_edge`: fp16 on an edge may be why. Raises ValueError for a number that cannot be.
     """
 
-    def __init__(self, *, units: Sequence[str], max_in_a_row: int, lr: float) -> None:
+    def __init__(
+        self,
+        *,
+        units: Sequence[str],
+        max_in_a_row: int,
+        lr: float,
+        has_fp16_edge: bool = False,
+    ) -> None:
         if max_in_a_row < 1:
             raise ValueError(f"max_bad_steps {max_in_a_row}; it must be at least 1, such as 10")
         self._units = units
         self._max_in_a_row = max_in_a_row
         self._lr = lr
+        self._has_fp16_edge = has_fp16_edge
         self._input = ""
         self.num_bad_steps = 0
         self.num_in_a_row = 0
@@ -47,9 +59,12 @@ class BadSteps:
         self.last_finite_loss = loss
 
     def failed(self, step: int, loss: float) -> None:
-        """A step was bad; raises BadNumbers if that was one too many."""
+        """A step was bad, or good but for a tie that could not be sent; raises BadNumbers if that
+        was one too many."""
         self.num_bad_steps += 1
         self.num_in_a_row += 1
+        if math.isfinite(loss):
+            self.last_finite_loss = loss
         if self.num_in_a_row < self._max_in_a_row:
             return
         before = (
@@ -58,11 +73,11 @@ class BadSteps:
             else f"the last finite loss was {self.last_finite_loss:.6g}"
         )
         raise BadNumbers(
-            f"block of units {', '.join(self._units)}: loss or gradients not finite in"
+            f"block of units {', '.join(self._units)}: loss, gradients or ties not finite in"
             f" {self.num_in_a_row} steps in a row, up to step {step} (loss {loss}); its input"
             f" there: {self._input}; {before}; lower --lr (now {self._lr:g}) or raise"
             " --warmup-steps; if the input is not finite, look at the data and at the block"
-            " below"
+            " below" + (f"; {FP16_REMEDY}" if self._has_fp16_edge else "")
         )
 
     def state(self) -> dict[str, Tensor]:

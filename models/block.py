@@ -28,8 +28,18 @@ from models.optimizers import learning_rate, load_optimizer, set_learning_rate, 
 from models.plugins import is_dotted
 from models.pooling import num_features, pool
 from models.probe import LinearProbe
-from models.ties import RULES, Tie, add_gradients, flat_gradients, flat_weights, pull
+from models.ties import (
+    RULES,
+    Tie,
+    add_gradients,
+    flat_gradients,
+    flat_weights,
+    overflows,
+    pull,
+    round_gradients,
+)
 from models.unit_module import own_tensors
+from models.wire import EXACT, Wire
 
 Payload = tuple[Tensor, ...]
 Source = Callable[[int], Payload]
@@ -42,6 +52,7 @@ class Learning:
     `lr_scale` multiplies the rate of home and head, `guest_lr_scale` that of the guest. The norm of
     the block's own gradient is clipped to `grad_clip`, before ties. `max_bad_steps` steps in a row
     without finite numbers end the run. `earlier_lengths`: see models.optimizers.learning_rate.
+    `wire_below` and `wire_above` are the edges' to both sides.
     """
 
     tie: Tie
@@ -58,6 +69,8 @@ class Learning:
     guest_lr_scale: float = 1.0
     grad_clip: float | None = None
     numerics: Numerics = FP32
+    wire_below: Wire = EXACT
+    wire_above: Wire = EXACT
     device: str = "cpu"
     max_bad_steps: int = 10
 
@@ -65,7 +78,8 @@ class Learning:
 class Ties(NamedTuple):
     """What a block's update offers its neighbours: flat vectors over the shared parameters.
 
-    `absent`: a neighbour waits for a vector, and this step has no finite one.
+    `absent`: a neighbour waits for a vector, and this step has none that is finite, also on the
+    wire.
     """
 
     up: Payload | None  # over the guest's, for the block above
@@ -136,8 +150,12 @@ class LocalBlock:
             learning.optimizer, self._optimizer, self._trained_by_name()
         )
         self._bad_steps = BadSteps(
-            units=list(self.home_units), max_in_a_row=learning.max_bad_steps, lr=learning.lr
+            units=list(self.home_units),
+            max_in_a_row=learning.max_bad_steps,
+            lr=learning.lr,
+            has_fp16_edge="fp16" in (learning.wire_below.precision, learning.wire_above.precision),
         )
+        self._input_is_finite = True
         self._input_NCHW: Tensor | None = None
         self._output_NCHW: Tensor | None = None
         self._labels_B: Tensor | None = None
@@ -158,7 +176,7 @@ class LocalBlock:
 
     @property
     def num_bad_steps(self) -> int:
-        """How many steps were left out, since their loss or gradients were not finite."""
+        """How many steps were left out, or their ties, since numbers in them were not finite."""
         return self._bad_steps.num_bad_steps
 
     @property
@@ -176,16 +194,15 @@ class LocalBlock:
     def forward(self, step: int, incoming: Payload | None) -> Payload | None:
         """Run the home on `incoming` (N, C, H, W), (B,); return what the block above receives.
 
-        The activation is detached, contiguous and a copy, since the guest may work in place;
-        None from the top block, which has no one above.
+        The activation is detached, contiguous and a copy, since the guest may work in place, and
+        rounded as the wire above asks; None from the top block, which has no one above. The guest
+        goes on with what was computed.
         """
         if incoming is None:
             assert self._source is not None, "a block without a source needs an activation"
             incoming = self._source(step)
-        numerics = self.learning.numerics
         x_NCHW, labels_B = (tensor.to(self.device) for tensor in incoming)
-        from_below = self._source is None
-        x_NCHW = numerics.from_wire(x_NCHW) if from_below else numerics.laid_out(x_NCHW)
+        x_NCHW = self._laid_out(x_NCHW)
         self._labels_B = labels_B.clone()  # handed on, when the incoming ones may be gone
         self._bad_steps.look_at(x_NCHW)
         self._buffers_before = [buffer.clone() for buffer in self._buffers()]
@@ -195,31 +212,42 @@ class LocalBlock:
         self._output_NCHW = self._run(self._home, x_NCHW, step)
         if self._is_top:
             return None
-        activation = numerics.to_wire(self._output_NCHW.detach())
-        return copy_to_host(activation), on_host(self._labels_B)
+        activation = self.learning.numerics.to_wire(self._output_NCHW.detach())
+        dtype = self.learning.wire_above.activation_dtype(activation.dtype)
+        return copy_to_host(activation, dtype), on_host(self._labels_B)
+
+    def _laid_out(self, x_NCHW: Tensor) -> Tensor:
+        """What the home runs on, of a batch or of an activation as the wire below carried it."""
+        numerics, wire = self.learning.numerics, self.learning.wire_below
+        if self._source is not None:
+            return numerics.laid_out(x_NCHW)
+        x_NCHW = wire.restore(x_NCHW)
+        self._input_is_finite = not wire.rounds_activations or all_finite([x_NCHW])
+        return numerics.from_wire(x_NCHW)
 
     def update(self, step: int) -> Ties:
         """Guest, head, loss, backward; own optimizer step unless the tie adds gradients.
 
-        A bad step, one whose loss or gradients are not finite, is left out: nothing is learned
-        of it, the buffers are as before it, and `loss` is not finite. Raises BadNumbers if it
-        is the learning's `max_bad_steps`-th in a row.
+        A bad step is left out: its loss or gradients are not finite, or overflow on the wire, or
+        its input did. Nothing is learned of it, the buffers are as before it, and `loss` is not
+        finite. If weights overflow on the wire, the step is taken and its ties are absent. Raises
+        BadNumbers if either happens for the learning's `max_bad_steps`-th time in a row.
         """
         features_ND = self._backward(step)
-        clip = self.learning.grad_clip
-        gradients = [p.grad for p in self._trained if p.grad is not None]
-        is_bad = not (math.isfinite(self.loss) and all_finite(gradients))
-        if is_bad:
-            self._leave_out(step)
-        else:
+        is_good = self._prepare_gradients()
+        if is_good:
             assert self._labels_B is not None
-            self._bad_steps.passed(self.loss)
-            if clip is not None:
-                nn.utils.clip_grad_norm_(self._trained, clip)
             self.probe.observe(features_ND, self._labels_B.repeat(2))
             if not self._rule.adds_gradients:
                 self._step_optimizer(step)
-        return self._ties(is_bad)
+        else:
+            self._leave_out()
+        ties = self._ties(is_good)
+        if is_good and not ties.absent:
+            self._bad_steps.passed(self.loss)
+        else:
+            self._bad_steps.failed(step, self.loss)
+        return ties
 
     def _backward(self, step: int) -> Tensor:
         """Leave the loss and its gradients; return the home's pooled output (N, D)."""
@@ -257,28 +285,45 @@ class LocalBlock:
             found["block_index"] = self._block_index
         return found
 
-    def _leave_out(self, step: int) -> None:
+    def _prepare_gradients(self) -> bool:
+        """Clip the gradients, and round those that a neighbour adds, in place; return whether all
+        is finite, also on the wire."""
+        gradients = [p.grad for p in self._trained if p.grad is not None]
+        is_finite = self._input_is_finite and math.isfinite(self.loss) and all_finite(gradients)
+        if not is_finite:
+            return False
+        if self.learning.grad_clip is not None:
+            nn.utils.clip_grad_norm_(self._trained, self.learning.grad_clip)
+        return not self._rule.adds_gradients or (
+            round_gradients(self._borrowed, self.learning.wire_above)
+            and round_gradients(self._lent, self.learning.wire_below)
+        )
+
+    def _leave_out(self) -> None:
         for parameter in self._trained:
             parameter.grad = None
         with torch.no_grad():
             for buffer, before in zip(self._buffers(), self._buffers_before, strict=True):
                 buffer.copy_(before)
         if math.isfinite(self.loss):
-            self.loss = math.nan  # finite, but its gradients are not
-        self._bad_steps.failed(step, self.loss)
+            self.loss = math.nan  # finite, but its gradients or its input are not
 
-    def _ties(self, is_bad: bool) -> Ties:
-        rule = self._rule
-        if rule.adds_gradients and is_bad:
+    def _ties(self, is_good: bool) -> Ties:
+        rule, learning = self._rule, self.learning
+        if rule.adds_gradients and not is_good:
             return Ties(up=None, down=None, absent=bool(self._borrowed or self._lent))
         flat = flat_gradients if rule.adds_gradients else flat_weights
-        return Ties(
-            up=flat(self._borrowed) if rule.sends_up else None,
-            down=flat(self._lent) if rule.sends_down else None,
-        )
+        up = flat(self._borrowed, learning.wire_above) if rule.sends_up else None
+        down = flat(self._lent, learning.wire_below) if rule.sends_down else None
+        if not rule.adds_gradients and (
+            overflows(up, self._borrowed) or overflows(down, self._lent)
+        ):
+            return Ties(up=None, down=None, absent=True)
+        return Ties(up=up, down=down)
 
     def apply(self, step: int, from_below: Payload | None, from_above: Payload | None) -> None:
-        """Apply the partners' ties; None: that term is absent.
+        """Apply the partners' ties; None: that term is absent. Of free ties that add, a payload is
+        a vector a message, oldest first.
 
         A rule that adds gradients: add the partner's, then step; after a bad step these are all
         there is, and a parameter without any stays as it is. One that pulls: pull the weights by
@@ -286,13 +331,11 @@ class LocalBlock:
         """
         pairs = [(self._lent, from_below), (self._borrowed, from_above)]
         for parameters, payload in pairs:
-            if payload is None:
-                continue
-            (flat,) = (tensor.to(self.device) for tensor in payload)
-            if self._rule.adds_gradients:
-                add_gradients(parameters, flat)
-            else:
-                pull(parameters, flat, self.learning.alpha)
+            for flat in payload or ():
+                if self._rule.adds_gradients:
+                    add_gradients(parameters, flat.to(self.device))
+                else:
+                    pull(parameters, flat.to(self.device), self.learning.alpha)
         if self._rule.adds_gradients and any(p.grad is not None for p in self._trained):
             self._step_optimizer(step)
 

@@ -27,11 +27,12 @@ def processor() -> str:
     return ", ".join(kinds)
 
 
-def copy_to_host(tensor: Tensor) -> Tensor:
-    """A contiguous copy on the host; from a GPU in pinned memory, which the GPU writes to directly.
-    Waits until it is there."""
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-    return host.copy_(tensor)
+def copy_to_host(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """A contiguous copy on the host, in another type if `dtype` says so; from a GPU, which converts
+    it first, in pinned memory, which the GPU writes to directly. Waits until it is there."""
+    dtype = tensor.dtype if dtype is None else dtype
+    host = torch.empty(tensor.shape, dtype=dtype, pin_memory=tensor.is_cuda)
+    return host.copy_(tensor.to(dtype) if tensor.is_cuda else tensor)
 
 
 def on_host(tensor: Tensor) -> Tensor:

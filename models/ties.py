@@ -4,7 +4,7 @@ Owns how a home and its guest are tied, how their parameters become a vector, an
 vector is applied. Knows nothing of steps or blocks.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
+from models.bad_numbers import all_finite
 from models.device import on_host
+from models.wire import EXACT, Wire
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,24 +52,46 @@ RULES: Mapping[Tie, TieRule] = {
 }
 
 
-def flat_weights(parameters: list[nn.Parameter]) -> tuple[Tensor] | None:
-    """Copy the weights to the host as one vector (P,) of their type; None if there are none."""
-    if not parameters:
-        return None
-    return (on_host(parameters_to_vector(parameters).detach()),)
+def flat_weights(parameters: list[nn.Parameter], wire: Wire = EXACT) -> tuple[Tensor] | None:
+    """Copy the weights to the host as one vector (P,), as the wire carries them; None if there are
+    none."""
+    return _flat(parameters, wire) if parameters else None
 
 
-def flat_gradients(parameters: list[nn.Parameter]) -> tuple[Tensor] | None:
+def flat_gradients(parameters: list[nn.Parameter], wire: Wire = EXACT) -> tuple[Tensor] | None:
     """Copy the gradients to the host likewise, zero if a parameter has none."""
-    if not parameters:
-        return None
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    return (on_host(parameters_to_vector(gradients)),)
+    return _flat(gradients, wire) if parameters else None
+
+
+def _flat(tensors: Sequence[Tensor], wire: Wire) -> tuple[Tensor]:
+    flat = parameters_to_vector(tensors).detach()
+    return (on_host(flat.to(wire.tie_dtype(flat.dtype))),)
+
+
+def overflows(payload: tuple[Tensor] | None, parameters: list[nn.Parameter]) -> bool:
+    """Whether the vector of these weights that a wire carries is infinite where they are not."""
+    is_rounded = payload is not None and payload[0].dtype != parameters[0].dtype
+    if payload is None or not is_rounded or all_finite(payload):
+        return False
+    weights = on_host(parameters_to_vector(parameters).detach())
+    return bool((weights.isfinite() & ~payload[0].isfinite()).any())
+
+
+def round_gradients(parameters: list[nn.Parameter], wire: Wire) -> bool:
+    """Round finite gradients in place to what the wire carries of them, so that both ends of a tie
+    add the same two terms. False if one overflows."""
+    rounded = []
+    for gradient in [p.grad for p in parameters if p.grad is not None]:
+        dtype = wire.tie_dtype(gradient.dtype)
+        if dtype != gradient.dtype:
+            rounded.append(gradient.copy_(gradient.to(dtype)))
+    return all_finite(rounded)
 
 
 def add_gradients(parameters: list[nn.Parameter], flat: Tensor) -> None:
-    """Add a partner's gradients (P,), on the parameters' device, to their own. Raises RuntimeError
-    if P is another number than the parameters have."""
+    """Add a partner's gradients (P,), on the parameters' device, to their own, in the parameters'
+    type. Raises RuntimeError if P is another number than the parameters have."""
     for parameter, gradient in _slices(parameters, flat):
         if parameter.grad is None:
             parameter.grad = gradient.clone()
@@ -86,4 +110,4 @@ def pull(parameters: list[nn.Parameter], flat: Tensor, alpha: float) -> None:
 def _slices(parameters: list[nn.Parameter], flat: Tensor) -> Iterator[tuple[nn.Parameter, Tensor]]:
     pieces = flat.split([p.numel() for p in parameters])
     for parameter, piece in zip(parameters, pieces, strict=True):
-        yield parameter, piece.view_as(parameter)
+        yield parameter, piece.view_as(parameter).to(parameter.dtype)

@@ -44,7 +44,7 @@ class BlockStep(Protocol):
 
     @property
     def num_bad_steps(self) -> int:
-        """Steps so far that were skipped because their numbers were not finite."""
+        """Steps so far that were left out, or their ties, for numbers that were not finite."""
 
     @property
     def probe_top1(self) -> float:
@@ -57,7 +57,8 @@ class BlockStep(Protocol):
         """Run everything that follows the home's forward up to the tie."""
 
     def apply(self, step: int, from_below: Payload | None, from_above: Payload | None) -> None:
-        """Apply the partners' ties; None: that term is absent at this step."""
+        """Apply the partners' ties; None: that term is absent at this step. Of free gradients a
+        payload holds the tensors of all messages that the step uses, one after another."""
 
     def home_state(self) -> Mapping[str, Tensor]:
         """The home's weights and buffers, by their names in the plain network."""

@@ -41,6 +41,15 @@ HOWS = (
     "--optimizer lars --lr 1 --lr-scale 1,0.5,2",
     "--optimizer sgd --weight-decay 0.01",
 )
+WIRES = ("--wire-precision bf16", "--wire-precision fp16 --wire-ties")
+MORE_WIRES = (
+    "--wire-precision fp16",
+    "--wire-precision bf16 --wire-ties",
+    "--wire-precision bf16 --wire-ties --precision bf16",
+    "--wire-precision fp16 --wire-ties --channels-last --recompute",
+    "--wire-precision exact,bf16 --wire-ties --grad-clip 0.1",
+    "--wire-precision fp16,bf16 --wire-ties --optimizer lars --lr 1",
+)
 DIGESTS = ("weights_sha256", "state_sha256")
 
 
@@ -76,7 +85,8 @@ class Cell:
 
 def cells() -> Iterator[Cell]:
     """All cells: P in 1, 2, 4; each tie; lag 0, 1, 3; overlap 0, 1. Then three workers, which share
-    unequally: by numbers, and by a ResNet's stages; every ResNet; and how units compute."""
+    unequally: by numbers, and by a ResNet's stages; every ResNet; how units compute; and what
+    edges round, under each tie, over unequal guests and beside what else changes messages."""
     for model, workers in itertools.product(("mlp", "resnet-small"), (1, 2, 4)):
         untied = [("none", 0, overlap) for overlap in (("0",) if workers == 1 else ("0", "1"))]
         tied = [(tie, lag, "1") for tie in ("gradient", "elastic", "follow") for lag in (0, 1, 3)]
@@ -87,6 +97,12 @@ def cells() -> Iterator[Cell]:
         yield _staged("resnet18-cifar-w8", tie)
     yield from (_staged(f"{name}-w4", "gradient") for name in RESNETS)
     yield from (_staged("resnet18-cifar-w8", "gradient", how) for how in HOWS)
+    wired = (("none", 0), *itertools.product(("gradient", "elastic", "follow"), (0, 1)))
+    for (tie, lag), wire in itertools.product(wired, WIRES):
+        how = wire.replace(" --wire-ties", "") if tie == "none" else wire
+        yield Cell(model="mlp", workers=3, tie=tie, lag=lag, overlap="1", how=how)
+    yield Cell(model="mlp", workers=3, tie="gradient", lag=1, overlap="1,2", how=WIRES[1])
+    yield from (_staged("resnet18-cifar-w8", "gradient", how) for how in (*WIRES, *MORE_WIRES))
 
 
 def _staged(model: str, tie: str, how: str = "") -> Cell:
@@ -132,6 +148,8 @@ class Options:
     """Steps of each run."""
     model: str | None = None
     """Only this model."""
+    how: str = ""
+    """Only cells with this among their flags, such as wire."""
 
 
 def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
@@ -139,7 +157,9 @@ def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
     console = make_console()
     print_header(header(), console)
     table = make_table("model", "workers", "tie", "lag", "overlap", "how", "weights", "state", "")
-    chosen = [cell for cell in cells() if options.model in (None, cell.model)]
+    chosen = [
+        cell for cell in cells() if options.model in (None, cell.model) and options.how in cell.how
+    ]
     num_different, began_s = 0, time.monotonic()
     for i, cell in enumerate(chosen):
         print(f"{i + 1} of {len(chosen)}: {cell}", file=sys.stderr)

@@ -79,10 +79,13 @@ def _kept_bytes(workload: Workload, units: tuple[int, ...]) -> int:
 
 
 def _input_bytes(workload: Workload, block: Block) -> int:
-    """One sample's input; what comes over an edge is in the window of its messages already."""
+    """One sample's input; what comes over an edge is in the window of its messages already, unless
+    it was rounded: then the block has a copy of the type that was computed."""
     incoming, _ = block_specs(workload, block)
     if Stream.ACTIVATION in incoming:
-        return 0
+        below = block.home.start - 1
+        rounds = workload.wire(block.index - 1, below).rounds_activations
+        return _output_bytes(workload, below) if rounds else 0
     return TensorSpec(shape=workload.image_shape, dtype="float32").size_bytes
 
 

@@ -41,7 +41,7 @@ def render_plan(resolved: Resolved, console: Console, *, environment: Environmen
     console.print(
         f"{config.model}, {config.workers} workers, batch {config.batch_size} in two views,"
         f" overlap {show(config.overlap) or 0}, tie {config.tie}, {config.lag_in_words},"
-        f" window {config.window}, cuts {','.join(map(str, config.cuts))}",
+        f" window {config.window}, cuts {','.join(map(str, config.cuts))}{_wire(resolved)}",
         soft_wrap=True,
     )
     for table in tables:
@@ -50,6 +50,14 @@ def render_plan(resolved: Resolved, console: Console, *, environment: Environmen
     console.print()
     for line in (*(f"note: {note}" for note in notes_on(resolved)), *_advice(resolved, prediction)):
         console.print(Text(line), soft_wrap=True)
+
+
+def _wire(resolved: Resolved) -> str:
+    """In which precision edges carry what crosses them, if any rounds."""
+    config = resolved.config
+    if set(config.wire_precision) == {"exact"}:
+        return ""
+    return f", wire {show(config.wire_precision)}{', ties too' if config.wire_ties else ''}"
 
 
 def _blocks(resolved: Resolved, prediction: Prediction) -> Table:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import torch
+
 from launch.planning.partition import Block, Partition
 from launch.planning.workload import Workload
 from models.network import UnitTrace
@@ -38,19 +40,19 @@ UPWARD = (Stream.ACTIVATION, Stream.TIE_UP)
 def edge_specs(resolved: Resolved, edge: int) -> Specs:
     """What crosses the edge between blocks `edge` and `edge` + 1; a private guest sends no tie."""
     block = resolved.partition.blocks[edge]
-    return _crossing(resolved, block.home[-1], block.guest)
+    return _crossing(resolved, edge, block.home[-1], block.guest)
 
 
-def _crossing(workload: Workload, top: int, guest: range) -> Specs:
-    """What crosses the edge above a home that ends with unit `top` and its block's guest.
+def _crossing(workload: Workload, edge: int, top: int, guest: range) -> Specs:
+    """What crosses an edge above a home that ends with unit `top` and its block's guest.
 
     A tie is of one dtype: launch.resolve refuses a cut that shares several.
     """
-    config, traces = workload.config, workload.traces
+    config, traces, wire = workload.config, workload.traces, workload.wire(edge, top)
     below = traces[top]
     activation = TensorSpec(
         shape=(workload.num_samples, *workload.numerics.wire_shape(below.output_shape)),
-        dtype=below.output_dtype,
+        dtype=_name(wire.activation_dtype(wire.activation)),
     )
     specs: dict[Stream, tuple[TensorSpec, ...]] = {
         Stream.ACTIVATION: (activation, TensorSpec(shape=(config.batch_size,), dtype="int64"))
@@ -59,10 +61,14 @@ def _crossing(workload: Workload, top: int, guest: range) -> Specs:
     rule = RULES[config.tie]
     if shared and (rule.sends_up or rule.sends_down):
         (dtype, *_) = sorted(frozenset().union(*(traces[unit].trainable_dtypes for unit in guest)))
-        flat = (TensorSpec(shape=(shared,), dtype=dtype),)
+        flat = (TensorSpec(shape=(shared,), dtype=_name(wire.tie_dtype(getattr(torch, dtype)))),)
         specs |= {Stream.TIE_UP: flat} if rule.sends_up else {}
         specs |= {Stream.TIE_DOWN: flat} if rule.sends_down else {}
     return specs
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def block_specs(workload: Workload, block: Block) -> tuple[Specs, Specs]:
@@ -70,9 +76,9 @@ def block_specs(workload: Workload, block: Block) -> tuple[Specs, Specs]:
     below: Specs = {}
     above: Specs = {}
     if block.home.start:
-        below = _crossing(workload, block.home.start - 1, block.lent)
+        below = _crossing(workload, block.index - 1, block.home.start - 1, block.lent)
     if block.home.stop < len(workload.traces):
-        above = _crossing(workload, block.home[-1], block.guest)
+        above = _crossing(workload, block.index, block.home[-1], block.guest)
     incoming = {s: below[s] for s in below if s in UPWARD}
     incoming |= {s: above[s] for s in above if s not in UPWARD}
     outgoing = {s: above[s] for s in above if s in UPWARD}

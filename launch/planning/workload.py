@@ -6,6 +6,8 @@ What a block would cost or take, wherever it were cut, is a function of a worklo
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
+
 from launch.config import ConfigError, RunConfig
 from launch.planning.partition import Block, Sharing
 from models.head_costs import HeadCost, count_head_cost
@@ -14,6 +16,7 @@ from models.network import Network, UnitTrace, trace_units
 from models.numerics import Numerics
 from models.objectives import Objective, load_objective
 from models.unit_costs import UnitCost, count_unit_costs
+from models.wire import Wire
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +65,15 @@ class Workload:
     def num_samples(self) -> int:
         """Samples in a step: both views of each image."""
         return 2 * self.config.batch_size
+
+    def wire(self, edge: int, top: int) -> Wire:
+        """How the edge between blocks `edge` and `edge` + 1 carries what is computed, if the unit
+        `top` is the last below it."""
+        return Wire(
+            precision=self.config.wire_precision_of(edge),
+            activation=getattr(torch, self.traces[top].output_dtype),
+            rounds_ties=self.config.wire_ties,
+        )
 
     @cached_property
     def objective(self) -> Objective:

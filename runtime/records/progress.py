@@ -110,7 +110,7 @@ def event_line(record: Record, before: StepRecord | None) -> str:
             return f"{who} begins with {', '.join(record.notes)}"
         case StepRecord() if record.bad_steps > _bad_before(record, before):
             return (
-                f"{who}: step {record.step} was skipped, for its numbers were not finite"
+                f"{who}: step {record.step}, or its ties, was left out: numbers were not finite"
                 f" ({record.bad_steps} such steps so far)"
             )
     return ""

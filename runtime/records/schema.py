@@ -44,7 +44,7 @@ class Seconds:
 @dataclass(frozen=True, kw_only=True)
 class StepRecord:
     """A step that a worker has done, and its block's figures then. `probe_top1` is measured on
-    training batches, and `bad_steps` counts those skipped so far."""
+    training batches, and `bad_steps` counts those left out so far, or their ties."""
 
     t: float
     block: int

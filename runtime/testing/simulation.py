@@ -118,7 +118,7 @@ class Simulation:
 
     def _life(self, core: WorkerCore, block: SimulatedBlock | None) -> SimulatedWorker:
         worker = SimulatedWorker(core=core, block=block)
-        worker.free_ties = FreeTies(core.plan, copy=self._own, add=self._add)
+        worker.free_ties = FreeTies(core.plan, copy=self._own, join=self._add)
         return worker
 
     def run(self) -> float:

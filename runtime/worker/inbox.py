@@ -76,25 +76,26 @@ def _copy(payload: Tensors) -> Tensors:
     return tuple(tensor.clone() for tensor in payload)
 
 
-def _add(one: Tensors, other: Tensors) -> Tensors:
-    return tuple(a + b for a, b in zip(one, other, strict=True))
+def _joined(one: Tensors, other: Tensors) -> Tensors:
+    return (*one, *other)
 
 
 class FreeTies:
     """Copies of ties beyond their release, if ties are free: a received tensor may be the sender's
     memory, and is valid only until then. Of weights the newest, of gradients all that were not
-    used yet. With fixed ties it has none."""
+    used yet, joined in their order: only the block knows how to add them. With fixed ties it has
+    none."""
 
     def __init__(
         self,
         plan: WorkerPlan,
         *,
         copy: Callable[[Tensors], Tensors] = _copy,
-        add: Callable[[Tensors, Tensors], Tensors] = _add,
+        join: Callable[[Tensors, Tensors], Tensors] = _joined,
     ) -> None:
         self._plan = plan
         self._copy = copy
-        self._add = add
+        self._join = join
         self._ties: dict[Stream, dict[int, Tensors]] = {}
 
     def arrived(self, stream: Stream, step: int, payload: Tensors) -> None:
@@ -106,9 +107,9 @@ class FreeTies:
         self._ties[stream] = {**here, step: self._copy(payload)}
 
     def take(self, tie: Stream, step: int) -> Tensors:
-        """What a step uses of a tie, gradients summed in their order; these are gone then."""
+        """What a step uses of a tie, gradients joined in their order; these are gone then."""
         free = self._plan.free
         assert free is not None
         here = self._ties[tie] if free.keeps_newest else self._ties.pop(tie)
         used = [payload for message, payload in here.items() if free.allows(step, message)]
-        return functools.reduce(self._add, used)
+        return functools.reduce(self._join, used)

@@ -83,6 +83,32 @@ def refusal(argv: list[str]) -> str:
             "fault 'drop:0-2@4': workers 0 and 2 are no neighbours",
         ),
         (
+            "--wire-precision fp32,bf16",
+            "wire-precision fp32,bf16 is not allowed; give exact, fp16 or bf16, one for all edges"
+            " or one per edge (exact,bf16,exact)",
+        ),
+        (
+            "--wire-precision=",
+            "wire-precision '' is not allowed; give exact, fp16 or bf16, one for all edges or one"
+            " per edge (exact,bf16,exact)",
+        ),
+        (
+            "--wire-ties",
+            "wire-ties is not allowed with wire-precision exact, which rounds nothing; give"
+            " --wire-precision bf16, or leave --wire-ties out",
+        ),
+        (
+            "--wire-ties --wire-precision bf16 --tie none",
+            "wire-ties is not allowed with tie none, which sends nothing; give another --tie, or"
+            " leave --wire-ties out",
+        ),
+        (
+            "--wire-ties --wire-precision bf16,fp16 --free-ties",
+            "wire-precision bf16,fp16 is not allowed with free-ties and wire-ties: for weights that"
+            " overflow in fp16 a neighbour would wait for ever; give bf16, a fixed --lag, or leave"
+            " --wire-ties out",
+        ),
+        (
             "--decoder-depth 1,-1",
             "decoder-depth 1,-1 is not allowed; give 0 or more conv blocks, as in 1",
         ),
@@ -123,6 +149,27 @@ def test_configs_that_differ_in_place_alone_are_equal():
 def test_depth_is_one_figure_or_one_per_block():
     assert [RunConfig(decoder_depth=(2,)).depth_of(k) for k in range(3)] == [2, 2, 2]
     assert [RunConfig(decoder_depth=(1, 0)).depth_of(k) for k in range(2)] == [1, 0]
+
+
+def test_wire_precision_is_one_or_one_per_edge():
+    assert RunConfig().wire_precision_of(2) == "exact"
+    one = parse(["--wire-precision", "bf16"], prog="test")
+    assert [one.wire_precision_of(edge) for edge in range(3)] == ["bf16"] * 3
+    each = parse(["--wire-precision", " exact, fp16,bf16"], prog="test")
+    assert [each.wire_precision_of(edge) for edge in range(3)] == ["exact", "fp16", "bf16"]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--free-ties --wire-ties --wire-precision bf16",
+        "--free-ties --wire-ties --wire-precision fp16 --tie gradient",
+        "--free-ties --wire-precision fp16",
+        "--wire-ties --wire-precision fp16",
+    ],
+)
+def test_rounded_ties_that_a_neighbour_can_do_without_are_allowed(flags):
+    assert "exact" not in parse(flags.split(), prog="test").wire_precision
 
 
 def test_longest_lag_is_the_bound_of_free_ties():

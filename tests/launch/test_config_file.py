@@ -205,6 +205,7 @@ def run(tmp_path) -> Path:
         RunConfig(snapshot_every=2, retain_mb=7, checkpoint_every=9, hang_timeout_s=0.5),
         RunConfig(faults="slow:1@2x3+4, drop:0-1@7", max_worker_restarts=0, max_bad_steps=1),
         RunConfig(free_ties=True, max_staleness=3, trace=True),
+        RunConfig(wire_precision=("exact", "bf16"), wire_ties=True),
     ],
 )
 def test_both_files_give_back_what_was_written(tmp_path, given):

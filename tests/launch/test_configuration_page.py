@@ -31,6 +31,7 @@ def test_row_holds_choices_default_docstring_and_remedies():
     assert rows["running"].startswith("| `running` | says how the run is run")
     assert "| a whole number | – |" in rows["workers"]
     assert "| a whole number | `0` |" in rows["seed"]
+    assert "| `exact`, `fp16`, `bf16`: one, or one per edge | `exact` |" in rows["wire-precision"]
     assert rows["cuts"].endswith("in rising order, such as 0,1,2,3 |")
     assert "begin with 0, the first unit of the network; " in rows["cuts"]
 

@@ -25,10 +25,24 @@ def resolved(*flags: str) -> Resolved:
     return resolve(parse([*FLAGS, *flags], prog="test"), environment=MACHINE)
 
 
+WIRES = (
+    "",
+    "--wire-precision bf16",
+    "--wire-precision fp16 --wire-ties",
+    "--wire-precision exact,bf16,fp16 --wire-ties",
+    "--wire-precision fp16 --precision bf16",
+    "--wire-precision fp16 --channels-last",
+)
+
+
+@pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("tie", ["gradient", "elastic", "none"])
 @pytest.mark.parametrize("model", ["mlp", "resnet-small"])
-def test_block_outputs_fit_what_was_agreed(model, tie):
-    job = LocalLearningJob(resolved("--model", model, "--tie", tie, "--workers", "4"))
+def test_block_outputs_fit_what_was_agreed(model, tie, wire):
+    if tie == "none":
+        wire = wire.replace("--wire-ties", "")
+    flags = ("--model", model, "--tie", tie, "--workers", "4", *wire.split())
+    job = LocalLearningJob(resolved(*flags))
     activation = None
     for k in range(4):
         block = job.build_block(k)
@@ -66,8 +80,47 @@ def test_windows_hold_what_the_lag_needs():
     assert plan.outgoing[Stream.ACTIVATION].message_bytes == size
 
 
-def test_neighbours_agree_on_every_stream():
-    job = LocalLearningJob(resolved("--tie", "gradient"))
+def dtypes(job: LocalLearningJob) -> list[list[str]]:
+    """What crosses each edge: activation, labels, ties up and down."""
+    return [
+        [spec.dtype for stream in Stream for spec in job.specs(edge)[stream]] for edge in range(3)
+    ]
+
+
+def test_edges_say_what_crosses_them_rounded():
+    found = dtypes(LocalLearningJob(resolved("--wire-precision", "exact,bf16,fp16")))
+    assert found == [[t, "int64", "float32", "float32"] for t in ("float32", "bfloat16", "float16")]
+    flags = ("--wire-precision", "exact,bf16,fp16", "--wire-ties")
+    found = dtypes(LocalLearningJob(resolved(*flags)))
+    assert found == [[t, "int64", t, t] for t in ("float32", "bfloat16", "float16")]
+
+
+def test_activations_in_bf16_cross_an_edge_of_fp16_as_they_are():
+    flags = ("--precision", "bf16", "--wire-precision", "fp16", "--wire-ties")
+    found = dtypes(LocalLearningJob(resolved(*flags)))
+    assert found == [["bfloat16", "int64", "float16", "float16"]] * 3
+
+
+def test_message_of_a_rounding_edge_is_half_as_large_and_so_its_window():
+    plain, rounded = (
+        LocalLearningJob(resolved(*flags))
+        for flags in ((), ("--wire-precision", "bf16", "--wire-ties"))
+    )
+    labels = 8 * 8
+    for k in range(4):
+        for side in ("incoming", "outgoing"):
+            for stream, window in getattr(rounded.plan(k), side).items():
+                whole = getattr(plain.plan(k), side)[stream]
+                more = labels if stream is Stream.ACTIVATION else 0
+                assert 2 * (window.message_bytes - more) == whole.message_bytes - more
+                assert window.max_bytes == window.max_messages * window.message_bytes
+                assert window.max_messages == whole.max_messages
+
+
+@pytest.mark.parametrize("flags", ["", "--wire-ties"])
+def test_neighbours_agree_on_every_stream(flags):
+    wire = ("--wire-precision", "exact,bf16,fp16", *flags.split()) if flags else ()
+    job = LocalLearningJob(resolved("--tie", "gradient", *wire))
     for k in range(3):
         lower, upper = job.plan(k), job.plan(k + 1)
         for stream in Stream:

@@ -407,9 +407,41 @@ def test_end_to_end_is_one_block_with_the_top_blocks_decoder():
     )
 
 
+def test_wire_precision_is_one_if_all_edges_have_the_same():
+    for given, found in (
+        (("bf16",), ("bf16",)),
+        (("bf16", "bf16", "bf16"), ("bf16",)),
+        (("exact", "bf16", "exact"), ("exact", "bf16", "exact")),
+    ):
+        assert light(workers=4, wire_precision=given).config.wire_precision == found
+
+
+def test_one_process_has_no_edge_that_rounds():
+    settings = {"wire_precision": ("bf16", "exact"), "wire_ties": True, "workers": 3}
+    config = light(method="e2e", **settings).config
+    assert (config.wire_precision, config.wire_ties) == (("exact",), False)
+    assert light(workers=1, wire_precision=("bf16",), wire_ties=True).config.workers == 1
+
+
 @pytest.mark.parametrize(
     ("settings", "environment", "message"),
     [
+        (
+            {"wire_precision": ("exact", "bf16")},
+            machine(),
+            "wire-precision exact,bf16 has 2 entries for 3 edges; give one for all, or one per"
+            " edge",
+        ),
+        (
+            {
+                "wire_precision": ("bf16", "exact", "exact"),
+                "wire_ties": True,
+                "overlap": (0, 1, 1),
+            },
+            machine(),
+            "wire-ties rounds nothing: no edge of wire-precision bf16,exact,exact but exact has a"
+            " tie (overlap 0,1,1); give that edge an --overlap, or leave --wire-ties out",
+        ),
         (
             {"workers": 6},
             machine(),

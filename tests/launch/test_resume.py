@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import tomllib
 
 import pytest
+import tomli_w
 
 from launch.config import ROLES, ConfigError, ResolvedConfig, Role, RunConfig, kebab
 from launch.config_file import from_toml, to_toml
@@ -185,13 +187,30 @@ OTHER = {
     "channels_last": True,
     "recompute": True,
     "train_images": 99,
+    "wire_precision": ("bf16",),
+    "wire_ties": True,
 }
+BESIDE = {"free_ties": {"lag": None}, "wire_ties": {"wire_precision": ("fp16",)}}
 
 
 @pytest.mark.parametrize("name", [name for name, role in ROLES.items() if role is Role.RESULT])
 def test_settings_of_the_result_may_not_change(name):
-    free = {"lag": None} if name == "free_ties" else {}
-    assert f"{kebab(name)} " in refusal(**{name: OTHER[name]}, **free)
+    said = refusal(**{name: OTHER[name]}, **BESIDE.get(name, {}))
+    assert said.startswith("the run directory holds a run with other settings (")
+    assert f"{kebab(name)} " in said
+
+
+def test_wire_precision_is_told_per_edge():
+    assert "wire-precision exact -> exact,bf16,exact)" in refusal(
+        wire_precision=("exact", "bf16", "exact")
+    )
+
+
+def test_run_from_before_edges_could_round_is_resumed():
+    values = tomllib.loads(to_toml(BASE))
+    assert values.pop("wire-precision") == ["exact"]
+    assert values.pop("wire-ties") is False
+    assert resume(tomli_w.dumps(values), 100, json.dumps({"config": to_toml(BASE)})).notes == []
 
 
 def test_another_processor_is_told():

@@ -1,6 +1,7 @@
 """Every test begins with the same global generator; and a factory of small blocks that are cut."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from models.block import Learning, LocalBlock
 from models.heads import HeadSpec
 from models.network import Network, Unit, trace_units
 from models.objectives import NTXent
+from models.wire import EXACT
 
 IMAGE = (1, 2, 2)
 BATCH = 5
@@ -48,7 +50,8 @@ def source(step: int) -> tuple[Tensor, Tensor]:
 
 @pytest.fixture
 def cut_blocks():
-    """Make the blocks of a cut of the units a .. e; `poisoned` is (block, step) pairs.
+    """Make the blocks of a cut of the units a .. e; `poisoned` is (block, step) pairs, `wires` the
+    edges', lowest first, or none.
 
     One thread, which is faster for layers of three features.
     """
@@ -56,7 +59,15 @@ def cut_blocks():
     torch.set_num_threads(1)
 
     def make(
-        cuts=(0, 2), overlap=1, *, tie="none", depth=1, poisoned=(), objective=None, **changes
+        cuts=(0, 2),
+        overlap=1,
+        *,
+        tie="none",
+        depth=1,
+        poisoned=(),
+        objective=None,
+        wires=(),
+        **changes,
     ) -> list[LocalBlock]:
         figures = {"alpha": 0.25, "optimizer": "adamw", "lr": 0.05, "weight_decay": 0.01}
         figures |= {"schedule": "cosine", "warmup_steps": 1, "num_steps": 40}
@@ -69,7 +80,11 @@ def cut_blocks():
                 home=block.home,
                 guest=block.guest,
                 lent=blocks[k - 1].guest if k else range(0),
-                learning=learning,
+                learning=replace(
+                    learning,
+                    wire_below=wires[k - 1] if wires and k else EXACT,
+                    wire_above=wires[k] if k < len(wires) else EXACT,
+                ),
                 objective=objective or NTXent(0.5),
                 num_classes=2,
                 head=HeadSpec(

@@ -57,11 +57,24 @@ def test_last_bad_step_of_a_row_says_where_what_and_the_remedy():
     with pytest.raises(BadNumbers) as raised:
         steps.failed(8, math.inf)
     assert str(raised.value) == (
-        "block of units stem, layer1.0: loss or gradients not finite in 2 steps in a row, up to"
-        " step 8 (loss inf); its input there: shape (1, 2), min 8, max 8, mean 8, 1 of 2 values"
+        "block of units stem, layer1.0: loss, gradients or ties not finite in 2 steps in a row, up"
+        " to step 8 (loss inf); its input there: shape (1, 2), min 8, max 8, mean 8, 1 of 2 values"
         " not finite; the last finite loss was 0.25; lower --lr (now 0.5) or raise"
         " --warmup-steps; if the input is not finite, look at the data and at the block below"
     )
+
+
+def test_run_with_an_edge_in_fp16_is_told_how_far_that_reaches():
+    steps = BadSteps(units=["a"], max_in_a_row=1, lr=0.5, has_fp16_edge=True)
+    steps.look_at(torch.ones(2))
+    with pytest.raises(BadNumbers, match=r"below; numbers above 65504 .* --wire-precision bf16"):
+        steps.failed(0, math.nan)
+
+
+def test_good_step_whose_ties_could_not_be_sent_counts_with_its_loss():
+    steps = bad_steps()
+    steps.failed(0, 1.5)
+    assert (steps.num_bad_steps, steps.num_in_a_row, steps.last_finite_loss) == (1, 1, 1.5)
 
 
 def test_run_that_was_never_good_says_so():

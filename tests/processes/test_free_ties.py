@@ -21,3 +21,14 @@ def test_run_with_free_ties_bears_a_death_within_its_bound(start):
         assert 32 <= found["num"] <= 40
         assert found["median"] <= found["p95"] <= found["max"] <= 4
     assert_nothing_is_left(run)
+
+
+def test_gradients_that_cross_in_bf16_are_added_as_they_arrive(start):
+    """Several messages of one step were added in the type in which they crossed."""
+    wire = ("--tie", "gradient", "--wire-precision", "bf16", "--wire-ties")
+    run = start(*FREE, *wire, "--steps", "40", "--faults", "kill:1@20")
+    code, out, err = run.end()
+    assert code == 0, out + err
+    assert run.summary["batches"]["trained"] == 120
+    assert run.summary["batches"]["bad"] == 0
+    assert_nothing_is_left(run)

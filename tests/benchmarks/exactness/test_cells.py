@@ -4,7 +4,16 @@ import pytest
 import torch
 
 from benchmarks.exactness import cells as exactness
-from benchmarks.exactness.cells import DIGESTS, HOWS, Cell, Options, by_one_loop, cells
+from benchmarks.exactness.cells import (
+    DIGESTS,
+    HOWS,
+    MORE_WIRES,
+    WIRES,
+    Cell,
+    Options,
+    by_one_loop,
+    cells,
+)
 from launch.config_file import parse
 from models.registry import RESNETS
 from models.ties import RULES
@@ -18,16 +27,21 @@ def threads():
 
 
 CELL = Cell(model="mlp", workers=2, tie="elastic", lag=1, overlap="1")
-NUM_MLP = 1 + 2 * 11 + 3
+NUM_WIRED = 7 * len(WIRES) + 1
+NUM_MLP = 1 + 2 * 11 + 3 + NUM_WIRED
 
 
 def test_cells_are_all_combinations_that_mean_something():
     found = list(cells())
-    assert len(found) == len(set(found)) == 2 * (1 + 2 * 11) + 6 + len(RESNETS) + len(HOWS)
+    num_staged = len(RESNETS) + len(HOWS) + len(WIRES) + len(MORE_WIRES)
+    assert len(found) == len(set(found)) == 2 * (1 + 2 * 11) + 6 + NUM_WIRED + num_staged
     for cell in found:
         assert cell.tie != "none" or cell.lag == 0
         assert cell.workers > 1 or (cell.tie, cell.overlap) == ("none", "0")
     tied = {(c.tie, c.lag) for c in found if c.workers == 4 and c.model == "resnet-small"}
+    wired = {(c.tie, c.lag, "ties" in c.how) for c in found if "wire" in c.how}
+    assert wired >= {(tie, lag, True) for tie in RULES if tie != "none" for lag in (0, 1)}
+    assert ("none", 0, False) in wired
     assert tied >= {(tie, lag) for tie in RULES if tie != "none" for lag in (0, 1, 3)}
 
 
@@ -59,13 +73,13 @@ def compare(monkeypatch, capsys):
     monkeypatch.setattr(exactness, "header", dict)
     monkeypatch.setattr(exactness, "by_one_loop", lambda cell, steps: equal)
 
-    def compare(*different: Cell) -> tuple[int, str]:
+    def compare(*different: Cell, how: str = "") -> tuple[int, str]:
         def by_processes(cell: Cell, steps: int) -> dict[str, str]:
             return equal | ({"state_sha256": "b" * 64} if cell in different else {})
 
         monkeypatch.setattr(exactness, "by_processes", by_processes)
         with pytest.raises(SystemExit) as ended:
-            exactness.main(Options(model="mlp"))
+            exactness.main(Options(model="mlp", how=how))
         return ended.value.code, capsys.readouterr().out
 
     return compare
@@ -83,3 +97,9 @@ def test_comparison_with_a_different_state_ends_with_1(compare):
     assert code == 1
     assert f"{NUM_MLP - 1} of {NUM_MLP} cells equal" in out
     assert out.count("DIFFERENT") == 1
+
+
+def test_comparison_of_cells_with_a_flag_leaves_the_others_out(compare):
+    code, out = compare(CELL, how="wire")
+    assert code == 0
+    assert f"{NUM_WIRED} of {NUM_WIRED} cells equal" in out

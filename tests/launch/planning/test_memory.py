@@ -47,6 +47,20 @@ def test_messages_are_full_windows_and_one_of_what_goes_out():
     assert block_memory(run, run.partition.blocks[1]).messages == incoming + outgoing
 
 
+def test_rounded_input_is_there_twice_as_it_came_and_as_it_is_computed_on():
+    plain, rounded = (light(workers=3, wire_precision=(wire,)) for wire in ("exact", "bf16"))
+    for k, (block, same) in enumerate(
+        zip(plain.partition.blocks, rounded.partition.blocks, strict=True)
+    ):
+        assert block == same
+        before, now = block_memory(plain, block), block_memory(rounded, block)
+        unrounded = SAMPLES * 64 * 4 if k else 0
+        assert now.activations - before.activations == unrounded
+        coming, going = (2 if k else 0), (0 if k == 2 else 1)  # messages
+        assert before.messages - now.messages == (coming + going) * SAMPLES * 64 * 2
+        assert now.retained <= before.retained
+
+
 @pytest.mark.parametrize("retain_mb", [1024, 27])
 def test_messages_retained_for_restarts_are_bounded(retain_mb):
     run = resolved(retain_mb=retain_mb)

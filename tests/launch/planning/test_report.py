@@ -50,6 +50,21 @@ def test_first_line_is_what_was_resolved(show):
     )
 
 
+def test_edges_that_round_are_shown_with_what_crosses_them(show):
+    """Batch 60 in two views: 120 x 64 numbers up, and 64 x 64 + 64 of a tie."""
+    plain = show(light(workers=2, cuts=(0, 1), batch_size=60))
+    lines = show(light(workers=2, cuts=(0, 1), batch_size=60, wire_precision=("bf16",)))
+    assert lines[0] == plain[0] + ", wire bf16"
+    ties = light(workers=2, cuts=(0, 1), batch_size=60, wire_precision=("bf16",), wire_ties=True)
+    assert show(ties)[0] == plain[0] + ", wire bf16, ties too"
+    labels = 60 * 8
+    for found, sent, tie in ((plain, 4, 4), (lines, 2, 4), (show(ties), 2, 2)):
+        memory = found[found.index(next(line for line in found if "sent up" in line)) :]
+        row = next(line for line in memory if line.startswith("0 ")).split()
+        expected = 120 * 64 * sent + labels, (64 * 64 + 64) * tie
+        assert row[-2:] == [f"{size / 1e6:.2f}" for size in expected]
+
+
 def test_measured_times_are_shown_as_milliseconds_and_rates(show):
     """Cuts 0, 2 and a guest of one unit: 3 + 3 + 3 s in the lower block, 3 + 3 above."""
     lines = show(measured(workers=2, cuts=(0, 2), batch_size=60))

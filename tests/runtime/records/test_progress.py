@@ -73,12 +73,12 @@ def test_skipped_step_is_told_only_when_the_count_rises():
     lines = [
         event_line(now, before) for before, now in zip([None, *records], records, strict=False)
     ]
-    why = "was skipped, for its numbers were not finite"
+    why = "or its ties, was left out: numbers were not finite"
     assert lines == [
         "",
-        f"worker 2: step 1 {why} (1 such steps so far)",
+        f"worker 2: step 1, {why} (1 such steps so far)",
         "",
-        f"worker 2: step 3 {why} (3 such steps so far)",
+        f"worker 2: step 3, {why} (3 such steps so far)",
         "",
     ]
 

@@ -77,7 +77,8 @@ class HeldBlock:
 
     def apply(self, step, from_below, from_above):
         self._phase("apply", step)
-        values = [None if tie is None else float(tie[0][0]) for tie in (from_below, from_above)]
+        ties = (from_below, from_above)  # of free gradients a tensor a message
+        values = [None if tie is None else sum(float(t[0]) for t in tie) for tie in ties]
         self.calls.append(("apply", step, *values))
 
     def home_state(self):
