@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -86,6 +87,23 @@ def test_plain_line_of_many_workers_shows_the_ends():
     assert printed(console) == [
         "step 0/330 0% left –  loss 4.00 … –  probe (train) .50 … –  0 samples/s"
     ]
+
+
+def test_silent_workers_are_named_and_the_time_left_stands_still():
+    """It grew and grew when a host had died, and nobody was named."""
+    console = plain_console()
+    times = [0.0, 10.0, 20.0, 30.0, 40.0]
+    with LiveView(330, console=console, clock=clock(times)) as view:
+        for step in (30, 60):
+            view.update([status(block, step) for block in range(4)])
+        gone = [replace(status(block, 60), silent_s=12.4) for block in (2, 3)]
+        for _ in range(2):
+            view.update([status(0, 60), status(1, 60), *gone])
+    lines = printed(console)
+    assert "left 1:30" in lines[1]
+    assert "left 1:30" in lines[3]
+    assert "silent" not in lines[1]
+    assert lines[3].endswith("  silent: worker 2 3, 12 s")
 
 
 def test_time_left_in_hours():

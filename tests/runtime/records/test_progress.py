@@ -93,8 +93,26 @@ def test_count_that_falls_back_to_a_snapshots_is_no_news():
     assert event_line(step(40, bad=1), step(43, bad=2)) == ""
 
 
+def job(report_every_s: float = 0.5) -> SimpleNamespace:
+    return SimpleNamespace(
+        num_workers=3, unit_names=lambda k: ([f"u{k}"], []), report_every_s=report_every_s
+    )
+
+
+@pytest.mark.parametrize(("report_every_s", "silent_s"), [(0.5, 6.0), (10.0, 0.0)])
+def test_worker_is_silent_when_it_has_missed_some_reports(report_every_s, silent_s):
+    now_s = [100.0]
+    progress = Progress(job(report_every_s), clock=lambda: now_s[0])
+    progress.take(report(1.0))
+    assert [status.silent_s for status in progress.statuses()] == [0.0]
+    now_s[0] += 6.0
+    assert [status.silent_s for status in progress.statuses()] == [silent_s]
+    progress.take(report(2.0))
+    assert [status.silent_s for status in progress.statuses()] == [0.0]
+
+
 def test_progress_shows_what_was_spent_since_a_report():
-    progress = Progress(SimpleNamespace(num_workers=3, unit_names=lambda k: ([f"u{k}"], [])))
+    progress = Progress(job())
     assert progress.statuses() == []
     assert progress.take(report(2.0)) == []
     (status,) = progress.statuses()
