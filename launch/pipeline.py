@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
     try:
         launcher = Launcher.from_environ()
         config = parse(argv, prog=NAME)
-        secret = job_secret(config, launcher)
+        program = make_program(config, name=NAME, secret=job_secret(config, launcher))
     except ConfigError as error:
         rank = "LOCAL_RANK" if isinstance(error, HostError) else "RANK"
         if MARK not in os.environ or os.environ.get(rank, "0") == "0":
@@ -39,7 +39,6 @@ def main(argv: list[str]) -> int:
         else:
             time.sleep(OTHERS_WAIT_S)
         return REFUSED
-    program = make_program(config, name=NAME, secret=secret)
     if launcher is None:
         return Keeper(program, rank=None).run()
     return Keeper(program, rank=launcher.rank, num_ranks=launcher.world_size).run()

@@ -17,6 +17,7 @@ from runtime.program import Meeting, Program, Resumption, Tell
 from runtime.records.run_dir import RunDir
 from runtime.rendezvous import Announcement, Rendezvous
 from runtime.state.checkpoint import CheckpointWriter
+from runtime.state.storage import LocalStorage
 from runtime.testing.slept import SleptConfig, SleptJob, load_slept_job
 
 JOB = SleptConfig(
@@ -45,6 +46,7 @@ class Place:
 
     def __init__(self, tmp_path: Path) -> None:
         self.path = tmp_path / "run"
+        self.checkpoint_dir: Path | None = None
         self.context = zmq.Context()
         self.reception: Reception | None = None
         self._meeting = Meeting(file=None, keeper_pid=1, secret=b"secret", directory=str(tmp_path))
@@ -68,6 +70,8 @@ class Place:
         self._num_launches += not restart
         resolve = config(**(job or {})).resolve
         settings = {"resolve": resolve, "run_dir": str(self.path), "resume": same}
+        if self.checkpoint_dir is not None:
+            settings["checkpoint_dir"] = str(self.checkpoint_dir)
         self._program = Program(
             load=load_slept_job,
             preload=(),
@@ -106,11 +110,23 @@ class Place:
 
     def checkpoint(self, run_id: str, *steps: int) -> list[Path]:
         """What the workers of a run write, one part each."""
-        writer = CheckpointWriter(run_dir=self.path, run_id=run_id, num_parts=2)
+        writer = self.writer(run_id)
         for step in steps:
             for block in range(2):
                 writer.write_part(block, step, f"block {block} before step {step}".encode())
-        return [writer.directory(step) for step in steps]
+        return [self.checkpoints / writer.directory(step) for step in steps]
+
+    def writer(self, run_id: str) -> CheckpointWriter:
+        return CheckpointWriter(
+            storage=LocalStorage(self.checkpoints),
+            run_id=run_id,
+            num_parts=2,
+            config_toml=(self.path / "config.toml").read_text(),
+        )
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.checkpoint_dir or self.path / "checkpoints"
 
     @property
     def bound(self) -> bytes:
@@ -187,7 +203,7 @@ def test_run_is_resumed_from_the_newest_whole_checkpoint(place, capsys):
     before = place.begin()
     _, newest = place.checkpoint(before.run_id, 4, 8)
     found = place.begin()
-    assert (found.resume, found.resume_step, found.recut) == (str(newest), 8, False)
+    assert (found.resume, found.resume_step, found.recut) == (newest.name, 8, False)
     assert found.run_id != before.run_id
     assert said(capsys) == [f"loco: resumes from step 8 ({newest})"]
 
@@ -196,7 +212,7 @@ def test_damaged_checkpoint_is_set_aside_and_said(place, capsys):
     older, newest = place.checkpoint(place.begin().run_id, 4, 8)
     tear(newest)
     found = place.begin()
-    assert (found.resume, found.resume_step) == (str(older), 4)
+    assert (found.resume, found.resume_step) == (older.name, 4)
     assert said(capsys) == [
         f"loco: a damaged checkpoint is passed over: {newest}/part-0001.safetensors is not what"
         f" was written (its checksum differs); it is now damaged-{newest.name}",
@@ -218,10 +234,10 @@ def test_checkpoint_that_can_not_be_read_this_time_stays(place, capsys, monkeypa
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", failing)
-        assert place.begin().resume == str(older)
+        assert place.begin().resume == older.name
     first, _ = said(capsys)
     assert first.endswith(f"passed over: {part} can't be read (input/output error)")
-    assert place.begin().resume == str(newest)
+    assert place.begin().resume == newest.name
 
 
 def test_run_starts_over_if_all_checkpoints_are_damaged(place, capsys):
@@ -235,7 +251,7 @@ def test_run_starts_over_if_all_checkpoints_are_damaged(place, capsys):
 
 
 def test_checkpoint_that_was_only_begun_counts_for_nothing(place, capsys):
-    writer = CheckpointWriter(run_dir=place.path, run_id=place.begin().run_id, num_parts=2)
+    writer = place.writer(place.begin().run_id)
     writer.write_part(0, 4, b"block 0")
     assert place.begin().resume == ""
     assert said(capsys) == [f"loco: {place.path} holds no complete checkpoint; the run starts over"]
@@ -390,9 +406,9 @@ def test_fresh_spares_a_run_that_another_job_is_at(place):
 def test_launcher_restart_resumes_the_run_that_began_afresh(place):
     (checkpoint,) = place.checkpoint(place.begin(fresh=True).run_id, 4)
     found = place.begin(restart=True, fresh=True)
-    assert (found.resume, found.resume_step) == (str(checkpoint), 4)
+    assert (found.resume, found.resume_step) == (checkpoint.name, 4)
     (later,) = place.checkpoint(found.run_id, 8)
-    assert place.begin(restart=True, fresh=True).resume == str(later)
+    assert place.begin(restart=True, fresh=True).resume == later.name
 
 
 def test_launcher_restart_resumes_in_the_same_directory(place):
