@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -309,6 +310,103 @@ def test_run_is_finished_only_with_a_summary_of_all_its_steps(place):
     place.checkpoint(extended.run_id, 20)
     found = place.begin(job={"steps": 20})
     assert (found.no_job, found.resume_step) == (None, 20)
+
+
+# Checkpoints elsewhere --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def elsewhere(place, tmp_path) -> Place:
+    """Its checkpoints are not in its run directory."""
+    place.checkpoint_dir = tmp_path / "kept"
+    return place
+
+
+def test_run_is_resumed_from_its_checkpoints_in_a_new_run_directory(elsewhere, tmp_path, capsys):
+    """The host that died had the run directory, and with it the cut that was left open."""
+    seen: list[str | None] = []
+
+    def resolve(recorded: str | None, tell: Tell) -> str:
+        seen.append(recorded)
+        return JOB.to_text()
+
+    before = elsewhere.begin(resolve=resolve)
+    assert before.checkpoint_dir == str(tmp_path / "kept")
+    _, newest = elsewhere.checkpoint(before.run_id, 4, 8)
+    config_toml = (elsewhere.path / "config.toml").read_text()
+    elsewhere.path = tmp_path / "new"
+    found = elsewhere.begin(resolve=resolve)
+    assert (found.resume, found.resume_step) == (newest.name, 8)
+    assert (found.run_dir, found.checkpoint_dir) == (str(tmp_path / "new"), str(newest.parent))
+    assert seen == [None, config_toml]
+    assert said(capsys) == [f"loco: resumes from step 8 ({newest})"]
+
+
+def test_weights_of_a_run_whose_directory_is_lost_are_written_anew(elsewhere, tmp_path, capsys):
+    """It had done its last step: only a summary in the run directory says that it is finished."""
+    elsewhere.checkpoint(elsewhere.begin().run_id, 12)
+    elsewhere.finish()
+    assert elsewhere.begin().no_job == 0
+    assert "holds a finished run of 12 steps" in said(capsys)[-1]
+    elsewhere.path = tmp_path / "new"
+    found = elsewhere.begin()
+    assert (found.no_job, found.resume_step) == (None, 12)
+
+
+def test_fresh_deletes_the_checkpoints_elsewhere_too(elsewhere, tmp_path, capsys):
+    elsewhere.checkpoint(elsewhere.begin().run_id, 4, 8)
+    (elsewhere.checkpoint_dir / "notes.md").touch()
+    elsewhere.path = tmp_path / "new"
+    found = elsewhere.begin(fresh=True)
+    assert (found.resume, said(capsys)) == ("", [])
+    assert in_directory(elsewhere.checkpoint_dir) == ["notes.md"]
+    (later,) = elsewhere.checkpoint(found.run_id, 8)
+    assert elsewhere.begin(restart=True, fresh=True).resume == later.name
+
+
+def test_checkpoints_beyond_the_end_are_refused(elsewhere, tmp_path):
+    elsewhere.checkpoint(elsewhere.begin().run_id, 8)
+    elsewhere.path = tmp_path / "new"
+    assert elsewhere.refusal(job={"steps": 6}) == (
+        f"checkpoint directory '{tmp_path}/kept' is at step 8, beyond the 6 steps asked for; give"
+        " more --epochs or --steps, or --fresh"
+    )
+
+
+def test_run_does_not_start_over_if_its_checkpoints_can_not_be_read_now(elsewhere, monkeypatch):
+    """A store that was away for a while would have cost all that was learned."""
+    (checkpoint,) = elsewhere.checkpoint(elsewhere.begin().run_id, 4)
+    chunks = LocalStorage.chunks
+
+    def failing(self: LocalStorage, name: str) -> Iterator[bytes]:
+        if name.startswith(checkpoint.name):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return chunks(self, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStorage, "chunks", failing)
+        refusal = elsewhere.refusal()
+    assert f"checkpoint directory '{checkpoint.parent}' can't be used" in refusal
+    assert "can't be read (input/output error)" in refusal
+    assert elsewhere.begin().resume == checkpoint.name
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("file", "can't be used (not a directory); mend that, or give another by --checkpoint-dir"),
+        ("old", "is a run directory; give one of its own, such as '{given}/checkpoints', by"),
+        ("run", "is a run directory; give one of its own, such as '{given}/checkpoints', by"),
+    ],
+)
+def test_place_that_is_none_for_checkpoints_is_refused(place, tmp_path, given, says):
+    (tmp_path / "file").touch()
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "config.toml").touch()
+    place.checkpoint_dir = tmp_path / given
+    with pytest.raises(ValueError, match=re.escape(says.format(given=tmp_path / given))):
+        place.begin()
+    assert not place.path.exists()
 
 
 # Refusals ---------------------------------------------------------------------------------------

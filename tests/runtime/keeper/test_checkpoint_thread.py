@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -12,8 +13,9 @@ from runtime.faults.plan import parse
 from runtime.keeper.checkpoint_thread import CheckpointThread
 from runtime.state.checkpoint import Checkpoint, CheckpointWriter, newest
 from runtime.state.image import write_image
+from runtime.state.object_store import ObjectStore
 from runtime.state.status_page import Field, OwnedMemory
-from runtime.state.storage import LocalStorage
+from runtime.state.storage import LocalStorage, read
 
 TIMEOUT_S = 20.0
 PART = b"the state of block 0 " * 40
@@ -191,3 +193,69 @@ def test_write_that_hangs_is_left_behind_when_told(writer, memory, monkeypatch, 
     may_end.set()
     disk._thread.join(TIMEOUT_S)
     assert memory.page[Field.CHECKPOINT_DONE] == 0, "its memory may be gone by now"
+
+
+# An object store --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def in_store() -> CheckpointWriter:
+    storage = ObjectStore(f"memory://test/{uuid4().hex}", timeout_s=0.05)
+    return CheckpointWriter(storage=storage, run_id="0" * 16, num_parts=1, config_toml="lag = 1\n")
+
+
+@pytest.mark.parametrize("kind", ["torn", "flip"])
+def test_part_in_a_store_is_damaged_likewise(write, in_store, kind):
+    assert write(f"{kind}:0@20", 12, 24, run=in_store) == []
+    damaged, whole = newest(in_store.storage)
+    part = in_store.part(24, 0)
+    assert str(damaged).startswith(f"{in_store.storage.locate(part)} is not what was written")
+    assert whole.step == 12
+    size = len(read(in_store.storage, part))
+    assert size == (len(PART) // 2 if kind == "torn" else len(PART))
+
+
+def test_store_that_does_not_answer_is_told_once_a_checkpoint(write, in_store, monkeypatch):
+    """It was asked what to remove and what stays, each time until the timeout."""
+    over, asked = threading.Event(), []
+    fs, _ = in_store.storage._opened
+
+    def silent(path: str, *_: object) -> None:
+        asked.append(path)
+        over.wait(TIMEOUT_S)
+
+    with monkeypatch.context() as patch:
+        for method in ("info", "pipe_file", "ls", "rm"):
+            patch.setattr(fs, method, silent)
+        said = write("", 12, 24, run=in_store)
+        over.set()
+    assert said == [
+        f"the checkpoint at step {step} was not written: the store has not answered in 0 s"
+        f" ({in_store.storage.locate()}); training goes on"
+        for step in (12, 24)
+    ]
+    assert len(asked) == 2
+    assert write("", 36, run=in_store) == []
+    assert in_store.is_complete(36)
+
+
+def test_completeness_is_looked_for_without_waiting(writer, tmp_path, monkeypatch):
+    """The keeper asks in its loop: a store that does not answer must not keep it from a restart."""
+    may_end = threading.Event()
+    is_complete = CheckpointWriter.is_complete
+
+    def slow(self: CheckpointWriter, step: int) -> bool:
+        may_end.wait(TIMEOUT_S)
+        return is_complete(self, step)
+
+    monkeypatch.setattr(CheckpointWriter, "is_complete", slow)
+    disk = CheckpointThread((), say=pytest.fail)
+    assert not disk.knows_complete(writer, 12)
+    looking = disk._looking
+    writer.write_part(0, 12, PART)
+    assert not disk.knows_complete(writer, 12)
+    assert disk._looking is looking, "one at a time"
+    may_end.set()
+    looking.join(TIMEOUT_S)
+    assert disk.knows_complete(writer, 12)
+    disk.close(TIMEOUT_S)
