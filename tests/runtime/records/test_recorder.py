@@ -18,6 +18,7 @@ from runtime.records.recorder import NotWritten, Recorder
 from runtime.records.run_dir import RunDir
 from runtime.records.schema import UnitAccuracy
 from runtime.state.checkpoint import CheckpointWriter
+from runtime.state.object_store import ObjectStore
 from runtime.state.storage import LocalStorage, write_durably
 
 WEIGHTS = {"in.weight": torch.arange(6.0).view(2, 3)}
@@ -88,6 +89,22 @@ def test_newest_checkpoint_stays_if_weights_have_no_room(recorder, disk):
     with pytest.raises(NotWritten, match=r"No space left on device.*is in the checkpoints \("):
         write(recorder)
     assert [path.name[:8] for path in checkpoints(recorder).iterdir()] == ["00000024"]
+
+
+def test_checkpoints_elsewhere_make_no_room_for_the_weights(tmp_path, disk):
+    """To delete them there would help no one here."""
+    run_dir = RunDir.create(tmp_path / "run", name="")
+    (run_dir.checkpoints / "in-the-way").mkdir(parents=True)
+    storage = ObjectStore("memory://test/no-room")
+    writer = CheckpointWriter(storage=storage, run_id="0" * 16, num_parts=1, config_toml="")
+    for step in (12, 24):
+        writer.write_part(0, step, b"state")
+    disk.most_checkpoints = 0
+    recorder = Recorder(run_dir, storage)
+    with pytest.raises(NotWritten, match=r"is in the checkpoints \(memory://test/no-room\)"):
+        write(recorder)
+    recorder.close()
+    assert sorted(name[:8] for name in storage.names()) == ["00000012", "00000024"]
 
 
 def test_room_is_awaited_if_there_is_no_checkpoint(recorder, disk, monkeypatch, capsys):
