@@ -271,9 +271,13 @@ class RunConfig:
     faults: Annotated[str, Role.RUNNING] = ""
     """What is to go wrong, on purpose: kill:1@40,drop:0-1@70 (docs/fault-tolerance.md has all)."""
     fresh: Annotated[bool, Role.PLACE] = field(default=False, compare=False)
-    """Start over in a run directory that holds a run."""
+    """Start over in a run directory that holds a run, or a checkpoint directory that holds its
+    checkpoints."""
     run_dir: Annotated[Path | None, Role.PLACE] = field(default=None, compare=False)
     """Directory that receives the run, or holds one to resume; else a new one in runs/."""
+    checkpoint_dir: Annotated[str | None, Role.PLACE] = field(default=None, compare=False)
+    """Directory or URL (s3://bucket/run) that receives the run's checkpoints, or holds those of one
+    to resume, in another run directory too; else checkpoints/ in the run directory."""
     share_run_dir: Annotated[bool, Role.PLACE] = field(default=False, compare=False)
     """Write the run directory as the umask says; without it others can't read it."""
     secret_file: Annotated[Path | None, Role.PLACE] = field(default=None, compare=False)
@@ -415,6 +419,7 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("snapshot_every", lambda v: v >= 1, "give at least 1 step"),
     ("retain_mb", lambda v: v >= 1, "give at least 1"),
     ("checkpoint_every", lambda v: v >= 1, "give at least 1 step"),
+    ("checkpoint_dir", lambda v: bool(v.strip()), "give a directory or a URL; was it not set?"),
     ("hang_timeout_s", lambda v: 0.5 <= v <= 1e6, "give 0.5 to 1,000,000 s"),
     ("rank_timeout_s", lambda v: 20 <= v <= 1e6, "give 20 to 1,000,000 s"),
     ("phase_timeout_s", lambda v: 1 <= v <= 1e6, "give 1 to 1,000,000 s"),

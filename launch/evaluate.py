@@ -25,7 +25,7 @@ from runtime.output import protect_output
 from runtime.program import REFUSED
 from runtime.records.schema import Evaluation
 from runtime.records.tables import evaluation_line, evaluation_table
-from runtime.state.checkpoint import write_durably
+from runtime.state.storage import write_durably
 
 NAME = "evaluate"
 Flags = Annotated[EvaluationFlags, Parameter(name="*")]

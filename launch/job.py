@@ -106,7 +106,7 @@ class LocalLearningJob:
         partition = Partition(num_units=len(units), cuts=config.cuts, overlaps=config.overlap)
         old = []
         for index, part in enumerate(partition.blocks):
-            state, _ = split_part(safetensors.torch.load_file(checkpoint.part(index)))
+            state, _ = split_part(safetensors.torch.load(checkpoint.read_part(index)))
             home, guest = ([units[i].name for i in group] for group in (part.home, part.guest))
             old.append(OldBlock(home=tuple(home), guest=tuple(guest), state=state))
         block = self.build_block(block_index, tell)

@@ -32,8 +32,8 @@ def main(argv: list[str]) -> int:
     try:
         launcher = Launcher.from_environ()
         config = parse(argv, prog=NAME)
-        secret = job_secret(config, launcher)
         address = bind_address(config.bind, launcher)
+        program = make_program(config, name=NAME, secret=job_secret(config, launcher))
     except ConfigError as error:
         rank = "LOCAL_RANK" if isinstance(error, HostError) else "RANK"
         if os.environ.get(rank, "0") == "0":
@@ -41,7 +41,6 @@ def main(argv: list[str]) -> int:
         else:
             time.sleep(OTHERS_WAIT_S)
         return REFUSED
-    program = make_program(config, name=NAME, secret=secret)
     member = None if launcher is None else launcher.member()
     return Keeper(program, member=member, address=address).run()
 

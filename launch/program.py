@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from launch.config import ConfigError, RunConfig, kebab
+from launch.config import ConfigError, HostError, RunConfig, kebab
 from launch.config_file import from_toml
 from launch.launcher import MARK
 from launch.resume import resume
 from launch.shown_progress import showing
 from runtime.faults.plan import parse
 from runtime.program import Facts, Program, Tell
+from runtime.state.storage import check_place
 
 if TYPE_CHECKING:
     from launch.job import LocalLearningJob
@@ -33,7 +34,7 @@ CODE = ("model", "data", "views", "head", "objective", "optimizer")
 
 
 def make_program(config: RunConfig, *, name: str, secret: bytes) -> Program:
-    """Describe the run of a config to the keeper; `secret` is the job's."""
+    """Describe the run of a config to the keeper; `secret` is the job's. Raises HostError."""
     return Program(
         resolve=partial(resolve_text, config, name),
         facts=facts_here,
@@ -46,6 +47,7 @@ def make_program(config: RunConfig, *, name: str, secret: bytes) -> Program:
         run_name=config.model.rpartition(":")[2],
         started_t=command_time(),
         resume=resume,
+        checkpoint_dir=checkpoint_place(config),
         fresh=config.fresh,
         shares_run_dir=config.share_run_dir,
         hang_timeout_s=config.hang_timeout_s,
@@ -53,6 +55,17 @@ def make_program(config: RunConfig, *, name: str, secret: bytes) -> Program:
         max_worker_restarts=config.max_worker_restarts,
         faults=parse(config.faults),
     )
+
+
+def checkpoint_place(config: RunConfig) -> str | None:
+    """Where the checkpoints are to be, as an absolute path or a URL, if not in the run directory.
+    Raises HostError if this host can't open such a URL."""
+    if config.checkpoint_dir is None:
+        return None
+    try:
+        return check_place(config.checkpoint_dir)
+    except ValueError as error:
+        raise HostError(f"checkpoint-dir {error}") from error
 
 
 def facts_here() -> Facts:

@@ -35,8 +35,9 @@ def resume(old_toml: str, step: int, new_text: str) -> Resumption:
         changed[Role.RESULT].append(f"{old.data_sizes} -> {new.data_sizes}")
     if refused := changed[Role.RESULT]:
         raise ConfigError(
-            f"the run directory holds a run with other settings ({', '.join(refused)}); give those"
-            " it was begun with, another --run-dir, or --fresh to start over"
+            f"the run that would be resumed has other settings ({', '.join(refused)}); give those"
+            " it was begun with, another --run-dir (and --checkpoint-dir, if given), or --fresh to"
+            " start over"
         )
     text = json.dumps(facts | {"config": to_toml(new)})
     return Resumption(

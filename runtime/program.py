@@ -71,8 +71,9 @@ class Program:
     `load` raises ValueError for the text of a job that this rank was not started for.
     `preload` are modules that the fork server imports once. `run_dir` is the user's wish; None
     makes a new one, and `fresh` starts over in one that holds a run; what is written there is this
-    user's alone, unless `shares_run_dir`. `secret` is what the job's processes know each other by.
-    A rank of which nothing is heard for `rank_timeout_s` is lost, and the job with it.
+    user's alone, unless `shares_run_dir`. `checkpoint_dir` is an absolute path or a URL; None is in
+    the run directory. `secret` is what the job's processes know each other by. A rank of which
+    nothing is heard for `rank_timeout_s` is lost, and the job with it.
     """
 
     resolve: Callable[[str | None, Tell, Sequence[Facts] | None], str]
@@ -84,6 +85,7 @@ class Program:
     started_t: float  # unix seconds at which the command was given
     resume: Callable[[str, int, str], Resumption] = refuse_resume
     secret: bytes = field(default=b"", repr=False)
+    checkpoint_dir: str | None = None
     fresh: bool = False
     shares_run_dir: bool = False
     hang_timeout_s: float = 60.0

@@ -49,15 +49,17 @@ class Announcement:
     """What the coordinator tells every worker: the job, or that there is none.
 
     `no_job` is given if there is no job to run, and says how each worker is to end
-    (runtime.program: DONE, REFUSED, NOT_STARTED). `resume` is the directory of the checkpoint to
-    begin from, and `resume_step` its step; `recut` says that it was made with another cut. It is
-    for the keepers whose `nonces` it has: to others it is one of an earlier job.
+    (runtime.program: DONE, REFUSED, NOT_STARTED). `checkpoint_dir` is where checkpoints are (a path
+    or URL), `resume` the name there of the one to begin from, and `resume_step` its step; `recut`
+    says that it was made with another cut. It is for the keepers whose `nonces` it has: to others
+    it is one of an earlier job.
     """
 
     no_job: int | None = None
     job_text: str = ""
     run_id: str = ""
     run_dir: str = ""
+    checkpoint_dir: str = ""
     coordinator: str = ""
     resume: str = ""
     resume_step: int = 0

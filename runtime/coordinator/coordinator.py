@@ -49,6 +49,7 @@ from runtime.records.run_dir import RunDir
 from runtime.records.schema import Report, WorkerResult
 from runtime.rendezvous import Announcement, Rendezvous, open_rendezvous
 from runtime.signals import Ended, leave_when_told, relay_to
+from runtime.state.storage import open_storage
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ def run_coordinator(program: Program, meeting: Meeting, start: Start, keeper: Co
         announcement, run_dir, reception = found
         say(known=rendezvous.known)
         _log_to(run_dir)
-        recorder = Recorder(run_dir)
+        recorder = Recorder(run_dir, open_storage(announcement.checkpoint_dir))
         try:
             coordinator = Coordinator(program, announcement, recorder, reception, start, tell)
             say(num_workers=coordinator.num_workers, reached=1)

@@ -1,8 +1,9 @@
-"""How a job begins: what is to be run, where its records go, and from which checkpoint it resumes.
+"""How a job begins: what is to be run, where its files go, and from which checkpoint it resumes.
 
 Owns that decision and its announcement, on which every process of the job relies.
 """
 
+import errno
 import logging
 import secrets
 import sys
@@ -16,7 +17,16 @@ from runtime.links.channel import tcp_address
 from runtime.program import DONE, Facts, Meeting, Program, Resumption, Tell
 from runtime.records.run_dir import RunDir
 from runtime.rendezvous import Announcement, Rendezvous
-from runtime.state.checkpoint import Checkpoint, DamagedCheckpoint, newest
+from runtime.state.checkpoint import (
+    Checkpoint,
+    DamagedCheckpoint,
+    clear,
+    has_complete,
+    is_run_dir,
+    last_committed,
+    newest,
+)
+from runtime.state.storage import LocalStorage, Storage, open_storage, reason, try_out
 from runtime.trust.keys import RunKeys
 
 log = logging.getLogger(__name__)
@@ -28,17 +38,19 @@ def announce(program: Program, rendezvous: Rendezvous, meeting: Meeting, tell: T
     """Resolve the job, take its directory, and tell every worker; `tell` is told which phase of
     that begins. Without a job to run nobody is received. Raises ValueError.
 
-    A directory that holds a run is resumed, from its newest whole checkpoint.
+    A directory that holds a run is resumed, from its newest whole checkpoint; so is the run whose
+    checkpoints are in the program's checkpoint directory, in a new run directory too.
     """
-    text = program.resolve(
-        _recorded(program, rendezvous), tell, _facts_of_ranks(rendezvous, meeting, tell)
-    )
+    given = _try_checkpoint_dir(program, tell)
+    ranks = _facts_of_ranks(rendezvous, meeting, tell)
+    text = program.resolve(_recorded(program, rendezvous, given), tell, ranks)
     job = program.load(text)
-    run_dir = _take_run_dir(program, rendezvous)
+    run_dir = _take_run_dir(program, rendezvous, given)
+    checkpoints = given or LocalStorage(run_dir.checkpoints.absolute())
     reception = None
     tell("verifying the checkpoints")
     try:
-        checkpoint, how = _checkpoint(program, text, job, run_dir)
+        checkpoint, how = _checkpoint(program, text, job, run_dir, checkpoints)
         resume = {} if checkpoint is None else _resume(checkpoint, how.recut)
         if checkpoint is not None and run_dir.finished_steps == checkpoint.step == job.num_steps:
             _say(
@@ -49,7 +61,7 @@ def announce(program: Program, rendezvous: Rendezvous, meeting: Meeting, tell: T
             announcement = Announcement(no_job=DONE)
         else:
             if checkpoint is not None:
-                _say(program, f"resumes from step {checkpoint.step} ({checkpoint.path})")
+                _say(program, f"resumes from step {checkpoint.step} ({checkpoint.place})")
                 for note in how.notes:
                     _say(program, note)
             job = job if how.text == text else program.load(how.text)
@@ -63,6 +75,7 @@ def announce(program: Program, rendezvous: Rendezvous, meeting: Meeting, tell: T
                 job_text=how.text,
                 run_id=run_id,
                 run_dir=str(run_dir.path.absolute()),
+                checkpoint_dir=checkpoints.locate(),
                 coordinator=reception.address,
                 **resume,  # type: ignore[arg-type]
             )
@@ -107,44 +120,101 @@ def _receive(job: Job, run_id: str, bind: str, meeting: Meeting) -> Reception:
 
 
 def _resume(checkpoint: Checkpoint, recut: bool) -> dict[str, str | int | bool]:
-    path = str(checkpoint.path.absolute())
-    return {"resume": path, "resume_step": checkpoint.step, "recut": recut}
+    return {"resume": checkpoint.name, "resume_step": checkpoint.step, "recut": recut}
 
 
-def _recorded(program: Program, rendezvous: Rendezvous) -> str | None:
-    """The config.toml of the run that is resumed, if one is. Raises ValueError."""
+def _try_checkpoint_dir(program: Program, tell: Tell) -> Storage | None:
+    """The program's checkpoint directory, if it has one: written to, and read, before anything
+    else begins. Raises ValueError."""
+    place = program.checkpoint_dir
+    if place is None:
+        return None
+    tell("trying the checkpoint directory")
+    storage = open_storage(place)
+    try:
+        is_a_run = is_run_dir(storage) or (
+            program.run_dir is not None and Path(program.run_dir).resolve() == Path(place).resolve()
+        )
+        if not is_a_run:
+            try_out(storage)
+            return storage
+    except OSError as error:
+        raise _unusable(storage, error) from error
+    own = storage.locate("checkpoints")
+    raise ValueError(
+        f"checkpoint directory {place!r} is a run directory; give one of its own, such as {own!r},"
+        " by --checkpoint-dir"
+    )
+
+
+def _unusable(storage: Storage, error: OSError) -> ValueError:
+    return ValueError(
+        f"checkpoint directory {storage.locate()!r} can't be used ({reason(error)}); mend that, or"
+        " give another by --checkpoint-dir"
+    )
+
+
+def _recorded(program: Program, rendezvous: Rendezvous, given: Storage | None) -> str | None:
+    """The config of the run that is resumed, if one is: of its directory, or of the newest
+    checkpoint in the directory given for these. Raises ValueError."""
     recalled = rendezvous.recall_run_dir()
-    wish = recalled or (None if program.fresh else program.run_dir)
+    if program.fresh and recalled is None:
+        return None
+    wish = recalled or program.run_dir
     path = Path(wish or "", "config.toml")
-    return path.read_text("utf-8", errors="replace") if wish and path.is_file() else None
+    if wish and path.is_file():
+        return path.read_text("utf-8", errors="replace")
+    if given is None:
+        return None
+    try:
+        found = last_committed(given)
+    except OSError as error:
+        raise _unusable(given, error) from error
+    return None if found is None else found.config_toml
 
 
-def _take_run_dir(program: Program, rendezvous: Rendezvous) -> RunDir:
-    """The user's directory, the one of the attempt before this, or a new one."""
+def _take_run_dir(program: Program, rendezvous: Rendezvous, given: Storage | None) -> RunDir:
+    """The user's directory, the one of the attempt before this, or a new one. Raises ValueError."""
     recalled = rendezvous.recall_run_dir()
     wish = recalled or program.run_dir
     path = None if wish is None else Path(wish)
     run_dir = RunDir.create(path, name=program.run_name, restart=True)
     if program.fresh and recalled is None:
         run_dir.clear()
+        _clear_checkpoints(given, run_dir)
     rendezvous.remember_run_dir(str(run_dir.path.absolute()))
     return run_dir
 
 
+def _clear_checkpoints(given: Storage | None, run_dir: RunDir) -> None:
+    """Delete the checkpoints in a directory of their own. Raises ValueError."""
+    if given is None:
+        return
+    try:
+        clear(given)
+    except OSError as error:
+        run_dir.close()
+        raise _unusable(given, error) from error
+
+
 def _checkpoint(
-    program: Program, text: str, job: Job, run_dir: RunDir
+    program: Program, text: str, job: Job, run_dir: RunDir, checkpoints: Storage
 ) -> tuple[Checkpoint | None, Resumption]:
     """The checkpoint to go on from, and how. Raises ValueError."""
-    if not run_dir.holds_run:
-        return None, Resumption(text=text)
-    for found in newest(run_dir.path):
-        if isinstance(found, DamagedCheckpoint):
-            _say(program, f"a damaged checkpoint is passed over: {found}{found.set_aside()}")
-            continue
+    place = str(run_dir.path) if program.checkpoint_dir is None else checkpoints.locate()
+    try:
+        has_own = program.checkpoint_dir is not None and has_complete(checkpoints)
+        if not run_dir.holds_run and not has_own:
+            return None, Resumption(text=text)
+        found = _newest_whole(program, checkpoints)
+    except OSError as error:
+        raise _unusable(checkpoints, error) from error
+    if found is not None:
         how = program.resume(found.config_toml, found.step, text)
         if found.step > job.num_steps:
+            what = "run" if program.checkpoint_dir is None else "checkpoint"
             raise ValueError(
-                f"run directory {str(run_dir.path)!r} is at step {found.step}, beyond the"
+                f"{what} directory {place!r} is at step {found.step}, beyond the"
                 f" {job.num_steps} steps asked for; give more --epochs or --steps, or --fresh"
             )
         return found, how
@@ -155,8 +225,22 @@ def _checkpoint(
             f"run directory {str(run_dir.path)!r} holds a finished run and no checkpoint of it;"
             " give another by --run-dir, or --fresh to start over in it"
         )
-    _say(program, f"{run_dir.path} holds no complete checkpoint; the run starts over")
+    _say(program, f"{place} holds no complete checkpoint; the run starts over")
     return None, Resumption(text=text)
+
+
+def _newest_whole(program: Program, checkpoints: Storage) -> Checkpoint | None:
+    """The newest whole checkpoint, if there is one; those before it are told and set aside. Raises
+    OSError, also if the only ones can't be read this time: a run must not start over for that."""
+    unread: DamagedCheckpoint | None = None
+    for found in newest(checkpoints):
+        if isinstance(found, Checkpoint):
+            return found
+        _say(program, f"a damaged checkpoint is passed over: {found}{found.set_aside()}")
+        unread = unread if found.certain else found
+    if unread is not None:
+        raise OSError(errno.EIO, str(unread))
+    return None
 
 
 def _say(program: Program, text: str) -> None:

@@ -41,8 +41,9 @@ from runtime.program import (
 )
 from runtime.records.run_dir import worker_log
 from runtime.signals import END, STOPS, relayed
-from runtime.state.checkpoint import CheckpointWriter, last_complete
+from runtime.state.checkpoint import CheckpointWriter, last_committed, last_complete
 from runtime.state.status_page import Field
+from runtime.state.storage import is_url, open_storage, reason
 
 POLL_S = 0.25
 ABSENCE_S = 5.0  # between two polls: longer than any that was not disturbed
@@ -106,7 +107,8 @@ class Keeper:
         adopt_orphans()  # of a fork server that is killed
         if self._rank is not None:
             die_with_parent(signal.SIGTERM)  # a launcher's end is a stop, at a checkpoint
-        self._disk = CheckpointThread(self._program.faults, say=self._say)
+        say = partial(self._say, always=True)  # this rank's alone may fail, on its own host
+        self._disk = CheckpointThread(self._program.faults, say=say)
         try:
             if self._rank is not None:
                 self._registrar = self._child(REGISTRAR, "the registrar")
@@ -116,7 +118,9 @@ class Keeper:
                 self._start_worker(self._rank)
             code = self._watch()
             is_done = partial(bool, self._signals)
-            self._disk.close(LAST_WRITE_S if code == 0 else END_S, give_up=is_done)
+            all_written = self._disk.close(LAST_WRITE_S if code == 0 else END_S, give_up=is_done)
+            if code == 0 and not all_written:
+                self._say("the last checkpoint was not written in time", always=True)
             self._leave(code)
             return code
         except (OSError, EOFError) as error:
@@ -301,11 +305,13 @@ class Keeper:
             assert child.block is not None
             if self._writer is None:
                 self._writer = CheckpointWriter(
-                    run_dir=Path(child.said["run_dir"]),
+                    storage=open_storage(child.said["checkpoint_dir"]),
                     run_id=child.said["run_id"],
                     num_parts=child.said["num_workers"],
+                    config_toml=child.said["config"],
                 )
-            self._disk.write(self._writer, child.block, child.memory)
+            run_dir = Path(child.said["run_dir"])
+            self._disk.write(self._writer, child.block, child.memory, run_dir=run_dir)
 
     def _look_after(self, child: Child) -> int | None:
         """Restart a child that has died or hangs; the exit code if that ends the job."""
@@ -389,7 +395,7 @@ class Keeper:
         if len(steps) != 1 or self._writer is None:
             return False
         (step,) = steps
-        return step >= 0 and self._writer.is_complete(step)
+        return step >= 0 and self._disk.knows_complete(self._writer, step)
 
     def _why_not_wait(self) -> str:
         """Why the checkpoint at which the job is to stop is not waited for any longer."""
@@ -447,16 +453,22 @@ class Keeper:
             self._coordinator.process.join(END_S)
 
     def _how_to_resume(self, *, repeats: bool = False) -> str:
-        run_dir = next((w.said["run_dir"] for w in self._workers if "run_dir" in w.said), None)
-        if run_dir is None or not self._speaks:
+        said = next((w.said for w in self._workers if "run_dir" in w.said), None)
+        if said is None or not self._speaks:
             return ""
         self._disk.close(END_S)
-        found = last_complete(Path(run_dir))
+        run_dir, place = said["run_dir"], said["checkpoint_dir"]
+        storage = open_storage(place, timeout_s=END_S)
+        try:  # what is read from a store was read when it was written, too
+            found = last_committed(storage) if is_url(place) else last_complete(storage)
+        except OSError as error:
+            return f"; the checkpoints in {place} can't be read now ({reason(error)})"
         if found is None:
-            return f"; {run_dir} holds no complete checkpoint"
+            where = run_dir if self._program.checkpoint_dir is None else place
+            return f"; {where} holds no complete checkpoint"
         last = f"; the last complete checkpoint is of step {found.step}"
         if repeats:
-            return f"{last} ({found.path})"
+            return f"{last} ({found.place})"
         fresh = ", without --fresh," if self._program.fresh else ""
         return f"{last}: the same command{fresh} with --run-dir {run_dir} resumes from there"
 

@@ -25,7 +25,8 @@ from runtime.records.schema import Record, StepRecord, UnitAccuracy, WorkerResul
 from runtime.records.summary import summarise
 from runtime.records.tables import render_closing
 from runtime.records.trace import join
-from runtime.state.checkpoint import is_full, last_complete, make_room, write_durably
+from runtime.state.checkpoint import last_complete, make_room
+from runtime.state.storage import LocalStorage, Storage, is_full, write_durably
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +43,10 @@ class NotWritten(Exception):
 class Recorder:
     """One run's records; `close` when the run ends, whichever way."""
 
-    def __init__(self, run_dir: RunDir) -> None:
+    def __init__(self, run_dir: RunDir, checkpoints: Storage | None = None) -> None:
+        """`checkpoints` is where the run's are, if not in its directory."""
         self.run_dir = run_dir
+        self._checkpoints = checkpoints or LocalStorage(run_dir.checkpoints)
         self._events = SummaryWriter(str(run_dir.tensorboard))
         self._is_failing = False
 
@@ -83,17 +86,39 @@ class Recorder:
             try:
                 return write_durably(self.run_dir.weights, content)
             except OSError as error:
-                if is_full(error) and make_room(self.run_dir.path):
+                if is_full(error) and self._make_room():
                     continue
-                has_checkpoint = last_complete(self.run_dir.path) is not None
+                has_checkpoint = self._has_checkpoint()
                 if has_checkpoint or 0.0 < deadline_s < time.monotonic():
-                    raise _not_written(self.run_dir.weights, error, has_checkpoint) from error
+                    raise self._not_written(self.run_dir.weights, error, has_checkpoint) from error
                 if not deadline_s:
                     deadline_s = time.monotonic() + ROOM_TIMEOUT_S
                     what = f"{self.run_dir.weights} can't be written ({error.strerror or error})"
                     console.print(f"{what}: waiting for room, {ROOM_TIMEOUT_S:.0f} s at most")
                 tell("waiting for room on the disk", takes_s=ROOM_TIMEOUT_S)
                 time.sleep(ROOM_POLL_S)
+
+    def _make_room(self) -> bool:
+        """Delete an older checkpoint, if that makes room for the weights; whether it may."""
+        beside = self._checkpoints.shares_disk(self.run_dir.path)
+        return beside and make_room(self._checkpoints)
+
+    def _has_checkpoint(self) -> bool:
+        """Whether a checkpoint has what was learned; one that can't be read now counts as none."""
+        try:
+            return last_complete(self._checkpoints) is not None
+        except OSError as error:
+            log.warning("the checkpoints can't be read: %s", error)
+            return False
+
+    def _not_written(self, path: Path, error: OSError, has_checkpoint: bool) -> NotWritten:
+        remedy = "there is no checkpoint either, and what was learned is lost"
+        if has_checkpoint:
+            remedy = (
+                f"what was learned is in the checkpoints ({self._checkpoints.locate()}): make room,"
+                " and give the same command with the same --run-dir to write it"
+            )
+        return NotWritten(f"{path} can't be written ({error.strerror or error}); {remedy}")
 
     def finish(
         self,
@@ -131,8 +156,7 @@ class Recorder:
         try:
             self.run_dir.write_summary(asdict(summary))
         except OSError as error:
-            has_checkpoint = last_complete(self.run_dir.path) is not None
-            raise _not_written(self.run_dir.summary, error, has_checkpoint) from error
+            raise self._not_written(self.run_dir.summary, error, self._has_checkpoint()) from error
         render_closing(summary, console)
         console.print(f"\nrun directory: {self.run_dir.path}", soft_wrap=True)
         if job.trace and not one_process:
@@ -184,13 +208,3 @@ class Recorder:
                 close()
             except OSError as error:
                 self._note_loss(error)
-
-
-def _not_written(path: Path, error: OSError, has_checkpoint: bool) -> NotWritten:
-    remedy = "there is no checkpoint either, and what was learned is lost"
-    if has_checkpoint:
-        remedy = (
-            "what was learned is in the checkpoints there: make room, and give the same command"
-            " with the same --run-dir to write it"
-        )
-    return NotWritten(f"{path} can't be written ({error.strerror or error}); {remedy}")

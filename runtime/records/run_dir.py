@@ -16,7 +16,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TextIO
 
-from runtime.state.checkpoint import write_durably
+from runtime.state.storage import write_durably
 
 # All that a run writes into its directory.
 WRITTEN = (
@@ -37,6 +37,7 @@ class RunDir:
         self.tensorboard = path / "tensorboard"  # directory of TensorBoard's event files
         self.trace = path / "trace.json"  # the timeline
         self.logs = path / "logs"  # directory of the logs, one a process
+        self.checkpoints = path / "checkpoints"  # directory of the checkpoints, if not elsewhere
         self._lock = lock
         self._metrics: TextIO | None = None
 

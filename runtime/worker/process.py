@@ -51,6 +51,7 @@ from runtime.state.saving import (
     with_tie_stats,
 )
 from runtime.state.status_page import Field, Page
+from runtime.state.storage import open_storage
 from runtime.trust.keys import RunKeys
 from runtime.worker.connect import Connector, outgoing_specs
 from runtime.worker.driver import Driver
@@ -84,7 +85,7 @@ def run_worker(
         job = _load(program, announcement)
         _log_to(worker_log(Path(announcement.run_dir), block_index))
         protect_output(log.warning)
-        _tell(keeper, run_dir=announcement.run_dir, run_id=announcement.run_id)
+        _tell(keeper, **_what_its_keeper_writes(announcement, job))
         final = (*final, *job.final_errors)
         _tell(keeper, num_workers=job.num_workers)
         if block_index >= job.num_workers:
@@ -126,6 +127,17 @@ def _load(program: Program, announcement: Announcement) -> Job:
         return program.load(announcement.job_text)
     except ValueError as error:
         raise NotThisJob(str(error)) from None
+
+
+def _what_its_keeper_writes(announcement: Announcement, job: Job) -> dict[str, str]:
+    """What a keeper must know of the run to write its checkpoints: it reads no file of the run
+    directory, which may be another host's."""
+    return {
+        "run_dir": announcement.run_dir,
+        "run_id": announcement.run_id,
+        "checkpoint_dir": announcement.checkpoint_dir,
+        "config": job.config_toml,
+    }
 
 
 def _tell(keeper: Connection, **facts: object) -> None:
@@ -212,7 +224,8 @@ class Worker:
             self._block.load(state)
         elif self._announcement.resume:
             self._start_step = self._announcement.resume_step
-            self._resume(Checkpoint.open(Path(self._announcement.resume)))
+            checkpoints = open_storage(self._announcement.checkpoint_dir)
+            self._resume(Checkpoint.open(checkpoints, self._announcement.resume))
         else:
             self._block = self._build_block()
         run_id, generation = self._announcement.run_id, self._start.generation
@@ -232,9 +245,9 @@ class Worker:
             self._carried = list(notes)
             put_back(self._absent_ties(checkpoint.step), self._retention)
         else:
-            saved, ties = split_part(
-                safetensors.torch.load_file(checkpoint.part(self._block_index))
-            )
+            self._tell_phase("reading its part of the checkpoint")
+            part = checkpoint.read_part(self._block_index)
+            saved, ties = split_part(safetensors.torch.load(part))
             state, self._tie_stats = split_tie_stats(saved)
             self._block = self._build_block()
             self._block.load(state)

@@ -37,6 +37,10 @@ def refusal(argv: list[str]) -> str:
             "overlap -1 is not allowed; give 0 or more units, one number per edge, or stage",
         ),
         ("--cuts=", "cuts '' is not allowed; begin with 0, the first unit of the network"),
+        (
+            "--checkpoint-dir=",
+            "checkpoint-dir '' is not allowed; give a directory or a URL; was it not set?",
+        ),
         ("--alpha 1.5", "alpha 1.5 is not allowed; give a pull from 0 to 1, such as 0.02"),
         ("--temperature 0", "temperature 0.0 is not allowed; give a figure above 0, such as 0.5"),
         ("--lr nan", "lr nan is not allowed; give a rate above 0, such as 0.002"),

@@ -153,8 +153,9 @@ def test_notes_come_all_at_once():
 
 def test_run_with_other_settings_is_refused_with_them():
     assert refusal(seed=1, batch_size=32, threads=2, window=5) == (
-        "the run directory holds a run with other settings (batch-size 64 -> 32, seed 0 -> 1);"
-        " give those it was begun with, another --run-dir, or --fresh to start over"
+        "the run that would be resumed has other settings (batch-size 64 -> 32, seed 0 -> 1); give"
+        " those it was begun with, another --run-dir (and --checkpoint-dir, if given), or --fresh"
+        " to start over"
     )
 
 

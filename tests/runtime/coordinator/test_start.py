@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from runtime.program import Facts, Meeting, Program, Resumption, StoreAddress, T
 from runtime.records.run_dir import RunDir
 from runtime.rendezvous import Announcement, Rendezvous
 from runtime.state.checkpoint import CheckpointWriter
+from runtime.state.storage import LocalStorage
 from runtime.store import SharedStore
 from runtime.testing.slept import SleptConfig, load_slept_job
 
@@ -48,6 +50,7 @@ class Place:
     def __init__(self, tmp_path: Path) -> None:
         self._tmp_path = tmp_path
         self.path = tmp_path / "run"
+        self.checkpoint_dir: Path | None = None
         self.context = zmq.Context()
         self.reception: Reception | None = None
         self._meeting = self._meet("127.0.0.1")
@@ -87,6 +90,8 @@ class Place:
         self._num_launches += not restart
         resolve = config(**(job or {})).resolve
         settings = {"resolve": resolve, "run_dir": str(self.path), "resume": same}
+        if self.checkpoint_dir is not None:
+            settings["checkpoint_dir"] = str(self.checkpoint_dir)
         self._program = Program(
             load=load_slept_job,
             preload=(),
@@ -125,11 +130,23 @@ class Place:
 
     def checkpoint(self, run_id: str, *steps: int) -> list[Path]:
         """What the workers of a run write, one part each."""
-        writer = CheckpointWriter(run_dir=self.path, run_id=run_id, num_parts=2)
+        writer = self.writer(run_id)
         for step in steps:
             for block in range(2):
                 writer.write_part(block, step, f"block {block} before step {step}".encode())
-        return [writer.directory(step) for step in steps]
+        return [self.checkpoints / writer.directory(step) for step in steps]
+
+    def writer(self, run_id: str) -> CheckpointWriter:
+        return CheckpointWriter(
+            storage=LocalStorage(self.checkpoints),
+            run_id=run_id,
+            num_parts=2,
+            config_toml=(self.path / "config.toml").read_text(),
+        )
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.checkpoint_dir or self.path / "checkpoints"
 
     @property
     def bound(self) -> bytes:
@@ -206,7 +223,7 @@ def test_run_is_resumed_from_the_newest_whole_checkpoint(place, capsys):
     before = place.begin()
     _, newest = place.checkpoint(before.run_id, 4, 8)
     found = place.begin()
-    assert (found.resume, found.resume_step, found.recut) == (str(newest), 8, False)
+    assert (found.resume, found.resume_step, found.recut) == (newest.name, 8, False)
     assert found.run_id != before.run_id
     assert said(capsys) == [f"loco: resumes from step 8 ({newest})"]
 
@@ -215,7 +232,7 @@ def test_damaged_checkpoint_is_set_aside_and_said(place, capsys):
     older, newest = place.checkpoint(place.begin().run_id, 4, 8)
     tear(newest)
     found = place.begin()
-    assert (found.resume, found.resume_step) == (str(older), 4)
+    assert (found.resume, found.resume_step) == (older.name, 4)
     assert said(capsys) == [
         f"loco: a damaged checkpoint is passed over: {newest}/part-0001.safetensors is not what"
         f" was written (its checksum differs); it is now damaged-{newest.name}",
@@ -237,10 +254,10 @@ def test_checkpoint_that_can_not_be_read_this_time_stays(place, capsys, monkeypa
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", failing)
-        assert place.begin().resume == str(older)
+        assert place.begin().resume == older.name
     first, _ = said(capsys)
     assert first.endswith(f"passed over: {part} can't be read (input/output error)")
-    assert place.begin().resume == str(newest)
+    assert place.begin().resume == newest.name
 
 
 def test_run_starts_over_if_all_checkpoints_are_damaged(place, capsys):
@@ -254,7 +271,7 @@ def test_run_starts_over_if_all_checkpoints_are_damaged(place, capsys):
 
 
 def test_checkpoint_that_was_only_begun_counts_for_nothing(place, capsys):
-    writer = CheckpointWriter(run_dir=place.path, run_id=place.begin().run_id, num_parts=2)
+    writer = place.writer(place.begin().run_id)
     writer.write_part(0, 4, b"block 0")
     assert place.begin().resume == ""
     assert said(capsys) == [f"loco: {place.path} holds no complete checkpoint; the run starts over"]
@@ -311,6 +328,103 @@ def test_run_is_finished_only_with_a_summary_of_all_its_steps(place):
     place.checkpoint(extended.run_id, 20)
     found = place.begin(job={"steps": 20})
     assert (found.no_job, found.resume_step) == (None, 20)
+
+
+# Checkpoints elsewhere --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def elsewhere(place, tmp_path) -> Place:
+    """Its checkpoints are not in its run directory."""
+    place.checkpoint_dir = tmp_path / "kept"
+    return place
+
+
+def test_run_is_resumed_from_its_checkpoints_in_a_new_run_directory(elsewhere, tmp_path, capsys):
+    """The host that died had the run directory, and with it the cut that was left open."""
+    seen: list[str | None] = []
+
+    def resolve(recorded: str | None, tell: Tell, ranks: Sequence[Facts] | None) -> str:
+        seen.append(recorded)
+        return JOB.to_text()
+
+    before = elsewhere.begin(resolve=resolve)
+    assert before.checkpoint_dir == str(tmp_path / "kept")
+    _, newest = elsewhere.checkpoint(before.run_id, 4, 8)
+    config_toml = (elsewhere.path / "config.toml").read_text()
+    elsewhere.path = tmp_path / "new"
+    found = elsewhere.begin(resolve=resolve)
+    assert (found.resume, found.resume_step) == (newest.name, 8)
+    assert (found.run_dir, found.checkpoint_dir) == (str(tmp_path / "new"), str(newest.parent))
+    assert seen == [None, config_toml]
+    assert said(capsys) == [f"loco: resumes from step 8 ({newest})"]
+
+
+def test_weights_of_a_run_whose_directory_is_lost_are_written_anew(elsewhere, tmp_path, capsys):
+    """It had done its last step: only a summary in the run directory says that it is finished."""
+    elsewhere.checkpoint(elsewhere.begin().run_id, 12)
+    elsewhere.finish()
+    assert elsewhere.begin().no_job == 0
+    assert "holds a finished run of 12 steps" in said(capsys)[-1]
+    elsewhere.path = tmp_path / "new"
+    found = elsewhere.begin()
+    assert (found.no_job, found.resume_step) == (None, 12)
+
+
+def test_fresh_deletes_the_checkpoints_elsewhere_too(elsewhere, tmp_path, capsys):
+    elsewhere.checkpoint(elsewhere.begin().run_id, 4, 8)
+    (elsewhere.checkpoint_dir / "notes.md").touch()
+    elsewhere.path = tmp_path / "new"
+    found = elsewhere.begin(fresh=True)
+    assert (found.resume, said(capsys)) == ("", [])
+    assert in_directory(elsewhere.checkpoint_dir) == ["notes.md"]
+    (later,) = elsewhere.checkpoint(found.run_id, 8)
+    assert elsewhere.begin(restart=True, fresh=True).resume == later.name
+
+
+def test_checkpoints_beyond_the_end_are_refused(elsewhere, tmp_path):
+    elsewhere.checkpoint(elsewhere.begin().run_id, 8)
+    elsewhere.path = tmp_path / "new"
+    assert elsewhere.refusal(job={"steps": 6}) == (
+        f"checkpoint directory '{tmp_path}/kept' is at step 8, beyond the 6 steps asked for; give"
+        " more --epochs or --steps, or --fresh"
+    )
+
+
+def test_run_does_not_start_over_if_its_checkpoints_can_not_be_read_now(elsewhere, monkeypatch):
+    """A store that was away for a while would have cost all that was learned."""
+    (checkpoint,) = elsewhere.checkpoint(elsewhere.begin().run_id, 4)
+    chunks = LocalStorage.chunks
+
+    def failing(self: LocalStorage, name: str) -> Iterator[bytes]:
+        if name.startswith(checkpoint.name):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return chunks(self, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStorage, "chunks", failing)
+        refusal = elsewhere.refusal()
+    assert f"checkpoint directory '{checkpoint.parent}' can't be used" in refusal
+    assert "can't be read (input/output error)" in refusal
+    assert elsewhere.begin().resume == checkpoint.name
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("file", "can't be used (not a directory); mend that, or give another by --checkpoint-dir"),
+        ("old", "is a run directory; give one of its own, such as '{given}/checkpoints', by"),
+        ("run", "is a run directory; give one of its own, such as '{given}/checkpoints', by"),
+    ],
+)
+def test_place_that_is_none_for_checkpoints_is_refused(place, tmp_path, given, says):
+    (tmp_path / "file").touch()
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "config.toml").touch()
+    place.checkpoint_dir = tmp_path / given
+    with pytest.raises(ValueError, match=re.escape(says.format(given=tmp_path / given))):
+        place.begin()
+    assert not place.path.exists()
 
 
 # Refusals ---------------------------------------------------------------------------------------
@@ -408,9 +522,9 @@ def test_fresh_spares_a_run_that_another_job_is_at(place):
 def test_launcher_restart_resumes_the_run_that_began_afresh(place):
     (checkpoint,) = place.checkpoint(place.begin(fresh=True).run_id, 4)
     found = place.begin(restart=True, fresh=True)
-    assert (found.resume, found.resume_step) == (str(checkpoint), 4)
+    assert (found.resume, found.resume_step) == (checkpoint.name, 4)
     (later,) = place.checkpoint(found.run_id, 8)
-    assert place.begin(restart=True, fresh=True).resume == str(later)
+    assert place.begin(restart=True, fresh=True).resume == later.name
 
 
 def test_launcher_restart_resumes_in_the_same_directory(place):

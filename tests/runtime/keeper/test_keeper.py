@@ -1,5 +1,6 @@
 """What the keeper decides: which signals end the job how, and which ends of its children end it."""
 
+import errno
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from runtime.keeper.child import STATES
 from runtime.keeper.keeper import SAME_STOP_S, Keeper
 from runtime.program import DONE, FINAL, NOT_STARTED, REFUSED, Member, Program, StoreAddress
 from runtime.signals import relayed
+from runtime.state.object_store import StoreError
 from runtime.state.status_page import Field
 
 
@@ -209,3 +211,23 @@ def test_worker_comes_back_unless_it_would_only_fail_again(make, capsys):
     err = capsys.readouterr().err
     assert "worker 1 (pid 1) can't go on; the job is ended" in err
     assert "that is more than 3 restarts in 300 s (--max-worker-restarts)" in err
+
+
+# Where the job resumes --------------------------------------------------------------------------
+
+
+def test_end_says_that_the_checkpoints_can_not_be_read_now(make, monkeypatch):
+    """A store that is away must not keep a stopped job from its end."""
+
+    def silent(storage: object) -> None:
+        raise StoreError(errno.ETIMEDOUT, "the store has not answered in 3 s")
+
+    monkeypatch.setattr(module, "last_committed", silent)
+    keeper, worker = make(), Child(0)
+    place = "memory://test/run"
+    worker.said |= {"run_dir": "/run", "checkpoint_dir": place}
+    keeper._workers = [worker]
+    keeper._disk = SimpleNamespace(close=lambda timeout_s: True)
+    assert keeper._how_to_resume() == (
+        f"; the checkpoints in {place} can't be read now (the store has not answered in 3 s)"
+    )

@@ -17,7 +17,9 @@ from runtime.records import recorder as module
 from runtime.records.recorder import NotWritten, Recorder
 from runtime.records.run_dir import RunDir
 from runtime.records.schema import UnitAccuracy
-from runtime.state.checkpoint import CheckpointWriter, write_durably
+from runtime.state.checkpoint import CheckpointWriter
+from runtime.state.object_store import ObjectStore
+from runtime.state.storage import LocalStorage, write_durably
 
 WEIGHTS = {"in.weight": torch.arange(6.0).view(2, 3)}
 
@@ -39,8 +41,10 @@ def checkpoints(recorder: Recorder) -> Path:
 
 
 def write_checkpoints(recorder: Recorder, *steps: int) -> None:
-    recorder.run_dir.write_config("lag = 1\n", given="")
-    writer = CheckpointWriter(run_dir=recorder.run_dir.path, run_id="0" * 16, num_parts=1)
+    storage = LocalStorage(checkpoints(recorder))
+    writer = CheckpointWriter(
+        storage=storage, run_id="0" * 16, num_parts=1, config_toml="lag = 1\n"
+    )
     for step in steps:
         writer.write_part(0, step, b"state")
 
@@ -82,9 +86,25 @@ def test_newest_checkpoint_stays_if_weights_have_no_room(recorder, disk):
     checkpoint."""
     write_checkpoints(recorder, 12, 24)
     disk.most_checkpoints = 0
-    with pytest.raises(NotWritten, match=r"No space left on device.*is in the checkpoints there"):
+    with pytest.raises(NotWritten, match=r"No space left on device.*is in the checkpoints \("):
         write(recorder)
     assert [path.name[:8] for path in checkpoints(recorder).iterdir()] == ["00000024"]
+
+
+def test_checkpoints_elsewhere_make_no_room_for_the_weights(tmp_path, disk):
+    """To delete them there would help no one here."""
+    run_dir = RunDir.create(tmp_path / "run", name="")
+    (run_dir.checkpoints / "in-the-way").mkdir(parents=True)
+    storage = ObjectStore("memory://test/no-room")
+    writer = CheckpointWriter(storage=storage, run_id="0" * 16, num_parts=1, config_toml="")
+    for step in (12, 24):
+        writer.write_part(0, step, b"state")
+    disk.most_checkpoints = 0
+    recorder = Recorder(run_dir, storage)
+    with pytest.raises(NotWritten, match=r"is in the checkpoints \(memory://test/no-room\)"):
+        write(recorder)
+    recorder.close()
+    assert sorted(name[:8] for name in storage.names()) == ["00000012", "00000024"]
 
 
 def test_room_is_awaited_if_there_is_no_checkpoint(recorder, disk, monkeypatch, capsys):

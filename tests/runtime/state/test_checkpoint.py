@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from runtime.state import checkpoint
+from runtime.state import checkpoint, storage
 from runtime.state.checkpoint import (
     Checkpoint,
     CheckpointWriter,
     DamagedCheckpoint,
+    last_committed,
     last_complete,
     newest,
-    write_durably,
 )
+from runtime.state.storage import LocalStorage
 
 CONFIG = "lag = 1\n"
 RUN_ID = "0123456789abcdef"
@@ -25,9 +26,10 @@ def image(block: int, step: int) -> bytes:
     return f"block {block} before step {step}; ".encode() * 50
 
 
-def make_writer(run_dir: Path, *, num_parts: int = 3, run_id: str = RUN_ID) -> CheckpointWriter:
-    (run_dir / "config.toml").write_text(CONFIG)
-    return CheckpointWriter(run_dir=run_dir, run_id=run_id, num_parts=num_parts)
+def make_writer(root: Path, *, num_parts: int = 3, run_id: str = RUN_ID) -> CheckpointWriter:
+    return CheckpointWriter(
+        storage=LocalStorage(root), run_id=run_id, num_parts=num_parts, config_toml=CONFIG
+    )
 
 
 def completes(writer: CheckpointWriter, block: int, step: int) -> bool:
@@ -43,18 +45,23 @@ def write_all(writer: CheckpointWriter, *steps: int) -> None:
         assert done == [False] * (writer.num_parts - 1) + [True]
 
 
-def steps_on_disk(run_dir: Path) -> list[int]:
-    directories = (run_dir / "checkpoints").glob("*-????????")
+def steps_on_disk(root: Path) -> list[int]:
+    directories = root.glob("*-????????")
     return sorted(int(path.name[:8]) for path in directories)
 
 
-def found(run_dir: Path) -> list[int | str]:
+def found(root: Path) -> list[int | str]:
     """Steps of what is whole, and messages for what is damaged, in the order they come."""
-    return [f.step if isinstance(f, Checkpoint) else str(f) for f in newest(run_dir)]
+    entries = newest(LocalStorage(root))
+    return [f.step if isinstance(f, Checkpoint) else str(f) for f in entries]
 
 
-def leftovers(run_dir: Path) -> list[str]:
-    return [path.name for path in run_dir.rglob("*.tmp")]
+def last(root: Path) -> Checkpoint | None:
+    return last_complete(LocalStorage(root))
+
+
+def leftovers(root: Path) -> list[str]:
+    return [path.name for path in root.rglob("*.tmp")]
 
 
 # Completeness -----------------------------------------------------------------------------------
@@ -74,17 +81,19 @@ def test_checkpoint_is_complete_only_with_all_parts(tmp_path):
 
 def test_checkpoint_that_was_written_is_found(tmp_path):
     write_all(make_writer(tmp_path), 12)
-    whole = last_complete(tmp_path)
+    whole = last(tmp_path)
     assert whole is not None
     assert (whole.step, whole.num_parts, whole.config_toml) == (12, 3, CONFIG)
-    assert [whole.part(k).read_bytes() for k in range(3)] == [image(k, 12) for k in range(3)]
-    assert Checkpoint.open(whole.path) == whole
+    assert [whole.read_part(k) for k in range(3)] == [image(k, 12) for k in range(3)]
+    assert Checkpoint.open(whole.storage, whole.name) == whole == last_committed(whole.storage)
 
 
 def test_manifest_says_what_the_parts_are(tmp_path):
     writer = make_writer(tmp_path)
     write_all(writer, 12)
-    manifest = json.loads((writer.directory(12) / "manifest.json").read_text())["manifest"]
+    manifest = json.loads((tmp_path / writer.directory(12) / "manifest.json").read_text())[
+        "manifest"
+    ]
     assert (manifest["step"], manifest["config"]) == (12, CONFIG)
     assert [part["bytes"] for part in manifest["parts"]] == [len(image(k, 12)) for k in range(3)]
     assert len({part["xxh3_64"] for part in manifest["parts"]}) == 3
@@ -108,7 +117,7 @@ def test_parts_of_two_runs_do_not_mix(tmp_path):
     assert not completes(second, 1, 12)
     assert found(tmp_path) == []
     assert completes(second, 0, 12)
-    assert last_complete(tmp_path).path == second.directory(12)
+    assert last(tmp_path).name == second.directory(12)
 
 
 def test_later_of_two_runs_at_one_step_counts(tmp_path, monkeypatch):
@@ -117,7 +126,7 @@ def test_later_of_two_runs_at_one_step_counts(tmp_path, monkeypatch):
     earlier, later = (make_writer(tmp_path, num_parts=1, run_id=c * 16) for c in "ba")
     write_all(earlier, 12)
     write_all(later, 12)
-    assert last_complete(tmp_path).path == later.directory(12)
+    assert last(tmp_path).name == later.directory(12)
 
 
 @pytest.mark.parametrize("when", ["manifest.json", "part-0002.json"])
@@ -125,18 +134,18 @@ def test_writers_that_finish_at_once_make_one_manifest(tmp_path, monkeypatch, wh
     """Each rank has a writer; the second one comes in just before the first writes this file."""
     writer = make_writer(tmp_path)
     writer.write_part(0, 12, image(0, 12))
-    write = checkpoint.write_durably
+    write = storage.write_durably
     completed = []
 
     def interrupted(path: Path, content: bytes) -> None:
         if path.name == when:
-            monkeypatch.setattr(checkpoint, "write_durably", write)
+            monkeypatch.setattr(storage, "write_durably", write)
             completed.append(completes(writer, 2, 12))
         write(path, content)
 
     if when == "manifest.json":
         writer.write_part(2, 12, image(2, 12))
-    monkeypatch.setattr(checkpoint, "write_durably", interrupted)
+    monkeypatch.setattr(storage, "write_durably", interrupted)
     completed.append(completes(writer, 1, 12))
     if when == "part-0002.json":
         completed.append(completes(writer, 2, 12))
@@ -175,37 +184,37 @@ def tear_manifest(part: Path) -> None:
 def test_damaged_checkpoint_says_so_and_the_one_before_follows(tmp_path, damage, says):
     writer = make_writer(tmp_path)
     write_all(writer, 12, 24)
-    damage(writer.part(24, 1))
+    damage(tmp_path / writer.part(24, 1))
     message, step = found(tmp_path)
-    assert message == f"{writer.directory(24)}/{says}"
+    assert message == f"{tmp_path}/{writer.directory(24)}/{says}"
     assert step == 12
-    assert last_complete(tmp_path).step == 12
-    assert isinstance(next(newest(tmp_path)), DamagedCheckpoint)
+    assert last(tmp_path).step == 12
+    assert isinstance(next(newest(LocalStorage(tmp_path))), DamagedCheckpoint)
 
 
 def test_checkpoints_that_are_all_damaged_are_none(tmp_path):
     writer = make_writer(tmp_path)
     write_all(writer, 12, 24)
     for step in (12, 24):
-        flip(writer.part(step, 0))
-    assert last_complete(tmp_path) is None
-    assert all(isinstance(entry, DamagedCheckpoint) for entry in newest(tmp_path))
+        flip(tmp_path / writer.part(step, 0))
+    assert last(tmp_path) is None
+    assert all(isinstance(entry, DamagedCheckpoint) for entry in newest(LocalStorage(tmp_path)))
 
 
 def test_older_checkpoints_are_read_only_if_they_are_needed(tmp_path, monkeypatch):
     writer = make_writer(tmp_path)
     write_all(writer, 12, 24)
     verified = []
-    monkeypatch.setattr(checkpoint, "_verify", lambda path, parts: verified.append(path))
-    assert last_complete(tmp_path).step == 24
+    monkeypatch.setattr(Checkpoint, "verify", lambda self: verified.append(self.name))
+    assert last(tmp_path).step == 24
     assert verified == [writer.directory(24)]
 
 
 def test_run_without_checkpoints(tmp_path):
     assert found(tmp_path) == []
-    assert last_complete(tmp_path) is None
+    assert last(tmp_path) is None
     with pytest.raises(DamagedCheckpoint, match=r"manifest\.json can't be read"):
-        Checkpoint.open(tmp_path / "checkpoints" / "00000012-none")
+        Checkpoint.open(LocalStorage(tmp_path), "00000012-none")
 
 
 # Pruning ----------------------------------------------------------------------------------------
@@ -240,38 +249,13 @@ def test_full_disk_leaves_nothing_half_done(tmp_path, monkeypatch):
     writer = make_writer(tmp_path)
     write_all(writer, 12)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.os, "fsync", full_disk)
+        patch.setattr(storage.os, "fsync", full_disk)
         with pytest.raises(OSError, match="No space left"):
             writer.write_part(0, 24, image(0, 24))
-    assert list(writer.directory(24).iterdir()) == []
+    assert list((tmp_path / writer.directory(24)).iterdir()) == []
     assert found(tmp_path) == [12]
     write_all(writer, 24)  # there is space again
     assert found(tmp_path) == [24, 12]
-
-
-def test_file_is_replaced_as_one(tmp_path, monkeypatch):
-    path = tmp_path / "config.toml"
-    write_durably(path, b"old")
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.os, "fsync", full_disk)
-        with pytest.raises(OSError, match="No space left"):
-            write_durably(path, b"new")
-    assert path.read_bytes() == b"old"
-    write_durably(path, b"new")
-    assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"new"]
-
-
-def test_part_counts_as_written_when_bytes_and_name_are_on_disk(tmp_path, monkeypatch):
-    flushed = []
-    fsync = os.fsync
-
-    def noting(fd: int) -> None:
-        flushed.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name)
-        fsync(fd)
-
-    monkeypatch.setattr(checkpoint.os, "fsync", noting)
-    write_durably(tmp_path / "a", b"new")
-    assert flushed == [f".a.{os.getpid()}.tmp", tmp_path.name]
 
 
 def test_checkpoint_that_was_given_up_gets_no_more_parts(tmp_path):
@@ -288,4 +272,4 @@ def test_checkpoint_that_was_given_up_gets_no_more_parts(tmp_path):
         writer.write_part(block, 80, image(block, 80))
     assert found(tmp_path) == [80]
     write_all(writer, 120, 140)
-    assert not list((tmp_path / "checkpoints").glob("*.given-up"))
+    assert not list(tmp_path.glob("*.given-up"))

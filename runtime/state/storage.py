@@ -1,0 +1,180 @@
+"""Where checkpoints lie: a local directory or an object store, behind one seam.
+
+Owns the seam, the local directory, and the choice between them. Knows nothing of what is stored.
+Imports no torch, for keepers write; and fsspec only if a URL is given (runtime.state.object_store).
+
+A name is a path below the storage's root, such as "00000120-5f3a9c1e/manifest.json".
+"""
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+CHUNK_BYTES = 1 << 22
+LOCAL_URLS = ("file://", "local://")
+
+
+class Storage(Protocol):
+    """Files in folders of one level. Every method raises OSError if it can't do its work."""
+
+    def locate(self, name: str = "") -> str:
+        """The path or URL of a name, as a user finds it."""
+
+    def write(self, name: str, content: bytes) -> None:
+        """Replace a file, and have it there for every reader, whole, when this returns."""
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """A file's bytes in order. Raises FileNotFoundError if it is not there."""
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a file of that name."""
+
+    def names(self) -> list[str]:
+        """The files and folders at the root; none if there is no root yet."""
+
+    def names_in(self, folder: str) -> list[str]:
+        """The files of a folder; none if there is no such folder."""
+
+    def remove(self, name: str) -> None:
+        """Remove a file, or a folder with all in it; what is not there is no error."""
+
+    def move(self, folder: str, to: str) -> None:
+        """Give a folder another name, which is free."""
+
+    def shares_disk(self, path: Path) -> bool:
+        """Whether room that is made here is room for a local path too."""
+
+
+@dataclass(frozen=True)
+class LocalStorage:
+    """A local directory, made when it is first written to. A write is a rename."""
+
+    root: Path
+
+    def locate(self, name: str = "") -> str:
+        return str(self.root / name)
+
+    def write(self, name: str, content: bytes) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(path, content)
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        with (self.root / name).open("rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                yield chunk
+
+    def exists(self, name: str) -> bool:
+        return (self.root / name).is_file()
+
+    def names(self) -> list[str]:
+        return self.names_in("")
+
+    def names_in(self, folder: str) -> list[str]:
+        try:
+            return [path.name for path in (self.root / folder).iterdir()]
+        except FileNotFoundError:
+            return []
+
+    def remove(self, name: str) -> None:
+        path = self.root / name
+        if not path.is_dir():
+            path.unlink(missing_ok=True)
+            return
+        shutil.rmtree(path, ignore_errors=True)  # another process may be at it too
+        if path.exists():
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(path))
+
+    def move(self, folder: str, to: str) -> None:
+        (self.root / folder).rename(self.root / to)
+
+    def shares_disk(self, path: Path) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            return self.root.stat().st_dev == path.stat().st_dev
+        return False
+
+
+def open_storage(place: str, *, timeout_s: float | None = None) -> Storage:
+    """The storage at an absolute path or a URL. Nothing is read or written, and no process that is
+    forked later shares anything with it, until its first use. `timeout_s` is for each call of an
+    object store; without it the store's own. Raises ValueError as `check_place` does."""
+    if is_url(place):
+        from runtime.state.object_store import TIMEOUT_S, ObjectStore
+
+        return ObjectStore(place, timeout_s=TIMEOUT_S if timeout_s is None else timeout_s)
+    return LocalStorage(Path(place))
+
+
+def is_url(place: str) -> bool:
+    """Whether a place is an object store's URL, not a path."""
+    return "://" in place
+
+
+def check_place(given: str) -> str:
+    """What a user gave as the absolute path or the URL that it means. Raises ValueError if this
+    host can't open such a URL, with the remedy."""
+    for scheme in LOCAL_URLS:
+        given = given.removeprefix(scheme)
+    if is_url(given):
+        from runtime.state.object_store import check_url
+
+        check_url(given)
+        return given.rstrip("/")
+    return os.path.abspath(Path(given).expanduser())
+
+
+def read(storage: Storage, name: str) -> bytes:
+    """All of a file. Raises OSError, and FileNotFoundError if it is not there."""
+    return b"".join(storage.chunks(name))
+
+
+def try_out(storage: Storage) -> None:
+    """Write a small file, read it back and remove it. Raises OSError."""
+    content = secrets.token_bytes(32)
+    folder = f".trial-{content[:4].hex()}"
+    try:
+        storage.write(f"{folder}/trial", content)
+        if read(storage, f"{folder}/trial") != content:
+            raise OSError(errno.EIO, "what is read is not what was written")
+    except OSError:
+        with contextlib.suppress(OSError):
+            storage.remove(folder)
+        raise
+    storage.remove(folder)
+
+
+def reason(error: OSError) -> str:
+    """Why, in the words of an error, to stand in the middle of a sentence."""
+    text = error.strerror or str(error) or type(error).__name__
+    return text[:1].lower() + text[1:]
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Replace a local file as one, and have it on the disk when this returns. Raises OSError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()  # half a file helps no one, least of all on a full disk
+        raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def is_full(error: OSError) -> bool:
+    """Whether it says that the disk, or the user's share of it, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
