@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 from cyclopts import Parameter
 
@@ -31,10 +31,12 @@ from benchmarks.harness import (
     print_header,
     run_once,
 )
+from benchmarks.hosts import s3
 from benchmarks.hosts.job import HOWS, PIPELINE, HostsJob, How, write_secret
 from benchmarks.hosts.namespaces import Hosts, why_not
 from launch.config import ConfigError
 
+Disks = Literal["shared", "own"]
 STARTS = "starts"
 FAULTS = ("rank-kill", "host-kill", "preempt", "link-down:5", "link-down:60")
 UNREACHED = "unreachable"
@@ -78,11 +80,13 @@ class Case:
     num_hosts: int = 2
     seed: int = 0
     ipv6: bool = False
+    disks: Disks = "shared"
 
     @property
     def name(self) -> str:
         family = ", IPv6" if self.ipv6 else ""
-        return f"{self.kind}: {self.how}, {self.num_hosts} hosts{family}, seed {self.seed}"
+        disks = "" if self.disks == "shared" else ", a disk each and S3"
+        return f"{self.kind}: {self.how}, {self.num_hosts} hosts{family}{disks}, seed {self.seed}"
 
 
 def cases(options: Options) -> Iterator[Case]:
@@ -90,8 +94,10 @@ def cases(options: Options) -> Iterator[Case]:
     hows = [how for how in HOWS if how in options.hows]
     for kind in options.only or KINDS:
         if kind == STARTS:
-            for num_hosts in RANKS:
-                yield from (Case(kind=kind, how=how, num_hosts=num_hosts) for how in hows)
+            for disks in get_args(Disks):
+                for number in RANKS:
+                    every = (Case(kind=kind, how=h, num_hosts=number, disks=disks) for h in hows)
+                    yield from every
             yield from (Case(kind=kind, how=how, ipv6=True) for how in ("torchrun", "env"))
         elif kind == UNREACHED:
             yield Case(kind=kind, how="env")
@@ -104,16 +110,24 @@ def cases(options: Options) -> Iterator[Case]:
 def run_case(case: Case, expected: str, work: Path) -> dict[str, Any]:
     """Run a case; its figures, and what is wrong."""
     rng = random.Random(case.name)
-    with Hosts(case.num_hosts, ipv6=case.ipv6) as hosts:
+    own = work / "own"
+    own.mkdir()
+    flags = (*FLAGS, f"--secret-file={write_secret(work / 'secret')}")
+    has_own_disks = case.disks != "shared"
+    with Hosts(case.num_hosts, ipv6=case.ipv6, own_dirs=(own,) if has_own_disks else ()) as hosts:
         job = HostsJob(
             hosts=hosts,
             how=case.how,
             ranks=RANKS[case.num_hosts],
-            flags=(*FLAGS, f"--secret-file={write_secret(work / 'secret')}"),
-            run_dir=work / "run",
+            flags=(*flags, f"--checkpoint-dir={s3.URL}") if has_own_disks else flags,
+            run_dir=own / "run",
             work=work / "work",
+            env=s3.environment(hosts.hosts[0]) if has_own_disks else {},
             torchrun_flags=("--max-restarts=3",) if case.how != "pet" else (),
+            spares=("moto.server",),
         )
+        if has_own_disks:
+            s3.serve(hosts.hosts[0], work)
         if case.kind == UNREACHED:
             return _run_unreached(case, job)
         job.start()
@@ -218,6 +232,8 @@ def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
     """Run all cases and show them."""
     if reason := why_not():
         raise ConfigError(f"{reason}; benchmarks.hosts makes hosts of network namespaces")
+    if lacking := s3.missing():
+        raise ConfigError(f"no {' '.join(lacking)} here; install with pip install -e '.[dev]'")
     unknown = [kind for kind in options.only if kind not in KINDS and "link-down:" not in kind]
     if unknown:
         raise ConfigError(f"only {' '.join(unknown)}; give some of {' '.join(KINDS)}")

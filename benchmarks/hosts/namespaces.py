@@ -55,6 +55,11 @@ class Host:
         holder = next(iter(self.processes(held=True)))
         return ["nsenter", f"--target={holder}", "--mount", "--net", "--uts"]
 
+    def path(self, path: Path) -> Path:
+        """A path of this host as it is seen from outside."""
+        holder = next(iter(self.processes(held=True)))
+        return Path(f"/proc/{holder}/root") / path.relative_to("/")
+
     def start(
         self, command: Sequence[str], *, env: Mapping[str, str], cwd: Path, output: IO[bytes]
     ) -> "subprocess.Popen[bytes]":
