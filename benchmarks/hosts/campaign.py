@@ -9,6 +9,7 @@ and the exit code is 1. Network namespaces stand in for hosts (benchmarks/hosts/
 which takes root on Linux; their disk is one, or one each with checkpoints in an S3 server.
 """
 
+import contextlib
 import random
 import signal
 import subprocess
@@ -109,44 +110,47 @@ def cases(options: Options) -> Iterator[Case]:
 
 def run_case(case: Case, expected: str, work: Path) -> dict[str, Any]:
     """Run a case; its figures, and what is wrong."""
-    rng = random.Random(case.name)
     own = work / "own"
     own.mkdir()
-    flags = (*FLAGS, f"--secret-file={write_secret(work / 'secret')}")
-    has_own_disks = case.disks != "shared"
-    with Hosts(case.num_hosts, ipv6=case.ipv6, own_dirs=(own,) if has_own_disks else ()) as hosts:
+    own_dirs = () if case.disks == "shared" else (own,)
+    with contextlib.ExitStack() as stack:
+        hosts = stack.enter_context(Hosts(case.num_hosts, ipv6=case.ipv6, own_dirs=own_dirs))
         job = HostsJob(
             hosts=hosts,
             how=case.how,
             ranks=RANKS[case.num_hosts],
-            flags=(*flags, f"--checkpoint-dir={s3.URL}") if has_own_disks else flags,
+            flags=(*FLAGS, f"--secret-file={write_secret(work / 'secret')}"),
             run_dir=own / "run",
             work=work / "work",
-            env=s3.environment(hosts.hosts[0]) if has_own_disks else {},
             torchrun_flags=("--max-restarts=3",) if case.how != "pet" else (),
             spares=("moto.server",),
         )
-        if has_own_disks:
-            s3.serve(hosts.hosts[0], work)
-        if case.kind == UNREACHED:
-            return _run_unreached(case, job)
-        job.start()
-        record: dict[str, Any] = {"kind": case.kind, "case": case.name, "wrong": []}
-        if case.kind != STARTS:
-            record |= hurt(case, job, rng)
-        if not job.finish(END_S):
-            record["wrong"].append("does not end")
-        wanted = record.pop("codes", None) or [0] * len(job.processes)
-        if job.codes != wanted:
-            record["wrong"].append(f"exit codes {job.codes}")
-        sha256 = job.summary.get("weights_sha256")
-        if sha256 != expected:
-            record["wrong"].append("other weights" if sha256 else "no weights")
-        if left := job.end():
-            record["wrong"].append(f"left behind: {left}")
-        if record["wrong"]:
-            record["text"] = job.text[-4000:]
-        return record
+        if case.disks == "own":
+            first = hosts.hosts[0]
+            stack.enter_context(s3.serving(first, work))
+            job.flags = (*job.flags, f"--checkpoint-dir={s3.URL}")
+            job.env = s3.environment(first)
+        return _run_unreached(case, job) if case.kind == UNREACHED else _run(case, job, expected)
+
+
+def _run(case: Case, job: HostsJob, expected: str) -> dict[str, Any]:
+    job.start()
+    record: dict[str, Any] = {"kind": case.kind, "case": case.name, "wrong": []}
+    if case.kind != STARTS:
+        record |= hurt(case, job, random.Random(case.name))
+    if not job.finish(END_S):
+        record["wrong"].append("does not end")
+    wanted = record.pop("codes", None) or [0] * len(job.processes)
+    if job.codes != wanted:
+        record["wrong"].append(f"exit codes {job.codes}")
+    sha256 = job.summary.get("weights_sha256")
+    if sha256 != expected:
+        record["wrong"].append("other weights" if sha256 else "no weights")
+    if left := job.end():
+        record["wrong"].append(f"left behind: {left}")
+    if record["wrong"]:
+        record["text"] = job.text[-4000:]
+    return record
 
 
 def hurt(case: Case, job: HostsJob, rng: random.Random) -> dict[str, Any]:
@@ -207,15 +211,15 @@ def _run_unreached(case: Case, job: HostsJob) -> dict[str, Any]:
     told_s = time.monotonic() - began_s
     if not job.finish(END_S):
         wrong.append("does not end")
-    line = next((line for line in job.text.splitlines() if told in line), "")
-    if "worker 2" not in line or "worker 1 at tcp://127.0.0.1:" not in line:
-        wrong.append(f"told: {line!r}")
+    lines = [line for line in job.text.splitlines() if told in line]
+    if not any("worker 2 " in ln and "worker 1 at tcp://127.0.0.1:" in ln for ln in lines):
+        wrong.append(f"told: {lines}")
     return {
         "kind": case.kind,
         "case": case.name,
         "told_s": told_s,
         "ended_s": time.monotonic() - began_s,
-        "line": line,
+        "lines": lines,
         "wrong": wrong + [f"left behind: {left}" for left in job.end()],
         "text": job.text[-4000:],
     }

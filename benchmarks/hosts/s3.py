@@ -3,11 +3,13 @@
 Owns its process and how a job finds it. It is moto's, a mock of S3 for tests.
 """
 
+import contextlib
 import importlib.util
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.hosts.namespaces import Host
@@ -35,13 +37,14 @@ def environment(host: Host) -> dict[str, str]:
     }
 
 
-def serve(host: Host, work: Path) -> None:
-    """Start the server, with an empty bucket; it ends with its host. Raises TimeoutError."""
+@contextlib.contextmanager
+def serving(host: Host, work: Path) -> Iterator[None]:
+    """Serve an empty bucket. Raises TimeoutError."""
     work.mkdir(parents=True, exist_ok=True)
     given = {**os.environ, **environment(host)}
     command = [sys.executable, "-m", "moto.server", "-H", host.address, "-p", str(PORT)]
     with (work / "s3.txt").open("wb") as output:
-        host.start(command, env=given, cwd=work, output=output)
+        server = host.start(command, env=given, cwd=work, output=output)
     make = [
         *host.enter,
         sys.executable,
@@ -49,6 +52,11 @@ def serve(host: Host, work: Path) -> None:
         f"import s3fs; s3fs.S3FileSystem().mkdir({BUCKET!r})",
     ]
     until_s = time.monotonic() + START_S
-    while subprocess.run(make, env=given, capture_output=True, check=False).returncode:
-        if time.monotonic() > until_s:
-            raise TimeoutError((work / "s3.txt").read_text())
+    try:
+        while subprocess.run(make, env=given, capture_output=True, check=False).returncode:
+            if time.monotonic() > until_s:
+                raise TimeoutError((work / "s3.txt").read_text())
+        yield
+    finally:
+        server.kill()
+        server.wait()

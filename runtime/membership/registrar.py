@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 BEAT_S = 1.0
 FIRST_BEAT_S = 0.05  # until the job is announced
 FIRST_NOTICE_S = 10.0  # of ranks that have not come; the next one after twice as long
+MOST_TROUBLES = 8  # on a card: the latest
 LEAVE_S = 10.0  # for others to hear that the job is over, if they need the store that is here
 PORT_S = 20.0  # for the one before to give the store's port back
 
@@ -174,7 +175,9 @@ class Registrar:
             self.order(**msgpack.unpackb(keeper.recv_bytes()))
 
     def order(self, **fields: Any) -> None:
-        """Do what the keeper says: what of the card changes."""
+        """Do what the keeper says: what of the card changes, or a `trouble` to be told."""
+        if trouble := fields.pop("trouble", ""):
+            fields["troubles"] = (*self._card.troubles, trouble)[-MOST_TROUBLES:]
         self._card = replace(self._card, **fields)
         if self._card.presence != "here":
             self._left_s = self._clock()

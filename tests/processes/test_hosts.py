@@ -7,17 +7,20 @@ from benchmarks.hosts.campaign import Case, reference, run_case
 from benchmarks.hosts.job import HostsJob, write_secret
 from benchmarks.hosts.namespaces import Hosts, why_not
 
-from ..conftest import skip_without
-
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not() or "namespaces can be made")
 
 CASES = (
-    Case(kind="starts", how="torchrun"),
-    Case(kind="starts", how="env", ipv6=True),
     Case(kind="starts", how="env", disks="own"),
-    Case(kind="rank-kill", how="torchrun"),
     Case(kind="preempt", how="env"),
-    Case(kind="link-down:5", how="env"),
+    *(
+        pytest.param(case, marks=pytest.mark.slow)
+        for case in (
+            Case(kind="starts", how="torchrun"),
+            Case(kind="starts", how="env", ipv6=True),
+            Case(kind="rank-kill", how="torchrun"),
+            Case(kind="link-down:5", how="env"),
+        )
+    ),
 )
 
 
@@ -28,8 +31,8 @@ def expected(tmp_path_factory) -> str:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.kind}-{case.how}-{case.disks}")
 def test_job_on_two_hosts_ends_with_the_weights_of_one(case, expected, tmp_path):
-    if case.disks == "own":
-        skip_without(*s3.NEEDED)
+    if case.disks == "own" and s3.missing():
+        pytest.skip(f"{', '.join(s3.missing())} not installed here; pip install -e '.[dev]'")
     record = run_case(case, expected, tmp_path)
     assert record["wrong"] == [], record["text"]
 
@@ -57,6 +60,7 @@ def test_hosts_that_share_no_disk_and_are_given_no_store_are_refused(tmp_path):
         assert job.end() == []
 
 
+@pytest.mark.slow
 def test_address_that_can_not_be_reached_is_told_within_fifteen_seconds(expected, tmp_path):
     """No step, and nothing said for 760 s; the error came after 610 s, in a worker's log only."""
     record = run_case(Case(kind="unreachable", how="env"), expected, tmp_path)

@@ -154,9 +154,11 @@ def test_failure_of_one_rank_ends_all_within_three_beats(job):
 
 def test_trouble_of_one_rank_is_told_by_rank_0(job):
     job.turn(2)
-    job.registrars[2].order(trouble="worker 2 does not reach worker 1")
+    troubles = [f"worker 2 does not reach {whom}" for whom in ("worker 1", "the coordinator")]
+    for trouble in troubles:
+        job.registrars[2].order(trouble=trouble)
     job.turn(3)
-    assert job.notices == [["worker 2 does not reach worker 1"], [], []]
+    assert job.notices == [troubles, [], []]
 
 
 def test_rank_that_came_late_gets_the_job_announced_anew(job):
