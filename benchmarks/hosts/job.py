@@ -62,6 +62,8 @@ class HostsJob:
     work: Path
     env: Mapping[str, str] = field(default_factory=dict)
     torchrun_flags: Sequence[str] = ()
+    is_elastic: bool = False
+    """torchrun goes on with fewer hosts, if it must."""
     flags_of_host: Mapping[int, Sequence[str]] = field(default_factory=dict)
     spares: Sequence[str] = ()
     """Words in the commands of processes that are not this job's."""
@@ -109,7 +111,11 @@ class HostsJob:
                 "PET_MASTER_ADDR": first,
                 "PET_MASTER_PORT": str(PORT),
             }
-        given = [f"--nnodes={nodes}", f"--nproc_per_node={here}", *self.torchrun_flags]
+        given = [
+            f"--nnodes={'1:' * self.is_elastic}{nodes}",
+            f"--nproc_per_node={here}",
+            *self.torchrun_flags,
+        ]
         if self.how == "torchrun-static":
             place = [f"--node_rank={index}", f"--master_addr={first}", f"--master_port={PORT}"]
             return [*given, *place], {}
