@@ -284,7 +284,8 @@ class Keeper:
             for notice in worker.notices:
                 self._say(notice, always=True)
             worker.notices.clear()
-        if (over := registrar.said.get("over")) is not None:
+        is_durable = self._coordinator is not None and self._coordinator.said.get("end") == DONE
+        if (over := registrar.said.get("over")) is not None and not is_durable:
             self._end_coordinator()
             self._speaks |= self._member is not None and self._member.speaks_here
             self._say(f"{over}; the job is ended{self._how_to_resume()}")

@@ -167,7 +167,8 @@ class Registrar:
     @property
     def wait_s(self) -> float:
         """How long to wait before the next turn."""
-        return FIRST_BEAT_S if self._announcement is None else BEAT_S
+        is_quick = self._announcement is None or self._left_s is not None
+        return FIRST_BEAT_S if is_quick else BEAT_S
 
     def take_orders(self, keeper: Connection) -> None:
         """Wait for the next turn, or for the keeper to say something."""
@@ -234,9 +235,7 @@ class Registrar:
     def _note_run(self, cards: list[Card | None]) -> None:
         """Announce the job anew to keepers that have come in the place of others, unless the worker
         of the one before has taken up the run. Raises StoreAway."""
-        if self._announcement is None:
-            self._announcement = self._rendezvous.recall_announcement()
-        announced = self._announcement
+        announced = self._recall()
         if announced is None or announced.no_job is not None:
             return
         nonces = list(announced.nonces)
@@ -275,13 +274,21 @@ class Registrar:
         heeded = self._follower.board
         if heeded is not None:
             self._tell(replace(heeded, over=over))
-            if self._announcement is None:
-                self._announcement = self._rendezvous.recall_announcement()
+            self._recall()
         elif over:
             self._tell(Board(nonces=(), over=over))
         return is_heard
 
     # Both -------------------------------------------------------------------------------------
+
+    def _recall(self) -> Announcement | None:
+        """What was announced; the next generation of this process is to know it too, if the store
+        was this one's."""
+        if self._announcement is None:
+            self._announcement = self._rendezvous.recall_announcement()
+            if self._announcement is not None:
+                self._say(known=self._rendezvous.known)
+        return self._announcement
 
     def _tell(self, board: Board) -> None:
         """Tell the keeper what is new for it."""
