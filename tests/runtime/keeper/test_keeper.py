@@ -38,9 +38,15 @@ class Child:
         self.process = SimpleNamespace(exitcode=code, pid=1, join=lambda timeout_s: None)
         self.memory = None if block is None else SimpleNamespace(page=dict.fromkeys(Field, 0))
         self.said: dict[str, Any] = {} if end is None else {"end": end}
+        self.notices: list[str] = []
+        self.troubles: list[str] = []
+        self.heard: dict[str, object] = {}
         self.rest_until_s = 0.0
         self.too_many = ""
         self.restarted: list[str] = []
+
+    def tell(self, **facts: object) -> None:
+        self.heard |= facts
 
     def restart(self, cause: str, *, hung: bool = False) -> None:
         self.restarted.append(cause)
@@ -211,6 +217,113 @@ def test_worker_comes_back_unless_it_would_only_fail_again(make, capsys):
     err = capsys.readouterr().err
     assert "worker 1 (pid 1) can't go on; the job is ended" in err
     assert "that is more than 3 restarts in 300 s (--max-worker-restarts)" in err
+
+
+# Other ranks ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rank(make) -> Callable[..., tuple[Keeper, Child, Child]]:
+    """The keeper of a rank, with its registrar and a worker."""
+
+    def make_rank(number: int) -> tuple[Keeper, Child, Child]:
+        keeper, registrar, worker = make(rank=number), Child(None), Child(number)
+        registrar.name = "the registrar"
+        keeper._registrar, keeper._workers = registrar, [worker]
+        if number == 0:
+            keeper._coordinator = Child(None)
+        return keeper, registrar, worker
+
+    return make_rank
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_job_that_can_not_go_on_elsewhere_ends_here(rank, number, capsys):
+    keeper, registrar, _ = rank(number)
+    registrar.said["over"] = "rank 1 (host b) has ended: worker 1 can't go on"
+    assert keeper._heed(registrar) == 1
+    told = "test: rank 1 (host b) has ended: worker 1 can't go on; the job is ended"
+    assert told in capsys.readouterr().err
+
+
+def test_result_that_is_durable_is_no_failure_whoever_fails_then(rank):
+    keeper, registrar, _ = rank(0)
+    assert keeper._coordinator is not None
+    keeper._coordinator.said["end"] = DONE
+    registrar.said["over"] = "nothing was heard of rank 1 (host b) for 91 s"
+    assert keeper._heed(registrar) is None
+
+
+def test_signal_at_another_rank_stops_this_one_and_is_named(rank, capsys):
+    keeper, registrar, worker = rank(0)
+    registrar.said |= {"stop": int(signal.SIGTERM), "stop_by": "rank 2 (host b)"}
+    assert keeper._heed(registrar) is None
+    assert keeper._signals == [signal.SIGTERM]
+    worker.reach(State.FORWARD)
+    assert keeper._stop() is None
+    assert worker.memory.page[Field.STOP_WANTED] == 1
+    told = "SIGTERM at rank 2 (host b): stopping at a checkpoint"
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("has_begun", [True, False])
+def test_own_signal_is_told_to_the_other_ranks(rank, has_begun):
+    keeper, registrar, worker = rank(2)
+    if has_begun:
+        worker.reach(State.FORWARD)
+    hear(keeper, signal.SIGTERM)
+    keeper._stop()
+    assert registrar.heard == {"stop": signal.SIGTERM}
+
+
+def test_rank_whose_worker_was_stopped_waits_for_the_signal(rank, clock):
+    """The word of the worker below was faster: this rank ended with 0, the others with 143."""
+    keeper, _, worker = rank(2)
+    worker.process.exitcode, worker.said["end"] = 0, DONE
+    assert keeper._all_ended_well()
+    assert not keeper._is_stopped(), "it is at its end"
+    worker.memory.page[Field.STOP_AT] = 9
+    assert keeper._is_stopped()
+    assert keeper._signals == []
+    clock.now_s += 11.0
+    assert keeper._is_stopped()
+    assert keeper._signals == [signal.SIGTERM]
+
+
+def test_spare_rank_stays_until_the_others_are_done(rank, capsys):
+    keeper, registrar, worker = rank(3)
+    worker.process.exitcode, worker.said = 0, {"end": DONE, "is_spare": True}
+    worker.notices = ["rank 3 is spare: the job has 3 workers"]
+    assert keeper._heed(registrar) is None
+    assert "rank 3 is spare" in capsys.readouterr().err
+    assert not keeper._all_ended_well()
+    registrar.said["is_done"] = True
+    assert keeper._all_ended_well()
+
+
+def test_trouble_of_a_worker_goes_to_rank_0_once(rank, capsys):
+    keeper, registrar, worker = rank(2)
+    worker.troubles = ["worker 2 does not reach worker 1"]
+    for _ in range(2):
+        assert keeper._heed(registrar) is None
+    assert registrar.heard == {"trouble": "worker 2 does not reach worker 1"}
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("code", "signals", "heard"),
+    [
+        (0, (), {"presence": "done"}),
+        (REFUSED, (), {"presence": "done"}),
+        (143, (signal.SIGTERM,), {"presence": "done"}),
+        (1, (), {"presence": "failed", "why": "exit code 1"}),
+    ],
+)
+def test_rank_that_leaves_says_how(rank, code, signals, heard):
+    keeper, registrar, _ = rank(1)
+    hear(keeper, *signals)
+    keeper._leave(code)
+    assert registrar.heard == heard
 
 
 # Where the job resumes --------------------------------------------------------------------------
