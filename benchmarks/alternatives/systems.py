@@ -133,7 +133,7 @@ class Pipeline:
         flags = [*task.on_cpu, *learner.flags, "--threads", "1", *conditions.length]
         program = [str(ROOT / "launch" / "pipeline.py")]
         if conditions.wan:
-            program = ["-m", "benchmarks.alternatives.pipeline_far", conditions.wan]
+            program = ["-m", "benchmarks.wan.pipeline_far", conditions.wan]
             flags += ["--link", "zmq-tcp"]
         return _run_ours([*program, *flags], learner)
 

@@ -152,5 +152,5 @@ def test_pipeline_is_cut_once_and_says_so(task, monkeypatch):
     for command in commands:
         assert command[command.index("--cuts") + 1] == cuts
     assert commands[0][1].endswith("launch/pipeline.py")
-    assert "benchmarks.alternatives.pipeline_far" in commands[1]
+    assert "benchmarks.wan.pipeline_far" in commands[1]
     assert commands[1][commands[1].index("--link") + 1] == "zmq-tcp"

@@ -14,7 +14,7 @@ def test_all_that_a_worker_dials_goes_through_the_proxy(tmp_path):
     flags = ["--model", "mlp", "--data", "digits", "--workers", "3", "--steps", "4"]
     flags += ["--link", "zmq-tcp", "--quick-end", "--run-dir", str(tmp_path / "run")]
     with WanProxy(rtt_s=0.01, bits_per_s=1e9) as proxy:
-        command = [sys.executable, "-m", "benchmarks.alternatives.pipeline_far", proxy.control]
+        command = [sys.executable, "-m", "benchmarks.wan.pipeline_far", proxy.control]
         done = subprocess.run(
             [*command, *flags], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
         )

@@ -1,6 +1,6 @@
 """The main job with every edge through a wide-area link; prints what the main job does.
 
-python -m benchmarks.alternatives.pipeline_far WAN_CONTROL FLAGS...
+python -m benchmarks.wan.pipeline_far WAN_CONTROL FLAGS...
 """
 
 import sys
