@@ -29,4 +29,5 @@ def test_rounding_halves_what_crosses():
     flags = [*Options().flags.split(), "--workers=2", "--model=mlp", "--threads=1"]
     up, down = bytes_of(flags)
     rounded = bytes_of([*flags, "--wire-precision=bf16", "--wire-ties"])
-    assert rounded == (up // 2, down // 2)
+    labels = 8 * 64  # integers, which cross as they are
+    assert rounded == ((up - labels) // 2 + labels, down // 2)
