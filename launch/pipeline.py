@@ -16,7 +16,7 @@ from launch.bind_address import bind_address
 from launch.config import ConfigError, HostError
 from launch.config_file import parse
 from launch.job_secret import job_secret
-from launch.launcher import Launcher
+from launch.launcher import MARK, Launcher
 from launch.program import make_program
 from runtime.keeper.keeper import Keeper
 from runtime.output import protect_output
@@ -29,6 +29,7 @@ OTHERS_WAIT_S = 5.0  # so that torchrun does not end rank 0 before it has said w
 def main(argv: list[str]) -> int:
     """Run this rank's part of the job and return the exit code."""
     protect_output()
+    launcher = None
     try:
         launcher = Launcher.from_environ()
         config = parse(argv, prog=NAME)
@@ -36,7 +37,8 @@ def main(argv: list[str]) -> int:
         program = make_program(config, name=NAME, secret=job_secret(config, launcher))
     except ConfigError as error:
         rank = "LOCAL_RANK" if isinstance(error, HostError) else "RANK"
-        if os.environ.get(rank, "0") == "0":
+        is_alone = MARK not in os.environ and launcher is None
+        if is_alone or os.environ.get(rank, "0") == "0":
             print(f"{NAME}: error: {error}", file=sys.stderr)
         else:
             time.sleep(OTHERS_WAIT_S)

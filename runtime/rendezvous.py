@@ -231,8 +231,9 @@ class Rendezvous:
         """The nonce that names this attempt, and the one that was known to."""
         if self._is_alone:
             return [self._nonce]
-        key = _card_key(0)
-        found = (self._unsealed(key, sealed) for sealed in (self._read(key), self.known.get(key)))
+        key, known = _card_key(0), self.known.get(_card_key(0))
+        now = self._find(key)  # if nothing of it lies there, what is known
+        found = (now, self._unsealed(key, known))
         return [Card.from_text(text).nonce for text in found if text is not None]
 
     @property

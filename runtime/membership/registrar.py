@@ -46,7 +46,7 @@ FIRST_BEAT_S = 0.05  # until the job is announced
 FIRST_NOTICE_S = 10.0  # of ranks that have not come; the next one after twice as long
 MOST_TROUBLES = 8  # on a card: the latest
 LEAVE_S = 10.0  # for others to hear that the job is over, if they need the store that is here
-PORT_S = 20.0  # for the one before to give the store's port back
+PORT_S = 8.0  # for the one before to give the store's port back
 
 Say = Callable[..., None]
 

@@ -309,7 +309,7 @@ def test_launchers_environment_by_half_is_refused(start):
     assert (code, out) == (2, "")
     (line,) = err.splitlines()
     assert "RANK=1 WORLD_SIZE=2" in line
-    assert "TORCHELASTIC_RUN_ID" in line
+    assert "but not its MASTER_ADDR" in line
 
 
 def test_sockets_listen_on_ipv6(start):

@@ -10,7 +10,7 @@ import pytest
 from .conftest import SMALL, Run, Start
 
 JOB = (*SMALL, "--steps", "30", "--quick-end", "--checkpoint-every", "5")
-SLOW = ("--faults", "slow:0@5x300+25")  # milliseconds
+SLOW = ("--faults", "slow:0@5x40+20")
 
 StartRanks = Callable[..., list[Run]]
 
@@ -92,7 +92,7 @@ def test_signal_to_one_rank_stops_all_at_a_checkpoint(ranks, expected):
 
 
 def test_rank_that_fails_ends_all_in_seconds(ranks):
-    runs = ranks(3, "--max-worker-restarts", "0", "--faults", "slow:0@5x300+25,kill:1@8")
+    runs = ranks(3, "--max-worker-restarts", "0", "--faults", "slow:0@5x40+20,kill:1@8")
     found = ends(runs)
     assert [code for code, _ in found] == [1, 1, 1]
     assert "rank 1 (host" in found[0][1]

@@ -276,6 +276,20 @@ def test_worker_finds_the_announcement_by_the_card_of_rank_0(rank):
     assert late.await_announcement().run_id == "fedcba9876543210"
 
 
+def test_rank_0_that_is_known_is_known_to_the_next_generation(rank, shelf):
+    """A worker that was reborn while a stranger wrote junk waited for rank 0 to write again."""
+    say_here(rank(0), 0)
+    say_here(rank(1), 1)
+    rank(0).announce(JOB)
+    before = rank(1)
+    assert before.await_announcement().run_id == JOB.run_id
+    for key in list(shelf.values):
+        shelf.put(key, b"junk")
+    found = rank(1, known=before.known).recall_announcement()
+    assert found is not None
+    assert found.run_id == JOB.run_id
+
+
 def test_board_is_read_by_all(rank):
     assert rank(1).read_board() is None
     board = Board(nonces=("keeper 0", "keeper 1"), stop=15, stop_by="rank 1")
