@@ -94,6 +94,11 @@ class Host:
         with held.stdout:
             if not held.stdout.readline():
                 raise NoNamespaces(f"{self.name} has no namespaces of its own for mounts and names")
+        until_s = time.monotonic() + END_S
+        while not self.processes(held=True):  # the shell has yet to become what they are found by
+            if time.monotonic() > until_s:
+                raise NoNamespaces(f"{self.name} has lost the process that holds its namespaces")
+            time.sleep(0.01)
 
     def kill(self) -> None:
         """End all that runs here at once, as a power cut would, and wait until it has."""

@@ -259,11 +259,11 @@ class Registrar:
         if self._was_reached or waited_s <= self._notice_s or not self._member.speaks_here:
             return
         self._notice_s = 2 * waited_s
-        store = self._member.store
+        who, store = name_of(self._member.rank, self._card.host), self._member.store
         self._say(
-            notice=f"{name_of(self._member.rank, self._card.host)} does not reach the job's store"
-            f" at MASTER_ADDR {store.host}, MASTER_PORT {store.port}, for {waited_s:.0f} s now; does"
-            " rank 0 run there, or is a firewall between them?"
+            notice=f"{who} does not reach the job's store at MASTER_ADDR {store.host}, MASTER_PORT"
+            f" {store.port}, for {waited_s:.0f} s now; does rank 0 run there, or is a firewall"
+            " between them?"
         )
 
     # Both -------------------------------------------------------------------------------------
