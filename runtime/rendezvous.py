@@ -8,6 +8,7 @@ is as good as not there.
 An attempt at a job is named by the nonce that rank 0's keeper draws at its start:
 
     card/RANK  board        which ranks are there (runtime.membership.cards)
+    NONCE/places            where checkpoints are to be: does every rank see that place?
     NONCE/job               the announcement
     RUN/place/K edge/K ...  in the run that was announced
 """
@@ -20,7 +21,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from runtime.membership.cards import Board, Card
+from runtime.membership.cards import Board, Card, Places
 from runtime.program import Meeting
 from runtime.store import SharedStore, StoreAway, open_store
 from runtime.trust.keys import RunKeys, rendezvous_key
@@ -156,6 +157,30 @@ class Rendezvous:
 
     def _has_heard_us(self, text: str) -> bool:
         return Card.from_text(text).heard == self._nonce
+
+    def publish_places(self, places: Places) -> None:
+        """Ask all ranks of this attempt whether they see these places."""
+        self._set(_places_key(self._nonce), places.to_text())
+
+    def find_places(self) -> Places | None:
+        """What this attempt's rank 0 asks for, if it does."""
+        for nonce in self._nonces_of_rank_0():
+            text = self._find(_places_key(nonce))
+            if text is not None:
+                return Places.from_text(text)
+        return None
+
+    def await_answers(self, run_id: str) -> list[Card]:
+        """Wait until all ranks have looked for a run's places. Raises RendezvousError."""
+        assert self._num_ranks is not None, "without a launcher there are no ranks"
+
+        def has_looked(text: str) -> bool:
+            return self._has_heard_us(text) and Card.from_text(text).seen == run_id
+
+        return [
+            Card.from_text(self._get(_card_key(rank), is_meant=has_looked))
+            for rank in range(self._num_ranks)
+        ]
 
     # Before there is a run --------------------------------------------------------------------
 
@@ -373,6 +398,10 @@ class _Wait:
 
 def _card_key(rank: int) -> str:
     return f"card/{rank}"
+
+
+def _places_key(nonce: str) -> str:
+    return f"{nonce}/places"
 
 
 def _job_key(nonce: str) -> str:

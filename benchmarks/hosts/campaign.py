@@ -9,6 +9,7 @@ and the exit code is 1. Network namespaces stand in for hosts (benchmarks/hosts/
 which takes root on Linux; their disk is one, or one each with checkpoints in an S3 server.
 """
 
+import contextlib
 import random
 import signal
 import subprocess
@@ -18,7 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 from cyclopts import Parameter
 
@@ -31,10 +32,12 @@ from benchmarks.harness import (
     print_header,
     run_once,
 )
+from benchmarks.hosts import s3
 from benchmarks.hosts.job import HOWS, PIPELINE, HostsJob, How, write_secret
 from benchmarks.hosts.namespaces import Hosts, why_not
 from launch.config import ConfigError
 
+Disks = Literal["shared", "own"]
 STARTS = "starts"
 FAULTS = ("rank-kill", "host-kill", "preempt", "link-down:5", "link-down:60")
 UNREACHED = "unreachable"
@@ -78,11 +81,13 @@ class Case:
     num_hosts: int = 2
     seed: int = 0
     ipv6: bool = False
+    disks: Disks = "shared"
 
     @property
     def name(self) -> str:
         family = ", IPv6" if self.ipv6 else ""
-        return f"{self.kind}: {self.how}, {self.num_hosts} hosts{family}, seed {self.seed}"
+        disks = "" if self.disks == "shared" else ", a disk each and S3"
+        return f"{self.kind}: {self.how}, {self.num_hosts} hosts{family}{disks}, seed {self.seed}"
 
 
 def cases(options: Options) -> Iterator[Case]:
@@ -90,8 +95,10 @@ def cases(options: Options) -> Iterator[Case]:
     hows = [how for how in HOWS if how in options.hows]
     for kind in options.only or KINDS:
         if kind == STARTS:
-            for num_hosts in RANKS:
-                yield from (Case(kind=kind, how=how, num_hosts=num_hosts) for how in hows)
+            for disks in get_args(Disks):
+                for number in RANKS:
+                    every = (Case(kind=kind, how=h, num_hosts=number, disks=disks) for h in hows)
+                    yield from every
             yield from (Case(kind=kind, how=how, ipv6=True) for how in ("torchrun", "env"))
         elif kind == UNREACHED:
             yield Case(kind=kind, how="env")
@@ -103,36 +110,47 @@ def cases(options: Options) -> Iterator[Case]:
 
 def run_case(case: Case, expected: str, work: Path) -> dict[str, Any]:
     """Run a case; its figures, and what is wrong."""
-    rng = random.Random(case.name)
-    with Hosts(case.num_hosts, ipv6=case.ipv6) as hosts:
+    own = work / "own"
+    own.mkdir()
+    own_dirs = () if case.disks == "shared" else (own,)
+    with contextlib.ExitStack() as stack:
+        hosts = stack.enter_context(Hosts(case.num_hosts, ipv6=case.ipv6, own_dirs=own_dirs))
         job = HostsJob(
             hosts=hosts,
             how=case.how,
             ranks=RANKS[case.num_hosts],
             flags=(*FLAGS, f"--secret-file={write_secret(work / 'secret')}"),
-            run_dir=work / "run",
+            run_dir=own / "run",
             work=work / "work",
             torchrun_flags=("--max-restarts=3",) if case.how != "pet" else (),
+            spares=("moto.server",),
         )
-        if case.kind == UNREACHED:
-            return _run_unreached(case, job)
-        job.start()
-        record: dict[str, Any] = {"kind": case.kind, "case": case.name, "wrong": []}
-        if case.kind != STARTS:
-            record |= hurt(case, job, rng)
-        if not job.finish(END_S):
-            record["wrong"].append("does not end")
-        wanted = record.pop("codes", None) or [0] * len(job.processes)
-        if job.codes != wanted:
-            record["wrong"].append(f"exit codes {job.codes}")
-        sha256 = job.summary.get("weights_sha256")
-        if sha256 != expected:
-            record["wrong"].append("other weights" if sha256 else "no weights")
-        if left := job.end():
-            record["wrong"].append(f"left behind: {left}")
-        if record["wrong"]:
-            record["text"] = job.text[-4000:]
-        return record
+        if case.disks == "own":
+            first = hosts.hosts[0]
+            stack.enter_context(s3.serving(first, work))
+            job.flags = (*job.flags, f"--checkpoint-dir={s3.URL}")
+            job.env = s3.environment(first)
+        return _run_unreached(case, job) if case.kind == UNREACHED else _run(case, job, expected)
+
+
+def _run(case: Case, job: HostsJob, expected: str) -> dict[str, Any]:
+    job.start()
+    record: dict[str, Any] = {"kind": case.kind, "case": case.name, "wrong": []}
+    if case.kind != STARTS:
+        record |= hurt(case, job, random.Random(case.name))
+    if not job.finish(END_S):
+        record["wrong"].append("does not end")
+    wanted = record.pop("codes", None) or [0] * len(job.processes)
+    if job.codes != wanted:
+        record["wrong"].append(f"exit codes {job.codes}")
+    sha256 = job.summary.get("weights_sha256")
+    if sha256 != expected:
+        record["wrong"].append("other weights" if sha256 else "no weights")
+    if left := job.end():
+        record["wrong"].append(f"left behind: {left}")
+    if record["wrong"]:
+        record["text"] = job.text[-4000:]
+    return record
 
 
 def hurt(case: Case, job: HostsJob, rng: random.Random) -> dict[str, Any]:
@@ -193,15 +211,15 @@ def _run_unreached(case: Case, job: HostsJob) -> dict[str, Any]:
     told_s = time.monotonic() - began_s
     if not job.finish(END_S):
         wrong.append("does not end")
-    line = next((line for line in job.text.splitlines() if told in line), "")
-    if "worker 2" not in line or "worker 1 at tcp://127.0.0.1:" not in line:
-        wrong.append(f"told: {line!r}")
+    lines = [line for line in job.text.splitlines() if told in line]
+    if not any("worker 2 " in ln and "worker 1 at tcp://127.0.0.1:" in ln for ln in lines):
+        wrong.append(f"told: {lines}")
     return {
         "kind": case.kind,
         "case": case.name,
         "told_s": told_s,
         "ended_s": time.monotonic() - began_s,
-        "line": line,
+        "lines": lines,
         "wrong": wrong + [f"left behind: {left}" for left in job.end()],
         "text": job.text[-4000:],
     }
@@ -218,6 +236,8 @@ def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
     """Run all cases and show them."""
     if reason := why_not():
         raise ConfigError(f"{reason}; benchmarks.hosts makes hosts of network namespaces")
+    if lacking := s3.missing():
+        raise ConfigError(f"no {' '.join(lacking)} here; install with pip install -e '.[dev]'")
     unknown = [kind for kind in options.only if kind not in KINDS and "link-down:" not in kind]
     if unknown:
         raise ConfigError(f"only {' '.join(unknown)}; give some of {' '.join(KINDS)}")

@@ -63,6 +63,8 @@ class HostsJob:
     env: Mapping[str, str] = field(default_factory=dict)
     torchrun_flags: Sequence[str] = ()
     flags_of_host: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    spares: Sequence[str] = ()
+    """Words in the commands of processes that are not this job's."""
     processes: list[Process] = field(default_factory=list)
 
     def start(self) -> None:
@@ -141,9 +143,14 @@ class HostsJob:
         """All that it has printed on any host."""
         return "\n".join(process.text for process in self.processes)
 
+    @property
+    def _records(self) -> Path:
+        """The run directory of rank 0's host."""
+        return self.hosts.hosts[0].path(self.run_dir)
+
     def rows(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl."""
-        path = self.run_dir / "metrics.jsonl"
+        path = self._records / "metrics.jsonl"
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
@@ -154,7 +161,7 @@ class HostsJob:
     @property
     def summary(self) -> dict[str, Any]:
         """The summary; empty if there is none."""
-        path = self.run_dir / "summary.json"
+        path = self._records / "summary.json"
         found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
         return found
 
@@ -181,7 +188,8 @@ class HostsJob:
         return self.wait(lambda: None not in self.codes, timeout_s)
 
     def _running(self) -> list[int]:
-        return [pid for host in self.hosts.hosts for pid in host.processes()]
+        every = [pid for host in self.hosts.hosts for pid in host.processes()]
+        return [pid for pid in every if not _has_word(pid, self.spares)]
 
     # What is done to it -----------------------------------------------------------------------
 
@@ -202,12 +210,20 @@ class HostsJob:
         if None not in self.codes:
             self.wait(lambda: not self._running(), LEAVE_S)
             left = self._running()
-        for host in self.hosts.hosts:
-            host.kill()
+        for pid in self._running():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         for process in self.processes:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.popen.wait(timeout=10.0)
         return left
+
+
+def _has_word(pid: int, words: Sequence[str]) -> bool:
+    with contextlib.suppress(OSError):
+        found = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        return any(word.encode() in found for word in words)
+    return False
 
 
 def _is_rank(pid: int) -> bool:

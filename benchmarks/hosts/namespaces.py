@@ -55,6 +55,11 @@ class Host:
         holder = next(iter(self.processes(held=True)))
         return ["nsenter", f"--target={holder}", "--mount", "--net", "--uts"]
 
+    def path(self, path: Path) -> Path:
+        """A path of this host as it is seen from outside."""
+        holder = next(iter(self.processes(held=True)))
+        return Path(f"/proc/{holder}/root") / path.relative_to("/")
+
     def start(
         self, command: Sequence[str], *, env: Mapping[str, str], cwd: Path, output: IO[bytes]
     ) -> "subprocess.Popen[bytes]":
@@ -73,7 +78,7 @@ class Host:
         pids = [int(pid) for pid in _ip("netns", "pids", self.namespace).split()]
         return [pid for pid in pids if _is_holder(pid) == held]
 
-    def hold(self, own_dirs: Sequence[Path]) -> None:
+    def hold(self, own_dirs: Sequence[Path]) -> "subprocess.Popen[bytes]":
         """Make its namespaces, in which it knows localhost and its own name."""
         script = [
             f"hostname {self.name}",
@@ -93,12 +98,14 @@ class Host:
         assert held.stdout is not None
         with held.stdout:
             if not held.stdout.readline():
+                held.wait()
                 raise NoNamespaces(f"{self.name} has no namespaces of its own for mounts and names")
         until_s = time.monotonic() + END_S
         while not self.processes(held=True):  # the shell has yet to become what they are found by
             if time.monotonic() > until_s:
                 raise NoNamespaces(f"{self.name} has lost the process that holds its namespaces")
             time.sleep(0.01)
+        return held
 
     def kill(self) -> None:
         """End all that runs here at once, as a power cut would, and wait until it has."""
@@ -140,6 +147,7 @@ class Hosts:
         ]
         self._ipv6 = ipv6
         self._own_dirs = own_dirs
+        self._holders: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
         self.up()
@@ -168,7 +176,7 @@ class Hosts:
             _ip(*inside, "addr", "add", host.address + suffix[0], "dev", "eth0", *suffix[1:])
             _ip(*inside, "link", "set", "eth0", "up")
             _ip("-n", self._switch, "link", "set", f"port{index}", "master", "bridge", "up")
-            host.hold(self._own_dirs)
+            self._holders.append(host.hold(self._own_dirs))
 
     def down(self) -> None:
         """End all that runs on the hosts, and remove them."""
@@ -180,6 +188,8 @@ class Hosts:
                 _ip("netns", "del", host.namespace)
         if (NETNS / self._switch).exists():
             _ip("netns", "del", self._switch)
+        for held in self._holders:
+            held.wait()
 
     def cut(self, index: int) -> None:
         """Take a host off the network."""

@@ -14,6 +14,7 @@ import zmq
 from runtime.coordinator.reception import Reception
 from runtime.job import Job
 from runtime.links.channel import tcp_address
+from runtime.membership.cards import Places
 from runtime.program import DONE, Facts, Meeting, Program, Resumption, Tell
 from runtime.records.run_dir import RunDir
 from runtime.rendezvous import Announcement, Rendezvous
@@ -70,6 +71,10 @@ def announce(program: Program, rendezvous: Rendezvous, meeting: Meeting, tell: T
             on_this_host = job.link in ("shm", "zmq-ipc")
             ours = f"ipc://{meeting.directory}/coordinator"
             bind = ours if on_this_host else tcp_address(meeting.address)
+            if ranks is not None:
+                tell("waiting for the other ranks to look for the checkpoint directory")
+                _check_places(program, rendezvous, run_id, checkpoints)
+                run_dir.mark(run_id)
             reception = _receive(job, run_id, bind, meeting)
             announcement = Announcement(
                 job_text=how.text,
@@ -144,6 +149,34 @@ def _try_checkpoint_dir(program: Program, tell: Tell) -> Storage | None:
     raise ValueError(
         f"checkpoint directory {place!r} is a run directory; give one of its own, such as {own!r},"
         " by --checkpoint-dir"
+    )
+
+
+def _check_places(
+    program: Program, rendezvous: Rendezvous, run_id: str, checkpoints: Storage
+) -> None:
+    """Have every rank look for a mark in the checkpoint directory. Raises ValueError if one does
+    not see it."""
+    places = Places(run_id=run_id, checkpoint_dir=checkpoints.locate())
+    try:
+        checkpoints.write(places.mark, run_id.encode())
+        rendezvous.publish_places(places)
+        try:
+            cards = rendezvous.await_answers(run_id)
+        finally:
+            checkpoints.remove(places.mark)
+    except OSError as error:
+        raise _unusable(checkpoints, error) from error
+    blind = [(rank, card) for rank, card in enumerate(cards) if card.unseen]
+    if not blind:
+        return
+    rank, card = blind[0]
+    given = program.checkpoint_dir is not None
+    remedy = "one that all hosts see" if given else "a directory or URL that all hosts see"
+    raise ValueError(
+        f"rank {rank} (host {card.host}) does not see the checkpoint directory"
+        f" {places.checkpoint_dir!r} ({card.unseen}); give --checkpoint-dir {remedy}, such as"
+        " s3://bucket/run"
     )
 
 

@@ -51,6 +51,7 @@ class Child:
         self.block = block
         self.name = name
         self.notices: list[str] = []  # for the user
+        self.troubles: list[str] = []  # for the user at rank 0
         self.memory = None if block is None else OwnedMemory(f"loco-{block}")
         self.said: dict[str, Any] = {}
         self.phase, self._phase_s = "", 0.0  # what it does outside the steps, and since when
@@ -120,6 +121,7 @@ class Child:
                         waits=facts.pop("waits", False),
                     )
                 self.notices += [facts.pop("notice")] if "notice" in facts else []
+                self.troubles += [facts.pop("trouble")] if "trouble" in facts else []
                 self.said |= facts
         except (EOFError, ConnectionError):
             pass  # it has ended, and says nothing more

@@ -278,8 +278,9 @@ class Keeper:
             self._say(notice, always=True)
         registrar.notices.clear()
         for worker in self._workers:
-            if trouble := worker.said.pop("trouble", ""):
+            for trouble in worker.troubles:
                 registrar.tell(trouble=trouble)
+            worker.troubles.clear()
             for notice in worker.notices:
                 self._say(notice, always=True)
             worker.notices.clear()

@@ -18,7 +18,8 @@ class Card:
     `nonce` is its keeper's; `heard` the one of rank 0's keeper that it knows of: a card of an
     earlier attempt has another. `host` names it in messages, `facts` are what the program wants to
     know of it. `beat` counts up while it is there. `stop` is the signal by which it wants the job
-    to stop, `why` how it failed, `trouble` what it can't do now and may be able to do later.
+    to stop, `why` how it failed, `troubles` what it can't do now and may be able to do later.
+    `seen` is the run whose places it has looked for, and `unseen` why it does not see them.
     """
 
     nonce: str
@@ -29,13 +30,37 @@ class Card:
     presence: Presence = "here"
     why: str = ""
     stop: int = 0
-    trouble: str = ""
+    troubles: tuple[str, ...] = ()
+    seen: str = ""
+    unseen: str = ""
 
     def to_text(self) -> str:
         return json.dumps(asdict(self))
 
     @classmethod
     def from_text(cls, text: str) -> "Card":
+        fields = json.loads(text)
+        return cls(**fields | {"troubles": tuple(fields["troubles"])})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where rank 0 wants a run's checkpoints to be: every rank is to look whether its mark is
+    there."""
+
+    run_id: str
+    checkpoint_dir: str
+
+    @property
+    def mark(self) -> str:
+        """The name of a file that rank 0 has written there."""
+        return f".run-{self.run_id}"
+
+    def to_text(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_text(cls, text: str) -> "Places":
         return cls(**json.loads(text))
 
 

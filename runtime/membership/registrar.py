@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -20,7 +21,7 @@ import msgpack
 from torch.distributed import Store
 
 from runtime.lifetime import die_with_parent
-from runtime.membership.cards import Board, Card
+from runtime.membership.cards import Board, Card, Places
 from runtime.membership.roll import Count, Follower, Roll, name_of
 from runtime.program import (
     DONE,
@@ -35,6 +36,7 @@ from runtime.program import (
 )
 from runtime.rendezvous import Announcement, Rendezvous, open_rendezvous
 from runtime.signals import relay_to
+from runtime.state.storage import open_storage
 from runtime.store import StoreAway, host_store
 
 log = logging.getLogger(__name__)
@@ -42,6 +44,7 @@ log = logging.getLogger(__name__)
 BEAT_S = 1.0
 FIRST_BEAT_S = 0.05  # until the job is announced
 FIRST_NOTICE_S = 10.0  # of who has not come or is not reached; the next after twice as long
+MOST_TROUBLES = 8  # on a card: the latest
 LEAVE_S = 10.0  # for others to hear that the job is over, if they need the store that is here
 PORT_S = 20.0  # for the one before to give the store's port back
 
@@ -68,6 +71,7 @@ def run_registrar(program: Program, meeting: Meeting, start: Start, keeper: Conn
             nonce=meeting.nonce,
             timeout_s=program.rank_timeout_s,
             facts=program.facts(),
+            look=partial(why_unseen, program.checkpoint_dir),
             say=say,
         )
         while not registrar.turn(time.monotonic()):
@@ -84,6 +88,16 @@ def run_registrar(program: Program, meeting: Meeting, start: Start, keeper: Conn
 
 class NotHosted(Exception):
     """The store's address can't be had."""
+
+
+def why_unseen(own: str | None, places: Places) -> str:
+    """Why rank 0's mark is not seen in the checkpoint directory, this rank's `own` if it was given
+    one; "" if it is."""
+    storage = open_storage(own or places.checkpoint_dir)
+    try:
+        return "" if storage.exists(places.mark) else f"{storage.locate()} is not the same there"
+    except (OSError, ValueError) as error:
+        return str(error)
 
 
 def _be_silent() -> None:
@@ -122,14 +136,16 @@ class Registrar:
         nonce: str,
         timeout_s: float,
         facts: Facts,
+        look: Callable[[Places], str],
         say: Say,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`timeout_s`: after it a rank that is not heard of is lost. `facts` are the program's, and
-        `say` tells the keeper."""
+        """`timeout_s`: after it a rank that is not heard of is lost. `facts` are the program's,
+        `look` says why a run's places are not seen here, and `say` tells the keeper."""
         self._rendezvous = rendezvous
         self._member = member
         self._nonce = nonce
+        self._look = look
         self._say = say
         self._clock = clock
         is_first = member.rank == 0
@@ -160,7 +176,9 @@ class Registrar:
             self.order(**msgpack.unpackb(keeper.recv_bytes()))
 
     def order(self, **fields: Any) -> None:
-        """Do what the keeper says: what of the card changes."""
+        """Do what the keeper says: what of the card changes, or a `trouble` to be told."""
+        if trouble := fields.pop("trouble", ""):
+            fields["troubles"] = (*self._card.troubles, trouble)[-MOST_TROUBLES:]
         self._card = replace(self._card, **fields)
         if self._card.presence != "here":
             self._left_s = self._clock()
@@ -169,11 +187,22 @@ class Registrar:
         """Say what there is to say, hear the others; True if this process may leave."""
         self._say(phase="watching the other ranks", reached=self._card.beat)
         self._card = replace(self._card, beat=self._card.beat + 1)
+        self._look_for_places()
         is_heard = self._lead(now_s) if self._roll is not None else self._follow(now_s)
         if self._left_s is None:
             return False
         needed = self._roll is not None and not self._roll.have_left
         return (is_heard and not needed) or self._clock() - self._left_s > LEAVE_S
+
+    def _look_for_places(self) -> None:
+        """Answer rank 0's question, once a run."""
+        if self._announcement is not None:
+            return
+        places = self._rendezvous.find_places()
+        if places is not None and places.run_id != self._card.seen:
+            self._say(phase="looking for the checkpoint directory")
+            unseen = self._look(places)
+            self._card = replace(self._card, seen=places.run_id, unseen=unseen)
 
     # Rank 0 -----------------------------------------------------------------------------------
 

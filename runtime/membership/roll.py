@@ -71,7 +71,8 @@ class Roll:
             if card.stop and not self._stop:
                 self._stop, self._stop_by = card.stop, name_of(rank, card.host)
         self._over = self._over or self._why_lost(here)
-        troubles = [c.trouble for c in here.values() if c.trouble and c.trouble not in self._told]
+        every = (trouble for card in here.values() for trouble in card.troubles)
+        troubles = [trouble for trouble in every if trouble not in self._told]
         self._told.update(troubles)
         board = Board(
             nonces=tuple("" if card is None else card.nonce for card in self._cards),

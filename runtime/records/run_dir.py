@@ -18,8 +18,10 @@ from typing import Any, TextIO
 
 from runtime.state.storage import write_durably
 
+MARK = ".run-id"
 # All that a run writes into its directory.
 WRITTEN = (
+    MARK,
     *("given.toml", "config.toml", "metrics.jsonl", "summary.json", "weights.safetensors"),
     *("faults.jsonl", "checkpoints", "tensorboard", "logs", "trace", "trace.json"),
 )
@@ -68,6 +70,10 @@ class RunDir:
     def holds_run(self) -> bool:
         """Whether a run has begun here."""
         return self.config_toml.exists() or self.metrics.exists()
+
+    def mark(self, run_id: str) -> None:
+        """Let other hosts see whether this directory is theirs too."""
+        _write(self.path / MARK, run_id)
 
     def clear(self) -> None:
         """Delete the run that it holds, and nothing else that lies there."""
@@ -120,6 +126,14 @@ class RunDir:
             self._metrics.close()
         fcntl.flock(self._lock, fcntl.LOCK_UN)  # closing alone leaves it to a forked child
         self._lock.close()
+
+
+def seen_here(path: Path, run_id: str) -> bool:
+    """Whether a directory here is that of a run, of whatever host."""
+    try:
+        return (path / MARK).read_text("utf-8") == run_id
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def worker_log(path: Path, block: int) -> Path:

@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 import traceback
+from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -36,7 +37,7 @@ from runtime.output import protect_output
 from runtime.program import DONE, FINAL, TRACEBACK_CHARACTERS, Meeting, Program, Start
 from runtime.records.bubbles import fill_steps
 from runtime.records.progress import units_label
-from runtime.records.run_dir import trace_part, worker_log
+from runtime.records.run_dir import seen_here, trace_part, worker_log
 from runtime.records.trace import Trace
 from runtime.rendezvous import Announcement, Rendezvous, open_rendezvous
 from runtime.signals import relay_to
@@ -83,6 +84,7 @@ def run_worker(
             return _tell(keeper, end=announcement.no_job or DONE)
         _tell(keeper, phase="loading the job", known=rendezvous.known)
         job = _load(program, announcement)
+        announcement = _with_own_run_dir(announcement, program, meeting)
         _log_to(worker_log(Path(announcement.run_dir), block_index))
         protect_output(log.warning)
         _tell(keeper, **_what_its_keeper_writes(announcement, job))
@@ -127,6 +129,19 @@ def _load(program: Program, announcement: Announcement) -> Job:
         return program.load(announcement.job_text)
     except ValueError as error:
         raise NotThisJob(str(error)) from None
+
+
+def _with_own_run_dir(
+    announcement: Announcement, program: Program, meeting: Meeting
+) -> Announcement:
+    """With the directory that this host has for the run: rank 0's if it is seen here, else that
+    which this rank was given, or one of that name in this host's own runs/."""
+    theirs = Path(announcement.run_dir)
+    is_here = meeting.member is None or meeting.member.is_one_host
+    if is_here or seen_here(theirs, announcement.run_id):
+        return announcement
+    own = Path("runs", theirs.name) if program.run_dir is None else Path(program.run_dir)
+    return replace(announcement, run_dir=str(own.absolute()))
 
 
 def _what_its_keeper_writes(announcement: Announcement, job: Job) -> dict[str, str]:

@@ -1,5 +1,7 @@
 """What a resolved config becomes: blocks whose messages fit the specs, and plans."""
 
+from dataclasses import replace
+
 import pytest
 import safetensors.torch
 import torch
@@ -14,8 +16,6 @@ from models.bad_numbers import BadNumbers
 from runtime.block import message_bytes
 from runtime.core.plan import Stream
 from runtime.state.snapshots import image_of
-
-from .environs import TORCHRUN
 
 MACHINE = Environment(world_size=None, local_world_size=None, cores=2, gpus=0)
 FLAGS = ("--batch-size", "8", "--steps", "3")
@@ -138,14 +138,12 @@ def test_job_tells_its_faults_patience_and_end():
 
 
 @pytest.mark.parametrize(
-    ("cores", "launched", "shares"), [(4, False, False), (3, False, True), (2, True, False)]
+    ("cores", "workers_per_host", "shares"), [(4, 4, False), (3, 4, True), (2, 2, False)]
 )
-def test_workers_share_cores_if_a_host_has_fewer(monkeypatch, cores, launched, shares):
-    """With a launcher there are LOCAL_WORLD_SIZE workers on a host, here 2 of 4."""
+def test_workers_share_cores_if_a_host_has_fewer(monkeypatch, cores, workers_per_host, shares):
     monkeypatch.setattr("launch.job.usable_cores", lambda: cores)
-    for name, value in TORCHRUN.items() if launched else ():
-        monkeypatch.setenv(name, value)
-    job = LocalLearningJob(resolved("--workers", "4", "--threads", "1"))
+    found = resolved("--workers", "4", "--threads", "1")
+    job = LocalLearningJob(replace(found, workers_per_host=workers_per_host))
     assert job.shares_cores is shares
 
 

@@ -312,7 +312,7 @@ def test_threads_are_shared_among_the_workers_of_a_host():
     assert light(machine(**cores), method="e2e").config.threads == 16
     assert light(machine(**cores), threads=3).config.threads == 3
     two_hosts = machine(world_size=4, local_world_size=2, **cores)
-    assert light(two_hosts, bind="0.0.0.0").config.threads == 8
+    assert light(two_hosts).config.threads == 8
     assert light(machine(cores=1)).config.threads == 1
 
 
@@ -365,18 +365,12 @@ def test_link():
     two_hosts = torchrun(4, local_world_size=2)
     assert light(torchrun(4), link="zmq").config.link == "zmq-ipc"
     assert light(link="zmq-tcp").config.link == "zmq-tcp"
-    assert light(two_hosts, bind="0.0.0.0").config.link == "auto"  # decided edge by edge
-    assert light(two_hosts, bind="0.0.0.0", link="zmq").config.link == "zmq-tcp"
+    assert light(two_hosts).config.link == "auto"  # decided edge by edge
+    assert light(two_hosts, link="zmq").config.link == "zmq-tcp"
     for link in ("zmq-ipc", "shm"):
         assert refusal(two_hosts, link=link) == (
             f"link {link} reaches one host only; use --link auto or zmq"
         )
-
-
-def test_address_that_others_cannot_reach_is_refused():
-    """Each host of a job once connected to its own loopback, and waited there for ever."""
-    assert "give --bind 0.0.0.0" in refusal(torchrun(4, local_world_size=2))
-    assert "no address of this host" in refusal(link="zmq-tcp", bind="192.0.2.1")
 
 
 def test_units_that_share_a_parameter_cannot_be_cut_apart(users_module):
@@ -453,10 +447,10 @@ def test_one_process_has_no_edge_that_rounds():
             "6 workers with overlap stage don't fit a network of 5 units; at most 5 do",
         ),
         (
-            {"workers": 3},
+            {"workers": 5},
             torchrun(4),
-            "workers 3 is unlike torchrun's world size 4; leave --workers out, give --workers 4, "
-            "or start torchrun with --nproc_per_node=3",
+            "workers 5 are more than the launcher's 4 ranks; leave --workers out, give at most 4, "
+            "or start torchrun with --nproc_per_node=5",
         ),
         (
             {"workers": 4, "cuts": (0, 1, 2)},

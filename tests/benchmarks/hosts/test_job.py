@@ -25,8 +25,8 @@ class Host:
     def processes(self) -> list[int]:
         return self.pids
 
-    def kill(self) -> None:
-        self.pids = []
+    def path(self, path: Path) -> Path:
+        return path
 
 
 def make(tmp_path: Path, how: str, *, ranks=(2, 1), **facts) -> tuple[HostsJob, list[Host]]:
@@ -90,9 +90,10 @@ def test_host_may_have_flags_of_its_own(tmp_path):
 def test_what_outlives_launchers_and_ranks_is_left_behind(tmp_path, monkeypatch):
     monkeypatch.setattr("benchmarks.hosts.job.LEAVE_S", 0.2)
     job, hosts = make(tmp_path, "env")
-    hosts[1].pids = [77]
-    assert job.end() == [77]
-    assert job.end() == []
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    hosts[1].pids = [gone.pid]
+    assert job.end() == [gone.pid]
 
 
 def test_steps_are_read_while_a_line_is_being_written(tmp_path):

@@ -5,9 +5,17 @@ from typing import Any
 
 import pytest
 
-from runtime.membership.registrar import BEAT_S, FIRST_BEAT_S, FIRST_NOTICE_S, LEAVE_S, Registrar
+from runtime.membership.cards import Places
+from runtime.membership.registrar import (
+    BEAT_S,
+    FIRST_BEAT_S,
+    FIRST_NOTICE_S,
+    LEAVE_S,
+    Registrar,
+    why_unseen,
+)
 from runtime.program import Member, StoreAddress
-from runtime.rendezvous import Announcement, Place, Rendezvous
+from runtime.rendezvous import Announcement, Place, Rendezvous, RendezvousError
 from runtime.store import StoreAway
 
 SECRET = b"the job's secret"
@@ -43,6 +51,7 @@ class Job:
         self.num_ranks = num_ranks
         self.told: list[dict[str, Any]] = [{} for _ in range(num_ranks)]
         self.notices: list[list[str]] = [[] for _ in range(num_ranks)]
+        self.unseen: dict[int, str] = {}
         self.registrars: list[Registrar] = []
         for rank in range(num_ranks):
             self.come(rank, f"nonce {rank}")
@@ -63,6 +72,7 @@ class Job:
             nonce=nonce,
             timeout_s=90.0,
             facts={"cores": rank},
+            look=lambda places: self.unseen.get(rank, ""),
             say=self._hear(rank),
             clock=lambda: self.now_s,
         )
@@ -144,9 +154,11 @@ def test_failure_of_one_rank_ends_all_within_three_beats(job):
 
 def test_trouble_of_one_rank_is_told_by_rank_0(job):
     job.turn(2)
-    job.registrars[2].order(trouble="worker 2 does not reach worker 1")
+    troubles = [f"worker 2 does not reach {whom}" for whom in ("worker 1", "the coordinator")]
+    for trouble in troubles:
+        job.registrars[2].order(trouble=trouble)
     job.turn(3)
-    assert job.notices == [["worker 2 does not reach worker 1"], [], []]
+    assert job.notices == [troubles, [], []]
 
 
 def test_rank_that_came_late_gets_the_job_announced_anew(job):
@@ -251,6 +263,30 @@ def test_store_that_was_made_anew_is_filled_again(job):
     job.turn(2)
     assert len(job.rendezvous("nonce 0").await_cards()) == 3
     assert job.over() == ["", "", ""]
+
+
+def test_every_rank_looks_for_the_checkpoint_directory(job):
+    """Where one did not see it, no checkpoint was ever complete, and nothing said so."""
+    job.turn(2)
+    job.unseen[2] = "/disk/run is not the same there"
+    rank_0 = job.rendezvous("nonce 0")
+    rank_0.publish_places(Places(run_id=JOB.run_id, checkpoint_dir="/disk/run"))
+    with pytest.raises(RendezvousError):
+        rank_0.await_answers(JOB.run_id)
+    job.turn(2)
+    cards = rank_0.await_answers(JOB.run_id)
+    assert [card.unseen for card in cards] == ["", "", "/disk/run is not the same there"]
+
+
+@pytest.mark.parametrize("own", [None, "own", "elsewhere"])
+def test_checkpoint_directory_is_seen_by_its_mark(tmp_path, own):
+    places = Places(run_id="0123", checkpoint_dir=str(tmp_path / "theirs"))
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "own").symlink_to(tmp_path / "theirs")
+    given = None if own is None else str(tmp_path / own)
+    assert why_unseen(given, places).endswith("is not the same there")
+    (tmp_path / "theirs" / places.mark).touch()
+    assert bool(why_unseen(given, places)) is (own == "elsewhere")
 
 
 def test_keeper_is_told_each_thing_once(job):

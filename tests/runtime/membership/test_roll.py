@@ -114,10 +114,10 @@ def test_stop_that_one_rank_wants_is_told_to_all(ranks):
 
 
 def test_trouble_is_told_once(ranks):
-    ranks.change(1, trouble="worker 1 does not reach worker 0")
+    ranks.change(1, troubles=("worker 1 does not reach worker 0",))
     assert ranks.watch().troubles == ("worker 1 does not reach worker 0",)
     assert ranks.watch().troubles == ()
-    ranks.change(1, trouble="something else")
+    ranks.change(1, troubles=("worker 1 does not reach worker 0", "something else"))
     assert ranks.watch().troubles == ("something else",)
 
 
