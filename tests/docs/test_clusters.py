@@ -29,6 +29,9 @@ FENCED = re.findall(r"```(\w+)\n(.*?)```", PAGE, re.DOTALL)
 SHELL = [text for language, text in FENCED if language == "bash"]
 JOINED = re.sub(r"\\\n *", "", "".join(SHELL))
 MANIFEST, NOT_ROOT = (yaml.safe_load(text) for language, text in FENCED if language == "yaml")
+WORKER = MANIFEST["spec"]["pytorchReplicaSpecs"]["Worker"]
+POD = WORKER["template"]["spec"]
+(CONTAINER,) = POD["containers"]
 SMALL = ("--model=mlp", "--batch-size=16", "--threads=1", "--quick-end", "--steps=30")
 TIMEOUT_S = 60.0
 # Of sbatch and srun, mpirun, kubectl.
@@ -284,25 +287,24 @@ def test_signal_of_slurm_is_for_the_tasks():
 
 def test_manifest_is_a_job_that_comes_back():
     assert (MANIFEST["apiVersion"], MANIFEST["kind"]) == ("kubeflow.org/v1", "PyTorchJob")
-    replicas = MANIFEST["spec"]["pytorchReplicaSpecs"]
-    assert set(replicas) == {"Master", "Worker"}
-    for replica in replicas.values():
-        assert replica["restartPolicy"] == "OnFailure"
-        pod = replica["template"]["spec"]
-        assert pod["terminationGracePeriodSeconds"] > STOP_S + LEAVE_S
-        (container,) = pod["containers"]
-        assert container["name"] == "pytorch"  # by which the operator finds it
-        mounts = {mount["name"] for mount in container["volumeMounts"]}
-        assert mounts == {volume["name"] for volume in pod["volumes"]}
+    assert MANIFEST["spec"]["elasticPolicy"]["rdzvBackend"] == "c10d"
+    assert MANIFEST["spec"]["nprocPerNode"].isdigit()
+    assert set(MANIFEST["spec"]["pytorchReplicaSpecs"]) == {"Worker"}
+    assert WORKER["restartPolicy"] == "OnFailure"
+    assert POD["terminationGracePeriodSeconds"] > STOP_S + LEAVE_S
+    assert CONTAINER["name"] == "pytorch"  # by which the operator finds it
+    environ = {variable["name"]: variable for variable in CONTAINER["env"]}
+    assert environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"]["value"] == "1"
+    assert "podIP" in str(environ["PET_LOCAL_ADDR"]["valueFrom"])
+    mounts = {mount["name"] for mount in CONTAINER["volumeMounts"]}
+    assert mounts == {volume["name"] for volume in POD["volumes"]}
 
 
 def test_manifests_command_finds_what_is_mounted():
-    pod = MANIFEST["spec"]["pytorchReplicaSpecs"]["Master"]["template"]["spec"]
-    (container,) = pod["containers"]
-    assert container["command"] == ["torchrun"]
-    torchrun = get_args_parser().parse_args(container["args"])
+    assert CONTAINER["command"] == ["torchrun"]
+    torchrun = get_args_parser().parse_args(CONTAINER["args"])
     config = parse(torchrun.training_script_args, prog="pipeline")
-    paths = {mount["name"]: Path(mount["mountPath"]) for mount in container["volumeMounts"]}
+    paths = {mount["name"]: Path(mount["mountPath"]) for mount in CONTAINER["volumeMounts"]}
     (key,) = re.findall(r"--from-file=(\S+)", snippet("kubectl create secret"))
     assert config.secret_file == paths["secret"] / key
     assert config.run_dir is not None
@@ -311,8 +313,7 @@ def test_manifests_command_finds_what_is_mounted():
 
 def test_mounted_secret_is_read(tmp_path):
     """A Secret's volume has links to a directory that is replaced as a whole."""
-    pod = MANIFEST["spec"]["pytorchReplicaSpecs"]["Master"]["template"]["spec"]
-    (mode,) = [volume["secret"]["defaultMode"] for volume in pod["volumes"] if "secret" in volume]
+    (mode,) = [volume["secret"]["defaultMode"] for volume in POD["volumes"] if "secret" in volume]
     made = tmp_path / "..2026_01_01"
     made.mkdir()
     (made / "job.key").write_text("0123456789abcdef")
