@@ -1,6 +1,7 @@
 """What a run finds around itself: its machines, and what the launcher says of the job."""
 
 import math
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class Environment:
         Raises ConfigError for half a launcher's variables."""
         launcher = Launcher.from_environ()
         facts = dict(facts_here())
-        del facts["host"]
+        del facts["host"], facts["cpus"]
         return cls(
             world_size=None if launcher is None else launcher.world_size,
             local_world_size=None if launcher is None else launcher.local_world_size,
@@ -69,7 +70,7 @@ class Environment:
         return cls(
             world_size=len(ranks),
             local_world_size=most,
-            cores=most * max(1, int(least("cores"))),
+            cores=most * min(_cores_each(ranks, host) for host in num_ranks),
             gpus=int(most * least("gpus")),
             has_nccl=all(facts["has_nccl"] for facts in ranks),
             processor=processors[0],
@@ -78,11 +79,22 @@ class Environment:
         )
 
 
+def _cores_each(ranks: Sequence[Facts], host: str) -> int:
+    """The cores of each rank on a host. A launcher may bind ranks to cores of their own, as srun
+    does, or let them share; a quota that leaves fewer than they may run on is for all of them."""
+    here = [facts for facts in ranks if facts["host"] == host]
+    fewest = min(facts["cores"] for facts in here)
+    has_quota = any(facts["cores"] < len(facts["cpus"]) for facts in here)
+    num_cores = fewest if has_quota else len({cpu for facts in here for cpu in facts["cpus"]})
+    return max(1, num_cores // len(here))
+
+
 def facts_here() -> Facts:
     """What a rank says of its machine to rank 0."""
     return {
         "host": this_host(),
         "cores": usable_cores(),
+        "cpus": sorted(os.sched_getaffinity(0)),
         "gpus": torch.cuda.device_count(),
         "has_nccl": torch.distributed.is_nccl_available(),
         "processor": processor(),

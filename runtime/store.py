@@ -6,6 +6,7 @@ call is made on a thread that is left behind when it is late, and the next one c
 is said in the store, and whom to believe, is runtime.rendezvous's.
 """
 
+import ipaddress
 import logging
 import queue
 import socket
@@ -117,13 +118,7 @@ def open_store(address: StoreAddress) -> Store:
 def host_store(address: StoreAddress) -> Store:
     """Host the store, at its address alone, for as long as the result lives. Raises OSError if the
     address is taken, or none of this host's."""
-    family, kind, _, _, place = socket.getaddrinfo(
-        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    with socket.socket(family, kind) as listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(place)
-        listening.listen()
+    with listen(address) as listening:
         return TCPStore(
             address.host,
             address.port,
@@ -132,3 +127,29 @@ def host_store(address: StoreAddress) -> Store:
             wait_for_workers=False,
             master_listen_fd=listening.detach(),
         )
+
+
+def listen(address: StoreAddress) -> socket.socket:
+    """A socket that listens at an address of this host. If that is its own name, and known here as
+    loopback, as in Debian's /etc/hosts, it listens at all: others know the name as another."""
+    family, kind, _, _, place = socket.getaddrinfo(
+        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    if _is_loopback(str(place[0])) and not _is_loopback(address.host):
+        place = ("", *place[1:])
+    listening = socket.socket(family, kind)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(place)
+        listening.listen()
+    except OSError:
+        listening.close()
+        raise
+    return listening
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

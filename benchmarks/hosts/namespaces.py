@@ -100,6 +100,11 @@ class Host:
             if not held.stdout.readline():
                 held.wait()
                 raise NoNamespaces(f"{self.name} has no namespaces of its own for mounts and names")
+        until_s = time.monotonic() + END_S
+        while not self.processes(held=True):  # the shell has yet to become what they are found by
+            if time.monotonic() > until_s:
+                raise NoNamespaces(f"{self.name} has lost the process that holds its namespaces")
+            time.sleep(0.01)
         return held
 
     def kill(self) -> None:

@@ -28,7 +28,8 @@ def _begin() -> None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else it warns of hosts without a name
+    # Else torch tells of hosts without a name, and prints a stack for each store it does not reach.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     server_pid, keeper_pid = os.getpid(), told["keeper_pid"]
 
     def note(number: int, frame: FrameType | None) -> None:

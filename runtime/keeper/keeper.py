@@ -275,7 +275,7 @@ class Keeper:
     def _heed(self, registrar: Child) -> int | None:
         """Do what other ranks want; the exit code if that ends the job."""
         for notice in registrar.notices:
-            self._say(notice)
+            self._say(notice, always=True)
         registrar.notices.clear()
         for worker in self._workers:
             for trouble in worker.troubles:

@@ -22,7 +22,7 @@ from torch.distributed import Store
 
 from runtime.lifetime import die_with_parent
 from runtime.membership.cards import Board, Card, Places
-from runtime.membership.roll import Count, Follower, Roll
+from runtime.membership.roll import Count, Follower, Roll, name_of
 from runtime.program import (
     DONE,
     FINAL,
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 BEAT_S = 1.0
 FIRST_BEAT_S = 0.05  # until the job is announced
-FIRST_NOTICE_S = 10.0  # of ranks that have not come; the next one after twice as long
+FIRST_NOTICE_S = 10.0  # of who has not come or is not reached; the next after twice as long
 MOST_TROUBLES = 8  # on a card: the latest
 LEAVE_S = 10.0  # for others to hear that the job is over, if they need the store that is here
 PORT_S = 8.0  # for the one before to give the store's port back
@@ -163,6 +163,7 @@ class Registrar:
         self._told: dict[str, object] = {}
         self._began_s, self._notice_s = clock(), FIRST_NOTICE_S
         self._left_s: float | None = None
+        self._was_reached = False
 
     @property
     def wait_s(self) -> float:
@@ -266,10 +267,10 @@ class Registrar:
             if first is not None and self._follower.board is None:  # else it was another attempt's
                 self._card = replace(self._card, heard=first.nonce)
             self._rendezvous.publish_card(self._member.rank, self._card)
-            is_heard = True
+            is_heard = self._was_reached = True
             board = self._rendezvous.read_board()
         except StoreAway:
-            pass
+            self._tell_unreached(now_s)
         over = self._follower.take(board, now_s)
         heeded = self._follower.board
         if heeded is not None:
@@ -278,6 +279,19 @@ class Registrar:
         elif over:
             self._tell(Board(nonces=(), over=over))
         return is_heard
+
+    def _tell_unreached(self, now_s: float) -> None:
+        """Say that the store was not reached yet; rank 0 hears nothing of this rank and can't."""
+        waited_s = now_s - self._began_s
+        if self._was_reached or waited_s <= self._notice_s or not self._member.speaks_here:
+            return
+        self._notice_s = 2 * waited_s
+        who, store = name_of(self._member.rank, self._card.host), self._member.store
+        self._say(
+            notice=f"{who} does not reach the job's store at MASTER_ADDR {store.host}, MASTER_PORT"
+            f" {store.port}, for {waited_s:.0f} s now; does rank 0 run there, or is a firewall"
+            " between them?"
+        )
 
     # Both -------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ def process(monkeypatch):
     for name in TORCHRUN:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(environment, "usable_cores", lambda: 7)
+    monkeypatch.setattr(environment.os, "sched_getaffinity", lambda pid: set(range(7)))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(environment, "processor", lambda: "7 cores, 3 GPUs")
     monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: True)
@@ -54,6 +55,7 @@ def facts(host: str, **changes) -> dict[str, object]:
     usual = {
         "host": host,
         "cores": 8,
+        "cpus": list(range(8)),
         "gpus": 2,
         "has_nccl": True,
         "processor": "AVX512",
@@ -72,6 +74,20 @@ def test_hosts_count_as_the_one_with_the_least_for_each_rank():
     assert found.memory_bytes == pytest.approx(48e9)
     assert not found.is_one_host
     assert found.remarks == ()
+
+
+def test_ranks_that_are_bound_to_cores_of_their_own_use_all_of_them():
+    """srun binds each task to its --cpus-per-task: four cores each were taken for four in all, and
+    each rank had one thread."""
+    bound = [facts("a", cores=2, cpus=[2 * rank, 2 * rank + 1]) for rank in range(4)]
+    assert Environment.of_ranks(bound).cores == 4 * 2
+    shared = 4 * [facts("a", cores=4, cpus=list(range(4)))]
+    assert Environment.of_ranks(shared).cores == 4 * 1
+
+
+def test_quota_is_for_all_ranks_of_a_container():
+    limited = 2 * [facts("a", cores=4, cpus=list(range(16)))]
+    assert Environment.of_ranks(limited).cores == 2 * 2
 
 
 def test_ranks_on_one_host_are_found_to_be():

@@ -10,7 +10,7 @@ import pytest
 from torch.distributed import HashStore, TCPStore
 
 from runtime.program import StoreAddress
-from runtime.store import SharedStore, StoreAway, host_store, open_store
+from runtime.store import SharedStore, StoreAway, host_store, listen, open_store
 
 
 def test_what_is_put_is_found():
@@ -93,6 +93,18 @@ def test_store_is_hosted_at_its_address_alone(address):
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.2", address.port), timeout=5.0)
     del store
+
+
+def test_name_that_is_loopback_at_its_own_host_is_reached_from_others(monkeypatch):
+    """Debian's /etc/hosts gives a host's own name as 127.0.1.1: the store listened there, and every
+    other host was refused, for 600 s."""
+    found = socket.getaddrinfo("127.0.1.1", 0, type=socket.SOCK_STREAM)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    with listen(StoreAddress(host="host-a", port=0)) as everywhere:
+        assert everywhere.getsockname()[0] == "0.0.0.0"
+    for host in ("localhost", "127.0.1.1"):
+        with listen(StoreAddress(host=host, port=0)) as here:
+            assert here.getsockname()[0] == "127.0.1.1"
 
 
 def test_store_that_was_lost_is_found_again_when_another_hosts_it(address):

@@ -1,5 +1,6 @@
 """How a job is started on hosts: each way's commands and variables, without any host."""
 
+import io
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.hosts import namespaces
 from benchmarks.hosts.job import HOWS, PIPELINE, PORT, HostsJob, write_secret
 
 
@@ -107,6 +109,16 @@ def test_secret_is_for_its_owner_alone(tmp_path):
     path = write_secret(tmp_path / "secret")
     assert path.stat().st_mode & 0o777 == 0o600
     assert write_secret(path).read_text() != ""
+
+
+def test_host_is_held_before_anything_starts_on_it(monkeypatch):
+    """On a busy machine the first command came before the process that it looked for."""
+    shell = SimpleNamespace(stdout=io.BytesIO(b"\n"))
+    monkeypatch.setattr(namespaces.subprocess, "Popen", lambda *_, **__: shell)
+    found = [[], [], [7]]
+    monkeypatch.setattr(namespaces.Host, "processes", lambda self, held: found.pop(0))
+    namespaces.Host(name="host-0", namespace="loco-0", address="10.77.0.1").hold(())
+    assert found == []
 
 
 def test_namespaces_that_can_not_be_made_are_one_message(monkeypatch, capsys):

@@ -242,6 +242,18 @@ def test_store_that_was_away_for_a_minute_is_no_ones_end(job):
     job.shelf.is_away = False
     job.turn(5)
     assert job.over() == ["", "", ""]
+    assert job.notices == [[], [], []]
+
+
+def test_store_that_is_not_reached_at_first_is_told_by_each_host(job):
+    """The other host's console had torch's stack traces, and no word of ours."""
+    job.shelf.is_away = True
+    job.turn(int(FIRST_NOTICE_S) + 1)
+    (notice,) = job.notices[1]
+    assert notice.startswith("rank 1 (host ")
+    assert "does not reach the job's store at MASTER_ADDR" in notice
+    job.turn(5)
+    assert len(job.notices[1]) == 1
 
 
 def test_store_that_was_made_anew_is_filled_again(job):
