@@ -63,6 +63,7 @@ def server(tmp_path) -> Iterator[S3Server]:
         yield server
 
 
+@pytest.mark.slow
 def test_store_that_is_lost_costs_checkpoints_and_not_the_run(start, server):
     """The last one, too, and that is told; the weights are in the run directory."""
     place = ("--checkpoint-dir", f"{server.url}/lost", "--checkpoint-every", "200")

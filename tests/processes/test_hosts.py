@@ -11,12 +11,12 @@ pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not() or "namespaces
 
 CASES = (
     Case(kind="starts", how="env", disks="own"),
-    Case(kind="preempt", how="env"),
     *(
         pytest.param(case, marks=pytest.mark.slow)
         for case in (
             Case(kind="starts", how="torchrun"),
             Case(kind="starts", how="env", ipv6=True),
+            Case(kind="preempt", how="env"),
             Case(kind="rank-kill", how="torchrun"),
             Case(kind="link-down:5", how="env"),
         )

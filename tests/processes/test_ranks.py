@@ -99,6 +99,7 @@ def test_rank_that_fails_ends_all_in_seconds(ranks):
     assert "has ended: worker 1 was killed by SIGKILL" in found[0][1]
 
 
+@pytest.mark.slow
 def test_registrar_may_die_and_the_store_with_it(ranks, expected):
     """Rank 0's hosts the store."""
     runs = ranks(3, *SLOW)
@@ -127,6 +128,7 @@ def test_rank_that_does_not_come_is_told_of_and_the_others_can_be_stopped(ranks)
     assert [code for code, _ in ends(runs)] == [128 + signal.SIGTERM] * 2
 
 
+@pytest.mark.slow
 def test_store_that_can_not_be_hosted_is_one_message(ranks, port):
     with socket.create_server(("127.0.0.1", port)):
         (run,) = ranks(1)

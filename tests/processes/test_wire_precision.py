@@ -56,6 +56,7 @@ def test_what_is_made_or_sent_again_is_rounded_to_the_same_bits(start, tie):
     assert_nothing_is_left(run)
 
 
+@pytest.mark.slow
 def test_run_that_rounds_is_stopped_resumed_refused_and_recut(start):
     """Its checkpoint holds late ties as they cross."""
     flags = (*QUICK, "--tie", "gradient", "--lag", "2", "--steps", "150")
