@@ -114,6 +114,7 @@ class Rendezvous:
         self._timeout_s = timeout_s
         self._secret = secret
         self._first_key = rendezvous_key(secret)
+        self._is_away = False  # and that was said
         self._run_id = ""
         self._run_key = b""
         self._run_dir_key = f"{RUN_DIR_KEY} of {launcher}"
@@ -350,10 +351,13 @@ class Rendezvous:
     def _read(self, key: str) -> bytes | None:
         """What lies at a key; None if nothing does, or that is unknown."""
         try:
-            return self._store.find(_at(key))
+            found = self._store.find(_at(key))
         except StoreAway as error:
-            log.warning("%r: %s", key, error)
+            log.log(logging.DEBUG if self._is_away else logging.WARNING, "%r: %s", key, error)
+            self._is_away = True
             return None
+        self._is_away = False
+        return found
 
     def _holds_something(self, key: str) -> bool:
         return self._read(key) is not None

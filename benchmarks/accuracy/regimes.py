@@ -119,8 +119,8 @@ NARROW: Settings = {
     "train_images": 10_240,
     "epochs": 15,
     # Searched with seed 100 on 5,000 held-out training images, a run each. Of RATES, with batches
-    # of 256 and SimCLR's own crops, 2e-3 was best by linear top-1 for three of four methods; GIM cut
-    # as S1|S2|S3|S4 is as good with 1e-3. By kNN 1e-3 is better for all but LoCo.
+    # of 256 and SimCLR's own crops, 2e-3 was best by linear top-1 for three of four methods; GIM
+    # cut as S1|S2|S3|S4 is as good with 1e-3. By kNN 1e-3 is better for all but LoCo.
     "lr": 2e-3,
     "batch_size": 256,
     "decoder_depth": (0,),

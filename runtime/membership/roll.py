@@ -51,16 +51,21 @@ class Roll:
         self._told: set[str] = set()
 
     def take(self, cards: Sequence[Card | None] | None, now_s: float) -> None:
-        """Take all ranks' cards as they lie in the store; None if that can't be read."""
+        """Take all ranks' cards as they lie in the store; None if that can't be read. One of an
+        attempt before this one is left out."""
         self._watch.look(now_s)
         if cards is None:
             return
         self._read_s = self._watch.now_s
         for rank, card in enumerate(cards):
-            # Others are of an attempt before this one.
-            if card is not None and card.heard == self._nonce and card != self._cards[rank]:
+            if card is not None and card.heard == self._nonce and self._is_news(rank, card):
                 self._cards[rank] = card
                 self._changed_s[rank] = self._watch.now_s
+
+    def _is_news(self, rank: int, card: Card) -> bool:
+        """Whether it is not one that has been read before, written again by a stranger."""
+        before = self._cards[rank]
+        return before is None or card.nonce != before.nonce or card.beat > before.beat
 
     def count(self, *, joined: Sequence[str], is_done: bool) -> Count:
         """Say how things stand. `joined` are the nonces, by rank, of the keepers whose workers have
@@ -127,7 +132,8 @@ class Follower:
         before = self.board
         if board is not None and before is not None and board.nonces[0] != before.nonces[0]:
             return "rank 0 was started anew, so all ranks have to be"
-        if board is not None and board != before and self._is_listed(board):
+        is_news = board is not None and (before is None or board.beat > before.beat)
+        if board is not None and is_news and self._is_listed(board):
             self.board, self._changed_s = board, self._watch.now_s
         if self.board is None or self.board.is_done:
             return ""

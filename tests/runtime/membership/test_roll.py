@@ -26,7 +26,7 @@ class Ranks:
     def change(self, rank: int, **changes) -> None:
         card = self.cards[rank]
         assert card is not None
-        self.cards[rank] = replace(card, **changes)
+        self.cards[rank] = replace(card, **{"beat": card.beat + 1, **changes})
 
     def watch(self, seconds: float = 1.0, *, reads: bool = True) -> Count:
         until_s = self.now_s + seconds
@@ -34,7 +34,7 @@ class Ranks:
             self.now_s += 1.0
             for rank, card in enumerate(self.cards):
                 if card is not None and rank not in self.silent:
-                    self.change(rank, beat=card.beat + 1)
+                    self.change(rank)
             self.roll.take(self.cards if reads else None, self.now_s)
             count = self.roll.count(joined=self.joined, is_done=False)
         return count
@@ -74,6 +74,17 @@ def test_all_ranks_of_a_lost_host_are_named_at_once(ranks):
     ranks.watch(1.0)
     ranks.silent = {1, 2}
     assert "rank 1 (host host1), rank 2 (host host2)" in ranks.watch(TIMEOUT_S + 2).board.over
+
+
+def test_card_that_is_written_again_does_not_hide_a_lost_rank(ranks):
+    """A stranger can write what he has read, and each such card was news."""
+    ranks.watch()
+    ranks.silent = {1, 2}
+    old, last = ranks.cards[2], replace(ranks.cards[2], beat=ranks.cards[2].beat + 1)
+    for second in range(int(TIMEOUT_S) + 2):
+        ranks.cards[2] = old if second % 2 else last
+        over = ranks.watch().board.over
+    assert "rank 2 (host host2)" in over
 
 
 def test_rank_that_has_left_is_not_lost(ranks):
@@ -183,6 +194,13 @@ def test_rank_0_is_lost_after_the_timeout(follower, until, is_lost):
     for second in range(2, until):
         over = follower.take(same if second % 2 else None, 1000.0 + second)
     assert ("nothing was heard of rank 0 for" in over) is is_lost
+
+
+def test_board_that_is_written_again_does_not_hide_that_rank_0_is_lost(follower):
+    follow(follower, BOARD, range(2))
+    for second in range(2, 95):
+        over = follower.take(replace(BOARD, beat=second % 2), 1000.0 + second)
+    assert "nothing was heard of rank 0 for" in over
 
 
 def test_rank_0_may_be_late_to_come(follower):
