@@ -16,6 +16,7 @@ An attempt at a job is named by the nonce that rank 0's keeper draws at its star
 import contextlib
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 
 WAIT_S = 600.0  # for another process
 LOOK_EVERY_S = 0.02
+REPEAT_S = 1.0
 LOOK_AGAIN_S = 0.2  # if what lies there is not this job's
 TOLD_AFTER_S = 2.0
 REFUSAL_TIMEOUT_S = 30.0  # for the ranks that are to hear that there is no job
@@ -117,7 +119,10 @@ class Rendezvous:
         self._is_away = False  # and that was said
         self._run_id = ""
         self._run_key = b""
+        self._launcher = launcher
         self._run_dir_key = f"{RUN_DIR_KEY} of {launcher}"
+        self._said: dict[str, bytes] = {}  # by this process, in case that the store is lost
+        self._said_s = -math.inf
 
     # Which ranks are there --------------------------------------------------------------------
 
@@ -211,6 +216,7 @@ class Rendezvous:
         """Wait for the coordinator. Raises RendezvousError after the timeout."""
         wait = _Wait("job", self._timeout_s)
         while (found := self.recall_announcement()) is None:
+            self.repeat()
             wait.again(is_foreign=self._is_led_by_strangers)
         return found
 
@@ -235,7 +241,8 @@ class Rendezvous:
         key, known = _card_key(0), self.known.get(_card_key(0))
         now = self._find(key)  # if nothing of it lies there, what is known
         found = (now, self._unsealed(key, known))
-        return [Card.from_text(text).nonce for text in found if text is not None]
+        nonces = (Card.from_text(text).nonce for text in found if text is not None)
+        return list(dict.fromkeys(nonces))
 
     @property
     def _is_led_by_strangers(self) -> bool:
@@ -304,12 +311,14 @@ class Rendezvous:
     # Between attempts -------------------------------------------------------------------------
 
     def remember_run_dir(self, path: str) -> None:
-        """Remember the run directory for a restart by the same launcher."""
-        self._set(self._run_dir_key, path)
+        """Remember the run directory for a restart by the same launcher, if it can be told from
+        others."""
+        if self._launcher:
+            self._set(self._run_dir_key, path)
 
     def recall_run_dir(self) -> str | None:
         """The directory of an attempt before this one, if there was one."""
-        return self._find(self._run_dir_key)
+        return self._find(self._run_dir_key) if self._launcher else None
 
     # Sealed values ----------------------------------------------------------------------------
 
@@ -329,11 +338,21 @@ class Rendezvous:
         wait = _Wait(key, self._timeout_s)
         while True:
             try:
-                self.known[key] = self._put(key, text)
+                self.known[key] = self._said[key] = self._put(key, text)
                 return
             except StoreAway as error:
-                log.warning("%r: %s", key, error)
+                log.info("%r: %s", key, error)
                 wait.again(is_foreign=False)
+
+    def repeat(self) -> None:
+        """Say again what this process has said, once a second at most: whoever hosts the store may
+        have died, and the store with it."""
+        if time.monotonic() - self._said_s < REPEAT_S:
+            return
+        self._said_s = time.monotonic()
+        with contextlib.suppress(StoreAway):
+            for key, sealed in self._said.items():
+                self._store.put(_at(key), sealed)
 
     def _unsealed(self, key: str, sealed: bytes | None) -> str | None:
         return None if sealed is None else unseal(self._key_of(key), key, sealed)
@@ -353,7 +372,7 @@ class Rendezvous:
         try:
             found = self._store.find(_at(key))
         except StoreAway as error:
-            log.log(logging.DEBUG if self._is_away else logging.WARNING, "%r: %s", key, error)
+            log.log(logging.DEBUG if self._is_away else logging.INFO, "%r: %s", key, error)
             self._is_away = True
             return None
         self._is_away = False
@@ -368,6 +387,7 @@ class Rendezvous:
         """The text of a key, waited for. Raises RendezvousError."""
         wait = _Wait(key, self._timeout_s if timeout_s is None else timeout_s)
         while (text := self._find(key, is_meant=is_meant)) is None:
+            self.repeat()
             wait.again(is_foreign=self._holds_something(key))
         return text
 

@@ -256,6 +256,8 @@ def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
         raise ConfigError(f"{reason}; benchmarks.hosts makes hosts of network namespaces")
     if lacking := s3.missing():
         raise ConfigError(f"no {' '.join(lacking)} here; install with pip install -e '.[dev]'")
+    if unknown_hows := [how for how in options.hows if how not in HOWS]:
+        raise ConfigError(f"hows {' '.join(unknown_hows)}; give some of {' '.join(HOWS)}")
     unknown = [kind for kind in options.only if kind not in KINDS and "link-down:" not in kind]
     if unknown:
         raise ConfigError(f"only {' '.join(unknown)}; give some of {' '.join(KINDS)}")

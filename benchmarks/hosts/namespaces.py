@@ -150,7 +150,11 @@ class Hosts:
         self._holders: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
-        self.up()
+        try:
+            self.up()
+        except BaseException:
+            self.down()
+            raise
         return self
 
     def __exit__(

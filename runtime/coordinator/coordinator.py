@@ -27,7 +27,7 @@ from torch import Tensor
 
 from runtime.coordinator.live_view import LiveView, make_console
 from runtime.coordinator.reception import Left, Reception, Result
-from runtime.coordinator.start import Found, announce, recall
+from runtime.coordinator.start import WAITING, Found, announce, recall
 from runtime.faults.log import FaultLog
 from runtime.job import Job
 from runtime.lifetime import die_with_parent
@@ -74,7 +74,7 @@ def run_coordinator(program: Program, meeting: Meeting, start: Start, keeper: Co
         keeper.send_bytes(msgpack.packb(facts))
 
     def tell(phase: str, *, takes_s: float = 0.0) -> None:
-        say(phase=phase, takes_s=takes_s)
+        say(phase=phase, takes_s=takes_s, waits=phase.startswith(WAITING))
 
     try:
         rendezvous = open_rendezvous(meeting, timeout_s=program.patience_s, known=start.known)
@@ -192,15 +192,15 @@ class Coordinator:
         if self._is_first:
             self._say_what_runs()
         if not rendezvous.is_finished:
-            self._finish(gathered)
+            self._finish(gathered, rendezvous.repeat)
             rendezvous.mark_finished()
         self._tell_phase("leaving")
         ended()
         self._let_workers_go()
         self._reception.close()
 
-    def _finish(self, gathered: Callable[[], None]) -> None:
-        self._follow()
+    def _finish(self, gathered: Callable[[], None], repeat: Callable[[], None]) -> None:
+        self._follow(repeat)
         gathered()
         self._tell_phase("writing the weights")
         weights = self._gather_weights()
@@ -226,13 +226,15 @@ class Coordinator:
         for note in self._job.notes:
             self._say(f"note: {note}")
 
-    def _follow(self) -> None:
+    def _follow(self, repeat: Callable[[], None]) -> None:
         """Record and show reports until every worker has handed in its result."""
         with LiveView(self._job.num_steps, console=self._console) as view:
             told_s = -math.inf
             while len(self._results) < self.num_workers:
                 if time.monotonic() - told_s > TELL_EVERY_S:
                     self._tell_phase("following the steps")
+                    if len(self._latest) < self.num_workers:
+                        repeat()  # a rank may not have read the announcement yet
                     told_s = time.monotonic()
                 self._listen()
                 statuses = self._progress.statuses()

@@ -32,6 +32,8 @@ from runtime.trust.keys import RunKeys
 
 log = logging.getLogger(__name__)
 
+WAITING = "waiting for the other ranks"  # begins the name of each such phase: theirs are as long
+
 Found = tuple[Announcement, RunDir, Reception | None]
 
 
@@ -72,7 +74,7 @@ def announce(program: Program, rendezvous: Rendezvous, meeting: Meeting, tell: T
             ours = f"ipc://{meeting.directory}/coordinator"
             bind = ours if on_this_host else tcp_address(meeting.address)
             if ranks is not None:
-                tell("waiting for the other ranks to look for the checkpoint directory")
+                tell(f"{WAITING} to look for the checkpoint directory")
                 _check_places(program, rendezvous, run_id, checkpoints)
                 run_dir.mark(run_id)
             reception = _receive(job, run_id, bind, meeting)
@@ -84,7 +86,7 @@ def announce(program: Program, rendezvous: Rendezvous, meeting: Meeting, tell: T
                 coordinator=reception.address,
                 **resume,  # type: ignore[arg-type]
             )
-        tell("waiting for the other ranks")
+        tell(WAITING)
         announcement = rendezvous.announce(announcement)
     except BaseException:
         if reception is not None:
@@ -115,7 +117,7 @@ def _facts_of_ranks(rendezvous: Rendezvous, meeting: Meeting, tell: Tell) -> lis
     """What all ranks say of their hosts; None if there is but this one."""
     if meeting.member is None or meeting.member.is_one_host:
         return None
-    tell("waiting for the other ranks")
+    tell(WAITING)
     return [card.facts for card in rendezvous.await_cards()]
 
 

@@ -105,8 +105,8 @@ class Keeper:
         _open_as_many_files_as_allowed()
         umask = None if self._program.shares_run_dir else os.umask(PRIVATE_UMASK)
         adopt_orphans()  # of a fork server that is killed
-        if self._rank is not None:
-            die_with_parent(signal.SIGTERM)  # a launcher's end is a stop, at a checkpoint
+        if self._member is not None and self._member.launcher:
+            die_with_parent(signal.SIGTERM)  # torchrun's end is a stop, at a checkpoint
         say = partial(self._say, always=True)  # this rank's alone may fail, on its own host
         self._disk = CheckpointThread(self._program.faults, say=say)
         try:
@@ -211,7 +211,7 @@ class Keeper:
     def _launcher_is_stopped(self) -> bool:
         try:
             status = psutil.Process(os.getppid()).status()
-        except psutil.NoSuchProcess:
+        except psutil.Error:  # it has ended, or is root's and hidden
             return False
         return bool(status == psutil.STATUS_STOPPED)
 
@@ -231,6 +231,7 @@ class Keeper:
             self._forgive_own_absence()
             for child in self._children():
                 self._listen(child)
+            self._say_what_workers_say()
             if self._all_ended_well() and not self._is_stopped():
                 return 0
             if self._registrar is not None and (code := self._heed(self._registrar)) is not None:
@@ -272,6 +273,15 @@ class Keeper:
         others_are_done = self._registrar is not None and self._registrar.said.get("is_done")
         return spares and not others_are_done
 
+    def _say_what_workers_say(self) -> None:
+        for worker in self._workers:
+            told = worker.notices + (worker.troubles if self._registrar is None else [])
+            for text in told:
+                self._say(text, always=True)
+            worker.notices.clear()
+            if self._registrar is None:
+                worker.troubles.clear()
+
     def _heed(self, registrar: Child) -> int | None:
         """Do what other ranks want; the exit code if that ends the job."""
         for notice in registrar.notices:
@@ -281,9 +291,6 @@ class Keeper:
             for trouble in worker.troubles:
                 registrar.tell(trouble=trouble)
             worker.troubles.clear()
-            for notice in worker.notices:
-                self._say(notice, always=True)
-            worker.notices.clear()
         is_durable = self._coordinator is not None and self._coordinator.said.get("end") == DONE
         if (over := registrar.said.get("over")) is not None and not is_durable:
             self._end_coordinator()

@@ -188,8 +188,9 @@ class Registrar:
         """Say what there is to say, hear the others; True if this process may leave."""
         self._say(phase="watching the other ranks", reached=self._card.beat)
         self._card = replace(self._card, beat=self._card.beat + 1)
-        self._look_for_places()
         is_heard = self._lead(now_s) if self._roll is not None else self._follow(now_s)
+        if is_heard and self._announcement is None:
+            self._look_for_places()
         if self._left_s is None:
             return False
         needed = self._roll is not None and not self._roll.have_left
@@ -197,8 +198,6 @@ class Registrar:
 
     def _look_for_places(self) -> None:
         """Answer rank 0's question, once a run."""
-        if self._announcement is not None:
-            return
         places = self._rendezvous.find_places()
         if places is not None and places.run_id != self._card.seen:
             self._say(phase="looking for the checkpoint directory")
@@ -210,12 +209,15 @@ class Registrar:
     def _lead(self, now_s: float) -> bool:
         """Count the others and say what follows; whether the board has that."""
         assert self._roll is not None
-        self._roll.take(self._read_cards(), now_s)
-        count = self._roll.count(joined=self._joined, is_done=self._card.presence == "done")
+        cards = self._read_cards()
+        self._roll.take(cards, now_s, joined=self._joined)
+        count = self._roll.count(is_done=self._card.presence == "done")
         self._tell(count.board)
         for trouble in count.troubles:
             self._say(notice=trouble)
         self._tell_missing(count, now_s)
+        if cards is None:
+            return False
         board = replace(count.board, beat=self._card.beat)
         try:
             self._rendezvous.publish_board(board)
@@ -261,7 +263,7 @@ class Registrar:
 
     def _follow(self, now_s: float) -> bool:
         """Say that this rank is there, and hear rank 0; whether the store has that."""
-        board, is_heard = None, False
+        board, is_heard, is_read = None, False, False
         try:
             first = self._rendezvous.read_card(0)
             if first is not None and self._follower.board is None:  # else it was another attempt's
@@ -269,13 +271,15 @@ class Registrar:
             self._rendezvous.publish_card(self._member.rank, self._card)
             is_heard = self._was_reached = True
             board = self._rendezvous.read_board()
+            is_read = True
         except StoreAway:
             self._tell_unreached(now_s)
         over = self._follower.take(board, now_s)
         heeded = self._follower.board
         if heeded is not None:
             self._tell(replace(heeded, over=over))
-            self._recall()
+            if is_read:
+                self._recall()
         elif over:
             self._tell(Board(nonces=(), over=over))
         return is_heard

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from runtime.membership.cards import Board, Card
 
+ANEW_S = 5.0  # without a word of a keeper, before another one is taken to be in its place
 ABSENCE_S = 15.0  # between two looks: this process was stopped meanwhile, and nobody is blamed
 
 
@@ -45,20 +46,28 @@ class Roll:
         self._watch = _Watch()
         self._cards: list[Card | None] = [None] * num_ranks
         self._changed_s = [0.0] * num_ranks
+        self._others: dict[int, Card] = {}  # in the place of one that has joined
         self._read_s = 0.0
         self._stop, self._stop_by = 0, ""
         self._over = ""
         self._told: set[str] = set()
 
-    def take(self, cards: Sequence[Card | None] | None, now_s: float) -> None:
-        """Take all ranks' cards as they lie in the store; None if that can't be read. One of an
-        attempt before this one is left out."""
+    def take(
+        self, cards: Sequence[Card | None] | None, now_s: float, *, joined: Sequence[str]
+    ) -> None:
+        """Take all ranks' cards as they lie in the store; None if that can't be read. `joined` are
+        the nonces, by rank, of the keepers whose workers have taken up the run; "" for a rank's
+        that has not. A card of an attempt before this one, or of another job, is left out."""
         self._watch.look(now_s)
         if cards is None:
             return
         self._read_s = self._watch.now_s
         for rank, card in enumerate(cards):
-            if card is not None and card.heard == self._nonce and self._is_news(rank, card):
+            if card is None or card.heard != self._nonce:
+                continue
+            if joined[rank] not in ("", card.nonce):
+                self._others[rank] = card
+            elif self._is_news(rank, card):
                 self._cards[rank] = card
                 self._changed_s[rank] = self._watch.now_s
 
@@ -67,12 +76,11 @@ class Roll:
         before = self._cards[rank]
         return before is None or card.nonce != before.nonce or card.beat > before.beat
 
-    def count(self, *, joined: Sequence[str], is_done: bool) -> Count:
-        """Say how things stand. `joined` are the nonces, by rank, of the keepers whose workers have
-        taken up the run; "" for a rank's that has not."""
+    def count(self, *, is_done: bool) -> Count:
+        """Say how things stand."""
         here = {rank: card for rank, card in enumerate(self._cards) if card is not None}
         for rank, card in here.items():
-            self._over = self._over or _why_over(rank, card, joined[rank])
+            self._over = self._over or self._why_over(rank, card)
             if card.stop and not self._stop:
                 self._stop, self._stop_by = card.stop, name_of(rank, card.host)
         self._over = self._over or self._why_lost(here)
@@ -88,6 +96,15 @@ class Roll:
         )
         missing = tuple(rank for rank, card in enumerate(self._cards) if card is None)
         return Count(board=board, missing=missing, troubles=tuple(troubles))
+
+    def _why_over(self, rank: int, card: Card) -> str:
+        who = name_of(rank, card.host)
+        if card.presence == "failed":
+            return f"{who} has ended: {card.why}"
+        silent_s = self._watch.now_s - self._changed_s[rank]
+        if card.presence == "here" and rank in self._others and silent_s > ANEW_S:
+            return f"{who} was started anew, so all ranks have to be"
+        return ""
 
     def _why_lost(self, here: Mapping[int, Card]) -> str:
         now_s = self._watch.now_s
@@ -130,10 +147,14 @@ class Follower:
         can't go on; "" if it can."""
         self._watch.look(now_s)
         before = self.board
-        if board is not None and before is not None and board.nonces[0] != before.nonces[0]:
+        silent_s = self._watch.now_s - self._changed_s
+        is_another = (
+            board is not None and before is not None and board.nonces[0] != before.nonces[0]
+        )
+        if is_another and silent_s > ANEW_S:
             return "rank 0 was started anew, so all ranks have to be"
         is_news = board is not None and (before is None or board.beat > before.beat)
-        if board is not None and is_news and self._is_listed(board):
+        if board is not None and is_news and not is_another and self._is_listed(board):
             self.board, self._changed_s = board, self._watch.now_s
         if self.board is None or self.board.is_done:
             return ""
@@ -144,15 +165,6 @@ class Follower:
 
     def _is_listed(self, board: Board) -> bool:
         return self._rank < len(board.nonces) and board.nonces[self._rank] == self._nonce
-
-
-def _why_over(rank: int, card: Card, joined: str) -> str:
-    who = name_of(rank, card.host)
-    if card.presence == "failed":
-        return f"{who} has ended: {card.why}"
-    if card.presence == "here" and joined and card.nonce != joined:
-        return f"{who} was started anew, so all ranks have to be"
-    return ""
 
 
 def name_of(rank: int, host: str) -> str:

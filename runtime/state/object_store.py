@@ -171,6 +171,11 @@ def check_url(url: str) -> None:
         raise ValueError(
             f"{url!r} names no bucket; give one, such as {scheme or 's3'}://bucket/run"
         )
+    if scheme == "memory":
+        raise ValueError(
+            f"{url!r} is the memory of one process, and a job has several; give a path, or a URL"
+            " such as s3://bucket/run"
+        )
     if known is None and not _is_registered(scheme):
         raise ValueError(
             f"{url!r} is of a kind that fsspec does not know ({scheme}); give a path, or a URL such"

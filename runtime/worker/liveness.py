@@ -60,8 +60,9 @@ class Liveness:
     """Watches the silence on each side of one worker.
 
     `below` says where the worker below listens now, if it has said so, and `tell` tells the user if
-    it does not answer there; after `reach_timeout_s` `check` raises Unreachable. After `patience_s`
-    of silence `check` raises LinkError: longer than any restart takes.
+    it does not answer there; after `reach_timeout_s` `check` raises Unreachable, unless it answered
+    once, or did to an earlier generation of this worker (`was_reached`). After `patience_s` of
+    silence `check` raises LinkError: longer than any restart takes.
     """
 
     def __init__(
@@ -72,13 +73,18 @@ class Liveness:
         block_index: int,
         tell: Callable[[str], None],
         reach_timeout_s: float,
+        was_reached: bool = False,
         patience_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._links = links
         self._below = below
         self._reach = Reach(
-            f"worker {block_index}", f"worker {block_index - 1}", tell, timeout_s=reach_timeout_s
+            f"worker {block_index}",
+            f"worker {block_index - 1}",
+            tell,
+            timeout_s=reach_timeout_s,
+            was_reached=was_reached,
         )
         self._patience_s = patience_s
         self._clock = clock

@@ -84,7 +84,7 @@ def run_worker(
             return _tell(keeper, end=announcement.no_job or DONE)
         _tell(keeper, phase="loading the job", known=rendezvous.known)
         job = _load(program, announcement)
-        announcement = _with_own_run_dir(announcement, program, meeting)
+        announcement = _with_own_places(announcement, program, meeting)
         _log_to(worker_log(Path(announcement.run_dir), block_index))
         protect_output(log.warning)
         _tell(keeper, **_what_its_keeper_writes(announcement, job))
@@ -131,14 +131,18 @@ def _load(program: Program, announcement: Announcement) -> Job:
         raise NotThisJob(str(error)) from None
 
 
-def _with_own_run_dir(
+def _with_own_places(
     announcement: Announcement, program: Program, meeting: Meeting
 ) -> Announcement:
-    """With the directory that this host has for the run: rank 0's if it is seen here, else that
-    which this rank was given, or one of that name in this host's own runs/."""
+    """With what this host has for the run. Its run directory is rank 0's if that is seen here, else
+    the one that this rank was given, or one of that name in this host's own runs/. The checkpoint
+    directory may have another path here, which this rank was given."""
+    if meeting.member is None or meeting.member.is_one_host:
+        return announcement
+    checkpoint_dir = program.checkpoint_dir or announcement.checkpoint_dir
+    announcement = replace(announcement, checkpoint_dir=checkpoint_dir)
     theirs = Path(announcement.run_dir)
-    is_here = meeting.member is None or meeting.member.is_one_host
-    if is_here or seen_here(theirs, announcement.run_id):
+    if seen_here(theirs, announcement.run_id):
         return announcement
     own = Path("runs", theirs.name) if program.run_dir is None else Path(program.run_dir)
     return replace(announcement, run_dir=str(own.absolute()))
@@ -297,6 +301,7 @@ class Worker:
             block_index=self._block_index,
             tell=self._tell_trouble,
             reach_timeout_s=self._reach_timeout_s,
+            was_reached=bool(self._page[Field.REACHED]),
             patience_s=self._job.patience_s,
         )
 

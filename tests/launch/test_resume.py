@@ -197,7 +197,7 @@ BESIDE = {"free_ties": {"lag": None}, "wire_ties": {"wire_precision": ("fp16",)}
 @pytest.mark.parametrize("name", [name for name, role in ROLES.items() if role is Role.RESULT])
 def test_settings_of_the_result_may_not_change(name):
     said = refusal(**{name: OTHER[name]}, **BESIDE.get(name, {}))
-    assert said.startswith("the run directory holds a run with other settings (")
+    assert said.startswith("the run that would be resumed has other settings (")
     assert f"{kebab(name)} " in said
 
 

@@ -1,6 +1,7 @@
 """The store in which a job's processes find each other: each is heard in its attempt only."""
 
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -10,7 +11,7 @@ from torch.distributed import TCPStore
 
 from runtime.membership.cards import Board, Card
 from runtime.program import Meeting, Member, StoreAddress
-from runtime.rendezvous import Announcement, Rendezvous, RendezvousError, open_rendezvous
+from runtime.rendezvous import Announcement, Place, Rendezvous, RendezvousError, open_rendezvous
 from runtime.store import StoreAway
 
 JOB = Announcement(
@@ -137,6 +138,12 @@ def test_run_directory_is_recalled_by_later_attempts_of_the_launcher(meet):
     assert meet(launcher="agent 2").recall_run_dir() is None
 
 
+def test_run_directory_is_not_recalled_if_launchers_can_not_be_told_apart(meet):
+    """A job without torchrun got the directory of another one that had the same port."""
+    meet().remember_run_dir("/runs/1")
+    assert meet(nonce="again").recall_run_dir() is None
+
+
 # A store that comes and goes --------------------------------------------------------------------
 
 
@@ -144,6 +151,18 @@ def test_what_is_said_is_said_when_the_store_is_back(meet, shelf):
     shelf.calls_away = 3
     meet().publish_edge(0, "ipc://@edge-0")
     assert meet().find_edge(0) == "ipc://@edge-0"
+
+
+def test_what_was_said_is_said_again_while_this_process_waits(meet, shelf):
+    """The registrar that hosted the store was killed while a job began, and all waited on."""
+    upper, lower = meet(), meet()
+    lower.publish_edge(0, "ipc://@edge-0")
+    shelf.values.clear()
+    waiting = threading.Thread(target=lower.await_place, args=(1,))
+    waiting.start()
+    assert upper.await_edge(0) == "ipc://@edge-0"
+    upper.publish_place(1, Place(host="here", memory=""))
+    waiting.join()
 
 
 def test_what_is_said_in_vain_ends_the_wait(meet, shelf):

@@ -66,6 +66,7 @@ class Place:
             SharedStore(lambda: FileStore(path, -1)),
             secret=b"secret",
             nonce=f"keeper {self._num_begun}",
+            launcher="torchrun",
         )
 
     def listen_at(self, address: str) -> None:

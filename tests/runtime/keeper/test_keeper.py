@@ -294,7 +294,7 @@ def test_spare_rank_stays_until_the_others_are_done(rank, capsys):
     keeper, registrar, worker = rank(3)
     worker.process.exitcode, worker.said = 0, {"end": DONE, "is_spare": True}
     worker.notices = ["rank 3 is spare: the job has 3 workers"]
-    assert keeper._heed(registrar) is None
+    keeper._say_what_workers_say()
     assert "rank 3 is spare" in capsys.readouterr().err
     assert not keeper._all_ended_well()
     registrar.said["is_done"] = True

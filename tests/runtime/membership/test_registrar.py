@@ -14,6 +14,7 @@ from runtime.membership.registrar import (
     Registrar,
     why_unseen,
 )
+from runtime.membership.roll import ANEW_S
 from runtime.program import Member, StoreAddress
 from runtime.rendezvous import Announcement, Place, Rendezvous, RendezvousError
 from runtime.store import StoreAway
@@ -181,7 +182,7 @@ def test_rank_started_again_in_the_run_ends_this_attempt(job):
     run.publish_place(2, Place(host="host2", memory="", nonce="nonce 2"))
     job.turn()
     job.come(2, "another")
-    job.turn(3)
+    job.turn(int(ANEW_S) + 3)
     assert "was started anew, so all ranks have to be" in job.over()[0]
     assert "was started anew, so all ranks have to be" in job.over()[1]
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from runtime.membership.cards import Board, Card
-from runtime.membership.roll import ABSENCE_S, Count, Follower, Roll
+from runtime.membership.roll import ABSENCE_S, ANEW_S, Count, Follower, Roll
 
 TIMEOUT_S = 90.0
 NOBODY = ("", "", "")
@@ -35,8 +35,8 @@ class Ranks:
             for rank, card in enumerate(self.cards):
                 if card is not None and rank not in self.silent:
                     self.change(rank)
-            self.roll.take(self.cards if reads else None, self.now_s)
-            count = self.roll.count(joined=self.joined, is_done=False)
+            self.roll.take(self.cards if reads else None, self.now_s, joined=self.joined)
+            count = self.roll.count(is_done=False)
         return count
 
 
@@ -112,8 +112,23 @@ def test_rank_that_is_started_anew_may_join_late_but_not_again(ranks):
     count = ranks.watch()
     assert count.board.nonces[1] == "another"
     assert count.board.over == ""
-    ranks.joined = ("", "nonce 1", "")
-    assert "rank 1 (host host1) was started anew" in ranks.watch().board.over
+    ranks.joined = ("", "another", "")
+    ranks.change(1, nonce="a third")
+    assert ranks.watch().board.over == ""
+    assert "rank 1 (host host1) was started anew" in ranks.watch(ANEW_S + 1).board.over
+
+
+def test_rank_of_another_job_in_ones_place_ends_nothing(ranks):
+    """Two jobs of a user were started with one port: the second one ended the first."""
+    ranks.joined = ("nonce 0", "nonce 1", "nonce 2")
+    ranks.watch()
+    own = ranks.cards[1]
+    for second in range(30):
+        ours = replace(own, beat=own.beat + second)
+        ranks.cards[1] = ours if second % 3 else Card(nonce="theirs", heard="nonce 0")
+        board = ranks.watch().board
+    assert board.over == ""
+    assert board.nonces[1] == "nonce 1"
 
 
 def test_stop_that_one_rank_wants_is_told_to_all(ranks):
@@ -210,7 +225,16 @@ def test_rank_0_may_be_late_to_come(follower):
 def test_rank_0_that_was_started_anew_has_another_job(follower):
     follow(follower, BOARD, range(2))
     again = Board(nonces=("another", ""))
-    assert "rank 0 was started anew" in follow(follower, again, range(2, 3))
+    assert follow(follower, again, range(2, 4)) == ""
+    assert "rank 0 was started anew" in follow(follower, again, range(4, 9))
+
+
+def test_board_of_an_earlier_start_ends_nothing(follower):
+    """A stranger had recorded it; it was taken for a new rank 0."""
+    for second in range(60):
+        old = Board(nonces=("old 0", "old 1"), beat=5)
+        board = replace(BOARD, beat=second) if second % 3 else old
+        assert follower.take(board, 1000.0 + second) == ""
 
 
 def test_job_that_has_ended_well_is_not_lost(follower):

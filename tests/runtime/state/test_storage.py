@@ -357,7 +357,7 @@ def test_path_is_made_absolute_and_url_stays(tmp_path, monkeypatch):
     assert check_place("checkpoints") == str(tmp_path / "checkpoints")
     assert check_place("~/runs") == os.path.expanduser("~/runs")
     assert check_place(f"file://{tmp_path}") == str(tmp_path)
-    assert check_place("memory://bucket/run/") == "memory://bucket/run"
+    assert check_place("http://bucket/run/") == "http://bucket/run"
     assert open_storage(check_place("checkpoints")) == LocalStorage(tmp_path / "checkpoints")
 
 
@@ -367,6 +367,7 @@ def test_path_is_made_absolute_and_url_stays(tmp_path, monkeypatch):
         ("s3://", "'s3://' names no bucket; give one, such as s3://bucket/run"),
         ("://bucket", "'://bucket' is of a kind that fsspec does not know ()"),
         ("s4://bucket/run", "'s4://bucket/run' is of a kind that fsspec does not know (s4); give"),
+        ("memory://run", "is the memory of one process, and a job has several; give a path"),
         ("gs://bucket/run", "which is not installed here; pip install gcsfs"),
         ("s3://bucket/run", "needs the package s3fs, which is not installed here; pip install s3"),
     ],
@@ -388,7 +389,7 @@ def test_only_a_url_imports_fsspec():
         "import sys, runtime.state.checkpoint as c, runtime.state.storage as s\n"
         "list(c.newest(s.open_storage(s.check_place('nowhere'))))\n"
         "before = 'fsspec' in sys.modules\n"
-        "s.open_storage(s.check_place('memory://bucket/run'))\n"
+        "s.open_storage(s.check_place('http://bucket/run'))\n"
         "print(before, 'fsspec' in sys.modules, {'torch', 'numpy', 'zmq'} & set(sys.modules))"
     )
     done = subprocess.run(

@@ -11,9 +11,15 @@ THERE = "tcp://10.0.0.7:4455"
 
 
 class Watched:
-    def __init__(self, timeout_s: float = 60.0) -> None:
+    def __init__(self, timeout_s: float = 60.0, *, was_reached: bool = False) -> None:
         self.told: list[str] = []
-        self.reach = Reach("worker 1", "worker 0", self.told.append, timeout_s=timeout_s)
+        self.reach = Reach(
+            "worker 1",
+            "worker 0",
+            self.told.append,
+            timeout_s=timeout_s,
+            was_reached=was_reached,
+        )
         self.now_s = 100.0
 
     def check(self, unreached: str | None, seconds: int = 1) -> None:
@@ -38,6 +44,17 @@ def test_connection_ends_the_wait():
         watched.check(THERE, int(TOLD_AFTER_S))
         watched.check(None)
     assert watched.told == []
+
+
+@pytest.mark.parametrize("was_reached", [True, False])
+def test_what_was_reached_once_is_waited_for(was_reached):
+    """Its process may take minutes to restart: data are loaded anew. It ended the job."""
+    watched = Watched(was_reached=was_reached)
+    if not was_reached:
+        watched.check(None)
+    watched.check(THERE, 1000)
+    (told,) = watched.told
+    assert "firewall" not in told
 
 
 def test_own_absence_is_forgiven():
