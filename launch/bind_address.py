@@ -15,7 +15,7 @@ from launch.launcher import Launcher, is_loopback
 LOOPBACK = "127.0.0.1"
 AUTO = "auto"
 EVERYWHERE = ("0.0.0.0", "::")  # who asks for these wants to be reached, and one address is enough
-ELSEWHERE = ("192.0.2.1", "2001:db8::1")  # nowhere (RFC 5737, 3849): routed as what is not near
+ELSEWHERE = ("192.0.2.1", "2001:db8::1")  # of documentation (RFC 5737, 3849): by the default route
 
 
 def bind_address(bind: str, launcher: Launcher | None) -> str:

@@ -36,7 +36,7 @@ class Environment:
 
     @property
     def is_one_host(self) -> bool:
-        """Whether all workers run on this host."""
+        """Whether all workers run on this host, as far as the launcher says."""
         return self.local_world_size in (None, self.world_size)
 
     @classmethod

@@ -60,7 +60,7 @@ def refuse_resume(old_toml: str, step: int, new_text: str) -> Resumption:
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """How a job's processes come by it; both callables are module-level, so they can travel.
+    """How a job's processes come by it; its callables are module-level, so they can travel.
 
     `resolve` runs once, in the coordinator. It is given the config.toml that its run directory
     holds, if it holds one, and the `facts` of all ranks, each found on its own host; None if all

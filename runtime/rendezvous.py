@@ -91,8 +91,8 @@ class Rendezvous:
     """What is said in the store, by this process and to it.
 
     `known` is what this process, or a generation before it, has found to be sealed by this job, by
-    key: it holds if someone has written over it. Until there is a run, keys are the secret's own,
-    and behind an announcement those of its run.
+    key: it stays valid if someone writes over it in the store. Before the announcement values are
+    sealed by the secret's key, afterwards by the run's.
     """
 
     def __init__(
@@ -191,9 +191,9 @@ class Rendezvous:
     # Before there is a run --------------------------------------------------------------------
 
     def announce(self, announcement: Announcement) -> Announcement:
-        """Tell every worker of this attempt, when all ranks are there; that there is no job, those
-        that are there soon. Returns what is told. Raises RendezvousError if one does not come to a
-        job."""
+        """Wait for all ranks, then tell them the job. That there is none is told after
+        REFUSAL_TIMEOUT_S at most, to those that are there. Returns what is told. Raises
+        RendezvousError if a rank does not come and there is a job."""
         announcement = replace(announcement, nonces=self._nonces(announcement))
         self.announce_anew(announcement)
         self._begin(announcement)
@@ -235,7 +235,8 @@ class Rendezvous:
         return self._num_ranks is None
 
     def _nonces_of_rank_0(self) -> list[str]:
-        """The nonce that names this attempt, and the one that was known to."""
+        """The nonces by which this attempt may be named: what the store has now, and what was known
+        before."""
         if self._is_alone:
             return [self._nonce]
         key, known = _card_key(0), self.known.get(_card_key(0))

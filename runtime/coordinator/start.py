@@ -235,7 +235,7 @@ def _clear_checkpoints(given: Storage | None, run_dir: RunDir) -> None:
 def _checkpoint(
     program: Program, text: str, job: Job, run_dir: RunDir, checkpoints: Storage
 ) -> tuple[Checkpoint | None, Resumption]:
-    """The checkpoint to go on from, and how. Raises ValueError."""
+    """The checkpoint to resume from, and how. Raises ValueError."""
     place = str(run_dir.path) if program.checkpoint_dir is None else checkpoints.locate()
     try:
         has_own = program.checkpoint_dir is not None and has_complete(checkpoints)

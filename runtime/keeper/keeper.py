@@ -255,8 +255,9 @@ class Keeper:
         return all(child.has_ended_well for child in awaited) and not self._is_spare
 
     def _is_stopped(self) -> bool:
-        """Whether this rank's workers have ended because the job stops. If a neighbour's word was
-        faster than the signal, that is still to come: other ranks' by the registrar."""
+        """Whether this rank's workers have ended because the job stops. Their neighbour's message
+        may come before the signal, or before the registrar tells of another rank's: that is waited
+        for, and after STOP_S taken for SIGTERM."""
         if not any(child.memory.page[Field.STOP_AT] for child in self._workers if child.memory):
             return False
         if not self._signals:
@@ -423,7 +424,7 @@ class Keeper:
         return 128 + self._signals[0]
 
     def _end_unstarted(self, code: int) -> int:
-        """The coordinator has said why, or says it still: it may be another rank's to say."""
+        """The coordinator tells why; let it finish. On other ranks there is nothing to tell."""
         if self._coordinator is not None:
             self._coordinator.process.join(END_S)
         return code

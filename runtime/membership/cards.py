@@ -16,10 +16,10 @@ class Card:
     """What a rank says of itself.
 
     `nonce` is its keeper's; `heard` the one of rank 0's keeper that it knows of: a card of an
-    earlier attempt has another. `host` names it in messages, `facts` are what the program wants to
-    know of it. `beat` counts up while it is there. `stop` is the signal by which it wants the job
-    to stop, `why` how it failed, `troubles` what it can't do now and may be able to do later.
-    `seen` is the run whose places it has looked for, and `unseen` why it does not see them.
+    earlier attempt has another. `host` names it in messages, `facts` describe its machine, as the
+    program wants it. `beat` counts up while it is there. `stop` is the signal by which it wants the
+    job to stop, `why` how it failed, `troubles` what it could not do, the latest at last. `seen` is
+    the run whose places it has looked for, and `unseen` why it does not see them.
     """
 
     nonce: str
@@ -66,7 +66,7 @@ class Places:
 
 @dataclass(frozen=True, kw_only=True)
 class Board:
-    """What rank 0 says to all whose `nonces` it has, by rank; "" for one that has not come.
+    """What rank 0 says to the keepers with these `nonces` (by rank; "" is one that has not come).
 
     `stop` is the signal by which the rank `stop_by` wants the job to stop. `over` tells why the job
     can't go on, and `is_done` that it has ended well.

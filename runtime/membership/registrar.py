@@ -1,8 +1,9 @@
 """The registrar: a rank's process that speaks to the store for as long as its keeper lives.
 
 Owns this rank's card, on rank 0 the board, and the store itself if the launcher does not host it.
-It tells its keeper, which imports no torch, what other ranks say; no one else waits for the store
-in the course of a run. Whoever dies, the cards are written again with the next beat.
+It tells its keeper, which imports no torch, what other ranks say; in a run no loop but this one
+waits for the store. If a registrar dies, its successor writes card and board again with its first
+beat; what else was said is said again by whoever waits (Rendezvous.repeat).
 """
 
 import logging
@@ -91,8 +92,8 @@ class NotHosted(Exception):
 
 
 def why_unseen(own: str | None, places: Places) -> str:
-    """Why rank 0's mark is not seen in the checkpoint directory, this rank's `own` if it was given
-    one; "" if it is."""
+    """Why this rank does not see rank 0's mark; "" if it does. It looks in `own`, its own
+    --checkpoint-dir, if it was given one."""
     storage = open_storage(own or places.checkpoint_dir)
     try:
         return "" if storage.exists(places.mark) else f"{storage.locate()} is not the same there"
@@ -154,7 +155,7 @@ class Registrar:
             heard=nonce if is_first else "",
             host=socket.gethostname(),
             facts=facts,
-            beat=int(time.time()),  # later than any of the registrar before
+            beat=int(1000 * time.time()),  # above any of the registrar before
         )
         self._roll = Roll(nonce, member.num_ranks, timeout_s=timeout_s) if is_first else None
         self._follower = Follower(nonce, member.rank, timeout_s=timeout_s)
@@ -177,7 +178,7 @@ class Registrar:
             self.order(**msgpack.unpackb(keeper.recv_bytes()))
 
     def order(self, **fields: Any) -> None:
-        """Do what the keeper says: what of the card changes, or a `trouble` to be told."""
+        """Take the keeper's word for fields of the card; a `trouble` is added to those told."""
         if trouble := fields.pop("trouble", ""):
             fields["troubles"] = (*self._card.troubles, trouble)[-MOST_TROUBLES:]
         self._card = replace(self._card, **fields)
@@ -230,14 +231,14 @@ class Registrar:
         try:
             self._rendezvous.publish_card(0, self._card)
             cards = [self._rendezvous.read_card(r) for r in range(1, self._member.num_ranks)]
-            self._note_run([self._card, *cards])
+            self._announce_to_newcomers([self._card, *cards])
         except StoreAway:
             return None
         return [self._card, *cards]
 
-    def _note_run(self, cards: list[Card | None]) -> None:
-        """Announce the job anew to keepers that have come in the place of others, unless the worker
-        of the one before has taken up the run. Raises StoreAway."""
+    def _announce_to_newcomers(self, cards: list[Card | None]) -> None:
+        """Announce the job to keepers that replace others, as long as the worker of the one before
+        has not joined the run. Raises StoreAway."""
         announced = self._recall()
         if announced is None or announced.no_job is not None:
             return

@@ -14,13 +14,13 @@ ABSENCE_S = 15.0  # between two looks: this process was stopped meanwhile, and n
 
 
 class _Watch:
-    """A clock that stands still while nobody looks."""
+    """A clock that skips the times in which this process was stopped."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
         self._looked_s: float | None = None
 
-    def look(self, now_s: float) -> None:
+    def advance(self, now_s: float) -> None:
         """Go on to a time of the real clock."""
         since_s = 0.0 if self._looked_s is None else now_s - self._looked_s
         self.now_s += since_s if since_s <= ABSENCE_S else 0.0
@@ -58,7 +58,7 @@ class Roll:
         """Take all ranks' cards as they lie in the store; None if that can't be read. `joined` are
         the nonces, by rank, of the keepers whose workers have taken up the run; "" for a rank's
         that has not. A card of an attempt before this one, or of another job, is left out."""
-        self._watch.look(now_s)
+        self._watch.advance(now_s)
         if cards is None:
             return
         self._read_s = self._watch.now_s
@@ -145,7 +145,7 @@ class Follower:
     def take(self, board: Board | None, now_s: float) -> str:
         """Take what lies in the store; None if it can't be read, or holds none. Returns why the job
         can't go on; "" if it can."""
-        self._watch.look(now_s)
+        self._watch.advance(now_s)
         before = self.board
         silent_s = self._watch.now_s - self._changed_s
         is_another = (

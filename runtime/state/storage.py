@@ -27,7 +27,7 @@ class Storage(Protocol):
         """The path or URL of a name, as a user finds it."""
 
     def write(self, name: str, content: bytes) -> None:
-        """Replace a file, and have it there for every reader, whole, when this returns."""
+        """Replace a file. When this returns every reader finds it, whole."""
 
     def chunks(self, name: str) -> Iterator[bytes]:
         """A file's bytes in order. Raises FileNotFoundError if it is not there."""
@@ -101,8 +101,8 @@ class LocalStorage:
 
 
 def open_storage(place: str, *, timeout_s: float | None = None) -> Storage:
-    """The storage at an absolute path or a URL. Nothing is read or written, and no process that is
-    forked later shares anything with it, until its first use. `timeout_s` is for each call of an
+    """The storage at an absolute path or a URL. It does nothing until its first use, so it may be
+    opened before a fork. `timeout_s` is for each call of an
     object store; without it the store's own. Raises ValueError as `check_place` does."""
     if is_url(place):
         from runtime.state.object_store import TIMEOUT_S, ObjectStore

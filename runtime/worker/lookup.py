@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 
 class Lookup:
-    """One thing that is looked up when asked for; `latest` is what was found last."""
+    """One thing that is looked up when asked for; `latest` is what an earlier `ask` has found."""
 
     def __init__(self, find: Callable[[], str | None], name: str) -> None:
         """`find` may take as long as the store does; `name` is the thread's."""
