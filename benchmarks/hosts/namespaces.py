@@ -37,8 +37,12 @@ def why_not() -> str:
     missing = [tool for tool in ("ip", "nsenter", "unshare") if shutil.which(tool) is None]
     if missing:
         return f"no {' '.join(missing)} here (iproute2, util-linux)"
-    tried = subprocess.run(["unshare", "--net", "true"], capture_output=True, check=False)
-    return "" if tried.returncode == 0 else "the kernel makes no network namespaces here"
+    name = f"loco-try-{os.getpid()}"
+    make, remove = (["ip", "netns", verb, name] for verb in ("add", "del"))
+    for command in (["unshare", "--net", "--mount", "--uts", "true"], make, remove):
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            return "the kernel makes no network namespaces here"
+    return ""
 
 
 @dataclass(frozen=True, kw_only=True)
