@@ -3,6 +3,7 @@
 Each test opens with what happened before it was mended.
 """
 
+import contextlib
 import os
 import pty
 import re
@@ -381,7 +382,11 @@ class Shell:
     def states(self) -> list[str]:
         """Of the job's processes that we have started; the fork server may wait."""
         found = psutil.Process(self.pid).children(recursive=True)
-        return [process.status() for process in found if process.name() != "bash"]
+        states = []
+        for process in found:
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+                states += [process.status()] if process.name() != "bash" else []
+        return states
 
     def close(self) -> None:
         for process in [
