@@ -57,7 +57,6 @@ FLAGS = (
     f"--steps={STEPS}",
     "--batch-size=8",
     "--threads=1",
-    "--workers=4",
     "--quick-end",
     f"--checkpoint-every={CHECKPOINT_EVERY}",
     f"--rank-timeout-s={RANK_TIMEOUT_S:g}",
