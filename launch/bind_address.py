@@ -10,7 +10,8 @@ import socket
 import psutil
 
 from launch.config import HostError
-from launch.launcher import Launcher, is_loopback
+from launch.launcher import Launcher
+from runtime.host import is_loopback
 
 LOOPBACK = "127.0.0.1"
 AUTO = "auto"

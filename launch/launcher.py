@@ -4,7 +4,6 @@ Owns reading those variables, torchrun's and those of any other launcher that se
 and MASTER_ADDR for each rank. Must not import torch: every rank reads them before it does anything.
 """
 
-import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from launch.config import ConfigError
+from runtime.host import is_loopback
 from runtime.program import Member, StoreAddress
 
 NAMES = ("RANK", "WORLD_SIZE", "MASTER_ADDR")  # what every launcher of ranks sets
@@ -92,14 +92,6 @@ class Launcher:
             speaks_here=self.local_rank in (None, 0),
             launcher=_identity() if self.is_torchrun else "",
         )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host's name or address is this host's to itself alone."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _whole(environ: Mapping[str, str], name: str, usual: int | None = None) -> int:

@@ -6,7 +6,6 @@ call is made on a thread that is left behind when it is late, and the next one c
 is said in the store, and whom to believe, is runtime.rendezvous's.
 """
 
-import ipaddress
 import logging
 import queue
 import socket
@@ -18,6 +17,7 @@ from typing import TypeVar
 
 from torch.distributed import FileStore, Store, TCPStore
 
+from runtime.host import is_loopback
 from runtime.program import StoreAddress
 
 log = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ def listen(address: StoreAddress) -> socket.socket:
     family, kind, _, _, place = socket.getaddrinfo(
         address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
-    if _is_loopback(str(place[0])) and not _is_loopback(address.host):
+    if is_loopback(str(place[0])) and not is_loopback(address.host):
         place = ("", *place[1:])
     listening = socket.socket(family, kind)
     try:
@@ -146,10 +146,3 @@ def listen(address: StoreAddress) -> socket.socket:
         listening.close()
         raise
     return listening
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -11,6 +11,7 @@ which takes root on Linux; their disk is one, or one each with checkpoints in an
 
 import contextlib
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -42,6 +43,7 @@ STARTS = "starts"
 FAULTS = ("rank-kill", "host-kill", "host-return", "preempt", "link-down:5", "link-down:60")
 LOST = "host-lost"
 UNREACHED = "unreachable"
+LINK_DOWN = re.compile(r"link-down:\d+(\.\d+)?")  # seconds
 KINDS = (STARTS, *FAULTS, LOST, UNREACHED)
 LAUNCHERS: Mapping[str, How] = {
     "rank-kill": "torchrun",
@@ -257,7 +259,7 @@ def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
         raise ConfigError(f"no {' '.join(lacking)} here; install with pip install -e '.[dev]'")
     if unknown_hows := [how for how in options.hows if how not in HOWS]:
         raise ConfigError(f"hows {' '.join(unknown_hows)}; give some of {' '.join(HOWS)}")
-    unknown = [kind for kind in options.only if kind not in KINDS and "link-down:" not in kind]
+    unknown = [kind for kind in options.only if kind not in KINDS and not LINK_DOWN.fullmatch(kind)]
     if unknown:
         raise ConfigError(f"only {' '.join(unknown)}; give some of {' '.join(KINDS)}")
     console = make_console()
