@@ -284,8 +284,8 @@ def _num_workers(config: RunConfig, environment: Environment, network: Network) 
     if config.method == "e2e":
         if world_size not in (None, 1):
             raise ConfigError(
-                f"method e2e trains in one worker, not in torchrun's {world_size}; "
-                "start it with --nproc_per_node=1 or with launch/sequential.py"
+                f"method e2e trains in one worker, not in the launcher's {world_size} ranks; "
+                "start one rank, or launch/sequential.py"
             )
         return 1
     if config.workers is not None and world_size is not None and config.workers > world_size:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 CHUNK_BYTES = 1 << 22
+TRIAL = ".trial"  # a folder
 LOCAL_URLS = ("file://", "local://")
 
 
@@ -137,22 +138,22 @@ def read(storage: Storage, name: str) -> bytes:
 def try_out(storage: Storage) -> None:
     """Write a small file, read it back and remove it. Raises OSError."""
     content = secrets.token_bytes(32)
-    folder = f".trial-{content[:4].hex()}"
     try:
-        storage.write(f"{folder}/trial", content)
-        if read(storage, f"{folder}/trial") != content:
+        storage.write(f"{TRIAL}/trial", content)
+        if read(storage, f"{TRIAL}/trial") != content:
             raise OSError(errno.EIO, "what is read is not what was written")
     except OSError:
         with contextlib.suppress(OSError):
-            storage.remove(folder)
+            storage.remove(TRIAL)
         raise
-    storage.remove(folder)
+    storage.remove(TRIAL)
 
 
 def reason(error: OSError) -> str:
     """Why, in the words of an error, to stand in the middle of a sentence."""
     text = error.strerror or str(error) or type(error).__name__
-    return text[:1].lower() + text[1:]
+    is_the_systems = error.errno is not None and text == os.strerror(error.errno)
+    return text[:1].lower() + text[1:] if is_the_systems else text
 
 
 def write_durably(path: Path, content: bytes) -> None:

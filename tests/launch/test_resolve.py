@@ -396,8 +396,8 @@ def test_end_to_end_is_one_block_with_the_top_blocks_decoder():
     run = resolved(method="e2e", workers=4, cuts=(0, 1, 2, 3), decoder_depth=(1, 1, 1, 2))
     assert (run.config.workers, run.config.cuts, run.config.decoder_depth) == (1, (0,), (2,))
     assert refusal(torchrun(4), method="e2e") == (
-        "method e2e trains in one worker, not in torchrun's 4; start it with --nproc_per_node=1 "
-        "or with launch/sequential.py"
+        "method e2e trains in one worker, not in the launcher's 4 ranks; start one rank, "
+        "or launch/sequential.py"
     )
 
 
