@@ -6,6 +6,8 @@ import torch: every rank chooses for its own host.
 
 import ipaddress
 import socket
+import time
+from collections.abc import Callable
 
 import psutil
 
@@ -13,40 +15,35 @@ from launch.config import HostError
 from launch.launcher import Launcher
 from runtime.host import is_loopback
 
+NAME_S = 60.0  # for a name to be known
+TOLD_AFTER_S = 5.0
+LOOK_EVERY_S = 0.5
 LOOPBACK = "127.0.0.1"
 AUTO = "auto"
 EVERYWHERE = ("0.0.0.0", "::")  # who asks for these wants to be reached, and one address is enough
 ELSEWHERE = ("192.0.2.1", "2001:db8::1")  # of documentation (RFC 5737, 3849): by the default route
 
 
-def bind_address(bind: str, launcher: Launcher | None) -> str:
+def bind_address(bind: str, launcher: Launcher | None, *, say: Callable[[str], None]) -> str:
     """The numeric address to listen at.
 
     `bind` is an address or name of this host, an interface, a network such as 10.0.0.0/8, or
     "auto": loopback if all ranks are known to be here, else the address of the interface that
-    faces MASTER_ADDR. Raises HostError if there is none, or it can't be told.
+    faces MASTER_ADDR. Raises HostError if there is none, or it can't be told. Blocks up to NAME_S
+    while MASTER_ADDR is no name that is known here; `say` is told so.
     """
     is_alone = launcher is None or bool(launcher.is_one_host)
     if bind == AUTO and is_alone:
         return LOOPBACK
     if bind == AUTO or bind in EVERYWHERE:
-        return LOOPBACK if launcher is None else _facing(launcher)
+        return LOOPBACK if launcher is None else _facing(launcher, say)
     return _of_interface(bind) or _of_network(bind) or _of_name(bind)
 
 
-def _facing(launcher: Launcher) -> str:
+def _facing(launcher: Launcher, say: Callable[[str], None]) -> str:
     """The address from which packets go to MASTER_ADDR; if that is this host under a name of its
     own, the address from which they go to other hosts."""
-    try:
-        found = socket.getaddrinfo(
-            launcher.master_addr, launcher.master_port, type=socket.SOCK_DGRAM
-        )
-    except OSError as error:
-        raise HostError(
-            f"MASTER_ADDR {launcher.master_addr!r} is not known on this host ({error.strerror});"
-            " give an address instead of a name"
-        ) from error
-    facing = [way for *_, place in found if (way := _way_to(str(place[0])))]
+    facing = [way for address in _addresses_of(launcher, say) if (way := _way_to(address))]
     if not facing:
         raise HostError(
             f"no way from this host to MASTER_ADDR {launcher.master_addr}; see to the network, or"
@@ -61,6 +58,31 @@ def _facing(launcher: Launcher) -> str:
                 " other address; give --bind an address that the other hosts reach"
             )
     return facing[0]
+
+
+def _addresses_of(launcher: Launcher, say: Callable[[str], None]) -> list[str]:
+    """What MASTER_ADDR's name stands for. In a cluster it may become known only when rank 0 runs.
+    Raises HostError."""
+    name, port = launcher.master_addr, launcher.master_port
+    began_s, was_said = time.monotonic(), False
+    while True:
+        try:
+            found = socket.getaddrinfo(name, port, type=socket.SOCK_DGRAM)
+            return [str(place[0]) for *_, place in found]
+        except OSError as error:
+            waited_s = time.monotonic() - began_s
+            if waited_s > NAME_S:
+                raise HostError(
+                    f"MASTER_ADDR {name!r} is not known on this host ({error.strerror}); give an"
+                    " address instead of a name"
+                ) from error
+            if waited_s > TOLD_AFTER_S and not was_said:
+                was_said = True
+                say(
+                    f"MASTER_ADDR {name!r} is not known on this host ({error.strerror}); looking"
+                    f" for it up to {NAME_S:.0f} s"
+                )
+        time.sleep(LOOK_EVERY_S)
 
 
 def _way_to(address: str) -> str:

@@ -17,7 +17,7 @@ from runtime.program import Member, StoreAddress
 
 NAMES = ("RANK", "WORLD_SIZE", "MASTER_ADDR")  # what every launcher of ranks sets
 TORCHRUN = ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT")  # and what torchrun sets besides
-MARK = "TORCHELASTIC_RUN_ID"  # of torchrun alone
+TORCHRUN_ID = "TORCHELASTIC_RUN_ID"  # of torchrun alone
 TELLING = ("RANK", "WORLD_SIZE")  # who has one of these was meant to be a rank of a job
 USUAL_PORT = 29500  # of MASTER_ADDR, as torch has it
 STARTED = 19  # of the fields of /proc/PID/stat behind the name
@@ -49,12 +49,12 @@ class Launcher:
         """What the launcher says; None without one. Raises ConfigError for half an environment,
         with which each rank would train a job of its own."""
         present = [name for name in TELLING if name in environ]
-        if MARK not in environ and not present:
+        if TORCHRUN_ID not in environ and not present:
             return None
-        needed = (*NAMES, *TORCHRUN) if MARK in environ else NAMES
+        needed = (*NAMES, *TORCHRUN) if TORCHRUN_ID in environ else NAMES
         missing = [name for name in needed if name not in environ]
         if missing:
-            present = present or [MARK]
+            present = present or [TORCHRUN_ID]
             found = " ".join(f"{name}={environ[name]}" for name in present)
             raise ConfigError(
                 f"the environment has a launcher's {found}, but not its {' '.join(missing)}; set"
@@ -71,7 +71,7 @@ class Launcher:
                 _whole(environ, "LOCAL_WORLD_SIZE") if "LOCAL_WORLD_SIZE" in environ else None
             ),
             hosts_store=environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
-            is_torchrun=MARK in environ,
+            is_torchrun=TORCHRUN_ID in environ,
         )
         if not 0 <= launcher.rank < launcher.world_size:
             raise ConfigError(
@@ -109,7 +109,7 @@ def _whole(environ: Mapping[str, str], name: str, usual: int | None = None) -> i
 def _identity() -> str:
     """The torchrun that has started this rank, and starts its next attempts too."""
     agent = psutil.Process().parent()
-    run_id = os.environ.get(MARK, "")
+    run_id = os.environ.get(TORCHRUN_ID, "")
     if agent is None:
         return run_id
     # In ticks since the boot: by the clock it would change when that is set.

@@ -7,6 +7,7 @@ python launch/pipeline.py --workers 4
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 if __name__ == "__main__":  # our packages come first, and the files beside this one are none
@@ -16,8 +17,8 @@ from launch.bind_address import bind_address
 from launch.config import ConfigError, HostError
 from launch.config_file import parse
 from launch.job_secret import job_secret
-from launch.launcher import MARK, Launcher
-from launch.program import make_program
+from launch.launcher import TORCHRUN_ID, Launcher
+from launch.program import checkpoint_place, make_program
 from runtime.keeper.keeper import Keeper
 from runtime.output import protect_output
 from runtime.program import REFUSED
@@ -33,18 +34,35 @@ def main(argv: list[str]) -> int:
     try:
         launcher = Launcher.from_environ()
         config = parse(argv, prog=NAME)
-        address = bind_address(config.bind, launcher)
         program = make_program(config, name=NAME, secret=job_secret(config, launcher))
     except ConfigError as error:
-        rank = "LOCAL_RANK" if isinstance(error, HostError) else "RANK"
-        is_alone = MARK not in os.environ and launcher is None
-        if is_alone or os.environ.get(rank, "0") == "0":
-            print(f"{NAME}: error: {error}", file=sys.stderr)
-        else:
-            time.sleep(OTHERS_WAIT_S)
-        return REFUSED
+        return refuse(error, launcher)
     member = None if launcher is None else launcher.member()
+    try:
+        address = bind_address(config.bind, launcher, say=say)
+        program = replace(program, checkpoint_dir=checkpoint_place(config))
+    except HostError as error:
+        code = refuse(error, launcher)
+        if member is not None:
+            Keeper(program, member=member).withdraw(str(error))
+        return code
     return Keeper(program, member=member, address=address).run()
+
+
+def say(text: str) -> None:
+    """Print a line to the user."""
+    print(f"{NAME}: {text}", file=sys.stderr, flush=True)
+
+
+def refuse(error: ConfigError, launcher: Launcher | None) -> int:
+    """Say what is wrong, on one rank: of the job, or of each host if it is of that host alone."""
+    rank = "LOCAL_RANK" if isinstance(error, HostError) else "RANK"
+    is_alone = TORCHRUN_ID not in os.environ and launcher is None
+    if is_alone or os.environ.get(rank, "0") == "0":
+        say(f"error: {error}")
+    else:
+        time.sleep(OTHERS_WAIT_S)
+    return REFUSED
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import psutil
 
 from launch.config import ConfigError, HostError, RunConfig, kebab
 from launch.config_file import from_toml
-from launch.launcher import MARK
+from launch.launcher import TORCHRUN_ID
 from launch.resume import resume
 from launch.shown_progress import showing
 from runtime.faults.plan import parse
@@ -34,7 +34,8 @@ CODE = ("model", "data", "views", "head", "objective", "optimizer")
 
 
 def make_program(config: RunConfig, *, name: str, secret: bytes) -> Program:
-    """Describe the run of a config to the keeper; `secret` is the job's. Raises HostError."""
+    """Describe the run of a config to the keeper, but for what can be wrong with this host alone;
+    `secret` is the job's."""
     return Program(
         resolve=partial(resolve_text, config, name),
         facts=facts_here,
@@ -47,7 +48,6 @@ def make_program(config: RunConfig, *, name: str, secret: bytes) -> Program:
         run_name=config.model.rpartition(":")[2],
         started_t=command_time(),
         resume=resume,
-        checkpoint_dir=checkpoint_place(config),
         fresh=config.fresh,
         shares_run_dir=config.share_run_dir,
         hang_timeout_s=config.hang_timeout_s,
@@ -117,7 +117,7 @@ def command_time() -> float:
     By the process's age: the kernel's boot time, on which psutil's create_time stands, is whole
     seconds only.
     """
-    under_torchrun = MARK in os.environ
+    under_torchrun = TORCHRUN_ID in os.environ
     process = psutil.Process(os.getppid()) if under_torchrun else psutil.Process()
     began_s = process.create_time() - psutil.boot_time()
     age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - began_s

@@ -14,7 +14,7 @@ import zmq
 from runtime.coordinator.reception import Reception
 from runtime.job import Job
 from runtime.links.channel import tcp_address
-from runtime.membership.cards import Places
+from runtime.membership.cards import PLACE_MARK, Places
 from runtime.program import DONE, Facts, Meeting, Program, Resumption, Tell
 from runtime.records.run_dir import RunDir
 from runtime.rendezvous import Announcement, Rendezvous
@@ -161,12 +161,12 @@ def _check_places(
     not see it."""
     places = Places(run_id=run_id, checkpoint_dir=checkpoints.locate())
     try:
-        checkpoints.write(places.mark, run_id.encode())
+        checkpoints.write(PLACE_MARK, run_id.encode())
         rendezvous.publish_places(places)
         try:
             cards = rendezvous.await_answers(run_id)
         finally:
-            checkpoints.remove(places.mark)
+            checkpoints.remove(PLACE_MARK)
     except OSError as error:
         raise _unusable(checkpoints, error) from error
     blind = [(rank, card) for rank, card in enumerate(cards) if card.unseen]

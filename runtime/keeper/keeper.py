@@ -140,6 +140,18 @@ class Keeper:
             for number, action in before.items():
                 signal.signal(number, action)
 
+    def withdraw(self, why: str) -> None:
+        """Tell the other ranks that this one can't take part, instead of `run`; returns once rank 0
+        can read it, after LEAVE_S at most."""
+        self._registrar = self._child(REGISTRAR, "the registrar")
+        try:
+            self._registrar.tell(presence="failed", why=why)
+            self._registrar.process.join(LEAVE_S)
+        finally:
+            self._registrar.kill()
+            fork_server.end_orphans()
+            self._registrar.close()
+
     def _children(self) -> list[Child]:
         others = (self._coordinator, self._registrar)
         return [*(child for child in others if child is not None), *self._workers]
@@ -271,8 +283,8 @@ class Keeper:
         """Whether this rank has no block: it stays until the others are done, for the launcher may
         take a rank that ends for one that fails."""
         spares = any(worker.said.get("is_spare") for worker in self._workers)
-        others_are_done = self._registrar is not None and self._registrar.said.get("is_done")
-        return spares and not others_are_done
+        rank_0_has_left = self._registrar is not None and self._registrar.said.get("has_left")
+        return spares and not rank_0_has_left
 
     def _say_what_workers_say(self) -> None:
         for worker in self._workers:
@@ -452,7 +464,7 @@ class Keeper:
             return
         is_failed = code not in (0, REFUSED) and not self._signals
         why = self._why or f"exit code {code}"
-        presence = {"presence": "failed", "why": why} if is_failed else {"presence": "done"}
+        presence = {"presence": "failed", "why": why} if is_failed else {"presence": "left"}
         self._registrar.tell(**presence)
         self._registrar.process.join(LEAVE_S)
 

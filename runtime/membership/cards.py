@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-Presence = Literal["here", "done", "failed"]
+PLACE_MARK = (
+    ".run"  # a file that rank 0 has written to the checkpoint directory, for others to find
+)
+Presence = Literal["here", "left", "failed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +21,9 @@ class Card:
     `nonce` is its keeper's; `heard` the one of rank 0's keeper that it knows of: a card of an
     earlier attempt has another. `host` names it in messages, `facts` describe its machine, as the
     program wants it. `beat` counts up while it is there. `stop` is the signal by which it wants the
-    job to stop, `why` how it failed, `troubles` what it could not do, the latest at last. `seen` is
-    the run whose places it has looked for, and `unseen` why it does not see them.
+    job to stop, `why` how it failed. `troubles` are the latest of `num_troubles` things that it
+    could not do, the newest at last. `seen` is the run whose places it has looked for, and `unseen`
+    why it does not see them.
     """
 
     nonce: str
@@ -31,6 +35,7 @@ class Card:
     why: str = ""
     stop: int = 0
     troubles: tuple[str, ...] = ()
+    num_troubles: int = 0
     seen: str = ""
     unseen: str = ""
 
@@ -45,16 +50,11 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True)
 class Places:
-    """Where rank 0 wants a run's checkpoints to be: every rank is to look whether its mark is
-    there."""
+    """Where rank 0 wants a run's checkpoints to be: every rank is to look whether PLACE_MARK is
+    there, with the run's id in it."""
 
     run_id: str
     checkpoint_dir: str
-
-    @property
-    def mark(self) -> str:
-        """The name of a file that rank 0 has written there."""
-        return f".run-{self.run_id}"
 
     def to_text(self) -> str:
         return json.dumps(asdict(self))
@@ -69,7 +69,7 @@ class Board:
     """What rank 0 says to the keepers with these `nonces` (by rank; "" is one that has not come).
 
     `stop` is the signal by which the rank `stop_by` wants the job to stop. `over` tells why the job
-    can't go on, and `is_done` that it has ended well.
+    can't go on, and `has_left` that rank 0 has ended on purpose: its silence is no loss.
     """
 
     nonces: tuple[str, ...]
@@ -77,7 +77,7 @@ class Board:
     stop: int = 0
     stop_by: str = ""
     over: str = ""
-    is_done: bool = False
+    has_left: bool = False
 
     def to_text(self) -> str:
         return json.dumps(asdict(self))

@@ -22,7 +22,7 @@ import msgpack
 from torch.distributed import Store
 
 from runtime.lifetime import die_with_parent
-from runtime.membership.cards import Board, Card, Places
+from runtime.membership.cards import PLACE_MARK, Board, Card, Places
 from runtime.membership.roll import Count, Follower, Roll, name_of
 from runtime.program import (
     DONE,
@@ -37,7 +37,7 @@ from runtime.program import (
 )
 from runtime.rendezvous import Announcement, Rendezvous, open_rendezvous
 from runtime.signals import relay_to
-from runtime.state.storage import open_storage
+from runtime.state.storage import open_storage, read
 from runtime.store import StoreAway, host_store
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,8 @@ def why_unseen(own: str | None, places: Places) -> str:
     --checkpoint-dir, if it was given one."""
     storage = open_storage(own or places.checkpoint_dir)
     try:
-        return "" if storage.exists(places.mark) else f"{storage.locate()} is not the same there"
+        is_same = storage.exists(PLACE_MARK) and read(storage, PLACE_MARK) == places.run_id.encode()
+        return "" if is_same else f"{storage.locate()} is not the same there"
     except (OSError, ValueError) as error:
         return str(error)
 
@@ -181,6 +182,7 @@ class Registrar:
         """Take the keeper's word for fields of the card; a `trouble` is added to those told."""
         if trouble := fields.pop("trouble", ""):
             fields["troubles"] = (*self._card.troubles, trouble)[-MOST_TROUBLES:]
+            fields["num_troubles"] = self._card.num_troubles + 1
         self._card = replace(self._card, **fields)
         if self._card.presence != "here":
             self._left_s = self._clock()
@@ -212,7 +214,7 @@ class Registrar:
         assert self._roll is not None
         cards = self._read_cards()
         self._roll.take(cards, now_s, joined=self._joined)
-        count = self._roll.count(is_done=self._card.presence == "done")
+        count = self._roll.count(has_left=self._card.presence == "left")
         self._tell(count.board)
         for trouble in count.troubles:
             self._say(notice=trouble)
@@ -270,7 +272,9 @@ class Registrar:
             if first is not None and self._follower.board is None:  # else it was another attempt's
                 self._card = replace(self._card, heard=first.nonce)
             self._rendezvous.publish_card(self._member.rank, self._card)
-            is_heard = self._was_reached = True
+            self._was_reached = True
+            is_failed = self._card.presence == "failed"
+            is_heard = not is_failed or bool(self._card.heard)  # else rank 0 passes it over
             board = self._rendezvous.read_board()
             is_read = True
         except StoreAway:
@@ -317,7 +321,7 @@ class Registrar:
                 ("stop", board.stop),
                 ("stop_by", board.stop_by),
                 ("over", board.over),
-                ("is_done", board.is_done),
+                ("has_left", board.has_left),
             )
             if value and self._told.get(key) != value
         }

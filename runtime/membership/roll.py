@@ -50,7 +50,7 @@ class Roll:
         self._read_s = 0.0
         self._stop, self._stop_by = 0, ""
         self._over = ""
-        self._told: set[str] = set()
+        self._num_told: dict[str, int] = {}  # of each keeper's troubles, by its nonce
 
     def take(
         self, cards: Sequence[Card | None] | None, now_s: float, *, joined: Sequence[str]
@@ -76,7 +76,7 @@ class Roll:
         before = self._cards[rank]
         return before is None or card.nonce != before.nonce or card.beat > before.beat
 
-    def count(self, *, is_done: bool) -> Count:
+    def count(self, *, has_left: bool) -> Count:
         """Say how things stand."""
         here = {rank: card for rank, card in enumerate(self._cards) if card is not None}
         for rank, card in here.items():
@@ -84,18 +84,22 @@ class Roll:
             if card.stop and not self._stop:
                 self._stop, self._stop_by = card.stop, name_of(rank, card.host)
         self._over = self._over or self._why_lost(here)
-        every = (trouble for card in here.values() for trouble in card.troubles)
-        troubles = [trouble for trouble in every if trouble not in self._told]
-        self._told.update(troubles)
+        troubles = [trouble for card in here.values() for trouble in self._untold(card)]
         board = Board(
             nonces=tuple("" if card is None else card.nonce for card in self._cards),
             stop=self._stop,
             stop_by=self._stop_by,
             over=self._over,
-            is_done=is_done,
+            has_left=has_left,
         )
         missing = tuple(rank for rank, card in enumerate(self._cards) if card is None)
         return Count(board=board, missing=missing, troubles=tuple(troubles))
+
+    def _untold(self, card: Card) -> Sequence[str]:
+        """The troubles that are new since the last time, as far as the card still has them."""
+        num_new = card.num_troubles - self._num_told.get(card.nonce, 0)
+        self._num_told[card.nonce] = card.num_troubles
+        return card.troubles[-num_new:] if num_new else ()
 
     def _why_over(self, rank: int, card: Card) -> str:
         who = name_of(rank, card.host)
@@ -125,8 +129,11 @@ class Roll:
 
     @property
     def have_left(self) -> bool:
-        """Whether all other ranks that came have left."""
-        return all(card is None or card.presence != "here" for card in self._cards[1:])
+        """Whether all other ranks have left, of those that came; if the job can't go on, those that
+        still come are to hear it."""
+        return all(
+            not self._over if card is None else card.presence != "here" for card in self._cards[1:]
+        )
 
 
 class Follower:
@@ -156,7 +163,7 @@ class Follower:
         is_news = board is not None and (before is None or board.beat > before.beat)
         if board is not None and is_news and not is_another and self._is_listed(board):
             self.board, self._changed_s = board, self._watch.now_s
-        if self.board is None or self.board.is_done:
+        if self.board is None or self.board.has_left:
             return ""
         silent_s = self._watch.now_s - self._changed_s
         if silent_s > self._timeout_s:

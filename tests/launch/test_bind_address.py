@@ -48,6 +48,10 @@ def host(monkeypatch):
     return monkeypatch
 
 
+def listen_at(bind: str, launcher: Launcher | None) -> str:
+    return bind_address(bind, launcher, say=lambda text: None)
+
+
 def launcher(master: str = "node0", *, local: int | None = 2) -> Launcher:
     return Launcher(
         rank=0, world_size=4, local_world_size=local, master_addr=master, master_port=29500
@@ -55,30 +59,30 @@ def launcher(master: str = "node0", *, local: int | None = 2) -> Launcher:
 
 
 def test_job_on_one_host_listens_on_loopback_unless_told_otherwise():
-    assert bind_address("auto", None) == "127.0.0.1"
-    assert bind_address("auto", launcher(local=4)) == "127.0.0.1"
-    assert bind_address("0.0.0.0", None) == "127.0.0.1"
+    assert listen_at("auto", None) == "127.0.0.1"
+    assert listen_at("auto", launcher(local=4)) == "127.0.0.1"
+    assert listen_at("0.0.0.0", None) == "127.0.0.1"
 
 
 @pytest.mark.parametrize("asked", ["auto", "0.0.0.0", "::"])
 @pytest.mark.parametrize("master", ["node0", "10.0.0.1"])
 def test_other_hosts_are_told_the_address_that_faces_the_master(asked, master):
     """With 0.0.0.0 they were told a name, which did not resolve there: no step for 760 s."""
-    assert bind_address(asked, launcher(master)) == "10.0.0.7"
+    assert listen_at(asked, launcher(master)) == "10.0.0.7"
 
 
 def test_ipv6_is_an_address_like_others():
-    assert bind_address("auto", launcher("fd00::1")) == "2001:db8:7::7"
+    assert listen_at("auto", launcher("fd00::1")) == "2001:db8:7::7"
 
 
 def test_masters_own_name_may_be_its_loopback():
     """As Debian has it."""
-    assert bind_address("auto", launcher("itself")) == "10.0.0.7"
+    assert listen_at("auto", launcher("itself")) == "10.0.0.7"
 
 
 def test_ranks_whose_hosts_are_not_known_may_all_be_here():
-    assert bind_address("auto", launcher("localhost", local=None)) == "127.0.0.1"
-    assert bind_address("auto", launcher("127.0.0.1", local=None)) == "127.0.0.1"
+    assert listen_at("auto", launcher("localhost", local=None)) == "127.0.0.1"
+    assert listen_at("auto", launcher("127.0.0.1", local=None)) == "127.0.0.1"
 
 
 @pytest.mark.parametrize(
@@ -93,7 +97,7 @@ def test_ranks_whose_hosts_are_not_known_may_all_be_here():
     ],
 )
 def test_interface_network_or_address_can_be_asked_for(asked, found):
-    assert bind_address(asked, launcher()) == found
+    assert listen_at(asked, launcher()) == found
 
 
 @pytest.mark.parametrize(
@@ -108,22 +112,47 @@ def test_interface_network_or_address_can_be_asked_for(asked, found):
 )
 def test_what_is_none_of_this_hosts_is_refused(asked, why):
     with pytest.raises(HostError, match=why):
-        bind_address(asked, launcher())
+        listen_at(asked, launcher())
 
 
-def test_master_whose_name_is_not_known_here_is_named():
+@pytest.fixture
+def clock(host):
+    """Time that passes only when it is waited for; its list has each wait's end."""
+    waits = [0.0]
+    host.setattr(module.time, "monotonic", lambda: waits[-1])
+    host.setattr(module.time, "sleep", lambda seconds: waits.append(waits[-1] + seconds))
+    return waits
+
+
+def test_master_whose_name_is_not_known_here_is_waited_for_and_named(clock):
+    said: list[str] = []
     with pytest.raises(HostError, match=r"MASTER_ADDR 'nowhere' is not known.*give an address"):
-        bind_address("auto", launcher("nowhere"))
+        bind_address("auto", launcher("nowhere"), say=said.append)
+    assert module.NAME_S < clock[-1] <= module.NAME_S + 1
+    assert said == [
+        "MASTER_ADDR 'nowhere' is not known on this host (Name or service not known); looking for"
+        " it up to 60 s"
+    ]
+
+
+def test_master_whose_name_becomes_known_is_no_trouble(host, clock):
+    true_getaddrinfo = socket.getaddrinfo
+
+    def getaddrinfo(name, *rest, **how):
+        return true_getaddrinfo("node0" if clock[-1] > 2 else name, *rest, **how)
+
+    host.setattr(module.socket, "getaddrinfo", getaddrinfo)
+    assert listen_at("auto", launcher("nowhere")) == "10.0.0.7"
 
 
 def test_host_without_a_way_to_the_master_says_so(host):
     host.setattr(module, "_way_to", lambda address: "")
     with pytest.raises(HostError, match=r"no way from this host to MASTER_ADDR node0; .*--bind"):
-        bind_address("auto", launcher())
+        listen_at("auto", launcher())
 
 
 def test_master_that_has_but_a_loopback_can_not_be_reached(host):
     host.setattr(module, "_way_to", lambda address: "127.0.0.1" if "127" in address else "")
     host.setattr(module, "_addresses", lambda: {"lo": ["127.0.0.1"]})
     with pytest.raises(HostError, match=r"is this host's loopback.*--bind"):
-        bind_address("auto", launcher("itself"))
+        listen_at("auto", launcher("itself"))

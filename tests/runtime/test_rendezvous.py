@@ -12,7 +12,7 @@ from torch.distributed import TCPStore
 from runtime.membership.cards import Board, Card
 from runtime.program import Meeting, Member, StoreAddress
 from runtime.rendezvous import Announcement, Place, Rendezvous, RendezvousError, open_rendezvous
-from runtime.store import StoreAway
+from runtime.testing.shelf import Shelf
 
 JOB = Announcement(
     job_text='{"steps": 12}',
@@ -26,27 +26,6 @@ JOB = Announcement(
 )
 SECRET = b"the job's secret"
 NONE = Announcement(no_job=0, nonces=("keeper",))
-
-
-class Shelf:
-    """A store in this process, which is away for so many calls."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, bytes] = {}
-        self.calls_away = 0
-
-    def put(self, key: str, value: bytes) -> None:
-        self._reach()
-        self.values[key] = value
-
-    def find(self, key: str) -> bytes | None:
-        self._reach()
-        return self.values.get(key)
-
-    def _reach(self) -> None:
-        self.calls_away -= 1
-        if self.calls_away >= 0:
-            raise StoreAway("the job's store can't be reached: it is away")
 
 
 @pytest.fixture

@@ -297,7 +297,7 @@ def test_spare_rank_stays_until_the_others_are_done(rank, capsys):
     keeper._say_what_workers_say()
     assert "rank 3 is spare" in capsys.readouterr().err
     assert not keeper._all_ended_well()
-    registrar.said["is_done"] = True
+    registrar.said["has_left"] = True
     assert keeper._all_ended_well()
 
 
@@ -313,9 +313,9 @@ def test_trouble_of_a_worker_goes_to_rank_0_once(rank, capsys):
 @pytest.mark.parametrize(
     ("code", "signals", "heard"),
     [
-        (0, (), {"presence": "done"}),
-        (REFUSED, (), {"presence": "done"}),
-        (143, (signal.SIGTERM,), {"presence": "done"}),
+        (0, (), {"presence": "left"}),
+        (REFUSED, (), {"presence": "left"}),
+        (143, (signal.SIGTERM,), {"presence": "left"}),
         (1, (), {"presence": "failed", "why": "exit code 1"}),
     ],
 )

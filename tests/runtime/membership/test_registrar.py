@@ -1,11 +1,12 @@
 """What ranks say to each other through the store, and what each tells its keeper."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from runtime.membership.cards import Places
+from runtime.membership.cards import PLACE_MARK, Places
 from runtime.membership.registrar import (
     BEAT_S,
     FIRST_BEAT_S,
@@ -17,30 +18,10 @@ from runtime.membership.registrar import (
 from runtime.membership.roll import ANEW_S
 from runtime.program import Member, StoreAddress
 from runtime.rendezvous import Announcement, Place, Rendezvous, RendezvousError
-from runtime.store import StoreAway
+from runtime.testing.shelf import Shelf
 
 SECRET = b"the job's secret"
 JOB = Announcement(job_text="{}", run_id="0123456789abcdef", run_dir="/runs/1")
-
-
-class Shelf:
-    """A store that may be away."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, bytes] = {}
-        self.is_away = False
-
-    def put(self, key: str, value: bytes) -> None:
-        self._reach()
-        self.values[key] = value
-
-    def find(self, key: str) -> bytes | None:
-        self._reach()
-        return self.values.get(key)
-
-    def _reach(self) -> None:
-        if self.is_away:
-            raise StoreAway("the job's store can't be reached: it is away")
 
 
 class Job:
@@ -162,6 +143,16 @@ def test_trouble_of_one_rank_is_told_by_rank_0(job):
     assert job.notices == [troubles, [], []]
 
 
+def test_rank_that_can_not_take_part_stays_until_rank_0_can_read_that(job):
+    job.registrars[2].order(presence="failed", why="bind 'x' is no address of this host")
+    for rank in (1, 2):
+        assert not job.registrars[rank].turn(job.now_s)
+    job.turn()
+    assert job.registrars[2].turn(job.now_s)
+    job.turn(2, but=(2,))
+    assert all("has ended: bind 'x' is no address" in over for over in job.over()[:2])
+
+
 def test_rank_that_came_late_gets_the_job_announced_anew(job):
     """Its keeper was started again before its worker had taken up the run."""
     job.turn(2)
@@ -210,37 +201,37 @@ def test_next_attempt_does_not_hear_the_one_before(job):
 
 def test_rank_may_leave_when_it_was_heard(job):
     job.turn(2)
-    job.registrars[1].order(presence="done")
+    job.registrars[1].order(presence="left")
     assert job.turn() == [False, True, False]
 
 
 def test_rank_0_stays_until_the_others_have_left(job):
     """It may host the store: one that left at once took the others' news with it."""
     job.turn(2)
-    job.registrars[0].order(presence="done")
+    job.registrars[0].order(presence="left")
     assert job.turn() == [False, False, False]
     job.turn(2)
-    assert all(told.get("is_done") for told in job.told[1:])
+    assert all(told.get("has_left") for told in job.told[1:])
     for rank in (1, 2):
-        job.registrars[rank].order(presence="done")
+        job.registrars[rank].order(presence="left")
     job.turn()
     assert job.turn()[0]
 
 
 def test_leaving_has_a_bound(job):
     job.turn(2)
-    job.registrars[0].order(presence="done")
-    job.registrars[1].order(presence="done")
-    job.shelf.is_away = True
+    job.registrars[0].order(presence="left")
+    job.registrars[1].order(presence="left")
+    job.shelf.calls_away = math.inf
     assert not any(job.turn(int(LEAVE_S) - 1, but=(2,)))
     assert job.turn(2, but=(2,)) == [True, True, False]
 
 
 def test_store_that_was_away_for_a_minute_is_no_ones_end(job):
     job.turn(2)
-    job.shelf.is_away = True
+    job.shelf.calls_away = math.inf
     job.turn(60)
-    job.shelf.is_away = False
+    job.shelf.calls_away = 0
     job.turn(5)
     assert job.over() == ["", "", ""]
     assert job.notices == [[], [], []]
@@ -248,7 +239,7 @@ def test_store_that_was_away_for_a_minute_is_no_ones_end(job):
 
 def test_store_that_is_not_reached_at_first_is_told_by_each_host(job):
     """The other host's console had torch's stack traces, and no word of ours."""
-    job.shelf.is_away = True
+    job.shelf.calls_away = math.inf
     job.turn(int(FIRST_NOTICE_S) + 1)
     (notice,) = job.notices[1]
     assert notice.startswith("rank 1 (host ")
@@ -285,8 +276,11 @@ def test_checkpoint_directory_is_seen_by_its_mark(tmp_path, own):
     (tmp_path / "theirs").mkdir()
     (tmp_path / "own").symlink_to(tmp_path / "theirs")
     given = None if own is None else str(tmp_path / own)
+    mark = tmp_path / "theirs" / PLACE_MARK
     assert why_unseen(given, places).endswith("is not the same there")
-    (tmp_path / "theirs" / places.mark).touch()
+    mark.write_text("0122")  # of a run that was killed when it asked
+    assert why_unseen(given, places).endswith("is not the same there")
+    mark.write_text("0123")
     assert bool(why_unseen(given, places)) is (own == "elsewhere")
 
 

@@ -36,7 +36,7 @@ class Ranks:
                 if card is not None and rank not in self.silent:
                     self.change(rank)
             self.roll.take(self.cards if reads else None, self.now_s, joined=self.joined)
-            count = self.roll.count(is_done=False)
+            count = self.roll.count(has_left=False)
         return count
 
 
@@ -89,7 +89,7 @@ def test_card_that_is_written_again_does_not_hide_a_lost_rank(ranks):
 
 def test_rank_that_has_left_is_not_lost(ranks):
     ranks.watch()
-    ranks.change(2, presence="done")
+    ranks.change(2, presence="left")
     ranks.silent = {2}
     assert ranks.watch(2 * TIMEOUT_S).board.over == ""
 
@@ -140,11 +140,24 @@ def test_stop_that_one_rank_wants_is_told_to_all(ranks):
 
 
 def test_trouble_is_told_once(ranks):
-    ranks.change(1, troubles=("worker 1 does not reach worker 0",))
+    ranks.change(1, troubles=("worker 1 does not reach worker 0",), num_troubles=1)
     assert ranks.watch().troubles == ("worker 1 does not reach worker 0",)
     assert ranks.watch().troubles == ()
-    ranks.change(1, troubles=("worker 1 does not reach worker 0", "something else"))
+    ranks.change(1, troubles=("worker 1 does not reach worker 0", "something else"), num_troubles=2)
     assert ranks.watch().troubles == ("something else",)
+
+
+def test_trouble_that_comes_again_is_told_again(ranks):
+    again = "worker 1 does not reach worker 0"
+    ranks.change(1, troubles=(again,), num_troubles=1)
+    ranks.watch()
+    ranks.change(1, troubles=(again, again), num_troubles=2)
+    assert ranks.watch().troubles == (again,)
+
+
+def test_troubles_that_a_card_has_no_room_for_are_passed_over(ranks):
+    ranks.change(1, troubles=("the last", "the very last"), num_troubles=5)
+    assert ranks.watch().troubles == ("the last", "the very last")
 
 
 def test_store_that_is_away_for_long_is_lost_and_no_rank_with_it(ranks):
@@ -167,8 +180,21 @@ def test_nobody_is_lost_while_this_process_was_stopped(ranks):
 def test_others_have_left_when_each_is_done_or_failed(ranks):
     ranks.watch()
     assert not ranks.roll.have_left
-    ranks.change(1, presence="done")
+    ranks.change(1, presence="left")
     ranks.change(2, presence="failed")
+    ranks.watch()
+    assert ranks.roll.have_left
+
+
+def test_rank_that_comes_late_is_to_hear_that_there_is_no_job(ranks):
+    late, ranks.cards[1] = ranks.cards[1], None
+    ranks.change(2, presence="left")
+    ranks.watch()
+    assert ranks.roll.have_left
+    ranks.change(2, presence="failed", why="it was refused")
+    ranks.watch()
+    assert not ranks.roll.have_left
+    ranks.cards[1] = replace(late, presence="left")
     ranks.watch()
     assert ranks.roll.have_left
 
@@ -238,5 +264,5 @@ def test_board_of_an_earlier_start_ends_nothing(follower):
 
 
 def test_job_that_has_ended_well_is_not_lost(follower):
-    follow(follower, replace(BOARD, is_done=True), range(2))
+    follow(follower, replace(BOARD, has_left=True), range(2))
     assert follow(follower, None, range(2, 200)) == ""
