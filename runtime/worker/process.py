@@ -8,6 +8,7 @@ import faulthandler
 import logging
 import multiprocessing
 import os
+import socket
 import sys
 import threading
 import traceback
@@ -84,12 +85,10 @@ def run_worker(
             return _tell(keeper, end=announcement.no_job or DONE)
         _tell(keeper, phase="loading the job", known=rendezvous.known)
         job = _load(program, announcement)
-        announcement = _with_own_places(announcement, program, meeting)
-        _log_to(worker_log(Path(announcement.run_dir), block_index))
-        protect_output(log.warning)
-        _tell(keeper, **_what_its_keeper_writes(announcement, job))
         final = (*final, *job.final_errors)
-        _tell(keeper, num_workers=job.num_workers)
+        announcement = _settle(announcement, program, meeting, job, block_index, keeper)
+        if not start.generation:
+            _tell_other_run_dir(program.run_dir, announcement.run_dir, block_index, keeper)
         if block_index >= job.num_workers:
             spare = f"rank {block_index} is spare: the job has {job.num_workers} workers"
             return _tell(keeper, notice=spare, is_spare=True, end=DONE)
@@ -110,14 +109,21 @@ def run_worker(
             worker.train(rendezvous)
         _tell(keeper, end=DONE)
     except Exception as error:
-        text = traceback.format_exc()
-        log.error("%s", text)
-        if isinstance(error, final):
-            if not isinstance(error, ProtocolError) and error.__cause__ is None:
-                text = str(error)  # it is meant for the user as it is
-            _tell(keeper, end=FINAL)
-        _tell(keeper, traceback=text[-TRACEBACK_CHARACTERS:])
+        _tell_failure(keeper, error, final=final)
         sys.exit(1)
+
+
+def _tell_failure(
+    keeper: Connection, error: Exception, *, final: tuple[type[Exception], ...]
+) -> None:
+    """Tell what is being handled; `final` are the errors that would only come again."""
+    text = traceback.format_exc()
+    log.error("%s", text)
+    if isinstance(error, final):
+        if not isinstance(error, ProtocolError) and error.__cause__ is None:
+            text = str(error)  # it is meant for the user as it is
+        _tell(keeper, end=FINAL)
+    _tell(keeper, traceback=text[-TRACEBACK_CHARACTERS:])
 
 
 class NotThisJob(Exception):
@@ -129,6 +135,33 @@ def _load(program: Program, announcement: Announcement) -> Job:
         return program.load(announcement.job_text)
     except ValueError as error:
         raise NotThisJob(str(error)) from None
+
+
+def _settle(
+    announcement: Announcement,
+    program: Program,
+    meeting: Meeting,
+    job: Job,
+    block_index: int,
+    keeper: Connection,
+) -> Announcement:
+    """Find this host's places for the run, and log there from now on."""
+    announcement = _with_own_places(announcement, program, meeting)
+    _log_to(worker_log(Path(announcement.run_dir), block_index))
+    protect_output(log.warning)
+    _tell(keeper, **_what_its_keeper_writes(announcement, job))
+    _tell(keeper, num_workers=job.num_workers)
+    return announcement
+
+
+def _tell_other_run_dir(given: str | None, run_dir: str, rank: int, keeper: Connection) -> None:
+    """Tell that this rank was started with a run directory that is not the run's, if so."""
+    if given is not None and Path(given).absolute() != Path(run_dir):
+        _tell_trouble(
+            keeper,
+            f"rank {rank} (host {socket.gethostname()}) was started with --run-dir {given}, but"
+            f" the run is in {run_dir}, which rank 0 was given",
+        )
 
 
 def _with_own_places(
