@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -165,10 +166,12 @@ def _run(case: Case, job: HostsJob, expected: str) -> dict[str, Any]:
 
 
 def hurt(case: Case, job: HostsJob, rng: random.Random) -> dict[str, Any]:
-    """Do to a job what the case says, when it has come to some step; what was seen of it."""
+    """Do to a job what the case says, when it has come to some step; what was seen of it. The new
+    step is the top worker's first: in a process that was started since, or, if the network was cut,
+    since it was mended."""
     step, index = rng.randrange(15, STEPS // 2), rng.randrange(2)
     wrong = [] if job.wait_for_step(step, START_S) else ["did not get to the step"]
-    began_s, before = time.monotonic(), job.step()
+    hurt_t, before, old = time.time(), job.step(), job.pids()
     codes: list[int | None] = []
     if case.kind == "rank-kill":
         job.kill_rank(index)
@@ -176,6 +179,7 @@ def hurt(case: Case, job: HostsJob, rng: random.Random) -> dict[str, Any]:
         job.hosts.cut(1)
         time.sleep(float(case.kind.partition(":")[2]))
         job.hosts.mend(1)
+        hurt_t, old = time.time(), set()  # from here on it can go on, and with the same workers
     elif case.kind in (LOST, "host-return"):
         index = 1  # host 0 has torchrun's rendezvous
         job.hosts.hosts[1].kill()
@@ -191,16 +195,19 @@ def hurt(case: Case, job: HostsJob, rng: random.Random) -> dict[str, Any]:
         job.hosts.hosts[index].kill()
         lost = [-signal.SIGKILL if p.host == index else 1 for p in job.processes]
         codes = _start_again(job, lost, wrong)
-    ended_s = time.monotonic() - began_s
-    if not job.wait_for_step(before + 1, END_S):
+    ended_s = time.time() - hurt_t
+    top = job.ranks[0] - 1 if case.kind == LOST else sum(job.ranks) - 1
+    first_step_t = partial(job.first_step_t, hurt_t, block=top, but=old)
+    if not job.wait(lambda: first_step_t() is not None, END_S):
         wrong.append("no step behind it")
+    new_step_t = first_step_t()
     return {
         "host": index,
         "at_step": before,
         "wrong": wrong,
         "codes": codes,
         "ended_s": ended_s if codes else None,
-        "new_step_s": time.monotonic() - began_s,
+        "new_step_s": None if new_step_t is None else new_step_t - hurt_t,
     }
 
 

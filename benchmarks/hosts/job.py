@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -163,6 +163,17 @@ class HostsJob:
     def step(self) -> int:
         """The latest step that the top worker has told of; -1 before the first."""
         return max((row["step"] for row in self.rows() if "loss" in row), default=-1)
+
+    def pids(self) -> set[int]:
+        """The workers that have told of a step."""
+        return {row["pid"] for row in self.rows() if "loss" in row}
+
+    def first_step_t(self, since_t: float, *, block: int, but: Container[int]) -> float | None:
+        """When a block did its first step after a time, in unix seconds, in a process that is none
+        of `but`; None if it did none."""
+        rows = [row for row in self.rows() if "loss" in row and row["block"] == block]
+        times = [row["t"] for row in rows if row["pid"] not in but and row["t"] > since_t]
+        return min(times, default=None)
 
     @property
     def summary(self) -> dict[str, Any]:
