@@ -22,11 +22,12 @@ from launch.run_data import load_run_data
 from launch.source import make_source
 from models.bad_numbers import BadNumbers
 from models.block import Learning, LocalBlock
+from models.compilation import SECONDS_A_UNIT
 from models.data import ImageData
 from models.device import make_cuda_deterministic
 from models.evaluation.unit_accuracy import evaluate
 from models.network import write_input
-from models.plugins import UsersError
+from models.plugins import UsersError, users_code
 from models.recut import OldBlock, carry
 from models.ties import RULES
 from models.wire import EXACT
@@ -91,7 +92,7 @@ class LocalLearningJob:
             tell(f"loading the data ({self.resolved.config.data})")
         data = self.data(tell) if block_index == 0 else None
         tell("building its block")
-        return build_block(self.resolved, block_index, data)
+        return build_block(self.resolved, block_index, data, tell)
 
     def unit_names(self, block_index: int) -> tuple[list[str], list[str]]:
         units, block = self.resolved.network.units, self.resolved.partition.blocks[block_index]
@@ -137,8 +138,32 @@ def build_blocks(resolved: Resolved, data: ImageData) -> list[LocalBlock]:
     return [build_block(resolved, k, data) for k in range(resolved.partition.num_blocks)]
 
 
-def build_block(resolved: Resolved, block_index: int, data: ImageData | None) -> LocalBlock:
+def build_block(
+    resolved: Resolved, block_index: int, data: ImageData | None, tell: Tell = unheard
+) -> LocalBlock:
     """Build a block; only the first needs the data."""
+    block = _build_block(resolved, block_index, data)
+    if resolved.numerics.compile:
+        _compile(resolved, block_index, block, tell)
+    return block
+
+
+def _compile(resolved: Resolved, block_index: int, block: LocalBlock, tell: Tell) -> None:
+    """Compile a block's units for what comes in at each step. Raises UsersError."""
+    part = resolved.partition.blocks[block_index]
+    names = [resolved.network.units[i].name for i in (*part.home, *part.guest)]
+    tell(f"compiling units {' '.join(names)}", takes_s=SECONDS_A_UNIT * len(names))
+    shape: tuple[int, ...] = resolved.image_shape
+    dtype = "float32"
+    if block_index:
+        below = resolved.traces[part.home.start - 1]
+        shape, dtype = below.output_shape, below.output_dtype
+    blank = torch.zeros(resolved.num_samples, *shape, dtype=getattr(torch, dtype))
+    with users_code(f"units {' '.join(names)}", " as they were compiled (--compile)"):
+        block.compile_units(blank)
+
+
+def _build_block(resolved: Resolved, block_index: int, data: ImageData | None) -> LocalBlock:
     config, partition = resolved.config, resolved.partition
     block = partition.blocks[block_index]
     source = None

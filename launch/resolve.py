@@ -28,6 +28,7 @@ from launch.planning.source_time import measured_source
 from launch.planning.workload import Workload, sharing_of
 from launch.run_data import digest_of, load_run_data, sizes_of
 from launch.source import make_source
+from models.compilation import what_lacks
 from models.data import ImageData, steps_per_epoch
 from models.heads import load_head
 from models.loss_check import check_heads_apart, try_local_loss
@@ -166,7 +167,7 @@ def _resolve(
         "data_digest": digest_of(data),
     }
     faults.check(faults.parse(config.faults), num_workers=workers, num_steps=steps)
-    remarks = compiled_remarks(network, workload.traces)
+    remarks = [] if config.compile else compiled_remarks(network, workload.traces)
     resolved_config = ResolvedConfig(**({"given": given} | vars(workload.config) | decided))
     resolved = Resolved(
         config=resolved_config,
@@ -193,6 +194,8 @@ def _resolve(
 
 def _read(config: RunConfig, environment: Environment, tell: Tell) -> tuple[ImageData, Workload]:
     """Load the data and the network, and look at both."""
+    if config.compile and (lacks := what_lacks()):
+        raise ConfigError(f"compile needs {lacks}; install or name one, or leave --compile out")
     tell(f"loading the data ({config.data})")
     data = load_run_data(config, verifies=True, tell=tell)
     tell(f"building the network ({config.model})")

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from models import randomness
 from models.bad_numbers import BadSteps, all_finite
+from models.compilation import compile_units
 from models.device import copy_to_host, on_host
 from models.heads import HeadSpec, load_head, run_head
 from models.network import Network
-from models.numerics import FP32, Numerics
+from models.numerics import FP32, Numerics, unchanged
 from models.objectives import Objective, needs_of
 from models.optimizer_state import OptimizerState
 from models.optimizers import learning_rate, load_optimizer, set_learning_rate, step_optimizer
@@ -190,6 +191,19 @@ class LocalBlock:
         return self._unit_tensors(self._guest)
 
     # The step ---------------------------------------------------------------------------------
+
+    def compile_units(self, blank_NCHW: Tensor) -> None:
+        """Compile home and guest for inputs like `blank_NCHW`, and change nothing else. Blocks for
+        some seconds a unit."""
+        compile_units([*self._home.values(), *self._guest.values()])
+        blank_NCHW = self.learning.numerics.laid_out(blank_NCHW.to(self.device))
+        with unchanged(self._home), unchanged(self._guest):
+            output_NCHW = self._run(self._home, blank_NCHW, step=0)
+            top_NCHW = self._run(self._guest, output_NCHW, step=0)
+            if top_NCHW.requires_grad:
+                top_NCHW.sum().backward()
+        for parameter in self._trained:
+            parameter.grad = None
 
     def forward(self, step: int, incoming: Payload | None) -> Payload | None:
         """Run the home on `incoming` (N, C, H, W), (B,); return what the block above receives.

@@ -341,7 +341,8 @@ def compiled_remarks(network: Network, traces: Sequence[UnitTrace]) -> list[str]
         return []
     return [
         f"model {network.name!r} is compiled (units {names}) and runs here without torch.compile,"
-        " since a block's bits must not depend on where the network is cut"
+        " since a block's bits must not depend on where the network is cut; --compile compiles each"
+        " unit by itself"
     ]
 
 

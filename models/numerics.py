@@ -21,12 +21,14 @@ Precision = Literal["fp32", "bf16"]
 class Numerics:
     """`precision`: bf16 is torch's autocast; weights, their gradients, statistics and losses stay
     in float32. `channels_last`: images (N, C, H, W) lie in memory as (N, H, W, C). `recompute`:
-    only a unit's input is saved for its backward, which runs the unit again.
+    only a unit's input is saved for its backward, which runs the unit again. `compile`: units go
+    through torch.compile, each by itself (models.compilation).
     """
 
     precision: Precision = "fp32"
     channels_last: bool = False
     recompute: bool = False
+    compile: bool = False
 
     def autocast(self, device: torch.device) -> AbstractContextManager[object]:
         """What units and heads run under."""
@@ -82,7 +84,7 @@ class Numerics:
             x,
             use_reentrant=False,
             preserve_rng_state=False,
-            context_fn=lambda: (nullcontext(), _unchanged(module)),
+            context_fn=lambda: (nullcontext(), unchanged(module)),
         )
         return y
 
@@ -91,7 +93,7 @@ FP32 = Numerics()
 
 
 @contextmanager
-def _unchanged(module: nn.Module) -> Iterator[None]:
+def unchanged(module: nn.Module) -> Iterator[None]:
     """Put a module's buffers back in the end, those that it made anew too."""
     before = [
         (owner, name, buffer, buffer.clone())

@@ -37,6 +37,8 @@ HOWS = (
     "--channels-last",
     "--precision bf16 --channels-last --recompute",
     "--recompute",
+    "--compile",
+    "--compile --recompute --precision bf16 --channels-last",
     "--grad-clip 0.1",
     "--optimizer lars --lr 1 --lr-scale 1,0.5,2",
     "--optimizer sgd --weight-decay 0.01",

@@ -49,6 +49,7 @@ class Workload:
             precision=config.precision,
             channels_last=config.channels_last,
             recompute=config.recompute,
+            compile=config.compile,
         )
 
     @cached_property

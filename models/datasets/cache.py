@@ -29,8 +29,8 @@ from torch import Tensor
 
 from models.datasets.progress import Progress
 from models.tell import Tell
+from models.user_cache import NoHome, user_cache
 
-PROJECT = "loco-runtime"
 SHARE_OF_MEMORY = 0.25  # of what is available, that a set may take and still be held in memory
 POLL_S = 0.2
 STALLED_S = 120.0  # without progress of the process that writes
@@ -105,13 +105,11 @@ def too_large(error: NoRoom, otherwise: str) -> ValueError:
 
 
 def directory() -> Path:
-    """Where decoded images are: below XDG_CACHE_HOME, or ~/.cache. Raises NoRoom without a home."""
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    """Where decoded images are. Raises NoRoom without a home."""
     try:
-        root = base if base.is_absolute() else Path("~/.cache").expanduser()
-    except RuntimeError as error:
-        raise NoRoom("this user has no home directory") from error
-    return root / PROJECT / "images"
+        return user_cache("images")
+    except NoHome as error:
+        raise NoRoom(str(error)) from error
 
 
 def _map(file: Path) -> Tensor | None:

@@ -187,6 +187,7 @@ OTHER = {
     "precision": "bf16",
     "channels_last": True,
     "recompute": True,
+    "compile": True,
     "train_images": 99,
     "wire_precision": ("bf16",),
     "wire_ties": True,
