@@ -32,6 +32,7 @@ from runtime.trust.keys import RunKeys
 
 log = logging.getLogger(__name__)
 
+LOCK_S = 100.0  # NFS's lease is 90 s
 WAITING = "waiting for the other ranks"  # begins the name of each such phase: theirs are as long
 
 Found = tuple[Announcement, RunDir, Reception | None]
@@ -48,7 +49,8 @@ def announce(program: Program, rendezvous: Rendezvous, meeting: Meeting, tell: T
     ranks = _facts_of_ranks(rendezvous, meeting, tell)
     text = program.resolve(_recorded(program, rendezvous, given), tell, ranks)
     job = program.load(text)
-    run_dir = _take_run_dir(program, rendezvous, given)
+    tell("taking the run directory", takes_s=LOCK_S)
+    run_dir = _take_run_dir(program, rendezvous, given, meeting)
     checkpoints = given or LocalStorage(run_dir.checkpoints.absolute())
     reception = None
     tell("verifying the checkpoints")
@@ -208,12 +210,18 @@ def _recorded(program: Program, rendezvous: Rendezvous, given: Storage | None) -
     return None if found is None else found.config_toml
 
 
-def _take_run_dir(program: Program, rendezvous: Rendezvous, given: Storage | None) -> RunDir:
-    """The user's directory, the one of the attempt before this, or a new one. Raises ValueError."""
+def _take_run_dir(
+    program: Program, rendezvous: Rendezvous, given: Storage | None, meeting: Meeting
+) -> RunDir:
+    """The user's directory, the one of the attempt before this, or a new one. One that hosts share
+    may be locked by a host that has died until the file server notices. Raises ValueError."""
     recalled = rendezvous.recall_run_dir()
     wish = recalled or program.run_dir
     path = None if wish is None else Path(wish)
-    run_dir = RunDir.create(path, name=program.run_name, restart=True)
+    has_hosts = meeting.member is not None and not meeting.member.is_one_host
+    run_dir = RunDir.create(
+        path, name=program.run_name, restart=True, patience_s=LOCK_S if has_hosts else 0.0
+    )
     if program.fresh and recalled is None:
         run_dir.clear()
         _clear_checkpoints(given, run_dir)

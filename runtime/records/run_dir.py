@@ -10,6 +10,8 @@ import math
 import os
 import re
 import shutil
+import socket
+import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from itertools import count
@@ -18,6 +20,7 @@ from typing import Any, TextIO
 
 from runtime.state.storage import write_durably
 
+LOOK_EVERY_S = 0.2
 MARK = ".run-id"
 # All that a run writes into its directory.
 WRITTEN = (
@@ -44,11 +47,14 @@ class RunDir:
         self._metrics: TextIO | None = None
 
     @classmethod
-    def create(cls, path: Path | None, *, name: str, restart: bool = False) -> "RunDir":
+    def create(
+        cls, path: Path | None, *, name: str, restart: bool = False, patience_s: float = 0.0
+    ) -> "RunDir":
         """Make and lock a run's directory: `path`, or a new runs/<UTC time>-<name>.
 
-        `restart` resumes the run that the directory already holds. Raises ValueError if
-        it can't be written, another job has it, or it holds a run and this is no restart.
+        `restart` resumes the run that the directory already holds. Raises ValueError if it can't be
+        written, another job has it and keeps it for `patience_s`, or it holds a run and this is no
+        restart.
         """
         try:
             path = _new_directory(name) if path is None else path
@@ -56,7 +62,7 @@ class RunDir:
             lock = (path / ".lock").open("a+")
         except OSError as error:
             raise _unwritable(path or Path("runs"), error) from error
-        _take(lock, path)
+        _take(lock, path, patience_s)
         run_dir = cls(path, lock)
         if not restart and run_dir.holds_run:
             run_dir.close()
@@ -169,20 +175,25 @@ def _unwritable(path: Path, error: OSError) -> ValueError:
     )
 
 
-def _take(lock: TextIO, path: Path) -> None:
+def _take(lock: TextIO, path: Path, patience_s: float) -> None:
     """Lock the file and leave this process's id in it for whoever comes second."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        lock.seek(0)
-        holder = lock.read().strip() or "unknown"
-        lock.close()
-        raise ValueError(
-            f"run directory {str(path)!r} is in use by process {holder}; "
-            "wait for it to end, or give another by --run-dir"
-        ) from error
+    until_s = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError as error:
+            if time.monotonic() >= until_s:
+                lock.seek(0)
+                holder = lock.read().strip() or "unknown"
+                lock.close()
+                raise ValueError(
+                    f"run directory {str(path)!r} is in use by process {holder}; "
+                    "wait for it to end, or give another by --run-dir"
+                ) from error
+        time.sleep(LOOK_EVERY_S)
     lock.truncate(0)
-    lock.write(str(os.getpid()))
+    lock.write(f"{os.getpid()} of host {socket.gethostname()}")
     lock.flush()
 
 

@@ -11,7 +11,7 @@ from models.compilation import what_lacks
 from models.numerics import Numerics
 from models.sequential import train
 
-# Not AdamW: it makes whole steps of gradients that are rounding alone, as of a bias below BatchNorm.
+# AdamW makes whole steps of gradients that are rounding alone, as of a bias below BatchNorm.
 LEARNING = {"tie": "gradient", "optimizer": "sgd"}
 CUT, BLANKS = (0, 2), (torch.zeros(10, 1, 2, 2), torch.zeros(10, 3))
 
@@ -69,7 +69,8 @@ def test_compiled_blocks_train_alike_each_time(cut_blocks, compiled):
     counters.clear()
     plain = cut_blocks(CUT, **LEARNING)
     runs = [compiled(), compiled()]
-    # a; b, and d alike; c as a guest, and e alike; c as a home's first, without an input's gradient.
+    # a; b, and d alike; c as a guest, and e alike; c as a home's first, with an input that needs no
+    # gradient.
     assert counters["stats"]["unique_graphs"] == 4
     for blocks in (plain, *runs):
         train(blocks, num_steps=3, lag=1)

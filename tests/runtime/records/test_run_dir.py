@@ -2,14 +2,17 @@
 
 import json
 import os
+import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import runtime.records.run_dir as module
 from runtime.records.run_dir import RunDir, worker_log
 
 
-def create(path: Path | None, **options: bool) -> RunDir:
+def create(path: Path | None, **options: Any) -> RunDir:
     return RunDir.create(path, name="resnet-small", **options)
 
 
@@ -47,11 +50,18 @@ def test_directory_cannot_be_shared_by_two_jobs(tmp_path):
     with pytest.raises(ValueError, match="in use") as caught:
         create(tmp_path / "run", restart=True)
     assert str(caught.value) == (
-        f"run directory '{tmp_path}/run' is in use by process {os.getpid()}; "
+        f"run directory '{tmp_path}/run' is in use by process {os.getpid()}"
+        f" of host {socket.gethostname()}; "
         "wait for it to end, or give another by --run-dir"
     )
     first.close()
     create(tmp_path / "run").close()
+
+
+def test_directory_that_becomes_free_is_waited_for(tmp_path, monkeypatch):
+    first = create(tmp_path / "run")
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: first.close())
+    create(tmp_path / "run", patience_s=90.0).close()
 
 
 @pytest.mark.parametrize("name", ["config.toml", "metrics.jsonl"])
