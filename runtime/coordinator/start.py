@@ -7,6 +7,7 @@ import errno
 import logging
 import secrets
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import zmq
@@ -51,12 +52,11 @@ def announce(program: Program, rendezvous: Rendezvous, meeting: Meeting, tell: T
     job = program.load(text)
     tell("taking the run directory", takes_s=LOCK_S)
     run_dir = _take_run_dir(program, rendezvous, given, meeting)
-    checkpoints = given or LocalStorage(run_dir.checkpoints.absolute())
     reception = None
-    tell("verifying the checkpoints")
     try:
+        checkpoints = given or LocalStorage(run_dir.checkpoints.absolute())
+        tell("verifying the checkpoints")
         checkpoint, how = _checkpoint(program, text, job, run_dir, checkpoints)
-        resume = {} if checkpoint is None else _resume(checkpoint, how.recut)
         if checkpoint is not None and run_dir.finished_steps == checkpoint.step == job.num_steps:
             _say(
                 program,
@@ -65,29 +65,17 @@ def announce(program: Program, rendezvous: Rendezvous, meeting: Meeting, tell: T
             )
             announcement = Announcement(no_job=DONE)
         else:
-            if checkpoint is not None:
-                _say(program, f"resumes from step {checkpoint.step} ({checkpoint.place})")
-                for note in how.notes:
-                    _say(program, note)
             job = job if how.text == text else program.load(how.text)
-            run_dir.write_config(job.config_toml, given=job.given_toml)
-            run_id = secrets.token_hex(8)
+            announcement = _announcement(program, job, run_dir, checkpoints, checkpoint, how)
+            if ranks is not None:
+                tell(f"{WAITING} to look for the checkpoint directory")
+                _check_places(program, rendezvous, announcement.run_id, checkpoints)
+                run_dir.mark(announcement.run_id)
             on_this_host = job.link in ("shm", "zmq-ipc")
             ours = f"ipc://{meeting.directory}/coordinator"
             bind = ours if on_this_host else tcp_address(meeting.address)
-            if ranks is not None:
-                tell(f"{WAITING} to look for the checkpoint directory")
-                _check_places(program, rendezvous, run_id, checkpoints)
-                run_dir.mark(run_id)
-            reception = _receive(job, run_id, bind, meeting)
-            announcement = Announcement(
-                job_text=how.text,
-                run_id=run_id,
-                run_dir=str(run_dir.path.absolute()),
-                checkpoint_dir=checkpoints.locate(),
-                coordinator=reception.address,
-                **resume,  # type: ignore[arg-type]
-            )
+            reception = _receive(job, announcement.run_id, bind, meeting)
+            announcement = replace(announcement, coordinator=reception.address)
         tell(WAITING)
         announcement = rendezvous.announce(announcement)
     except BaseException:
@@ -96,6 +84,32 @@ def announce(program: Program, rendezvous: Rendezvous, meeting: Meeting, tell: T
         run_dir.close()
         raise
     return announcement, run_dir, reception
+
+
+def _announcement(
+    program: Program,
+    job: Job,
+    run_dir: RunDir,
+    checkpoints: Storage,
+    checkpoint: Checkpoint | None,
+    how: Resumption,
+) -> Announcement:
+    """What is to be run, but for the coordinator's address; written down, and told to the user if
+    it resumes. Raises ValueError."""
+    if checkpoint is not None:
+        _say(program, f"resumes from step {checkpoint.step} ({checkpoint.place})")
+        for note in how.notes:
+            _say(program, note)
+    run_dir.write_config(job.config_toml, given=job.given_toml)
+    return Announcement(
+        job_text=how.text,
+        run_id=secrets.token_hex(8),
+        run_dir=str(run_dir.path.absolute()),
+        checkpoint_dir=checkpoints.locate(),
+        resume="" if checkpoint is None else checkpoint.name,
+        resume_step=0 if checkpoint is None else checkpoint.step,
+        recut=checkpoint is not None and how.recut,
+    )
 
 
 def recall(
@@ -126,10 +140,6 @@ def _facts_of_ranks(rendezvous: Rendezvous, meeting: Meeting, tell: Tell) -> lis
 def _receive(job: Job, run_id: str, bind: str, meeting: Meeting) -> Reception:
     keys = RunKeys(meeting.secret, run_id)
     return Reception(zmq.Context.instance(), bind, keys=keys, num_workers=job.num_workers)
-
-
-def _resume(checkpoint: Checkpoint, recut: bool) -> dict[str, str | int | bool]:
-    return {"resume": checkpoint.name, "resume_step": checkpoint.step, "recut": recut}
 
 
 def _try_checkpoint_dir(program: Program, tell: Tell) -> Storage | None:
