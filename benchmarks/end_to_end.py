@@ -72,6 +72,6 @@ class RunAdamW:
 
 def loss_of(run: Resolved, projections_ND: Tensor) -> Tensor:
     """The run's objective, without labels."""
-    unlabelled_B = torch.full((len(projections_ND) // 2,), -1)
+    unlabelled_B = torch.full((len(projections_ND) // 2,), -1, device=projections_ND.device)
     loss: Tensor = run.objective(projections_ND, unlabelled_B)
     return loss

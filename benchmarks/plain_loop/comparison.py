@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from cyclopts import Parameter
@@ -20,6 +20,7 @@ from cyclopts import Parameter
 from benchmarks.end_to_end import EndToEnd, RunAdamW, loss_of
 from benchmarks.harness import (
     Results,
+    TextList,
     header,
     make_console,
     make_table,
@@ -35,12 +36,14 @@ from launch.run_data import load_run_data
 from launch.source import make_source
 from models.block import LocalBlock
 from models.data import ImageData
+from models.device import make_cuda_deterministic
 
 WARM_UP = 2  # steps that are not counted
+NUM_IMAGES = 512
 KINDS: Mapping[str, dict[str, Any]] = {
     "fp32": {},
-    "fp32, channels last": {"channels_last": True},
-    "bf16, channels last": {"precision": "bf16", "channels_last": True},
+    "channels-last": {"channels_last": True},
+    "bf16": {"precision": "bf16", "channels_last": True},
 }
 
 
@@ -49,19 +52,29 @@ class Options:
     """What to compare."""
 
     model: str = "resnet18-cifar"
-    """Network, for images of 3x32x32."""
+    """Network."""
+    image_size: int = 32
+    """Height and width of its images, of three colours."""
     batch_size: int = 32
     """Images a step, each in two views."""
     steps: int = 24
     """Steps that count, of each."""
     threads: int = 2
     """Threads of both."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where both compute."""
+    kinds: TextList = tuple(KINDS)
+    """Of fp32, channels-last, bf16."""
     json: Path | None = None
     """File that gets a line a kind."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps {self.steps}; give at least 1")
+        if unknown := [kind for kind in self.kinds if kind not in KINDS]:
+            raise ValueError(f"kinds {' '.join(unknown)}; give some of {' '.join(KINDS)}")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device cuda, but there is no GPU here; leave --device out")
 
 
 def resolved(options: Options, kind: str) -> Resolved:
@@ -69,14 +82,15 @@ def resolved(options: Options, kind: str) -> Resolved:
     config = RunConfig(
         method="e2e",
         model=options.model,
-        data="synthetic:3x32x32x512",
+        data=f"synthetic:3x{options.image_size}x{options.image_size}x{NUM_IMAGES}",
         batch_size=options.batch_size,
         steps=WARM_UP + options.steps,
         threads=options.threads,
-        device="cpu",
+        device=options.device,
         **KINDS[kind],
     )
-    alone = Environment(world_size=None, local_world_size=None, cores=options.threads, gpus=0)
+    gpus = torch.cuda.device_count() if options.device == "cuda" else 0
+    alone = Environment(world_size=None, local_world_size=None, cores=options.threads, gpus=gpus)
     return resolve(config, environment=alone)
 
 
@@ -85,13 +99,14 @@ class PlainLoop:
 
     def __init__(self, run: Resolved, data: ImageData) -> None:
         self._run = run
-        self._source = make_source(run.config, data, device="cpu")
-        self.model = EndToEnd(run)
+        self._device = torch.device(run.config.device)
+        self._source = make_source(run.config, data, device=run.config.device)
+        self.model = EndToEnd(run).to(self._device)
         self._optimizer = RunAdamW(run, self.model)
 
     def step(self, step: int) -> None:
         """One step."""
-        views_NCHW, _ = self._source(step)
+        views_NCHW = self._source(step)[0].to(self._device)
         self._optimizer.zero_grad()
         loss_of(self._run, self.model(views_NCHW)).backward()
         self._optimizer.step(step)
@@ -108,9 +123,17 @@ def block_step(block: LocalBlock) -> Callable[[int], None]:
     return step
 
 
+def wait_for_device(options: Options) -> None:
+    """Until all that was asked of a GPU is done."""
+    if options.device == "cuda":
+        torch.cuda.synchronize()
+
+
 def measure(options: Options) -> Iterator[dict[str, Any]]:
     """One record a kind."""
-    runs = {kind: resolved(options, kind) for kind in KINDS}
+    runs = {kind: resolved(options, kind) for kind in options.kinds}
+    if options.device == "cuda":
+        make_cuda_deterministic()
     torch.set_num_threads(options.threads)
     for kind, run in runs.items():
         data = load_run_data(run.config)
@@ -122,8 +145,10 @@ def measure(options: Options) -> Iterator[dict[str, Any]]:
             for name in order:
                 began_s = time.perf_counter()
                 steps[name](index)
+                wait_for_device(options)
                 seconds[name].append(time.perf_counter() - began_s)
-        learned, state = loop.model.network.state_dict(), block.home_state()
+        learned = {name: value.cpu() for name, value in loop.model.network.state_dict().items()}
+        state = {name: value.cpu() for name, value in block.home_state().items()}
         yield {
             "kind": kind,
             "model": options.model,
