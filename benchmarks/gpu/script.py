@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -154,7 +154,7 @@ def links(options: Options, folder: Path) -> dict[str, Any]:
     }
 
 
-PARTS: Mapping[str, Part] = {
+PARTS: dict[str, Part] = {
     "tests": tests,
     "step": step,
     "bits": bits,
