@@ -230,8 +230,8 @@ class RunConfig:
     device: Annotated[Device, Role.BITS] = "auto"
     """Where workers compute; auto takes GPUs if there are any."""
     link: Annotated[Link, Role.RUNNING] = "auto"
-    """How workers talk; auto shares memory within a host and takes tcp between hosts. nccl is
-    not built: auto is used, and the run says why."""
+    """How workers talk; auto shares memory within a host and takes tcp between hosts. nccl needs a
+    GPU for each worker."""
     checksum: Annotated[Checksum, Role.RUNNING] = "auto"
     """What checksums guard; auto: headers in shared memory, tensors too on every wire."""
     window: Annotated[int | None, Role.RUNNING] = None
@@ -244,7 +244,7 @@ class RunConfig:
     """Encrypt all that crosses a network. Without it tensors can be read there, but not changed,
     and travel several times as fast."""
     insecure_network: Annotated[bool, Role.RUNNING] = False
-    """Run on several hosts without a secret-file, or by gloo: whoever reaches the sockets can take
+    """Run on several hosts without a secret-file, or by gloo or nccl: whoever reaches the sockets can take
     part in the job, and write files as you."""
     report_every_s: Annotated[float, Role.RUNNING] = 0.5
     """Seconds between a worker's reports."""

@@ -8,45 +8,46 @@ from launch.config import ConfigError, Link, RunConfig
 from launch.environment import Environment
 
 
-def choose_link(
-    config: RunConfig, environment: Environment, *, device: str, workers: int
-) -> tuple[Link, str | None]:
-    """The link, and a note if it is not the one that was asked for. Raises ConfigError."""
-    if config.link != "nccl":
-        return _reachable(config.link, config, environment), None
-    link = _reachable("auto", config, environment)
-    reasons = ["transfers between GPUs are not built yet"]
-    if (missing := _missing(environment, device=device, workers=workers)) is not None:
-        reasons.append(missing)
-    told = ", and ".join(reasons)
-    return link, f"--link nccl can't be used: {told}; --link {link} is used instead"
+def choose_link(config: RunConfig, environment: Environment, *, device: str, workers: int) -> Link:
+    """The link. Raises ConfigError if the one that was asked for can't be used here."""
+    one_host, link = environment.is_one_host, config.link
+    if link in ("shm", "zmq-ipc") and not one_host:
+        raise ConfigError(f"link {link} reaches one host only; use --link auto or zmq")
+    if link in ("gloo", "nccl"):
+        if (reason := _untrusted(config, one_host=one_host)) is not None:
+            raise ConfigError(f"link {link} {reason}")
+        if link == "nccl" and (reason := _no_nccl(environment, device, workers)) is not None:
+            raise ConfigError(f"link nccl moves tensors between GPUs, one a worker: {reason}")
+        return link
+    here: dict[Link, Link] = {"auto": "shm", "zmq": "zmq-ipc"}
+    between: dict[Link, Link] = {"zmq": "zmq-tcp"}
+    return (here if one_host else between).get(link, link)
 
 
-def _missing(environment: Environment, *, device: str, workers: int) -> str | None:
-    """What would keep NCCL from carrying this job's messages, whoever built on it."""
-    if device == "cpu":
-        return "the workers compute on CPUs"
-    if not environment.has_nccl:
-        return "this torch was built without NCCL"
-    here = environment.local_world_size or workers
-    if here > environment.gpus:
-        return f"NCCL refuses two ranks on one GPU, and {here} workers share {environment.gpus}"
+def _untrusted(config: RunConfig, *, one_host: bool) -> str | None:
+    """Why groups of torch.distributed can't be trusted with this job's tensors."""
+    if not one_host and not config.insecure_network:
+        return (
+            "knows no one by name: whoever reaches its sockets can send tensors; use --link zmq"
+            " between hosts, or give --insecure-network if nobody else can reach them"
+        )
+    if config.encrypt_tensors:
+        return "can't encrypt tensors; use --link zmq with --encrypt-tensors"
     return None
 
 
-def _reachable(link: Link, config: RunConfig, environment: Environment) -> Link:
-    """The link by which these hosts reach each other; on one host none is left open."""
-    one_host = environment.is_one_host
-    if link in ("shm", "zmq-ipc") and not one_host:
-        raise ConfigError(f"link {link} reaches one host only; use --link auto or zmq")
-    if one_host and link not in ("zmq-tcp", "gloo"):
-        found: dict[Link, Link] = {"auto": "shm", "zmq": "zmq-ipc"}
-        return found.get(link, link)
-    if link == "gloo" and not one_host and not config.insecure_network:
-        raise ConfigError(
-            "link gloo knows no one by name: whoever reaches its sockets can send tensors; use"
-            " --link zmq between hosts, or give --insecure-network if nobody else can reach them"
+def _no_nccl(environment: Environment, device: str, workers: int) -> str | None:
+    """What keeps NCCL from carrying this job's messages, and what to do about it."""
+    if not environment.gpus:
+        return "no GPU is seen here; use --link auto"
+    if device == "cpu":
+        return "the workers compute on CPUs; use --device cuda, or --link auto"
+    if not environment.has_nccl:
+        return "this torch was built without NCCL; install one that has it, or use --link auto"
+    here = environment.local_world_size or workers
+    if here > environment.gpus:
+        return (
+            f"{here} workers share {environment.gpus} of a host; give at most that many --workers"
+            " a host, or use --link auto"
         )
-    if link == "gloo" and config.encrypt_tensors:
-        raise ConfigError("link gloo can't encrypt tensors; use --link zmq with --encrypt-tensors")
-    return "zmq-tcp" if link == "zmq" else link
+    return None

@@ -46,7 +46,7 @@ Number = TypeVar("Number", int, float)
 DEFAULT_WORKERS = 4
 CHECKED_IMAGES = 8  # that a user's views are drawn of before the start
 FACTS = (
-    *("image_shape", "num_classes", "num_train", "source_s", "link_note", "remarks"),
+    *("image_shape", "num_classes", "num_train", "source_s", "remarks"),
     "workers_per_host",
 )
 """Dumped as they are."""
@@ -146,7 +146,7 @@ def _resolve(
     epochs, steps = _length(config, num_train)
     threads = config.threads or _share_of_cores(environment, workers)
     device = _device(config, environment)
-    link, link_note = choose_link(config, environment, device=device, workers=workers)
+    link = choose_link(config, environment, device=device, workers=workers)
     tell("choosing the cuts")
     partition, measured, source_s = _cut(workload, data, device, threads, times_source=times_source)
     decided = {
@@ -178,7 +178,6 @@ def _resolve(
         num_train=num_train,
         measured=measured,
         source_s=source_s,
-        link_note=link_note,
         workers_per_host=environment.local_world_size or workers,
         remarks=(
             *data.remarks,

@@ -35,7 +35,7 @@ class Job(Protocol):
 
     @property
     def link(self) -> str:
-        """shm, zmq-ipc, zmq-tcp, gloo, or auto if that differs between edges."""
+        """shm, zmq-ipc, zmq-tcp, gloo, nccl, or auto if that differs between edges."""
 
     @property
     def checksum(self) -> str:

@@ -26,10 +26,11 @@ from runtime.core.plan import Side, Stream, Window, WorkerPlan
 from runtime.links.admission import Admission, CurveKeys, Tokens
 from runtime.links.doorkeeper import Doorkeeper
 from runtime.links.edge import EdgeLink
-from runtime.links.gloo import gloo_link, opener
+from runtime.links.groups import gloo_opener
 from runtime.links.guards import Macs
 from runtime.links.link import Arrival, Damaged, End, Link
 from runtime.links.shared_memory import shm_link
+from runtime.links.torch_distributed import group_link
 from runtime.links.zeromq import zmq_link
 from runtime.state.retention import NeighboursRetention, Retention
 from runtime.state.status_page import OwnedMemory
@@ -134,8 +135,8 @@ def make_link(
             context, end, NeighboursRetention(path, plan, case.specs), bind=bind, connect=connect
         )
     if case.system == "gloo":
-        group = opener(lambda: FileStore(f"{case.where}-store", -1), HOST, timeout_s=TIMEOUT_S)
-        return gloo_link(context, end, group, bind=bind, connect=connect)
+        group = gloo_opener(lambda: FileStore(f"{case.where}-store", -1), HOST, timeout_s=TIMEOUT_S)
+        return group_link(context, end, group, bind=bind, connect=connect)
     admission: Admission | None = None
     if case.is_signed and doorkeeper is not None:
         admission = Tokens(

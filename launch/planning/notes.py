@@ -16,7 +16,6 @@ from launch.planning.resolved import Resolved
 def notes_on(resolved: Resolved) -> list[str]:
     """Short notes, each a line; most runs have none."""
     found = (
-        resolved.link_note,
         _shared_gpus(resolved),
         _validation(resolved),
         _measured(resolved),

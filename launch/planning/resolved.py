@@ -17,15 +17,13 @@ class Resolved(Workload):
 
     `measured`: what the cuts were chosen by, if that was measured, which no other process can
     find again. `source_s`: what block 0 takes for a step's batch and views, if that was measured.
-    `link_note`: why the link is not the one that was asked for. `remarks`: what is odd
-    about the data and the network, which are looked at here alone. `workers_per_host`: the most
-    that share one."""
+    `remarks`: what is odd about the data and the network, which are looked at here alone.
+    `workers_per_host`: the most that share one."""
 
     config: ResolvedConfig
     partition: Partition
     num_train: int
     measured: Costs | None = None
     source_s: float | None = None
-    link_note: str | None = None
     remarks: tuple[str, ...] = ()
     workers_per_host: int = 1

@@ -18,10 +18,11 @@ from runtime.links.admission import Admission, CurveKeys, Tokens
 from runtime.links.channel import tcp_address
 from runtime.links.doorkeeper import Doorkeeper
 from runtime.links.edge import EdgeLink
-from runtime.links.gloo import gloo_link, opener
+from runtime.links.groups import OPENERS
 from runtime.links.guards import Macs
 from runtime.links.link import End, Link, LinkError
 from runtime.links.shared_memory import shm_link
+from runtime.links.torch_distributed import group_link
 from runtime.links.zeromq import zmq_link
 from runtime.program import Meeting
 from runtime.rendezvous import Place, Rendezvous
@@ -110,7 +111,7 @@ class Connector:
         return link
 
     def _new_address(self, place: Place) -> str:
-        here = self._other(Side.ABOVE).host == place.host and self._job.link in ("auto", "gloo")
+        here = self._other(Side.ABOVE).host == place.host and self._job.link in ("auto", *OPENERS)
         if here or self._job.link in ("shm", "zmq-ipc"):
             # In a directory that no other user can enter: an abstract address is anyone's to take.
             return f"ipc://{self._meeting.directory}/edge-{self._block_index}"
@@ -140,7 +141,8 @@ class Connector:
             )
         on_network = self._on_network(bind or connect or "")
         is_lower = side is Side.ABOVE
-        is_signed = on_network or self._job.link == "gloo"  # whose tensors always cross a network
+        opener = OPENERS.get(self._job.link)
+        is_signed = on_network or opener is not None  # a group's tensors always cross a network
         end = End(
             side=side,
             run_id=self._run_id,
@@ -151,9 +153,9 @@ class Connector:
         if (make := end.guard.makes_hash) is not None:
             retention.hash |= dict.fromkeys(end.outgoing, make)
         admission = self._admission(edge, is_lower=is_lower) if on_network else None
-        if self._job.link == "gloo":
+        if opener is not None:
             open_group = opener(partial(open_store, self._meeting.store), self._meeting.address)
-            return gloo_link(
+            return group_link(
                 self._context, end, open_group, bind=bind, connect=connect, admission=admission
             )
         if not shares:

@@ -1,12 +1,10 @@
-"""Which link is chosen, and what is said if it is not the one that was asked for."""
+"""Which link is chosen, and what is said of one that can't be used."""
 
 import pytest
 
 from launch.config import ConfigError, RunConfig
 from launch.environment import Environment
 from launch.link_choice import choose_link
-from launch.planning.notes import notes_on
-from launch.resolve import dump, restore
 
 from .runs import light
 
@@ -22,59 +20,55 @@ def gpus(num_gpus: int, *, has_nccl: bool = True) -> Environment:
 @pytest.mark.parametrize(
     ("environment", "device", "why"),
     [
-        (HERE, "cpu", "the workers compute on CPUs"),
-        (gpus(8), "cpu", "the workers compute on CPUs"),
-        (gpus(8, has_nccl=False), "cuda", "this torch was built without NCCL"),
-        (gpus(3), "cuda", "two ranks on one GPU, and 4 workers share 3"),
-        (gpus(4), "cuda", "transfers between GPUs are not built yet;"),
+        (HERE, "cpu", "no GPU is seen here; use --link auto"),
+        (gpus(8), "cpu", "the workers compute on CPUs; use --device cuda, or --link auto"),
+        (gpus(8, has_nccl=False), "cuda", "this torch was built without NCCL; install one that"),
+        (gpus(3), "cuda", "4 workers share 3 of a host; give at most that many --workers"),
     ],
 )
-def test_unusable_nccl_is_told_with_the_reason_and_the_link_used(environment, device, why):
+def test_what_stands_against_nccl_is_told_with_a_remedy(environment, device, why):
     config = RunConfig(link="nccl", workers=4)
-    link, note = choose_link(config, environment, device=device, workers=4)
-    assert link == "shm"
-    assert note is not None
-    assert why in note
-    assert note.startswith("--link nccl can't be used: ")
-    assert note.endswith("; --link shm is used instead")
+    with pytest.raises(ConfigError) as refused:
+        choose_link(config, environment, device=device, workers=4)
+    told = str(refused.value)
+    assert told.startswith(f"link nccl moves tensors between GPUs, one a worker: {why}")
 
 
-def test_gpus_are_shared_by_the_workers_of_their_host_only():
+def test_nccl_is_taken_if_each_worker_has_a_gpu():
+    config = RunConfig(link="nccl", workers=4, insecure_network=True)
+    assert choose_link(config, gpus(4), device="cuda", workers=4) == "nccl"
     two = Environment(world_size=4, local_world_size=2, cores=2, gpus=2, has_nccl=True)
-    config = RunConfig(link="nccl", workers=4)
-    link, note = choose_link(config, two, device="cuda", workers=4)
-    assert link == "auto"
-    assert note is not None
-    assert note.endswith("not built yet; --link auto is used instead")
+    assert choose_link(config, two, device="cuda", workers=4) == "nccl"
 
 
-def test_links_other_than_nccl_are_taken_in_silence():
-    for asked, found in (("auto", "shm"), ("zmq", "zmq-ipc"), ("gloo", "gloo")):
-        config = RunConfig(link=asked)
-        assert choose_link(config, HERE, device="cpu", workers=4) == (found, None)
+def test_what_is_left_open_follows_from_the_hosts():
+    for asked, here, between in (
+        ("auto", "shm", "auto"),
+        ("zmq", "zmq-ipc", "zmq-tcp"),
+        ("zmq-tcp", "zmq-tcp", "zmq-tcp"),
+        ("gloo", "gloo", "gloo"),
+    ):
+        config = RunConfig(link=asked, insecure_network=True)
+        found = [choose_link(config, hosts, device="cpu", workers=4) for hosts in (HERE, TWO_HOSTS)]
+        assert found == [here, between]
 
 
-def test_note_reaches_the_process_that_prints_it():
-    """A repeated run, which asks for the link that was taken, has none."""
-    resolved = light(link="nccl")
-    (note,) = notes_on(restore(dump(resolved)))
-    assert "--link shm is used instead" in note
-    assert resolved.config.link == "shm"
-    assert notes_on(restore(dump(light(link="shm")))) == []
+def test_nccl_is_refused_before_any_worker_starts():
+    with pytest.raises(ConfigError, match="no GPU is seen here; use --link auto"):
+        light(link="nccl")
 
 
 TWO_HOSTS = Environment(world_size=4, local_world_size=2, cores=2, gpus=0)
 
 
-def test_gloo_between_hosts_is_for_networks_that_are_trusted():
-    config = RunConfig(link="gloo")
-    with pytest.raises(ConfigError, match=r"link gloo knows no one.*--insecure-network"):
-        choose_link(config, TWO_HOSTS, device="cpu", workers=4)
-    trusting = RunConfig(link="gloo", insecure_network=True)
-    assert choose_link(trusting, TWO_HOSTS, device="cpu", workers=4) == ("gloo", None)
+@pytest.mark.parametrize("link", ["gloo", "nccl"])
+def test_groups_between_hosts_are_for_networks_that_are_trusted(link):
+    with pytest.raises(ConfigError, match=rf"link {link} knows no one.*--insecure-network"):
+        choose_link(RunConfig(link=link), TWO_HOSTS, device="cpu", workers=4)
 
 
-def test_gloo_does_not_encrypt():
-    config = RunConfig(link="gloo", encrypt_tensors=True)
-    with pytest.raises(ConfigError, match="gloo can't encrypt tensors; use --link zmq"):
+@pytest.mark.parametrize("link", ["gloo", "nccl"])
+def test_groups_do_not_encrypt(link):
+    config = RunConfig(link=link, encrypt_tensors=True)
+    with pytest.raises(ConfigError, match=f"link {link} can't encrypt tensors; use --link zmq"):
         choose_link(config, HERE, device="cpu", workers=4)

@@ -4,6 +4,7 @@ import os
 import secrets
 import select
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import TypeVar
 
 import torch
 import zmq
-from torch.distributed import FileStore
+from torch.distributed import FileStore, ProcessGroup
 
 from runtime.block import Payload, Specs, TensorSpec, message_bytes
 from runtime.core.messages import Ack, Data, Hello, Message
@@ -20,10 +21,11 @@ from runtime.core.plan import Side, Stream, Window, WorkerPlan
 from runtime.links.admission import CurveKeys, Tokens
 from runtime.links.doorkeeper import Doorkeeper
 from runtime.links.edge import EdgeLink
-from runtime.links.gloo import gloo_link, opener
+from runtime.links.groups import OpenGroup, StagedGroup, gloo_opener
 from runtime.links.guards import Macs
 from runtime.links.link import Arrival, Damaged, End, Frame, Link, LinkError
 from runtime.links.shared_memory import shm_link
+from runtime.links.torch_distributed import group_link
 from runtime.links.zeromq import zmq_link
 from runtime.state.retention import NeighboursRetention, Retention
 from runtime.state.status_page import OwnedMemory
@@ -182,24 +184,75 @@ def shm_ends(*, guards_payload: bool) -> Callable[[zmq.Context], Ends]:
     return make
 
 
-def gloo_ends(context: zmq.Context) -> Ends:
-    """Each end opens its own connection to the store, as processes do."""
-    store = f"{tempfile.mkdtemp()}/store"
-    open_group = opener(lambda: FileStore(store, -1), "127.0.0.1", timeout_s=2.0)
-    ends = [End(side=side, run_id="run", specs=SPECS) for side in (Side.ABOVE, Side.BELOW)]
-    address = f"ipc://@test-{secrets.token_hex(6)}"
-    lower = gloo_link(context, ends[0], open_group, bind=address)
-    upper = gloo_link(context, ends[1], open_group, connect=address)
-    return Ends(
-        lower=lower,
-        upper=upper,
-        address=address,
-        make_another_lower=partial(another_lower, context),
+class PolledWork:
+    """A transfer that ends on a thread of its own, as one on a GPU ends there."""
+
+    def __init__(self, wait: Callable[[], object]) -> None:
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._end, args=(wait,), daemon=True)
+        self._thread.start()
+
+    def _end(self, wait: Callable[[], object]) -> None:
+        try:
+            wait()
+        except RuntimeError as error:
+            self._failure = error
+
+    def is_completed(self) -> bool:
+        return not self._thread.is_alive()
+
+    def wait(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+
+class PolledGloo:
+    """gloo's group in NCCL's place: its transfers can be polled. It can't be aborted."""
+
+    def __init__(self, group: ProcessGroup) -> None:
+        self._group = group
+
+    def send(self, tensors: list[torch.Tensor], to: int, tag: int) -> PolledWork:
+        return PolledWork(self._group.send(tensors, to, tag).wait)
+
+    def recv(self, tensors: list[torch.Tensor], source: int, tag: int) -> PolledWork:
+        return PolledWork(self._group.recv(tensors, source, tag).wait)
+
+    def abort(self) -> None:
+        pass
+
+
+def staged_opener(*given: object, **named: object) -> OpenGroup:
+    """NCCL's groups over gloo, on the CPU."""
+    open_gloo = gloo_opener(*given, **named)
+    return lambda name, rank: StagedGroup(
+        PolledGloo(open_gloo(name, rank)._group), torch.device("cpu")
     )
 
 
+def group_ends(make_opener: Callable[..., OpenGroup]) -> Callable[[zmq.Context], Ends]:
+    """Each end opens its own connection to the store, as processes do."""
+
+    def make(context: zmq.Context) -> Ends:
+        store = f"{tempfile.mkdtemp()}/store"
+        open_group = make_opener(lambda: FileStore(store, -1), "127.0.0.1", timeout_s=2.0)
+        ends = [End(side=side, run_id="run", specs=SPECS) for side in (Side.ABOVE, Side.BELOW)]
+        address = f"ipc://@test-{secrets.token_hex(6)}"
+        lower = group_link(context, ends[0], open_group, bind=address)
+        upper = group_link(context, ends[1], open_group, connect=address)
+        return Ends(
+            lower=lower,
+            upper=upper,
+            address=address,
+            make_another_lower=partial(another_lower, context),
+        )
+
+    return make
+
+
 LINKS = {
-    "gloo": gloo_ends,
+    "gloo": group_ends(gloo_opener),
+    "nccl-over-gloo": group_ends(staged_opener),
     "shm": shm_ends(guards_payload=False),
     "shm-guarded": shm_ends(guards_payload=True),
     "zmq-ipc": zmq_ends("ipc://@test-{token}"),

@@ -81,10 +81,11 @@ def made(monkeypatch) -> list[SimpleNamespace]:
 
         return make
 
-    for kind in ("zmq", "shm", "gloo"):
+    for kind in ("zmq", "shm", "group"):
         monkeypatch.setattr(connect, f"{kind}_link", maker(kind))
     monkeypatch.setattr(connect, "NeighboursRetention", lambda *given: given)
-    monkeypatch.setattr(connect, "opener", lambda *given: given)
+    openers = {name: lambda *given, name=name: (name, *given) for name in ("gloo", "nccl")}
+    monkeypatch.setattr(connect, "OPENERS", openers)
     monkeypatch.setattr(connect, "this_host", lambda: HERE)
     monkeypatch.setattr(connect, "Doorkeeper", lambda context: "doorkeeper")
     return made
@@ -132,8 +133,9 @@ def test_payload_is_guarded_on_a_wire_or_if_it_is_asked_for(checksum, guards):
         ("shm", HERE, "shm", "ipc:///private/edge-1"),
         ("zmq-ipc", HERE, "zmq", "ipc:///private/edge-1"),
         ("zmq-tcp", HERE, "zmq", "tcp://10.0.0.7:*"),
-        ("gloo", HERE, "gloo", "ipc:///private/edge-1"),
-        ("gloo", THERE, "gloo", "tcp://10.0.0.7:*"),
+        ("gloo", HERE, "group", "ipc:///private/edge-1"),
+        ("gloo", THERE, "group", "tcp://10.0.0.7:*"),
+        ("nccl", HERE, "group", "ipc:///private/edge-1"),
     ],
 )
 def test_link_follows_from_the_wish_and_the_neighbours_host(made, link, host, kind, scheme):
@@ -223,8 +225,10 @@ def test_edge_within_a_host_is_this_users_alone_and_unsigned(made):
     assert [(link.end.macs, link.admission) for link in made] == [(None, None)] * 2
 
 
-def test_tensors_by_gloo_are_signed_within_a_host_too(made):
+@pytest.mark.parametrize("link", ["gloo", "nccl"])
+def test_tensors_by_a_group_are_signed_within_a_host_too(made, link):
     """They cross its loopback, whoever may listen there."""
-    join(Job("gloo"), Board(e0="ipc:///private/edge-0"))
+    join(Job(link), Board(e0="ipc:///private/edge-0"))
+    assert [name for one in made for name, *_ in one.rest] == [link] * 2
     assert all(link.end.macs is not None for link in made)
     assert [link.admission for link in made] == [None] * 2, "its headers go by a private socket"

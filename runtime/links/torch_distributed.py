@@ -1,9 +1,10 @@
-"""An edge whose tensors go through torch.distributed: gloo, a group of two for each direction.
+"""An edge whose tensors go through torch.distributed: a group of two for each direction.
 
-Owns the groups and the threads that wait for them. Headers, credits and wake-ups go over the
-channel; a header names the group that its tensors come by. The sender makes a new group after any
-error and for a new generation of the receiver, who joins what it is told of: so each direction is
-made anew by its sender alone, and no one else has to be asked (torch's new_group is collective).
+Owns the groups' lives and the threads that wait for them; what a group is, and by which backend,
+is runtime.links.groups's. Headers, credits and wake-ups go over the channel; a header names the
+group that its tensors come by. The sender makes a new group after any error and for a new
+generation of the receiver, who joins what it is told of: so each direction is made anew by its
+sender alone, and no one else has to be asked (torch's new_group is collective).
 """
 
 import contextlib
@@ -14,54 +15,26 @@ import secrets
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 from functools import partial
 from typing import Any, Generic, TypeVar
 
 import msgpack
 import torch
 import zmq
-from torch.distributed import PrefixStore, ProcessGroup, ProcessGroupGloo, Store
 
 from runtime.block import Payload
 from runtime.core.messages import Ack, Data, Hello, Message
 from runtime.links.admission import Admission
 from runtime.links.channel import Channel
 from runtime.links.edge import EdgeLink
+from runtime.links.groups import OPENING_TIMEOUT_S, RECEIVER, SENDER, Group, OpenGroup
 from runtime.links.link import Arrival, Damaged, End, Frame, Pollable
 from runtime.links.tensor_bytes import tensor_bytes
 from runtime.links.zeromq import HEADER_LIMIT_BYTES, SpareTensors
 
 log = logging.getLogger(__name__)
 
-TIMEOUT = timedelta(
-    seconds=30
-)  # for one message; a dead peer is noticed at once, a stopped one after this
-OPENING_TIMEOUT_S = 5.0
-SENDER, RECEIVER = 0, 1
-
-OpenGroup = Callable[[str, int], ProcessGroup]
 T = TypeVar("T")  # what a direction moves: frames to be sent, or the message they belong to
-
-
-def opener(
-    open_store: Callable[[], Store], host: str, *, timeout_s: float = OPENING_TIMEOUT_S
-) -> OpenGroup:
-    """What opens groups by name and rank, over sockets bound to `host`; waits for the other end.
-
-    Raises RuntimeError after `timeout_s`.
-    """
-
-    def open_group(name: str, rank: int) -> ProcessGroup:
-        options = ProcessGroupGloo._Options()  # type: ignore[attr-defined]
-        options._devices = [ProcessGroupGloo.create_device(hostname=host)]
-        options._timeout = timedelta(seconds=timeout_s)
-        group: ProcessGroup = ProcessGroupGloo(
-            PrefixStore(f"loco/gloo/{name}", open_store()), rank, 2, options
-        )  # type: ignore[assignment]
-        return group
-
-    return open_group
 
 
 class Direction(Generic[T]):
@@ -74,8 +47,8 @@ class Direction(Generic[T]):
     def __init__(
         self,
         name: str,
-        open_group: Callable[[], ProcessGroup],
-        move: Callable[[ProcessGroup, T], None],
+        open_group: Callable[[], Group],
+        move: Callable[[Group, T], None],
         fail: Callable[[T, str], None],
     ) -> None:
         self.name = name
@@ -84,8 +57,10 @@ class Direction(Generic[T]):
         self._open_group = open_group
         self._move = move
         self._fail = fail
+        self._group: Group | None = None
+        self._is_ending = False
         self._jobs: queue.SimpleQueue[T | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name=f"gloo {name}", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=f"group {name}", daemon=True)
         self._thread.start()
 
     def take(self, job: T) -> None:
@@ -94,8 +69,11 @@ class Direction(Generic[T]):
         self._jobs.put(job)
 
     def end(self) -> None:
-        """Let the thread go, when what it has is done."""
+        """Let the thread go, when what it has is done, or before if the group can be left."""
+        self._is_ending = True
         self._jobs.put(None)
+        if (group := self._group) is not None:
+            group.leave()
 
     @property
     def is_alive(self) -> bool:
@@ -112,20 +90,27 @@ class Direction(Generic[T]):
             self.is_broken = True  # whatever ends this thread, nothing more goes this way
 
     def _move_all(self) -> None:
-        group, reason = None, "its group is broken"
+        reason = "its group is broken"
         while (job := self._jobs.get()) is not None:
             try:
                 if not self.is_broken:
-                    group = group or self._open_group()
-                    self._move(group, job)
+                    self._move(self._opened(), job)
                     continue
             except RuntimeError as error:  # all that torch's groups raise
-                self.is_broken, group, reason = True, None, str(error)
+                self.is_broken, self._group, reason = True, None, str(error)
                 log.warning("group %s is broken: %s", self.name, reason)
             self._fail(job, reason)
+        self._group = None
+
+    def _opened(self) -> Group:
+        if self._group is None:
+            self._group = self._open_group()
+            if self._is_ending:  # and `end` has seen no group
+                self._group.leave()
+        return self._group
 
 
-def gloo_link(
+def group_link(
     context: zmq.Context[zmq.Socket[bytes]],
     end: End,
     open_group: OpenGroup,
@@ -249,11 +234,11 @@ class GroupTensors:
                 os.eventfd_read(self._wake)
         return self._arrived.popleft() if self._arrived else None
 
-    def _take_tensors(self, group: ProcessGroup, message: Data) -> None:
+    def _take_tensors(self, group: Group, message: Data) -> None:
         payload = self._spare.take(message.stream)
         for tensor in payload:
             if tensor.nbytes:
-                group.recv([tensor.reshape(-1).view(torch.uint8)], SENDER, 0).wait(TIMEOUT)
+                group.receive(tensor.reshape(-1).view(torch.uint8))
         self._arrive(self._end.checked(message, payload))
 
     def _give_up(self, message: Data, reason: str) -> None:
@@ -272,12 +257,11 @@ class GroupTensors:
             os.close(self._wake)  # no one is left who would write to it
 
 
-def _send(group: ProcessGroup, frames: list[Frame]) -> None:
+def _send(group: Group, frames: list[Frame]) -> None:
     for frame in frames:
         if len(frame):
             writable = bytearray(frame) if memoryview(frame).readonly else frame  # torch wants it
-            tensor = torch.frombuffer(writable, dtype=torch.uint8)
-            group.send([tensor], RECEIVER, 0).wait(TIMEOUT)
+            group.send(torch.frombuffer(writable, dtype=torch.uint8))
 
 
 def _forget(frames: list[Frame], reason: str) -> None:

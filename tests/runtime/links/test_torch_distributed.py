@@ -4,6 +4,7 @@ That tensors arrive by them is the conformance suite's; here groups and channels
 """
 
 import queue
+import threading
 from collections.abc import Callable, Iterator
 
 import msgpack
@@ -11,8 +12,9 @@ import pytest
 
 from runtime.core.messages import Hello
 from runtime.core.plan import Side, Stream
-from runtime.links.gloo import RECEIVER, SENDER, Direction, GroupTensors
+from runtime.links.groups import RECEIVER, SENDER
 from runtime.links.link import Damaged, End
+from runtime.links.torch_distributed import Direction, GroupTensors
 
 from .edge import SPECS, TIMEOUT_S, ack, data, hello, random_payload
 
@@ -23,6 +25,15 @@ MESSAGE = data(Stream.ACTIVATION, 0).message
 # One direction ----------------------------------------------------------------------------------
 
 
+class FakeGroup(str):
+    """A group by its name, that can be left."""
+
+    is_left = False
+
+    def leave(self) -> None:
+        self.is_left = True
+
+
 class Moves:
     """What a direction did, in order; moving "bad" fails."""
 
@@ -30,11 +41,11 @@ class Moves:
         self.done: queue.SimpleQueue[tuple[str, ...]] = queue.SimpleQueue()
         self.num_opened = 0
 
-    def open(self) -> str:
+    def open(self) -> FakeGroup:
         self.num_opened += 1
-        return f"group {self.num_opened}"
+        return FakeGroup(f"group {self.num_opened}")
 
-    def move(self, group: str, job: str) -> None:
+    def move(self, group: FakeGroup, job: str) -> None:
         if job == "bad":
             raise RuntimeError("connection reset")
         self.done.put((group, job))
@@ -91,6 +102,32 @@ def test_group_that_can_not_be_opened_fails_what_it_was_for(direct, moves):
 
     direct(refuse).take("a")
     assert moves.next() == ("a", "nobody came")
+
+
+def test_group_is_left_when_its_direction_ends(direct, moves):
+    """A transfer to a neighbour that is no more might never end by itself."""
+    group = moves.open()
+    direction = direct(lambda: group)
+    direction.take("a")
+    moves.next()
+    assert not group.is_left
+    direction.end()
+    assert group.is_left
+
+
+def test_group_that_opens_behind_the_end_is_left_at_once(direct, moves):
+    group, may_open = moves.open(), threading.Event()
+
+    def open_late() -> FakeGroup:
+        assert may_open.wait(TIMEOUT_S)
+        return group
+
+    direction = direct(open_late)
+    direction.take("a")
+    direction.end()
+    may_open.set()
+    moves.next()
+    assert group.is_left
 
 
 # Both ends of an edge's tensors -----------------------------------------------------------------
