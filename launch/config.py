@@ -244,8 +244,8 @@ class RunConfig:
     """Encrypt all that crosses a network. Without it tensors can be read there, but not changed,
     and travel several times as fast."""
     insecure_network: Annotated[bool, Role.RUNNING] = False
-    """Run on several hosts without a secret-file, or by gloo or nccl: whoever reaches the sockets can take
-    part in the job, and write files as you."""
+    """Run on several hosts without a secret-file, or by gloo or nccl: whoever reaches the sockets
+    can take part in the job, and write files as you."""
     report_every_s: Annotated[float, Role.RUNNING] = 0.5
     """Seconds between a worker's reports."""
     snapshot_every: Annotated[int | None, Role.RUNNING] = None

@@ -10,6 +10,7 @@ import psutil
 import torch
 
 from launch.cores import usable_cores
+from launch.gpus import are_mig, visible_gpus
 from launch.launcher import Launcher
 from models.device import processor
 from runtime.host import this_host
@@ -19,7 +20,8 @@ from runtime.program import Facts
 @dataclass(frozen=True, kw_only=True)
 class Environment:
     """The machine and the launcher: `world_size` is the launcher's, None if there is none;
-    `has_nccl` says that torch was built with it, `processor` what of the machine bits depend on.
+    `has_nccl` says that torch was built with it, `has_mig` that GPUs are instances of MIG,
+    `processor` what of the machine bits depend on.
 
     Of several hosts it has the least of each, as if all were like that: `local_world_size` ranks
     share `cores`, `gpus` and `memory_bytes`. `remarks` say how they differ.
@@ -30,6 +32,7 @@ class Environment:
     cores: int
     gpus: int
     has_nccl: bool = False
+    has_mig: bool = False
     processor: str = ""
     memory_bytes: float = math.inf
     remarks: tuple[str, ...] = ()
@@ -73,6 +76,7 @@ class Environment:
             cores=most * min(_cores_each(ranks, host) for host in num_ranks),
             gpus=int(most * least("gpus")),
             has_nccl=all(facts["has_nccl"] for facts in ranks),
+            has_mig=any(facts["has_mig"] for facts in ranks),
             processor=processors[0],
             memory_bytes=most * least("memory_bytes"),
             remarks=(differ,) if len(processors) > 1 else (),
@@ -91,11 +95,13 @@ def _cores_each(ranks: Sequence[Facts], host: str) -> int:
 
 def facts_here() -> Facts:
     """What a rank says of its machine to rank 0."""
+    gpus = visible_gpus()
     return {
         "host": this_host(),
         "cores": usable_cores(),
         "cpus": sorted(os.sched_getaffinity(0)),
-        "gpus": torch.cuda.device_count(),
+        "gpus": len(gpus),
+        "has_mig": are_mig(gpus),
         "has_nccl": torch.distributed.is_nccl_available(),
         "processor": processor(),
         "memory_bytes": psutil.virtual_memory().total,

@@ -14,6 +14,9 @@ from launch.config import ResolvedConfig
 from launch.config_file import from_toml, to_toml
 from launch.cores import usable_cores
 from launch.evaluated_units import evaluated_units
+from launch.gpus import see_only, visible_gpus
+from launch.launcher import Launcher
+from launch.planning.memory import block_memory, out_of_memory
 from launch.planning.notes import notes_on
 from launch.planning.partition import Partition
 from launch.planning.resolved import Resolved
@@ -66,7 +69,11 @@ class LocalLearningJob:
         self.patience_s = phases_s + 10 * config.hang_timeout_s
         self.retain_bytes = config.retain_mb * 1e6
         self.faults: tuple[Fault, ...] = parse(config.faults)
-        self.final_errors: tuple[type[Exception], ...] = (BadNumbers, UsersError)
+        self.final_errors: tuple[type[Exception], ...] = (
+            BadNumbers,
+            UsersError,
+            torch.OutOfMemoryError,
+        )
 
     def data(self, tell: Tell) -> ImageData:
         """The data set; loaded when it is first asked for."""
@@ -84,6 +91,23 @@ class LocalLearningJob:
 
     def specs(self, edge: int) -> Specs:
         return edge_specs(self.resolved, edge)
+
+    def take_device(self, block_index: int) -> None:
+        if self.resolved.config.device == "cuda":
+            launcher = Launcher.from_environ()
+            local_rank = None if launcher is None else launcher.local_rank
+            see_only(visible_gpus(), block_index if local_rank is None else local_rank)
+
+    def describe(self, block_index: int, error: Exception) -> str:
+        if not isinstance(error, torch.OutOfMemoryError):
+            return str(error)
+        free_bytes, total_bytes = torch.cuda.mem_get_info()
+        return out_of_memory(
+            block_memory(self.resolved, self.resolved.partition.blocks[block_index]),
+            block_index=block_index,
+            room_bytes=free_bytes + torch.cuda.memory_reserved(),
+            total_bytes=total_bytes,
+        )
 
     def build_block(self, block_index: int, tell: Tell = unheard) -> LocalBlock:
         if self.resolved.config.device == "cuda":
@@ -213,7 +237,7 @@ def _build_block(resolved: Resolved, block_index: int, data: ImageData | None) -
 
 
 def _device(config: ResolvedConfig, block_index: int) -> str:
-    """A GPU a worker, shared in turn if there are fewer."""
+    """A worker's own GPU, the only one that it sees; of blocks in one process, each in turn."""
     if config.device == "cpu":
         return "cpu"
     return f"cuda:{block_index % torch.cuda.device_count()}"

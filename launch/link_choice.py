@@ -44,6 +44,8 @@ def _no_nccl(environment: Environment, device: str, workers: int) -> str | None:
         return "the workers compute on CPUs; use --device cuda, or --link auto"
     if not environment.has_nccl:
         return "this torch was built without NCCL; install one that has it, or use --link auto"
+    if environment.has_mig:
+        return "these are instances of MIG, which reach no other; use --link auto"
     here = environment.local_world_size or workers
     if here > environment.gpus:
         return (

@@ -47,7 +47,7 @@ DEFAULT_WORKERS = 4
 CHECKED_IMAGES = 8  # that a user's views are drawn of before the start
 FACTS = (
     *("image_shape", "num_classes", "num_train", "source_s", "remarks"),
-    "workers_per_host",
+    *("workers_per_host", "gpus"),
 )
 """Dumped as they are."""
 
@@ -179,6 +179,7 @@ def _resolve(
         measured=measured,
         source_s=source_s,
         workers_per_host=environment.local_world_size or workers,
+        gpus=environment.gpus,
         remarks=(
             *data.remarks,
             *environment.remarks,

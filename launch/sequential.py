@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
     recorder = Recorder(run_dir)
     try:
         run(job, recorder, started_t)
-    except (BadNumbers, NotWritten) as error:
+    except (BadNumbers, NotWritten, torch.OutOfMemoryError) as error:
         print(f"{NAME}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -71,6 +71,9 @@ class Job(Protocol):
     def final_errors(self) -> tuple[type[Exception], ...]:
         """What a block raises if another generation would only raise it again."""
 
+    def describe(self, block_index: int, error: Exception) -> str:
+        """What the user is told of such an error of worker k's, in its process."""
+
     @property
     def config_toml(self) -> str: ...
     @property
@@ -86,6 +89,9 @@ class Job(Protocol):
 
     def specs(self, edge: int) -> Specs:
         """What crosses the edge between workers `edge` and `edge` + 1."""
+
+    def take_device(self, block_index: int) -> None:
+        """In worker k's process, before anything is computed: let it use no device but its own."""
 
     def build_block(self, block_index: int, tell: Tell) -> BlockStep:
         """Build worker k's block; called once, in its process, on its compute thread. `tell` is

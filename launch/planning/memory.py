@@ -1,9 +1,9 @@
 """How much memory a worker takes, estimated before it starts.
 
-Owns the estimate. It is of what the worker holds itself: Python and torch, some 250 MB on a CPU
-and more on a GPU, come on top. On a GPU the weights and activations lie there, the rest in the
-host's memory. Rough: blocks of resnet-small and resnet18-cifar grew on a CPU by .88 to 1.17 times
-what is said here of weights, activations and messages, 15 MB for torch's first step aside.
+Owns the estimate, and what is said if a GPU has too little. It is of what the worker holds itself:
+Python and torch, some 250 MB on a CPU and more on a GPU, come on top. Rough: blocks of resnet-small
+and resnet18-cifar grew on a CPU by .88 to 1.17 times what is said here of weights, activations and
+messages, 15 MB for torch's first step aside.
 """
 
 from dataclasses import dataclass
@@ -31,16 +31,29 @@ PASSING = 8
 @dataclass(frozen=True, kw_only=True)
 class BlockMemory:
     """Bytes of one worker. `retained` lies in memory that its keeper owns, and is an upper bound:
-    messages that are retained for a restarted neighbour, and the snapshots."""
+    messages that are retained for a restarted neighbour, and the snapshots. `staged` is there on a
+    GPU only: the step's input, and that of the next."""
 
     weights: int
     activations: int
     messages: int
     retained: int
+    staged: int
 
     @property
     def total(self) -> int:
-        return self.weights + self.activations + self.messages + self.retained
+        """Where there is one memory."""
+        return self.weights + self.activations + self.on_host
+
+    @property
+    def on_gpu(self) -> int:
+        """What a worker with a GPU has there."""
+        return self.weights + self.activations + self.staged
+
+    @property
+    def on_host(self) -> int:
+        """What such a worker has in its host's memory."""
+        return self.messages + self.retained
 
 
 def block_memory(workload: Workload, block: Block) -> BlockMemory:
@@ -50,6 +63,7 @@ def block_memory(workload: Workload, block: Block) -> BlockMemory:
     activations: a step's input, all that is saved of it for the backward, and what passes.
     messages: the windows of what comes in, and one of each kind that goes out.
     retained: what may be resent, and snapshots.
+    staged: two activations as they come in.
     """
     head = workload.head_cost_of(block)
     units = (*block.home, *block.guest)
@@ -66,6 +80,22 @@ def block_memory(workload: Workload, block: Block) -> BlockMemory:
         activations=workload.num_samples * a_sample,
         messages=window_bytes(workload, incoming) + going_out,
         retained=round(snapshots + retained_bytes(workload, block)),
+        staged=2 * message_bytes(incoming.get(Stream.ACTIVATION, ())),
+    )
+
+
+def out_of_memory(
+    needed: BlockMemory, *, block_index: int, room_bytes: int, total_bytes: int
+) -> str:
+    """What is said when a block's GPU has too little memory; `room_bytes` is what other processes
+    leave of it."""
+    return (
+        f"worker {block_index} is out of GPU memory: its block needs about"
+        f" {needed.on_gpu / 1e6:,.0f} MB there ({needed.weights / 1e6:,.0f} for weights, gradients"
+        f" and optimizer, {needed.activations / 1e6:,.0f} for activations,"
+        f" {needed.staged / 1e6:,.0f} for its inputs), and of {total_bytes / 1e6:,.0f} MB"
+        f" {room_bytes / 1e6:,.0f} are free for it; give a smaller --batch-size, --recompute, more"
+        " workers, or each a GPU"
     )
 
 

@@ -5,8 +5,6 @@ Owns the sentences. What they stand on is found elsewhere.
 
 import dataclasses
 
-import torch
-
 from launch.config import show
 from launch.planning.costs import counted_costs
 from launch.planning.rates import edge_rates
@@ -28,14 +26,11 @@ def notes_on(resolved: Resolved) -> list[str]:
 
 
 def _shared_gpus(resolved: Resolved) -> str | None:
-    config = resolved.config
-    gpus = torch.cuda.device_count() if config.device == "cuda" else 0
-    if not gpus or gpus >= config.workers:
+    gpus, workers = resolved.gpus, resolved.workers_per_host
+    if resolved.config.device == "cpu" or gpus >= workers:
         return None
-    return (
-        f"{config.workers} workers share {gpus} GPU{'s' if gpus > 1 else ''} of this host and take"
-        " turns on it: no speed-up is to be expected"
-    )
+    shared = "the one GPU of their host" if gpus == 1 else f"the {gpus} GPUs of their host"
+    return f"{workers} workers share {shared} and take turns there: no speed-up is to be expected"
 
 
 def _validation(resolved: Resolved) -> str | None:

@@ -88,17 +88,20 @@ def _blocks(resolved: Resolved, prediction: Prediction) -> Table:
 
 
 def _memory(resolved: Resolved) -> Table:
-    """What each worker takes, and what it sends up and holds with its neighbours, in megabytes."""
+    """What each worker takes, and what it sends up and holds with its neighbours, in megabytes; on
+    its GPU and on its host, if it has one."""
     table = plain_table("block, MB")
-    headings = ("weights", "activations", "messages", "retained", "all", "sent up", "tie")
-    for heading in headings:
+    has_gpu = resolved.config.device == "cuda"
+    sums = ("on GPU", "on host") if has_gpu else ("all",)
+    for heading in ("weights", "activations", "messages", "retained", *sums, "sent up", "tie"):
         table.add_column(heading, justify="right", no_wrap=True)
     for block in resolved.partition.blocks:
         took = block_memory(resolved, block)
         is_top = block.index + 1 == resolved.partition.num_blocks
         specs = {} if is_top else edge_specs(resolved, block.index)
         crossing = [specs.get(stream) for stream in (Stream.ACTIVATION, Stream.TIE_UP)]
-        sizes = took.weights, took.activations, took.messages, took.retained, took.total
+        sizes = [took.weights, took.activations, took.messages, took.retained]
+        sizes += [took.on_gpu, took.on_host] if has_gpu else [took.total]
         table.add_row(
             Text(str(block.index)),
             *(f"{size / 1e6:,.1f}" for size in sizes),

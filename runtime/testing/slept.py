@@ -180,6 +180,13 @@ class SleptJob:
             max_retained=2 * (messages + self._config.lag + self._config.snapshot_every),
         )
 
+    def describe(self, k: int, error: Exception) -> str:
+        del k
+        return str(error)
+
+    def take_device(self, k: int) -> None:
+        """It needs none."""
+
     def build_block(self, k: int, tell: Tell) -> SleptBlock:
         del tell
         return SleptBlock(self._config, k)

@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection
@@ -76,6 +77,7 @@ def run_worker(
     relay_to(meeting.keeper_pid)
     multiprocessing.set_start_method(None, force=True)  # a user's pool gets Python's default
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    describe: Callable[[Exception], str] = str
     final: tuple[type[Exception], ...] = (ProtocolError, OutOfRoom, NotThisJob, Unreachable)
     try:
         _tell(keeper, phase="waiting for the coordinator", waits=True)
@@ -85,7 +87,7 @@ def run_worker(
             return _tell(keeper, end=announcement.no_job or DONE)
         _tell(keeper, phase="loading the job", known=rendezvous.known)
         job = _load(program, announcement)
-        final = (*final, *job.final_errors)
+        final, describe = (*final, *job.final_errors), partial(job.describe, block_index)
         announcement = _settle(announcement, program, meeting, job, block_index, keeper)
         if not start.generation:
             _tell_other_run_dir(program.run_dir, announcement.run_dir, block_index, keeper)
@@ -109,19 +111,24 @@ def run_worker(
             worker.train(rendezvous)
         _tell(keeper, end=DONE)
     except Exception as error:
-        _tell_failure(keeper, error, final=final)
+        _tell_failure(keeper, error, final=final, describe=describe)
         sys.exit(1)
 
 
 def _tell_failure(
-    keeper: Connection, error: Exception, *, final: tuple[type[Exception], ...]
+    keeper: Connection,
+    error: Exception,
+    *,
+    final: tuple[type[Exception], ...],
+    describe: Callable[[Exception], str],
 ) -> None:
-    """Tell what is being handled; `final` are the errors that would only come again."""
+    """Tell what is being handled; `final` are the errors that would only come again, which
+    `describe` puts into the user's words."""
     text = traceback.format_exc()
     log.error("%s", text)
     if isinstance(error, final):
         if not isinstance(error, ProtocolError) and error.__cause__ is None:
-            text = str(error)  # it is meant for the user as it is
+            text = describe(error)  # it is meant for the user alone
         _tell(keeper, end=FINAL)
     _tell(keeper, traceback=text[-TRACEBACK_CHARACTERS:])
 
@@ -266,6 +273,7 @@ class Worker:
 
     def take_up(self) -> None:
         """Build the block and give it the state to begin with."""
+        self._job.take_device(self._block_index)
         torch.set_num_threads(self._job.threads)
         self._start_step, self._tie_stats = 0, TieStats()
         snapshot = self._saver.latest()

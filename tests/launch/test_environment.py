@@ -18,7 +18,7 @@ def process(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(environment, "usable_cores", lambda: 7)
     monkeypatch.setattr(environment.os, "sched_getaffinity", lambda pid: set(range(7)))
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(environment, "visible_gpus", lambda: ("0", "MIG-a", "MIG-b"))
     monkeypatch.setattr(environment, "processor", lambda: "7 cores, 3 GPUs")
     monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: True)
     return monkeypatch
@@ -31,6 +31,7 @@ def test_environment_without_a_launcher_is_this_machine(process):
         cores=7,
         gpus=3,
         has_nccl=True,
+        has_mig=True,
         processor="7 cores, 3 GPUs",
         memory_bytes=psutil.virtual_memory().total,
     )
@@ -58,6 +59,7 @@ def facts(host: str, **changes) -> dict[str, object]:
         "cpus": list(range(8)),
         "gpus": 2,
         "has_nccl": True,
+        "has_mig": False,
         "processor": "AVX512",
         "memory_bytes": 64e9,
     }

@@ -1,5 +1,6 @@
 """What a resolved config becomes: blocks whose messages fit the specs, and plans."""
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -16,6 +17,8 @@ from models.bad_numbers import BadNumbers
 from runtime.block import message_bytes
 from runtime.core.plan import Stream
 from runtime.state.snapshots import image_of
+
+from .environs import ENV, TORCHRUN
 
 MACHINE = Environment(world_size=None, local_world_size=None, cores=2, gpus=0)
 FLAGS = ("--batch-size", "8", "--steps", "3")
@@ -135,6 +138,39 @@ def test_job_tells_its_faults_patience_and_end():
     assert [str(fault) for fault in job.faults] == ["kill:1@2", "nan:0@1"]
     assert job.patience_s > 300  # a silent neighbour is its keeper's business first
     assert BadNumbers in job.final_errors
+
+
+@pytest.mark.parametrize(
+    ("variables", "own"),
+    [({}, "GPU-b"), (ENV, "GPU-b"), (TORCHRUN | {"LOCAL_RANK": "0"}, "GPU-a")],
+)
+def test_worker_takes_the_gpu_of_its_place_on_its_host(monkeypatch, variables, own):
+    """Ranks that a launcher deals out to hosts in turn: 1 and 3 are the first two of theirs, and
+    shared its second GPU."""
+    for name in TORCHRUN:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
+    monkeypatch.setattr("launch.job.visible_gpus", lambda: ("GPU-a", "GPU-b"))
+    on_cpu = resolved()
+    LocalLearningJob(on_cpu).take_device(3)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-a,GPU-b"
+    on_gpus = replace(on_cpu, config=replace(on_cpu.config, device="cuda"))
+    LocalLearningJob(on_gpus).take_device(3)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == own
+
+
+def test_gpu_without_memory_ends_the_job_with_one_message(monkeypatch):
+    """It was a traceback of torch's, after as many restarts as a worker has."""
+    job = LocalLearningJob(resolved())
+    assert torch.OutOfMemoryError in job.final_errors
+    assert job.describe(1, BadNumbers("not finite")) == "not finite"
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (3 * 10**9, 16 * 10**9))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 2 * 10**9)
+    told = job.describe(1, torch.OutOfMemoryError("CUDA out of memory"))
+    assert told.startswith("worker 1 is out of GPU memory: its block needs about ")
+    assert "of 16,000 MB 5,000 are free for it" in told
 
 
 @pytest.mark.parametrize(

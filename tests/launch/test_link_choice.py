@@ -11,10 +11,9 @@ from .runs import light
 HERE = Environment(world_size=None, local_world_size=None, cores=2, gpus=0)
 
 
-def gpus(num_gpus: int, *, has_nccl: bool = True) -> Environment:
-    return Environment(
-        world_size=None, local_world_size=None, cores=2, gpus=num_gpus, has_nccl=has_nccl
-    )
+def gpus(num_gpus: int, **facts: bool) -> Environment:
+    machine = {"world_size": None, "local_world_size": None, "cores": 2, "gpus": num_gpus}
+    return Environment(**(machine | {"has_nccl": True} | facts))
 
 
 @pytest.mark.parametrize(
@@ -23,6 +22,7 @@ def gpus(num_gpus: int, *, has_nccl: bool = True) -> Environment:
         (HERE, "cpu", "no GPU is seen here; use --link auto"),
         (gpus(8), "cpu", "the workers compute on CPUs; use --device cuda, or --link auto"),
         (gpus(8, has_nccl=False), "cuda", "this torch was built without NCCL; install one that"),
+        (gpus(4, has_mig=True), "cuda", "these are instances of MIG, which reach no other"),
         (gpus(3), "cuda", "4 workers share 3 of a host; give at most that many --workers"),
     ],
 )

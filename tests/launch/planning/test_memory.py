@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from launch.planning.memory import PASSING, block_memory
+from launch.planning.memory import PASSING, BlockMemory, block_memory, out_of_memory
 from launch.planning.streams import worker_plan
 from runtime.core.plan import Stream
 
@@ -70,6 +70,29 @@ def test_messages_retained_for_restarts_are_bounded(retain_mb):
         assert kept <= retained <= retain_mb * 1e6
     if retain_mb == 1024:
         assert max(block_memory(run, b).retained for b in run.partition.blocks) < 40e6
+
+
+def test_gpu_has_what_is_computed_and_the_host_what_is_sent_and_retained():
+    run = light(workers=3)
+    for k, block in enumerate(run.partition.blocks):
+        taken = block_memory(run, block)
+        inputs = (SAMPLES * 64 * 4 + 64 * 8) if k else 0  # activations and labels
+        assert taken.staged == 2 * inputs
+        assert taken.on_gpu == taken.weights + taken.activations + taken.staged
+        assert taken.on_host == taken.messages + taken.retained
+        assert taken.total == taken.on_gpu - taken.staged + taken.on_host
+
+
+def test_gpu_that_is_too_small_is_told_with_what_is_needed_and_free():
+    needed = BlockMemory(
+        weights=400_000_000, activations=800_000_000, messages=1, retained=1, staged=34_000_000
+    )
+    told = out_of_memory(needed, block_index=2, room_bytes=10**9, total_bytes=16 * 10**9)
+    assert told == (
+        "worker 2 is out of GPU memory: its block needs about 1,234 MB there (400 for weights,"
+        " gradients and optimizer, 800 for activations, 34 for its inputs), and of 16,000 MB 1,000"
+        " are free for it; give a smaller --batch-size, --recompute, more workers, or each a GPU"
+    )
 
 
 def test_larger_batch_takes_more_and_weights_stay():

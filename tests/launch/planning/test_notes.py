@@ -12,6 +12,21 @@ def test_default_run_has_nothing_to_be_said_of_it():
     assert notes_on(resolved()) == []
 
 
+def test_workers_that_take_turns_on_a_gpu_are_told():
+    """Eight workers of two hosts with four GPUs each were said to share four."""
+    run = light(workers=4)
+    on_gpus = dataclasses.replace(
+        run, config=dataclasses.replace(run.config, device="cuda"), workers_per_host=4
+    )
+    (note,) = notes_on(dataclasses.replace(on_gpus, gpus=1))
+    told = "share the one GPU of their host and take turns there: no speed-up is to be expected"
+    assert note == f"4 workers {told}"
+    (note,) = notes_on(dataclasses.replace(on_gpus, gpus=3))
+    assert note.startswith("4 workers share the 3 GPUs of their host")
+    assert notes_on(dataclasses.replace(on_gpus, gpus=4)) == []
+    assert notes_on(dataclasses.replace(run, gpus=0)) == []
+
+
 def test_validation_is_told_since_its_figures_are_not_the_tests():
     (note,) = notes_on(light(validation=0.1))
     assert note == (

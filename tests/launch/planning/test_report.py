@@ -5,11 +5,14 @@ Those and the notes have tests of their own; test_plan prints a plan as a user d
 
 import dataclasses
 import io
+from types import SimpleNamespace
 
 import psutil
 import pytest
+import torch
 from rich.console import Console
 
+from launch.planning.memory import block_memory
 from launch.planning.report import render_plan
 
 from ..runs import MACHINE, light
@@ -126,6 +129,19 @@ def test_lock_step_schedules_idle_by_their_formulas(show):
     assert row(lines, "GPipe, 1F1B: (P-1)/(m+P-1)") == "43% 27% 16% 9%"
     assert row(lines, "zero-bubble ZB-H1: (P-1)/(3m+P-1), arXiv 2401.10241") == "20% 11% 6% 3%"
     assert row(lines, "this pipeline, once it is full (ties)") == "14% 14% 14% 14%"
+
+
+def test_memory_on_a_gpu_is_apart_from_the_hosts(show, monkeypatch):
+    gpu = SimpleNamespace(total_memory=16e9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: gpu)
+    run = light(workers=2)
+    lines = show(dataclasses.replace(run, config=dataclasses.replace(run.config, device="cuda")))
+    begin = next(i for i, line in enumerate(lines) if line.startswith("block, MB"))
+    assert lines[begin].endswith("retained on GPU on host sent up tie")
+    for line, block in zip(lines[begin + 1 :], run.partition.blocks, strict=False):
+        took = block_memory(run, block)
+        assert line.split()[5:7] == [f"{took.on_gpu / 1e6:,.1f}", f"{took.on_host / 1e6:,.1f}"]
+    assert any("of 16,000 MB: it fits" in line for line in lines)
 
 
 def test_memory_has_a_row_a_block_and_the_top_sends_nothing(show):
