@@ -49,6 +49,7 @@ class LocalLearningJob:
     def __init__(self, resolved: Resolved) -> None:
         self.resolved = resolved
         self._data: ImageData | None = None
+        self._is_workers = False
         config = resolved.config
         self.num_workers = config.workers
         self.num_steps = config.steps
@@ -93,6 +94,7 @@ class LocalLearningJob:
         return edge_specs(self.resolved, edge)
 
     def take_device(self, block_index: int) -> None:
+        self._is_workers = True
         if self.resolved.config.device == "cuda":
             launcher = Launcher.from_environ()
             local_rank = None if launcher is None else launcher.local_rank
@@ -116,7 +118,7 @@ class LocalLearningJob:
             tell(f"loading the data ({self.resolved.config.data})")
         data = self.data(tell) if block_index == 0 else None
         tell("building its block")
-        return build_block(self.resolved, block_index, data, tell)
+        return build_block(self.resolved, block_index, data, tell, copies_beside=self._is_workers)
 
     def unit_names(self, block_index: int) -> tuple[list[str], list[str]]:
         units, block = self.resolved.network.units, self.resolved.partition.blocks[block_index]
@@ -163,10 +165,15 @@ def build_blocks(resolved: Resolved, data: ImageData) -> list[LocalBlock]:
 
 
 def build_block(
-    resolved: Resolved, block_index: int, data: ImageData | None, tell: Tell = unheard
+    resolved: Resolved,
+    block_index: int,
+    data: ImageData | None,
+    tell: Tell = unheard,
+    *,
+    copies_beside: bool = False,
 ) -> LocalBlock:
     """Build a block; only the first needs the data."""
-    block = _build_block(resolved, block_index, data)
+    block = _build_block(resolved, block_index, data, copies_beside=copies_beside)
     if resolved.numerics.compile:
         _compile(resolved, block_index, block, tell)
     return block
@@ -187,7 +194,9 @@ def _compile(resolved: Resolved, block_index: int, block: LocalBlock, tell: Tell
         block.compile_units(blank)
 
 
-def _build_block(resolved: Resolved, block_index: int, data: ImageData | None) -> LocalBlock:
+def _build_block(
+    resolved: Resolved, block_index: int, data: ImageData | None, *, copies_beside: bool
+) -> LocalBlock:
     config, partition = resolved.config, resolved.partition
     block = partition.blocks[block_index]
     source = None
@@ -226,6 +235,8 @@ def _build_block(resolved: Resolved, block_index: int, data: ImageData | None) -
         home_shape=traces[block.home[-1]].output_shape,
         source=source,
         copies_input=write_input(traces[unit] for unit in block.home),
+        writes_output=write_input(traces[unit] for unit in block.guest),
+        copies_beside=copies_beside,
         # Of the first unit no trace can tell.
         writers=frozenset({0} | {i for i, trace in enumerate(traces) if trace.writes_input}),
         poisoned=frozenset(

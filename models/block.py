@@ -17,9 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from models import randomness
-from models.bad_numbers import BadSteps, all_finite
+from models.arrivals import Arrivals
+from models.bad_numbers import BadSteps, all_finite, norm_of
 from models.compilation import compile_units
-from models.device import copy_to_host, on_host
+from models.copies import MADE, Copy
+from models.device import make_copies, numbers
 from models.heads import HeadSpec, load_head, run_head
 from models.network import Network
 from models.numerics import FP32, Numerics, unchanged
@@ -95,7 +97,9 @@ class LocalBlock:
     below replicates. `source` gives the lowest block its batches: views (2B, C, H, W) and labels
     (B,); other blocks get theirs as activations. At the steps in `poisoned` the loss is made
     NaN, to see what becomes of it. `copies_input`: the home works in place on its input, which
-    must stay as it is; `writers` are the units that work in place on theirs.
+    must stay as it is, and `writes_output`: the guest so on the home's output; `writers` are the
+    units that work in place on theirs. With `copies_beside` what `forward` and `update` return is
+    there only when `leaving` is done.
     """
 
     def __init__(
@@ -113,10 +117,15 @@ class LocalBlock:
         source: Source | None = None,
         poisoned: frozenset[int] = frozenset(),
         copies_input: bool = False,
+        writes_output: bool = True,
         writers: frozenset[int] = frozenset(),
+        copies_beside: bool = False,
     ) -> None:
         self.learning = learning
         self.device = torch.device(learning.device)
+        self._copies = make_copies(self.device, beside=copies_beside)
+        self._arrivals = Arrivals(self._copies, self.device)
+        self._writes_output = writes_output
         self._source = source
         self._poisoned = poisoned
         self._copies_input = copies_input
@@ -156,12 +165,13 @@ class LocalBlock:
             lr=learning.lr,
             has_fp16_edge="fp16" in (learning.wire_below.precision, learning.wire_above.precision),
         )
-        self._input_is_finite = True
         self._input_NCHW: Tensor | None = None
         self._output_NCHW: Tensor | None = None
         self._labels_B: Tensor | None = None
+        self._labels_for_loss_B: Tensor | None = None  # on the device
         self._buffers_before: list[Tensor] = []
         self.loss = math.nan
+        self.leaving: Copy = MADE
 
     def _trained_by_name(self) -> dict[str, nn.Parameter]:
         trained = set(self._trained)
@@ -205,19 +215,26 @@ class LocalBlock:
         for parameter in self._trained:
             parameter.grad = None
 
+    def expect(self, payload: Payload) -> None:
+        """Begin to bring what `forward` or `apply` will be given to the block's device."""
+        for tensor in payload:
+            self._arrivals.expect(tensor)
+
     def forward(self, step: int, incoming: Payload | None) -> Payload | None:
         """Run the home on `incoming` (N, C, H, W), (B,); return what the block above receives.
 
         The activation is detached, contiguous and a copy, since the guest may work in place, and
-        rounded as the wire above asks; None from the top block, which has no one above. The guest
-        goes on with what was computed.
+        rounded as the wire above asks; it is there when `leaving` is done. None from the top
+        block, which has no one above. The guest goes on with what was computed.
         """
         if incoming is None:
             assert self._source is not None, "a block without a source needs an activation"
             incoming = self._source(step)
-        x_NCHW, labels_B = (tensor.to(self.device) for tensor in incoming)
+        self._labels_B = incoming[1].clone()  # handed on, when the incoming ones may be gone
+        x_NCHW, self._labels_for_loss_B = map(self._arrivals.take, incoming)
+        if not self._labels_for_loss_B.is_cuda:
+            self._labels_for_loss_B = self._labels_B
         x_NCHW = self._laid_out(x_NCHW)
-        self._labels_B = labels_B.clone()  # handed on, when the incoming ones may be gone
         self._bad_steps.look_at(x_NCHW)
         self._buffers_before = [buffer.clone() for buffer in self._buffers()]
         self._input_NCHW = x_NCHW
@@ -228,16 +245,29 @@ class LocalBlock:
             return None
         activation = self.learning.numerics.to_wire(self._output_NCHW.detach())
         dtype = self.learning.wire_above.activation_dtype(activation.dtype)
-        return copy_to_host(activation, dtype), on_host(self._labels_B)
+        activation = self._begin_to_leave(activation, dtype)
+        if self._writes_output:
+            self.leaving.wait()
+        return activation, self._labels_B
+
+    def _for_host(self, x: Tensor) -> Tensor:
+        """What was computed: a copy on the host that is there when `leaving` is done, or itself."""
+        return self._begin_to_leave(x, x.dtype) if x.is_cuda else x
+
+    def _begin_to_leave(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """A contiguous copy on the host, in that type, that is there when `leaving` is done; a GPU
+        converts it first."""
+        source = x.to(dtype) if x.is_cuda else x
+        there = self._copies.empty_on_host(source, dtype)
+        self.leaving = self._copies.copy_async(source, there)
+        return there
 
     def _laid_out(self, x_NCHW: Tensor) -> Tensor:
         """What the home runs on, of a batch or of an activation as the wire below carried it."""
         numerics, wire = self.learning.numerics, self.learning.wire_below
         if self._source is not None:
             return numerics.laid_out(x_NCHW)
-        x_NCHW = wire.restore(x_NCHW)
-        self._input_is_finite = not wire.rounds_activations or all_finite([x_NCHW])
-        return numerics.from_wire(x_NCHW)
+        return numerics.from_wire(wire.restore(x_NCHW))
 
     def update(self, step: int) -> Ties:
         """Guest, head, loss, backward; own optimizer step unless the tie adds gradients.
@@ -247,8 +277,10 @@ class LocalBlock:
         finite. If weights overflow on the wire, the step is taken and its ties are absent. Raises
         BadNumbers if either happens for the learning's `max_bad_steps`-th time in a row.
         """
-        features_ND = self._backward(step)
-        is_good = self._prepare_gradients()
+        features_ND, loss = self._backward(step)
+        is_finite = self._are_finite(loss)
+        self.leaving.wait()  # before anything changes that it may be a view of
+        is_good = is_finite and self._prepare_gradients()
         if is_good:
             assert self._labels_B is not None
             self.probe.observe(features_ND, self._labels_B.repeat(2))
@@ -263,15 +295,15 @@ class LocalBlock:
             self._bad_steps.failed(step, self.loss)
         return ties
 
-    def _backward(self, step: int) -> Tensor:
-        """Leave the loss and its gradients; return the home's pooled output (N, D)."""
+    def _backward(self, step: int) -> tuple[Tensor, Tensor]:
+        """Leave the gradients; return the home's pooled output (N, D), which leaves for the host,
+        and the loss."""
         assert self._input_NCHW is not None, "update follows forward"
         assert self._output_NCHW is not None, "update follows forward"
-        input_NCHW, self._input_NCHW = self._input_NCHW, None
         output_NCHW, self._output_NCHW = self._output_NCHW, None
         # Before the guest, which may work in place on what it is given.
-        features_ND = pool(output_NCHW.detach().float()).clone()
-        needed = self._needed(input_NCHW, output_NCHW)
+        features_ND = self._for_host(pool(output_NCHW.detach().float()).clone())
+        needed = self._needed(self._input_NCHW, output_NCHW)
         top_NCHW = self._run(self._guest, output_NCHW, step)
         if self._head_is_users:  # which may work in place on what a unit's backward needs
             top_NCHW = top_NCHW.clone()
@@ -283,8 +315,7 @@ class LocalBlock:
         for parameter in self._trained:
             parameter.grad = None
         loss.backward()
-        self.loss = float(loss.detach())
-        return features_ND
+        return features_ND, loss.detach()
 
     def _needed(self, input_NCHW: Tensor, output_NCHW: Tensor) -> dict[str, Tensor | int]:
         """What the objective asks for beside projections and labels, in float32: copies, for the
@@ -299,13 +330,23 @@ class LocalBlock:
             found["block_index"] = self._block_index
         return found
 
+    def _are_finite(self, loss: Tensor) -> bool:
+        """Whether loss, gradients and an input that was rounded are. Here alone in a step the host
+        waits for what the device computes."""
+        assert self._input_NCHW is not None
+        watched = [[p.grad for p in self._trained if p.grad is not None]]
+        if self._source is None and self.learning.wire_below.rounds_activations:
+            watched.append([self._input_NCHW])
+        self._input_NCHW = None
+        self.loss, *norms = numbers(loss, *map(norm_of, watched))
+        return math.isfinite(self.loss) and all(
+            math.isfinite(norm) or all_finite(tensors)
+            for norm, tensors in zip(norms, watched, strict=True)
+        )
+
     def _prepare_gradients(self) -> bool:
-        """Clip the gradients, and round those that a neighbour adds, in place; return whether all
-        is finite, also on the wire."""
-        gradients = [p.grad for p in self._trained if p.grad is not None]
-        is_finite = self._input_is_finite and math.isfinite(self.loss) and all_finite(gradients)
-        if not is_finite:
-            return False
+        """Clip finite gradients, and round those that a neighbour adds, in place; return whether
+        all is finite on the wire."""
         if self.learning.grad_clip is not None:
             nn.utils.clip_grad_norm_(self._trained, self.learning.grad_clip)
         return not self._rule.adds_gradients or (
@@ -333,7 +374,10 @@ class LocalBlock:
             overflows(up, self._borrowed) or overflows(down, self._lent)
         ):
             return Ties(up=None, down=None, absent=True)
-        return Ties(up=up, down=down)
+        return Ties(
+            up=None if up is None else (self._for_host(up),),
+            down=None if down is None else (self._for_host(down),),
+        )
 
     def apply(self, step: int, from_below: Payload | None, from_above: Payload | None) -> None:
         """Apply the partners' ties; None: that term is absent. Of free ties that add, a payload is
@@ -347,17 +391,17 @@ class LocalBlock:
         for parameters, payload in pairs:
             for flat in payload or ():
                 if self._rule.adds_gradients:
-                    add_gradients(parameters, flat.to(self.device))
+                    add_gradients(parameters, self._arrivals.take(flat))
                 else:
-                    pull(parameters, flat.to(self.device), self.learning.alpha)
+                    pull(parameters, self._arrivals.take(flat), self.learning.alpha)
         if self._rule.adds_gradients and any(p.grad is not None for p in self._trained):
             self._step_optimizer(step)
 
     def _labels_of_loss(self) -> Tensor:
         """The labels, for an objective that uses them by name; for all others, unlabelled."""
-        assert self._labels_B is not None
-        uses_labels = self._objective.uses_labels
-        return self._labels_B if uses_labels else torch.full_like(self._labels_B, -1)
+        labels_B = self._labels_for_loss_B
+        assert labels_B is not None
+        return labels_B if self._objective.uses_labels else torch.full_like(labels_B, -1)
 
     def _run(self, units: nn.ModuleDict, x_NCHW: Tensor, step: int) -> Tensor:
         for index, module in units.items():

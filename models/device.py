@@ -1,12 +1,12 @@
-"""Where a block computes: what a GPU needs for equal bits, and how its results come to the host.
-
-Owns those ways only; the CPU needs nothing.
-"""
+"""Where a block computes: what a GPU needs for equal bits, and what is read of it and copied."""
 
 import os
 
 import torch
 from torch import Tensor
+
+from models.copies import Copies, CopiesAtOnce, CopiesBeside, HostsWay, Way
+from models.side_stream import SideStream
 
 
 def make_cuda_deterministic() -> None:
@@ -27,14 +27,14 @@ def processor() -> str:
     return ", ".join(kinds)
 
 
-def copy_to_host(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """A contiguous copy on the host, in another type if `dtype` says so; from a GPU, which converts
-    it first, in pinned memory, which the GPU writes to directly. Waits until it is there."""
-    dtype = tensor.dtype if dtype is None else dtype
-    host = torch.empty(tensor.shape, dtype=dtype, pin_memory=tensor.is_cuda)
-    return host.copy_(tensor.to(dtype) if tensor.is_cuda else tensor)
+def make_copies(device: torch.device, *, beside: bool) -> Copies:
+    """The copies to and from a device, at once or beside what computes."""
+    way: Way = HostsWay() if device.type == "cpu" else SideStream(device)
+    return CopiesBeside(way) if beside else CopiesAtOnce(way)
 
 
-def on_host(tensor: Tensor) -> Tensor:
-    """The tensor itself if it is on the host, else a copy there."""
-    return copy_to_host(tensor) if tensor.is_cuda else tensor
+def numbers(*scalars: Tensor) -> list[float]:
+    """The values of tensors of one element on one device, which is waited for, once; in the widest
+    of their types, which has them all."""
+    found: list[float] = torch.cat([scalar.reshape(1) for scalar in scalars]).tolist()
+    return found

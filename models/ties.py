@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
 from models.bad_numbers import all_finite
-from models.device import on_host
 from models.wire import EXACT, Wire
 
 
@@ -52,30 +51,29 @@ RULES: Mapping[Tie, TieRule] = {
 }
 
 
-def flat_weights(parameters: list[nn.Parameter], wire: Wire = EXACT) -> tuple[Tensor] | None:
-    """Copy the weights to the host as one vector (P,), as the wire carries them; None if there are
-    none."""
+def flat_weights(parameters: list[nn.Parameter], wire: Wire = EXACT) -> Tensor | None:
+    """A copy of the weights as one vector (P,), as the wire carries them; None without weights."""
     return _flat(parameters, wire) if parameters else None
 
 
-def flat_gradients(parameters: list[nn.Parameter], wire: Wire = EXACT) -> tuple[Tensor] | None:
-    """Copy the gradients to the host likewise, zero if a parameter has none."""
+def flat_gradients(parameters: list[nn.Parameter], wire: Wire = EXACT) -> Tensor | None:
+    """One of the gradients likewise, zero if a parameter has none."""
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     return _flat(gradients, wire) if parameters else None
 
 
-def _flat(tensors: Sequence[Tensor], wire: Wire) -> tuple[Tensor]:
+def _flat(tensors: Sequence[Tensor], wire: Wire) -> Tensor:
     flat = parameters_to_vector(tensors).detach()
-    return (on_host(flat.to(wire.tie_dtype(flat.dtype))),)
+    return flat.to(wire.tie_dtype(flat.dtype))
 
 
-def overflows(payload: tuple[Tensor] | None, parameters: list[nn.Parameter]) -> bool:
+def overflows(carried: Tensor | None, parameters: list[nn.Parameter]) -> bool:
     """Whether the vector of these weights that a wire carries is infinite where they are not."""
-    is_rounded = payload is not None and payload[0].dtype != parameters[0].dtype
-    if payload is None or not is_rounded or all_finite(payload):
+    is_rounded = carried is not None and carried.dtype != parameters[0].dtype
+    if carried is None or not is_rounded or all_finite([carried]):
         return False
-    weights = on_host(parameters_to_vector(parameters).detach())
-    return bool((weights.isfinite() & ~payload[0].isfinite()).any())
+    weights = parameters_to_vector(parameters).detach()
+    return bool((weights.isfinite() & ~carried.isfinite()).any())
 
 
 def round_gradients(parameters: list[nn.Parameter], wire: Wire) -> bool:
@@ -86,7 +84,7 @@ def round_gradients(parameters: list[nn.Parameter], wire: Wire) -> bool:
         dtype = wire.tie_dtype(gradient.dtype)
         if dtype != gradient.dtype:
             rounded.append(gradient.copy_(gradient.to(dtype)))
-    return all_finite(rounded)
+    return not rounded or all_finite(rounded)
 
 
 def add_gradients(parameters: list[nn.Parameter], flat: Tensor) -> None:

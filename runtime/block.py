@@ -17,6 +17,29 @@ from runtime.core.plan import Stream
 Payload = tuple[Tensor, ...]
 
 
+class Leaving(Protocol):
+    """What a block has made, on its way to the host."""
+
+    def done(self) -> bool:
+        """Whether it is there, or has failed to come."""
+
+    def wait(self) -> None:
+        """Wait until it is there. Raises what it failed of."""
+
+
+class Left:
+    """What is on the host already."""
+
+    def done(self) -> bool:
+        return True
+
+    def wait(self) -> None:
+        """It is there."""
+
+
+LEFT = Left()
+
+
 class Ties(Protocol):
     """What an update offers the neighbours; None if there is no tie on that side.
 
@@ -35,8 +58,17 @@ class BlockStep(Protocol):
     """One block. The runtime calls forward, update, apply for step 0, 1, ... on one thread.
 
     Payloads handed in are read-only, and valid until the step's update (activations) or apply
-    (ties) is done; payloads given out are CPU tensors, contiguous, and never written again.
+    (ties) is done; payloads given out are CPU tensors, contiguous, and never written again once
+    they are there.
     """
+
+    @property
+    def leaving(self) -> Leaving:
+        """What the latest forward or update gave out: it may be read when this is done."""
+
+    def expect(self, payload: Payload) -> None:
+        """A payload is here that forward or apply is given later: it may be brought to where the
+        block computes. Called on any thread."""
 
     @property
     def loss(self) -> float:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from runtime.block import Payload, Specs, TensorSpec, message_bytes
+from runtime.block import LEFT, Payload, Specs, TensorSpec, message_bytes
 from runtime.core.plan import Stream, Window, WorkerPlan
 from runtime.program import Facts, Tell
 from runtime.records.schema import UnitAccuracy
@@ -94,6 +94,11 @@ class SleptBlock:
         # Written to, as real ones are: zeros that nobody wrote are read from one page.
         self._activation = (torch.ones(config.activation_bytes // 4),)
         self._tie = (torch.ones(config.tie_bytes // 4),) if config.tie_bytes else None
+
+    leaving = LEFT
+
+    def expect(self, payload: Payload) -> None:
+        """It uses nothing."""
 
     def forward(self, step: int, incoming: Payload | None) -> Payload:
         del incoming

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from runtime.block import BlockStep
+from runtime.block import LEFT, BlockStep, Leaving
 from runtime.core.messages import Compute, Computed, Phase, Snapshot
 from runtime.core.plan import Stream
 from runtime.faults.injector import Injector
@@ -26,12 +26,14 @@ Work = Ready | Snapshot
 
 
 class Done(NamedTuple):
-    """What was done, what it made, and the block's figures and time.monotonic at its end."""
+    """What was done, what it made, and the block's figures and time.monotonic at its end; what was
+    made may be read when it has left."""
 
     event: Computed
     made: Made
     figures: Figures
     ended_s: float
+    leaving: Leaving = LEFT
 
 
 class Copied(NamedTuple):
@@ -76,7 +78,11 @@ class ComputeThread:
     # Any thread -------------------------------------------------------------------------------
 
     def issue(self, work: Work) -> None:
-        """Let something be done behind all that was issued."""
+        """Let something be done behind all that was issued; what that uses is expected."""
+        if isinstance(work, Ready):
+            for payload in (work.activation, work.from_below, work.from_above):
+                if payload is not None:
+                    self.block.expect(payload)
         self._works.put(work)
 
     def take_done(self) -> Done | Copied | None:
@@ -133,7 +139,8 @@ class ComputeThread:
     def _note_done(self, event: Computed, began_s: float, made: Made) -> None:
         ended_s = time.monotonic()
         self._stopwatch.computed_s += ended_s - began_s
-        self._done.append(Done(event, made, figures_of(self.block), ended_s))
+        leaving = self.block.leaving if made else LEFT
+        self._done.append(Done(event, made, figures_of(self.block), ended_s, leaving))
 
     def _take_snapshot(self, action: Snapshot) -> None:
         """Copy the block's state; it is to be saved when all that was made before is retained."""

@@ -160,7 +160,7 @@ class Driver:
             self.telemetry.stopwatch.took_snapshot(done.step, done.began_s, done.ended_s)
             return
         event = done.event
-        self._outbox.retain(event, done.made)
+        self._outbox.retain(event, done.made, done.leaving)
         self._tell_core(event, at_s=done.ended_s)
         if event.phase is Phase.APPLY:
             self.telemetry.count_step(event.step)

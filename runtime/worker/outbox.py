@@ -2,7 +2,8 @@
 
 Owns its copies into retention, which are made before it is sent, and what waits for them. What is
 made, sent or resent is the core's choice. Large messages are copied, and states saved, on a thread
-of their own; what is small is copied at once, unless something before it waits.
+of their own; what is small is copied at once, unless something before it waits, or it has not left
+the block's device yet.
 """
 
 import queue
@@ -11,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from runtime.block import Payload, Specs, message_bytes
+from runtime.block import LEFT, Leaving, Payload, Specs, message_bytes
 from runtime.core.messages import Computed, Data, Send
 from runtime.core.plan import Stream
 from runtime.state.retention import Retention
@@ -34,8 +35,9 @@ class Outbox:
         self._thread = CopyThread(retention, specs, wake)
         self._awaited: dict[Copy, Send] = {}
 
-    def retain(self, event: Computed, made: Made) -> None:
-        """Copy what the block made; it stays until its receiver will never ask for it again."""
+    def retain(self, event: Computed, made: Made, leaving: Leaving = LEFT) -> None:
+        """Copy what the block made, when it has left; it stays until its receiver will never ask
+        for it again."""
         for stream, payload in made.items():
             specs = self._specs.get(stream)
             if specs is None:
@@ -46,7 +48,7 @@ class Outbox:
             assert payload is not None, f"no {stream.value} was made at step {event.step}"
             for spec, tensor in zip(specs, payload, strict=True):
                 spec.check(tensor)
-            self._thread.copy(stream, event.step, payload)
+            self._thread.copy(stream, event.step, payload, leaving)
 
     def fill(self, send: Send) -> tuple[Data, Payload] | None:
         """Data as it is to be sent. None if that must wait: `take_ready` gives it then."""
@@ -112,15 +114,18 @@ class CopyThread:
         self._thread = threading.Thread(target=self._work, name="copying", daemon=True)
         self._thread.start()
 
-    def copy(self, stream: Stream, step: int, payload: Payload | None) -> None:
+    def copy(
+        self, stream: Stream, step: int, payload: Payload | None, leaving: Leaving = LEFT
+    ) -> None:
         """Retain a message (None: absent), at once or soon. Raises ProtocolError (see
         Retention)."""
-        if not self._must_queue(stream):
+        if leaving.done() and not self._must_queue(stream):
+            leaving.wait()
             self._retention.put(stream, step, payload)
             return
         self._pending.add((stream, step))
         self._num_given[stream] += 1
-        self._jobs.put(lambda: self._copy(stream, step, payload))
+        self._jobs.put(lambda: self._copy(stream, step, payload, leaving))
 
     def is_pending(self, stream: Stream, step: int) -> bool:
         """Whether a message that was given to `copy` can't be sent yet."""
@@ -169,7 +174,8 @@ class CopyThread:
             del job  # it holds a payload or a whole state, and the next may be long in coming
             self._wake()
 
-    def _copy(self, stream: Stream, step: int, payload: Payload | None) -> None:
+    def _copy(self, stream: Stream, step: int, payload: Payload | None, leaving: Leaving) -> None:
+        leaving.wait()
         self._retention.put(stream, step, payload)
         self._num_done[stream] += 1
         self._copied.append((stream, step))

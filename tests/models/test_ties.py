@@ -14,7 +14,7 @@ def parameters() -> list[nn.Parameter]:
 
 
 def test_weights_lie_one_after_another_in_order(parameters):
-    (flat,) = flat_weights(parameters)
+    flat = flat_weights(parameters)
     assert flat.tolist() == [1.0, 2.0, 3.0, 4.0, 5.0]
     assert not flat.requires_grad
     assert flat.is_contiguous()
@@ -29,7 +29,7 @@ def test_tie_is_none_without_shared_parameters():
 
 def test_gradient_that_is_missing_is_sent_as_zero(parameters):
     parameters[1].grad = torch.tensor([7.0])
-    (flat,) = flat_gradients(parameters)
+    flat = flat_gradients(parameters)
     assert flat.tolist() == [0.0, 0.0, 0.0, 0.0, 7.0]
     parameters[1].grad.zero_()
     assert flat[-1] == 7.0, "it is a copy"

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from runtime.block import LEFT
 from runtime.core.messages import Compute, Computed, Phase, Snapshot
 from runtime.core.plan import Stream
 from runtime.core.tie_stats import TieStats
@@ -20,9 +21,14 @@ class Block:
     """Notes what is asked of it."""
 
     loss, probe_top1, num_bad_steps = 0.5, 0.25, 1
+    leaving = LEFT
 
     def __init__(self) -> None:
         self.calls: list[tuple] = []
+        self.expected: list[tuple] = []
+
+    def expect(self, payload):
+        self.expected.append(payload)
 
     def forward(self, step, incoming):
         self.calls.append(("forward", step, incoming))
@@ -102,6 +108,25 @@ def test_phases_get_their_inputs_and_tell_what_they_made(case):
     assert done[2].figures == (0.5, 0.25, 1)
     assert done[0].ended_s <= done[1].ended_s <= done[2].ended_s
     assert case.stopwatch.computed_s > 0
+
+
+def test_what_a_phase_will_use_is_expected_when_it_is_issued(case):
+    """A GPU fetches it while the step before is computed."""
+    case.issue(FORWARD, 3, activation=ACTIVATION)
+    case.issue(UPDATE, 3)
+    case.issue(APPLY, 3, from_above=FROM_ABOVE)
+    case.computing.issue(Snapshot(step=4, checkpoint=False))
+    assert case.block.expected == [ACTIVATION, FROM_ABOVE]
+    assert case.block.calls == []
+
+
+def test_what_a_phase_made_is_told_with_how_it_leaves(case):
+    case.block.leaving = "on its way"
+    for phase in Phase:
+        case.issue(phase, 3)
+    case.run()
+    leaving = [case.computing.take_done().leaving for _ in Phase]
+    assert leaving == ["on its way", "on its way", LEFT]
 
 
 def test_update_without_finite_ties_says_so(case):

@@ -3,6 +3,7 @@
 import threading
 import weakref
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -154,6 +155,27 @@ def test_small_message_is_retained_at_once(thread_case):
     assert not thread_case.thread.is_pending(Stream.TIE_UP, 0)
     assert thread_case.retention.put_so_far == [(Stream.TIE_UP, 0)]
     assert thread_case.thread.take_copied() == []
+
+
+def test_message_is_retained_when_it_has_left_the_blocks_device(thread_case):
+    """Small, but a GPU is still to write it: read at once, it would be what lay there before."""
+    has_left = threading.Event()
+    leaving = SimpleNamespace(done=has_left.is_set, wait=lambda: has_left.wait(TIMEOUT_S))
+    thread_case.thread.copy(Stream.TIE_UP, 0, (), leaving)
+    assert thread_case.thread.is_pending(Stream.TIE_UP, 0)
+    assert thread_case.retention.put_so_far == []
+    has_left.set()
+    assert thread_case.woken.acquire(timeout=TIMEOUT_S)
+    assert thread_case.thread.take_copied() == [(Stream.TIE_UP, 0)]
+    assert thread_case.retention.put_so_far == [(Stream.TIE_UP, 0)]
+
+
+def test_message_that_failed_to_leave_is_raised(thread_case):
+    def fail() -> None:
+        raise RuntimeError("the GPU is gone")
+
+    with pytest.raises(RuntimeError, match="the GPU is gone"):
+        thread_case.thread.copy(Stream.TIE_UP, 0, (), SimpleNamespace(done=lambda: True, wait=fail))
 
 
 def test_large_message_is_pending_until_it_is_copied_in_order(thread_case):

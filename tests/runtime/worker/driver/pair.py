@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 import zmq
 
-from runtime.block import TensorSpec
+from runtime.block import LEFT, TensorSpec
 from runtime.core.plan import Free, Side, Stream, Window, WorkerPlan
 from runtime.core.worker import WorkerCore
 from runtime.faults.injector import Injector
@@ -64,6 +64,11 @@ class HeldBlock:
         self.begun.put((name, step))
         if self._allowed is not None:
             self._allowed.get(timeout=TIMEOUT_S)
+
+    leaving = LEFT
+
+    def expect(self, payload):
+        """It uses payloads where they are."""
 
     def forward(self, step, incoming):
         self._phase("forward", step)

@@ -184,7 +184,7 @@ def test_failure_is_not_hidden_by_what_follows_it(make_pair, monkeypatch):
     restarting a block that is not deterministic."""
     driver = make_pair(num_steps=4, lag=1, blocks=(HeldBlock(), HeldBlock())).drivers[0]
 
-    def retain(event, made):
+    def retain(event, made, leaving):
         raise ProtocolError("made again with different contents")
 
     monkeypatch.setattr(driver._outbox, "retain", retain)

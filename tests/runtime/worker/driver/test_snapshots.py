@@ -17,9 +17,9 @@ def noting(monkeypatch, driver) -> list:
     given, outbox = [], driver._outbox
     retain, save = outbox.retain, outbox.save
 
-    def note_and_retain(event, made):
+    def note_and_retain(event, made, leaving):
         given.append((event.phase, event.step))
-        retain(event, made)
+        retain(event, made, leaving)
 
     def note_and_save(step, do_save):
         given.append(step)
