@@ -1,48 +1,62 @@
 """What a block makes leaves beside what it computes: when, in which bits, and who waits for it."""
 
-import threading
-
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from models import block as block_module
-from models.copies import CopiesBeside
-
-from .test_copies import HeldWay
+from models.copies import Copies, CopiesAtOnce, CopiesBeside, HostsWay
 
 
-class AlwaysHeldWay(HeldWay):
-    """Small copies too."""
+class LateCopy:
+    """A copy that is made when it is waited for, and no earlier."""
+
+    def __init__(self, source: torch.Tensor, into: torch.Tensor) -> None:
+        self._pair = source, into
+        self._is_done = False
+
+    def done(self) -> bool:
+        return self._is_done
+
+    def wait(self) -> None:
+        source, into = self._pair
+        into.copy_(source)
+        self._is_done = True
+
+
+class LateCopies(CopiesAtOnce):
+    def copy_async(self, source: torch.Tensor, into: torch.Tensor) -> LateCopy:
+        return LateCopy(source, into)
+
+
+class ThreadsWay(HostsWay):
+    """Small copies are made by the thread, too."""
 
     def is_quick(self, source: torch.Tensor) -> bool:
         return False
 
 
-@pytest.fixture
-def way(monkeypatch) -> AlwaysHeldWay:
-    """Of all blocks that are made from now on."""
-    way = AlwaysHeldWay()
-    monkeypatch.setattr(block_module, "make_copies", lambda device, *, beside: CopiesBeside(way))
-    return way
+def use(monkeypatch, copies: Copies) -> None:
+    """In all blocks that are made from now on."""
+    monkeypatch.setattr(block_module, "make_copies", lambda device, *, beside: copies)
 
 
-def test_activation_leaves_while_the_block_goes_on(cut_blocks, way):
+def test_activation_may_leave_until_the_end_of_the_update(cut_blocks, monkeypatch):
+    expected, _ = cut_blocks()[0].forward(0, None)
+    use(monkeypatch, LateCopies(HostsWay()))
     lower, _ = cut_blocks()
     lower._writes_output = False
     activation, _ = lower.forward(0, None)
     assert not lower.leaving.done()
-    activation.zero_()
-    threading.Thread(target=way.gate.release).start()
     lower.update(0)
     assert lower.leaving.done()
-    assert activation.any()
+    assert torch.equal(activation, expected)
 
 
-def test_activation_has_left_before_a_guest_that_writes_over_it(cut_blocks, way):
+def test_activation_has_left_before_a_guest_that_writes_over_it(cut_blocks, monkeypatch):
+    use(monkeypatch, LateCopies(HostsWay()))
     lower, _ = cut_blocks()
     lower._writes_output = True
-    way.gate.release()
     lower.forward(0, None)
     assert lower.leaving.done()
 
@@ -63,9 +77,7 @@ def test_bits_are_those_of_copies_at_once(cut_blocks, monkeypatch, tie):
         return [tensor for block in blocks for tensor in block.state().values()]
 
     expected = train(cut_blocks(tie=tie))
-    way = AlwaysHeldWay()
-    way.gate.release(100)
-    monkeypatch.setattr(block_module, "make_copies", lambda device, *, beside: CopiesBeside(way))
+    use(monkeypatch, CopiesBeside(ThreadsWay()))
     found = train(cut_blocks(tie=tie))
     assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
 

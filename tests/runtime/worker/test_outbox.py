@@ -159,15 +159,19 @@ def test_small_message_is_retained_at_once(thread_case):
 
 def test_message_is_retained_when_it_has_left_the_blocks_device(thread_case):
     """Small, but a GPU is still to write it: read at once, it would be what lay there before."""
-    has_left = threading.Event()
-    leaving = SimpleNamespace(done=has_left.is_set, wait=lambda: has_left.wait(TIMEOUT_S))
+    has_left, order = threading.Event(), thread_case.retention.put_so_far
+
+    def wait() -> None:
+        assert has_left.wait(TIMEOUT_S)
+        order.append("it has left")
+
+    leaving = SimpleNamespace(done=has_left.is_set, wait=wait)
     thread_case.thread.copy(Stream.TIE_UP, 0, (), leaving)
     assert thread_case.thread.is_pending(Stream.TIE_UP, 0)
-    assert thread_case.retention.put_so_far == []
     has_left.set()
     assert thread_case.woken.acquire(timeout=TIMEOUT_S)
     assert thread_case.thread.take_copied() == [(Stream.TIE_UP, 0)]
-    assert thread_case.retention.put_so_far == [(Stream.TIE_UP, 0)]
+    assert order == ["it has left", (Stream.TIE_UP, 0)]
 
 
 def test_message_that_failed_to_leave_is_raised(thread_case):
