@@ -22,6 +22,7 @@ from launch.link_choice import choose_link
 from launch.planning import streams
 from launch.planning.costs import Costs
 from launch.planning.cuts import check_memory, choose_cuts
+from launch.planning.memory import choose_snapshot_every
 from launch.planning.partition import Partition
 from launch.planning.resolved import Resolved
 from launch.planning.source_time import measured_source
@@ -226,7 +227,7 @@ def _cut(
 
 
 def _with_snapshots(resolved: Resolved) -> Resolved:
-    every = streams.choose_snapshot_every(resolved)
+    every = choose_snapshot_every(resolved)
     config = dataclasses.replace(resolved.config, snapshot_every=every)
     return dataclasses.replace(resolved, config=config)
 

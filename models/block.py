@@ -445,7 +445,7 @@ class LocalBlock:
         Homes, guests, head, optimizer, probe, count of bad steps. Weights and buffers are the
         block's own tensors, not copies.
         """
-        state = {name: tensor.detach() for name, tensor in self._tensors()}
+        state: dict[str, Tensor] = dict(self._tensors())
         parts = {
             "optimizer": self._optimizer_state.state(),
             "probe": self.probe.state(),

@@ -33,7 +33,10 @@ from runtime.faults.plan import KINDS, Fault, Place, draw
 NUM_WORKERS = 4
 HANG_TIMEOUT_S = 2.0
 HANGS = {"stop", "gil", "spin", "hang"}
-DEATHS = {"kill", "segfault", "exit", "oom", "zombie", "kill-restarting", "kill-checkpointing"}
+DEATHS = {
+    *("kill", "segfault", "exit", "oom", "zombie"),
+    *("kill-restarting", "kill-snapshotting", "kill-checkpointing"),
+}
 WHOLE_JOB = {"keeper-kill", "job-kill", "torn", "flip"}
 STRAIGHT = {"slow", "nan", "coordinator-kill", "disk-full"}  # no worker is restarted
 SOAKED = sorted((DEATHS | HANGS | {"coordinator-kill", "disk-full"}) - {"kill-checkpointing"}) + [

@@ -62,16 +62,16 @@ def is_off(step: int) -> bool:
 def load_half_protected(config: RunConfig, text: str) -> "LocalLearningJob":
     """The job, in a process that takes no snapshots in every second stretch."""
     from launch.program import load_job
-    from runtime.worker.compute_thread import ComputeThread, Copied
+    from runtime.worker.compute_thread import ComputeThread, Saved
 
     take = ComputeThread._take_snapshot
 
     def half_take(self: ComputeThread, action: "Snapshot") -> None:
         if action.checkpoint or not is_off(action.step):
             take(self, action)
-        else:  # as if it were copied, and then durable
+        else:  # as if it were saved
             now_s = time.monotonic()
-            self._done.append(Copied(action.step, lambda: None, now_s, now_s))
+            self._done.append(Saved(action.step, None, now_s, now_s))
 
     ComputeThread._take_snapshot = half_take  # type: ignore[method-assign]
     return load_job(config, text)

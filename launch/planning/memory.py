@@ -1,4 +1,4 @@
-"""How much memory a worker takes, estimated before it starts.
+"""How much memory a worker takes, estimated before it starts, and how often it saves its state.
 
 Owns the estimate, and what is said if a GPU has too little. It is of what the worker holds itself:
 Python and torch, some 250 MB on a CPU and more on a GPU, come on top. Rough: blocks of resnet-small
@@ -9,8 +9,11 @@ messages, 15 MB for torch's first step aside.
 from dataclasses import dataclass
 
 from launch.planning.partition import Block
+from launch.planning.resolved import Resolved
 from launch.planning.streams import (
+    MOST_STEPS_BETWEEN_SNAPSHOTS,
     block_specs,
+    fits_bound,
     num_states,
     probe_bytes,
     retained_bytes,
@@ -21,24 +24,37 @@ from launch.planning.streams import (
 from launch.planning.workload import Workload
 from runtime.block import TensorSpec, message_bytes
 from runtime.core.plan import Stream
-from runtime.state.saving import PLACES
 
 # Outputs' worth of memory that a backward takes for a moment: gradients of a residual block's
 # layers, and the copies in other layouts that convolutions make. Measured, see above.
 PASSING = 8
 
 
+# What a block retains and saves for restarts should stay below this share of its own memory; if its
+# state alone is more, what it retains of messages below the smaller one.
+MOST_FOR_RESTARTS = 0.5
+MOST_RETAINED = 0.1
+
+
 @dataclass(frozen=True, kw_only=True)
 class BlockMemory:
-    """Bytes of one worker. `retained` lies in memory that its keeper owns, and is an upper bound:
-    messages that are retained for a restarted neighbour, and the snapshots. `staged` is there on a
-    GPU only: the step's input, and that of the next."""
+    """Bytes of one worker. `retained`, `snapshot` and `checkpoint` are there for restarts, in the
+    keeper's memory: messages for a restarted neighbour, a copy of the block's state, and another
+    one while that is on its way to the disk. `staged` is there on a GPU only: the step's input, and
+    that of the next."""
 
     weights: int
     activations: int
     messages: int
     retained: int
+    snapshot: int
+    checkpoint: int
     staged: int
+
+    @property
+    def own(self) -> int:
+        """What it would take if nobody ever restarted."""
+        return self.weights + self.activations + self.messages
 
     @property
     def total(self) -> int:
@@ -53,18 +69,20 @@ class BlockMemory:
     @property
     def on_host(self) -> int:
         """What such a worker has in its host's memory."""
-        return self.messages + self.retained
+        return self.messages + self.retained + self.snapshot + self.checkpoint
 
 
-def block_memory(workload: Workload, block: Block) -> BlockMemory:
-    """Estimate what the worker of a block takes.
+def block_memory(workload: Workload, block: Block, *, every: int | None = None) -> BlockMemory:
+    """Estimate what the worker of a block takes with a snapshot every so many steps: as the config
+    says, or as rarely as may be.
 
     weights: parameters and buffers, gradients and optimizer state of home, guest, head and probe.
     activations: a step's input, all that is saved of it for the backward, and what passes.
-    messages: the windows of what comes in, and one of each kind that goes out.
-    retained: what may be resent, and snapshots.
+    messages: the windows of what comes in, unless that lies where its sender retains it, and one
+    of each kind that goes out.
     staged: two activations as they come in.
     """
+    every = every or workload.config.snapshot_every or MOST_STEPS_BETWEEN_SNAPSHOTS
     head = workload.head_cost_of(block)
     units = (*block.home, *block.guest)
     weights = sum(workload.unit_costs[unit].weight_bytes for unit in units) + head.weight_bytes
@@ -72,14 +90,18 @@ def block_memory(workload: Workload, block: Block) -> BlockMemory:
     largest = max(_output_bytes(workload, unit) for unit in units)
     a_sample = _input_bytes(workload, block) + kept + PASSING * largest
     incoming, outgoing = block_specs(workload, block)
-    going_out = sum(message_bytes(specs) for specs in outgoing.values())
-    snapshots = PLACES * snapshot_bytes(workload, block)
+    messages = sum(message_bytes(specs) for specs in outgoing.values())
+    if workload.config.link != "shm":
+        messages += window_bytes(workload, incoming)
     weights += trained_bytes(workload, block) * (1 + num_states(workload))
+    snapshot = snapshot_bytes(workload, block)
     return BlockMemory(
         weights=weights + probe_bytes(workload, block),
         activations=workload.num_samples * a_sample,
-        messages=window_bytes(workload, incoming) + going_out,
-        retained=round(snapshots + retained_bytes(workload, block)),
+        messages=messages,
+        retained=retained_bytes(workload, block, every),
+        snapshot=snapshot,
+        checkpoint=snapshot,
         staged=2 * message_bytes(incoming.get(Stream.ACTIVATION, ())),
     )
 
@@ -97,6 +119,22 @@ def out_of_memory(
         f" {room_bytes / 1e6:,.0f} are free for it; give a smaller --batch-size, --recompute, more"
         " workers, or each a GPU"
     )
+
+
+def choose_snapshot_every(resolved: Resolved) -> int:
+    """The most steps between snapshots, of which a restarted worker repeats half on the average,
+    that keep what is there for restarts small beside the blocks themselves and within the bound."""
+    blocks = resolved.partition.blocks
+    for every in range(MOST_STEPS_BETWEEN_SNAPSHOTS, 1, -1):
+        fits = all(fits_bound(resolved, block, every) for block in blocks)
+        if fits and all(_is_moderate(block_memory(resolved, b, every=every)) for b in blocks):
+            return every
+    return 1
+
+
+def _is_moderate(took: BlockMemory) -> bool:
+    restarts = took.retained + took.snapshot
+    return restarts <= MOST_FOR_RESTARTS * took.own or took.retained <= MOST_RETAINED * took.own
 
 
 def _kept_bytes(workload: Workload, units: tuple[int, ...]) -> int:

@@ -3,7 +3,7 @@
 Owns how a plan is shown. The figures are made elsewhere.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import psutil
 import torch
@@ -14,7 +14,7 @@ from rich.text import Text
 from launch.config import show
 from launch.environment import Environment
 from launch.planning.costs import counted_costs
-from launch.planning.memory import block_memory
+from launch.planning.memory import BlockMemory, block_memory
 from launch.planning.notes import notes_on
 from launch.planning.prediction import Prediction, predict
 from launch.planning.resolved import Resolved
@@ -93,21 +93,33 @@ def _memory(resolved: Resolved) -> Table:
     table = plain_table("block, MB")
     has_gpu = resolved.config.device == "cuda"
     sums = ("on GPU", "on host") if has_gpu else ("all",)
-    for heading in ("weights", "activations", "messages", "retained", *sums, "sent up", "tie"):
+    headings = ("weights", "activations", "messages", "retained", "snapshot", "checkpoint", *sums)
+    for heading in (*headings, "sent up", "tie"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for block in resolved.partition.blocks:
-        took = block_memory(resolved, block)
-        is_top = block.index + 1 == resolved.partition.num_blocks
-        specs = {} if is_top else edge_specs(resolved, block.index)
+    took = [block_memory(resolved, block) for block in resolved.partition.blocks]
+    for k, of_block in enumerate(took):
+        is_top = k + 1 == resolved.partition.num_blocks
+        specs = {} if is_top else edge_specs(resolved, k)
         crossing = [specs.get(stream) for stream in (Stream.ACTIVATION, Stream.TIE_UP)]
-        sizes = [took.weights, took.activations, took.messages, took.retained]
-        sizes += [took.on_gpu, took.on_host] if has_gpu else [took.total]
         table.add_row(
-            Text(str(block.index)),
-            *(f"{size / 1e6:,.1f}" for size in sizes),
+            Text(str(k)),
+            *_megabytes([of_block], has_gpu=has_gpu),
             *(NONE if sent is None else f"{message_bytes(sent) / 1e6:,.2f}" for sent in crossing),
         )
+    table.add_row(Text("in all"), *_megabytes(took, has_gpu=has_gpu), "", "")
     return table
+
+
+def _megabytes(took: Sequence[BlockMemory], *, has_gpu: bool) -> list[str]:
+    """What some workers take together, column by column."""
+    columns = [
+        (
+            *(t.weights, t.activations, t.messages, t.retained, t.snapshot, t.checkpoint),
+            *((t.on_gpu, t.on_host) if has_gpu else (t.total,)),
+        )
+        for t in took
+    ]
+    return [f"{sum(sizes) / 1e6:,.1f}" for sizes in zip(*columns, strict=True)]
 
 
 def _rates(resolved: Resolved, prediction: Prediction) -> Table:

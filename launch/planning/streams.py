@@ -23,7 +23,7 @@ from runtime.state.saving import PLACES
 if TYPE_CHECKING:
     from launch.planning.resolved import Resolved
 
-MOST_STEPS_BETWEEN_SNAPSHOTS = 4  # a restarted worker repeats half of them, on the average
+MOST_STEPS_BETWEEN_SNAPSHOTS = 4
 OPTIMIZER_STATES = {
     "sgd": 1,
     "lars": 1,
@@ -110,13 +110,9 @@ def worker_plan(resolved: Resolved, block_index: int) -> WorkerPlan:
     )
 
 
-def choose_snapshot_every(resolved: Resolved) -> int:
-    """The most steps between snapshots for which all that is sent meanwhile can be retained."""
-    blocks = resolved.partition.blocks
-    for every in range(MOST_STEPS_BETWEEN_SNAPSHOTS, 1, -1):
-        if all(_most_bytes(resolved, b, every) <= _bound(resolved, b) for b in blocks):
-            return every
-    return 1
+def fits_bound(workload: Workload, block: Block, every: int) -> bool:
+    """Whether all that a block sends in a number of steps can be retained within the bound."""
+    return _most_bytes(workload, block, every) <= _bound(workload, block)
 
 
 def choose_retain_mb(workload: Workload, partition: Partition, *, memory_bytes: float) -> int:
@@ -198,14 +194,14 @@ def window_bytes(workload: Workload, specs: Specs) -> int:
     return _bytes(specs, {s: _size(workload, s) for s in specs})
 
 
-def retained_bytes(workload: Workload, block: Block) -> float:
-    """What may be retained of a block's messages, as far as the bound allows."""
-    every = workload.config.snapshot_every or MOST_STEPS_BETWEEN_SNAPSHOTS
-    return max(0.0, min(_bound(workload, block), _most_bytes(workload, block, every)))
+def retained_bytes(workload: Workload, block: Block, every: int) -> int:
+    """What is retained of a block's messages with a snapshot every so many steps, as far as the
+    bound allows."""
+    return round(max(0.0, min(_bound(workload, block), _most_bytes(workload, block, every))))
 
 
 def _most_bytes(workload: Workload, block: Block, every: int) -> int:
-    """What a block's messages take, if no bound holds."""
+    """What is retained of a block's messages, if no bound holds."""
     _, outgoing = block_specs(workload, block)
     return _bytes(outgoing, _full_rooms(workload, outgoing, every))
 
@@ -228,12 +224,13 @@ def _room(resolved: Resolved, block: Block, stream: Stream) -> int:
 
 
 def _full_rooms(workload: Workload, outgoing: Specs, every: int) -> dict[Stream, int]:
-    """Twice what is retained if all goes well, for at half of it a snapshot is requested."""
-    return {s: 2 * (every + _size(workload, s) + _late(workload, s)) for s in outgoing}
+    """What is retained if the receiver saves its state every so many steps: then its sender never
+    waits, and requests no snapshot."""
+    return {s: every + _size(workload, s) + _late(workload, s) for s in outgoing}
 
 
 def _least_rooms(workload: Workload, outgoing: Specs) -> dict[Stream, int]:
-    return {s: _size(workload, s) + _late(workload, s) + 1 for s in outgoing}
+    return _full_rooms(workload, outgoing, every=1)
 
 
 def _bytes(streams: Specs, rooms: dict[Stream, int]) -> int:

@@ -235,7 +235,7 @@ class Edges:
         return Send(side=side, message=ack)
 
     def ask_for_room(self, stream: Stream) -> Iterator[Action]:
-        """Request a snapshot if room to retain a stream's messages runs short."""
+        """Request a snapshot if there is no room to retain more of a stream's messages."""
         wanted, side = self.outgoing[stream].wanted_durable, stream.target
         if wanted is not None and self.peers[side].is_linked:
             request = SnapshotRequest(

@@ -72,8 +72,8 @@ class Ack:
 
 @dataclass(frozen=True, kw_only=True)
 class SnapshotRequest:
-    """The sender of a stream has little room left for what may be resent: it wants a snapshot of
-    the receiver that covers everything below `durable`."""
+    """The sender of a stream has no room left for what may be resent: it wants a snapshot of the
+    receiver that covers everything below `durable`."""
 
     stream: Stream
     generation: int

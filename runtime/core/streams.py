@@ -71,9 +71,9 @@ class Outgoing:
 
     @property
     def wanted_durable(self) -> int | None:
-        """What the receiver's next snapshot should cover, if room to retain runs short."""
+        """What the receiver's next snapshot should cover, if there is no room to retain more."""
         room = self.window.max_retained
-        if room is None or 2 * (self.made - self.durable) < room:
+        if room is None or self.made - self.durable < room:
             return None
         return self.durable + 1
 

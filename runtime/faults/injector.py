@@ -43,6 +43,7 @@ class Injector:
         own = [f for f in faults if f.block == block_index or (f.kind == "job-kill" and is_lowest)]
         self._at_steps = [f for f in own if f.kind in _DEEDS]
         self._slow = [f for f in own if f.kind == "slow"]
+        self._at_snapshots = [f for f in own if f.kind == "kill-snapshotting"]
         self._at_checkpoints = [f for f in own if f.kind == "kill-checkpointing"]
         self._at_starts = [f for f in own if f.kind == "kill-restarting"]
         self._zombies = [f for f in own if f.kind == "zombie"]
@@ -90,9 +91,16 @@ class Injector:
         while self._spins:
             pass
 
+    def snapshotting(self, step: int) -> None:
+        """Half of a snapshot is copied."""
+        self._kill_at(self._at_snapshots, step)
+
     def checkpointing(self, step: int) -> None:
-        """A part of a checkpoint is written, and the snapshot of the same step is not."""
-        for fault in self._at_checkpoints:
+        """A snapshot is taken, and is no part of a checkpoint yet."""
+        self._kill_at(self._at_checkpoints, step)
+
+    def _kill_at(self, faults: Sequence[Fault], step: int) -> None:
+        for fault in faults:
             if fault.step <= step and self._log.claim(str(fault)):
                 _kill_self()
 

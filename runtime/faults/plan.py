@@ -49,6 +49,9 @@ KINDS = {
     "nan": Kind(place=Place.BLOCK, told="the loss is not a number"),
     "zombie": Kind(place=Place.BLOCK, told="the worker dies, and the dead one sends once more"),
     "kill-restarting": Kind(place=Place.BLOCK, told="SIGKILL, and again during the recovery"),
+    "kill-snapshotting": Kind(
+        place=Place.BLOCK, told="SIGKILL in the midst of the next snapshot's copy from that step on"
+    ),
     "kill-checkpointing": Kind(
         place=Place.BLOCK, told="SIGKILL in the next checkpoint from that step on"
     ),

@@ -18,7 +18,7 @@ from runtime.faults.log import FaultLog
 from runtime.faults.plan import Fault
 from runtime.state import checkpoint, storage
 from runtime.state.checkpoint import CheckpointWriter
-from runtime.state.image import read_image
+from runtime.state.image import free_image, read_image
 from runtime.state.status_page import Field, OwnedMemory
 from runtime.state.storage import Storage, read
 
@@ -89,6 +89,7 @@ class CheckpointThread:
             with self._of_pages:
                 if self._is_left:
                     return
+                free_image(memory.paths.checkpoint)
                 memory.page[Field.CHECKPOINT_DONE] = announced
 
     def _write(
@@ -120,7 +121,7 @@ class CheckpointThread:
             )
 
     def _write_part(
-        self, writer: CheckpointWriter, block: int, step: int, content: bytes, *, is_full: bool
+        self, writer: CheckpointWriter, block: int, step: int, content: memoryview, *, is_full: bool
     ) -> None:
         """On a full disk the oldest checkpoints make room, but for the newest one."""
         while True:

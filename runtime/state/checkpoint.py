@@ -143,7 +143,7 @@ class CheckpointWriter:
         """The name of one block's part."""
         return f"{self.directory(step)}/{_part(block)}"
 
-    def write_part(self, block: int, step: int, image: bytes) -> None:
+    def write_part(self, block: int, step: int, image: bytes | memoryview) -> None:
         """Make one part durable, and the manifest if it is the last part. Raises OSError."""
         storage, name = self.storage, self.directory(step)
         if storage.exists(self._given_up(step)):

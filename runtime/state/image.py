@@ -3,47 +3,55 @@
 Owns the head. Imports no torch: workers write images, keepers make checkpoints of them.
 """
 
+import mmap
 import os
 import struct
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
-import xxhash
+HEAD = struct.Struct("<QQ")  # step + 1 (0: nothing whole is here), bytes
+Piece = bytes | memoryview
 
-HEAD = struct.Struct("<QQQ")  # step + 1 (0: nothing whole is here), bytes, their xxh3
 
-
-def write_image(path: str, step: int, image: bytes | bytearray) -> None:
-    """Write an image; a reader sees all of it or nothing."""
+def write_image(
+    path: str, step: int, pieces: Sequence[Piece], *, halfway: Callable[[], None] = lambda: None
+) -> None:
+    """Write an image, piece after piece; a reader sees all of it or nothing. `halfway` is called
+    when half of the pieces are there (a place where a fault can strike)."""
     fd = os.open(path, os.O_RDWR)
     try:
-        os.pwrite(fd, HEAD.pack(0, 0, 0), 0)
-        view, offset = memoryview(image), HEAD.size
-        while view:
-            written = os.pwrite(fd, view, offset)
-            view, offset = view[written:], offset + written
-        os.pwrite(fd, HEAD.pack(step + 1, len(image), xxhash.xxh3_64_intdigest(image)), 0)
+        os.pwrite(fd, HEAD.pack(0, 0), 0)
+        offset = HEAD.size
+        for i, piece in enumerate(pieces):
+            if i == len(pieces) // 2:
+                halfway()
+            offset = _write(fd, piece, offset)
+        os.pwrite(fd, HEAD.pack(step + 1, offset - HEAD.size), 0)
     finally:
         os.close(fd)
 
 
-def read_image(path: str) -> tuple[int, bytes] | None:
-    """The step and bytes of the image that lies there; None if none is whole."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        head = os.pread(fd, HEAD.size, 0)
-        if len(head) < HEAD.size:
+def _write(fd: int, piece: Piece, offset: int) -> int:
+    """Write all of a piece; return where the next one begins."""
+    view = memoryview(piece)
+    while view:
+        written = os.pwrite(fd, view, offset)
+        view, offset = view[written:], offset + written
+    return offset
+
+
+def read_image(path: str) -> tuple[int, memoryview] | None:
+    """The step and the bytes, where they lie, of the image that is there; None if none is whole.
+    They are valid until another image is written, or this one freed."""
+    with Path(path).open("rb", buffering=0) as file:
+        head = file.read(HEAD.size)
+        step_1, size = HEAD.unpack(head) if len(head) == HEAD.size else (0, 0)
+        if step_1 == 0 or os.fstat(file.fileno()).st_size < HEAD.size + size:
             return None
-        step_1, size, checksum = HEAD.unpack(head)
-        image = b"" if step_1 == 0 else _read(fd, size)
-    finally:
-        os.close(fd)
-    if step_1 == 0 or xxhash.xxh3_64_intdigest(image) != checksum:
-        return None
-    return step_1 - 1, image
+        memory = mmap.mmap(file.fileno(), HEAD.size + size, prot=mmap.PROT_READ)
+    return step_1 - 1, memoryview(memory)[HEAD.size :]
 
 
-def _read(fd: int, size: int) -> bytes:
-    parts, offset = [], HEAD.size
-    while size > 0 and (part := os.pread(fd, size, offset)):
-        parts.append(part)
-        size, offset = size - len(part), offset + len(part)
-    return b"".join(parts)
+def free_image(path: str) -> None:
+    """Give the memory of an image back to the system."""
+    os.truncate(path, 0)

@@ -6,13 +6,12 @@ receiver's snapshot covers it. Nothing is deleted before: a checkpoint may need 
 receiver has used up already. A neighbour on the same host reads messages where they lie.
 """
 
-import ctypes
 import mmap
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,12 +20,11 @@ from torch import Tensor
 from runtime.block import Payload, Specs, TensorSpec
 from runtime.core.plan import Stream, WorkerPlan
 from runtime.core.streams import ProtocolError
+from runtime.state.mapped import ALIGNMENT_BYTES, SHARED, aligned, mapped_tensor
 
-ALIGNMENT_BYTES = 64
 CHUNK_BYTES = 1 << 18  # copied, then hashed while it is still in the cache
 CHECKSUM_BYTES = 16
 EMPTY, PRESENT, ABSENT = 0, 1, 2
-SHARED = mmap.MAP_SHARED | mmap.MAP_POPULATE  # pages are made now, and not in the first steps
 
 
 class Hash(Protocol):
@@ -212,26 +210,14 @@ def _rings(memory: mmap.mmap, plan: WorkerPlan, specs: Specs) -> Rings:
 
 
 def _slot_bytes(specs: tuple[TensorSpec, ...]) -> int:
-    return ALIGNMENT_BYTES + sum(_aligned(spec.size_bytes) for spec in specs)
-
-
-def _aligned(size_bytes: int) -> int:
-    return -(-size_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+    return ALIGNMENT_BYTES + sum(aligned(spec.size_bytes) for spec in specs)
 
 
 def _slot(memory: mmap.mmap, offset: int, specs: tuple[TensorSpec, ...]) -> Slot:
-    header = _tensor(memory, offset, TensorSpec(shape=(4,), dtype="int64"))
+    header = mapped_tensor(memory, offset, TensorSpec(shape=(4,), dtype="int64"))
     offset += ALIGNMENT_BYTES
     tensors = []
     for spec in specs:
-        tensors.append(_tensor(memory, offset, spec) if spec.size_bytes else spec.empty())
-        offset += _aligned(spec.size_bytes)
+        tensors.append(mapped_tensor(memory, offset, spec))
+        offset += aligned(spec.size_bytes)
     return Slot(header=header, tensors=tuple(tensors))
-
-
-def _tensor(memory: mmap.mmap, offset: int, spec: TensorSpec) -> Tensor:
-    """A tensor over mapped memory, by its address: torch warns of buffers that are read-only."""
-    base = np.frombuffer(memory, dtype=np.uint8)
-    places: Any = (ctypes.c_char * spec.size_bytes).from_address(base.ctypes.data + offset)
-    places.base = base  # holds the mapping
-    return torch.frombuffer(places, dtype=spec.torch_dtype).view(spec.shape)

@@ -7,22 +7,24 @@ downward ties that its receiver has not used up. Both are written to memory of t
 import math
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from runtime.core.plan import Stream, WorkerPlan
 from runtime.core.tie_stats import TieStats
-from runtime.state.image import write_image
+from runtime.state.image import read_image, write_image
 from runtime.state.retention import Retention
-from runtime.state.snapshots import Snapshots, image_of, joined
+from runtime.state.safetensors_file import joined
+from runtime.state.snapshots import Snapshots
 from runtime.state.status_page import Field, MemoryPaths, Page
 
 MESSAGE = "message/"  # what follows: stream, step, index of the tensor
 TIE_STATS = "account"
 KEEPER_TIMEOUT_S = 600.0  # for the checkpoint before this one to reach the disk
 POLL_S = 0.01
-PLACES = 3  # two for snapshots, one for a part of a checkpoint
+PLACES = 2  # for a snapshot, and for a part of a checkpoint on its way to the disk
 
 
 class OutOfRoom(Exception):
@@ -30,8 +32,8 @@ class OutOfRoom(Exception):
 
 
 class Saver:
-    """Saves one worker's state: `image` at a step boundary, on the thread that computes, and `save`
-    anywhere, one after the other and in the order of steps."""
+    """Saves one worker's state: `take` at a step boundary, on the thread that computes, and
+    `save_part` on any other, before the next `take`."""
 
     def __init__(
         self,
@@ -41,54 +43,63 @@ class Saver:
         plan: WorkerPlan,
         *,
         announce: Callable[[], None],
+        copying: Callable[[int], None],
         between: Callable[[int], None],
         max_bytes: float,
     ) -> None:
-        """`announce` wakes the keeper; `between` is called when a part is written and its
-        snapshot is not yet (a place where a fault can strike). `max_bytes` bounds all that is
-        retained: messages, two snapshots and a part of a checkpoint."""
-        self._checkpoint = memory.checkpoint
-        self._snapshots = Snapshots(memory.snapshots)
+        """`announce` wakes the keeper. Two places where a fault can strike: `copying` is called in
+        the midst of a snapshot's copy, `between` when a snapshot is taken and is no part yet.
+        `max_bytes` bounds all that is retained: messages, a snapshot and a part of a checkpoint."""
+        self._memory = memory
+        self._snapshots = Snapshots(live=memory.live, copy=memory.snapshot)
         self._page = page
         self._retention = retention
         self._plan = plan
         self._announce = announce
+        self._copying = copying
         self._between = between
         self._max_bytes = max_bytes
 
-    def latest(self) -> tuple[int, dict[str, Tensor]] | None:
-        """The newest snapshot of the generations before, and its step."""
-        return self._snapshots.latest()
+    def take_up(self) -> tuple[int, dict[str, Tensor]] | None:
+        """The newest snapshot of the generations before, and its step. If they have died before
+        it was a part of a checkpoint too, it is now."""
+        found = self._snapshots.latest()
+        if found is not None and self._page[Field.CHECKPOINT_DUE] == found[0] + 1:
+            self.save_part(found[0])
+        return found
 
-    def image(self, state: Mapping[str, Tensor]) -> bytearray:
-        """A copy of a state, to be saved. Raises OutOfRoom."""
-        image = image_of(state)
-        self.check_room(len(image))
-        return image
-
-    def save(self, step: int, image: bytearray, *, checkpoint: bool) -> None:
-        """Save the image of the state before `step`, with `checkpoint` first as a part of one.
-        Call it when every message made before `step` is retained, and no later one is.
-
-        A death between the two repeats both; the part is then found to be there already.
-        """
-        if checkpoint and self._page[Field.CHECKPOINT] != step + 1:
-            self._await_keeper()
-            write_image(self._checkpoint, step, self._with_messages(image, step))
-            self._page[Field.CHECKPOINT] = step + 1
+    def take(self, step: int, state: Mapping[str, Tensor], *, checkpoint: bool = False) -> None:
+        """Store the state before `step`; with `checkpoint` a `save_part` must follow. Call it when
+        every message made before `step` is retained. The tensors' data may move (see
+        runtime.state.live_state). Raises OutOfRoom."""
+        self.check_room(sum(tensor.nbytes for tensor in state.values()))
         if checkpoint:
-            self._announce()  # each time: a generation before may have died before it could
-            self._between(step)
-        self._snapshots.take(step, image)
+            self._page[Field.CHECKPOINT_DUE] = step + 1
+        self._snapshots.take(step, state, halfway=partial(self._copying, step))
 
-    def check_room(self, image_bytes: int) -> None:
-        """Raise OutOfRoom unless snapshots of that size fit beside the retained messages."""
-        needed = PLACES * image_bytes + self._retention.size_bytes
+    def save_part(self, step: int) -> None:
+        """Make the newest snapshot, which is of the state before `step`, a part of a checkpoint
+        too, unless an earlier generation has. Call it when no message made after `step` is
+        retained: it may have the place of one that belongs to the part."""
+        self._between(step)
+        if self._page[Field.CHECKPOINT] != step + 1:
+            self._await_keeper()
+            image = read_image(self._memory.snapshot)
+            assert image is not None, "a part is made of a snapshot"
+            assert image[0] == step, (image[0], step)
+            write_image(self._memory.checkpoint, step, joined(image[1], self._messages(step)))
+            self._page[Field.CHECKPOINT] = step + 1
+        self._announce()  # each time: a generation before may have died before it could
+
+    def check_room(self, state_bytes: int) -> None:
+        """Raise OutOfRoom unless copies of that size fit beside the retained messages."""
+        needed = PLACES * state_bytes + self._retention.size_bytes
         if needed > self._max_bytes:
             raise OutOfRoom(
-                f"retain-mb {self._max_bytes / 1e6:.0f} is too little: this block's snapshots"
-                f" ({PLACES} times {image_bytes / 1e6:.1f} MB) and what it retains of its messages"
-                f" take {needed / 1e6:.1f} MB; give --retain-mb {math.ceil(needed / 1e6)}"
+                f"retain-mb {self._max_bytes / 1e6:.0f} is too little: this block's snapshot and a"
+                f" part of a checkpoint ({PLACES} times {state_bytes / 1e6:.1f} MB) and what it"
+                f" retains of its messages take {needed / 1e6:.1f} MB; give --retain-mb"
+                f" {math.ceil(needed / 1e6)}"
             )
 
     def _await_keeper(self) -> None:
@@ -98,10 +109,6 @@ class Saver:
             if time.monotonic() > deadline_s:
                 raise TimeoutError(f"the last checkpoint took over {KEEPER_TIMEOUT_S:.0f} s")
             time.sleep(POLL_S)
-
-    def _with_messages(self, image: bytearray, step: int) -> bytearray:
-        messages = self._messages(step)
-        return joined(image, image_of(messages)) if messages else image
 
     def _messages(self, step: int) -> dict[str, Tensor]:
         """The downward ties that the worker below uses from `step` on, and absent ones empty."""

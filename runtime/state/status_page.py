@@ -6,7 +6,7 @@ are. Imports no torch: the keeper reads this. What lies in the other files is th
 
 import mmap
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import IntEnum, auto
 from pathlib import Path
 
@@ -19,24 +19,21 @@ class MemoryPaths:
 
     page: str
     messages: str
-    snapshots: tuple[str, str]
-    checkpoint: str
+    live: str  # the state that is computed on
+    snapshot: str  # a copy of it
+    checkpoint: str  # a part of one, on its way to the disk
 
 
 class OwnedMemory:
     """The keeper's hold on one worker's memory; `close` gives it back to the system."""
 
     def __init__(self, name: str) -> None:
-        parts = ("page", "messages", "snapshot-a", "snapshot-b", "checkpoint")
+        parts = [field.name for field in fields(MemoryPaths)]
         self._fds = [os.memfd_create(f"{name}-{part}") for part in parts]
-        page, messages, first, second, checkpoint = (
-            f"/proc/{os.getpid()}/fd/{fd}" for fd in self._fds
-        )
-        self.paths = MemoryPaths(
-            page=page, messages=messages, snapshots=(first, second), checkpoint=checkpoint
-        )
-        os.ftruncate(self._fds[0], PAGE_BYTES)
-        self.page = Page(page)
+        paths = (f"/proc/{os.getpid()}/fd/{fd}" for fd in self._fds)
+        self.paths = MemoryPaths(**dict(zip(parts, paths, strict=True)))
+        os.truncate(self.paths.page, PAGE_BYTES)
+        self.page = Page(self.paths.page)
 
     def close(self) -> None:
         """Let go; what a worker still has open stays until it ends."""
@@ -70,6 +67,7 @@ class Field(IntEnum):
     LEAVING = auto()  # its loop has ended: it only closes what it has open
     SILENT = auto()  # a neighbour has not been heard for long
     SAVING = auto()  # 1 + step of the pending snapshot, from when that step is reached; 0: none
+    CHECKPOINT_DUE = auto()  # the step of the newest snapshot that is to be a part too, plus 1
     CHECKPOINT = auto()  # the step of what lies in the checkpoint's memory, plus 1
     # By the keeper:
     CHECKPOINT_DONE = auto()  # the last of these that it has dealt with, plus 1

@@ -27,7 +27,7 @@ class Storage(Protocol):
     def locate(self, name: str = "") -> str:
         """The path or URL of a name, as a user finds it."""
 
-    def write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, content: bytes | memoryview) -> None:
         """Replace a file. When this returns every reader finds it, whole."""
 
     def chunks(self, name: str) -> Iterator[bytes]:
@@ -61,7 +61,7 @@ class LocalStorage:
     def locate(self, name: str = "") -> str:
         return str(self.root / name)
 
-    def write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, content: bytes | memoryview) -> None:
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         write_durably(path, content)
@@ -156,7 +156,7 @@ def reason(error: OSError) -> str:
     return text[:1].lower() + text[1:] if is_the_systems else text
 
 
-def write_durably(path: Path, content: bytes) -> None:
+def write_durably(path: Path, content: bytes | memoryview) -> None:
     """Replace a local file as one, and have it on the disk when this returns. Raises OSError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

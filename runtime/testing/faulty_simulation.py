@@ -89,12 +89,16 @@ class FaultySimulation(Simulation):
         return HashedBlock(self.case, k, weights)
 
     def _place(self, faults: Sequence[Fault]) -> None:
-        """Find each fault where it waits: at a block's step, its checkpoint, or on an edge."""
+        """Find each fault where it waits: at a block's step, snapshot or checkpoint, or on an
+        edge."""
         self._at_steps: list[list[Fault]] = [[] for _ in self.workers]
+        self._at_snapshots: list[list[Fault]] = [[] for _ in self.workers]
         self._at_parts: list[list[Fault]] = [[] for _ in self.workers]
         for fault in faults:
-            if fault.kind in BAD_PARTS or fault.kind == "kill-checkpointing":
+            if fault.kind in BAD_PARTS:
                 self._at_parts[fault.block or 0].append(fault)
+            elif fault.kind in ("kill-snapshotting", "kill-checkpointing"):
+                self._at_snapshots[fault.block or 0].append(fault)
             elif fault.edge is None:
                 k = self.rng.randrange(len(self.workers)) if fault.block is None else fault.block
                 self._at_steps[k].append(fault)
@@ -199,8 +203,7 @@ class FaultySimulation(Simulation):
         if k in self._dead or k in self._frozen:
             return
         if isinstance(event, SnapshotDurable) and self.workers[k] is worker:
-            self.memory[k].saved = (event.step, self._taken[k].weights)
-            self.memory[k].tie_stats = self._taken[k].tie_stats
+            self._note_saved(k, event.step)
         super()._complete(worker, k, event)
 
     def _snapshot(self, k: int, action: Snapshot) -> None:
@@ -212,12 +215,28 @@ class FaultySimulation(Simulation):
             for fault in [f for f in self._at_parts[k] if f.step <= action.step]:
                 self._at_parts[k].remove(fault)
                 self._fire(fault)
-                if fault.kind == "kill-checkpointing":
-                    self._kill(k, fault)
-                    return
                 is_whole = False
             self._write_part(k, action.step, is_whole, tie_stats)
-        super()._snapshot(k, action)
+        if not self._dies_saving(k, action):
+            super()._snapshot(k, action)
+
+    def _dies_saving(self, k: int, action: Snapshot) -> bool:
+        """Whether a fault strikes while a state is saved. The next generation finds that state
+        whole, and makes the part of a checkpoint that it was to be."""
+        for fault in self._at_snapshots[k]:
+            if fault.step <= action.step and (
+                action.checkpoint or fault.kind == "kill-snapshotting"
+            ):
+                self._at_snapshots[k].remove(fault)
+                self._note_saved(k, action.step)
+                self._fire(fault)
+                self._kill(k, fault)
+                return True
+        return False
+
+    def _note_saved(self, k: int, step: int) -> None:
+        self.memory[k].saved = (step, self._taken[k].weights)
+        self.memory[k].tie_stats = self._taken[k].tie_stats
 
     def _write_part(self, k: int, step: int, is_whole: bool, tie_stats: TieStats) -> None:
         worker, plan = self.workers[k], self.workers[k].core.plan

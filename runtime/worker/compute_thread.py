@@ -1,4 +1,4 @@
-"""What one worker's compute thread does: the block's phases, and copies of its state.
+"""What one worker's compute thread does: the block's phases, and snapshots of its state.
 
 Owns the block while it trains, what is issued to it, and what it has done and nobody has heard
 of. When something is to be done is the core's choice; it is told by whoever calls `settle`.
@@ -36,12 +36,12 @@ class Done(NamedTuple):
     leaving: Leaving = LEFT
 
 
-class Copied(NamedTuple):
-    """The state before a step was copied, from and until when (time.monotonic); `save` makes that
-    durable."""
+class Saved(NamedTuple):
+    """The state before a step was saved, from and until when (time.monotonic); `save_part` makes
+    it a part of a checkpoint too, if it is to be one."""
 
     step: int
-    save: Callable[[], None]
+    save_part: Callable[[], None] | None
     began_s: float
     ended_s: float
 
@@ -51,7 +51,8 @@ class ComputeThread:
     in order.
 
     `settle` is called when something is done and nothing issued, so that what follows need
-    not wait for another thread; `wake` whenever something is done.
+    not wait for another thread; `wake` whenever something is done. `retain_all` is called before a
+    state is saved: it returns when all that was made is retained, or False if that can't be.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class ComputeThread:
         injector: Injector,
         stopwatch: Stopwatch,
         settle: Callable[[], None],
+        retain_all: Callable[[], bool],
         wake: Callable[[], None],
     ) -> None:
         self.block = block
@@ -70,9 +72,10 @@ class ComputeThread:
         self._injector = injector
         self._stopwatch = stopwatch
         self._settle = settle
+        self._retain_all = retain_all
         self._wake = wake
         self._works: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
-        self._done: deque[Done | Copied] = deque()
+        self._done: deque[Done | Saved] = deque()
         self._is_ending = False
 
     # Any thread -------------------------------------------------------------------------------
@@ -85,7 +88,7 @@ class ComputeThread:
                     self.block.expect(payload)
         self._works.put(work)
 
-    def take_done(self) -> Done | Copied | None:
+    def take_done(self) -> Done | Saved | None:
         """The next that was done, once."""
         return self._done.popleft() if self._done else None
 
@@ -143,11 +146,14 @@ class ComputeThread:
         self._done.append(Done(event, made, figures_of(self.block), ended_s, leaving))
 
     def _take_snapshot(self, action: Snapshot) -> None:
-        """Copy the block's state; it is to be saved when all that was made before is retained."""
+        """Save the block's state, behind all that was made before it: a new generation that begins
+        with it makes none of that again."""
+        if not self._retain_all():
+            return
         began_s, step = time.monotonic(), action.step
         state: Mapping[str, Tensor] = self.block.state()
         if action.tie_stats is not None:
             state = with_tie_stats(state, action.tie_stats)
-        image = self._saver.image(state)
-        save = partial(self._saver.save, step, image, checkpoint=action.checkpoint)
-        self._done.append(Copied(step, save, began_s, time.monotonic()))
+        self._saver.take(step, state, checkpoint=action.checkpoint)
+        save_part = partial(self._saver.save_part, step) if action.checkpoint else None
+        self._done.append(Saved(step, save_part, began_s, time.monotonic()))

@@ -47,7 +47,7 @@ from runtime.links.link import Damaged, Link, Pollable
 from runtime.state.retention import Retention
 from runtime.state.saving import Saver
 from runtime.state.status_page import Field, Page
-from runtime.worker.compute_thread import ComputeThread, Copied, Done
+from runtime.worker.compute_thread import ComputeThread, Done, Saved
 from runtime.worker.inbox import Inbox
 from runtime.worker.liveness import Liveness
 from runtime.worker.outbox import Outbox
@@ -123,6 +123,7 @@ class Driver:
             injector=injector,
             stopwatch=telemetry.stopwatch,
             settle=self._settle,
+            retain_all=self._retain_all,
             wake=wake,
         )
         self._poller = zmq.Poller()
@@ -154,10 +155,20 @@ class Driver:
                 self._settle_one(done)
                 self._has_failed = False
 
-    def _settle_one(self, done: Done | Copied) -> None:
-        if isinstance(done, Copied):
-            self._outbox.save(done.step, done.save)
+    def _retain_all(self) -> bool:
+        """Return when all that the compute thread has made is retained; False if the loop has
+        failed to hand it over. Raises what the copying raised."""
+        self._settle()
+        self._outbox.finish_copies()
+        return not self._has_failed
+
+    def _settle_one(self, done: Done | Saved) -> None:
+        if isinstance(done, Saved):
             self.telemetry.stopwatch.took_snapshot(done.step, done.began_s, done.ended_s)
+            if done.save_part is None:
+                self._tell_core(SnapshotDurable(step=done.step), at_s=done.ended_s)
+            else:
+                self._outbox.save(done.step, done.save_part)
             return
         event = done.event
         self._outbox.retain(event, done.made, done.leaving)

@@ -26,8 +26,9 @@ Job = Callable[[], None]
 
 
 class Outbox:
-    """`retain` and `save` are called under the driver's lock, and `fill`, `take_ready` and
-    `take_durable` by the loop. `wake` is called when there may be something to take."""
+    """`retain` and `save` are called under the driver's lock, `fill`, `take_ready` and
+    `take_durable` by the loop, and `finish_copies` by any thread. `wake` is called when there may
+    be something to take."""
 
     def __init__(self, retention: Retention, specs: Specs, wake: Callable[[], None]) -> None:
         self._retention = retention
@@ -71,12 +72,17 @@ class Outbox:
         ordered = sorted(self._awaited, key=lambda key: key[1])
         return [self._awaited.pop(key) for key in ordered if not self._must_wait(*key)]
 
+    def finish_copies(self) -> None:
+        """Return when all that was given to `retain` is retained. Raises what failed."""
+        self._thread.finish()
+
     def save(self, step: int, save: Job) -> None:
-        """Let `save` make the state before `step` durable when all that was made is retained."""
+        """Let `save` make the state before `step` a part of a checkpoint, before anything that is
+        made after it is retained."""
         self._thread.save(step, save)
 
     def take_durable(self) -> list[int]:
-        """The steps before which a state has become durable, in order."""
+        """The steps before which a state is part of a checkpoint now, in order."""
         return self._thread.take_saved()
 
     def close(self) -> None:
@@ -92,8 +98,8 @@ class Outbox:
 
 
 class CopyThread:
-    """Copies messages in the order of each stream, and saves behind all that was given before: a
-    snapshot must not outrun what it relies on, nor what is made after it overwrite that.
+    """Copies messages in the order of each stream, and saves behind all that was given before:
+    what is made after a state must not overwrite what its part of a checkpoint holds.
 
     `wake` is called when one more thing is done. `copy` and `save` are called by one thread at a
     time, and `take_copied` and `take_saved` by the loop alone.
@@ -111,6 +117,8 @@ class CopyThread:
         self._copied: deque[Copy] = deque()
         self._saved: deque[int] = deque()
         self._failure: BaseException | None = None
+        self._num_jobs_given = self._num_jobs_done = 0
+        self._ended_one = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="copying", daemon=True)
         self._thread.start()
 
@@ -125,7 +133,7 @@ class CopyThread:
             return
         self._pending.add((stream, step))
         self._num_given[stream] += 1
-        self._jobs.put(lambda: self._copy(stream, step, payload, leaving))
+        self._give(lambda: self._copy(stream, step, payload, leaving))
 
     def is_pending(self, stream: Stream, step: int) -> bool:
         """Whether a message that was given to `copy` can't be sent yet."""
@@ -142,12 +150,26 @@ class CopyThread:
         return found
 
     def save(self, step: int, save: Job) -> None:
-        """Let `save` make the state before `step` durable, behind all that was given so far."""
+        """Call `save`, for the state before `step`, behind all that was given so far."""
         self._num_saves_given += 1
-        self._jobs.put(lambda: self._save(step, save))
+        self._give(lambda: self._save(step, save))
+
+    def _give(self, job: Job) -> None:
+        self._num_jobs_given += 1
+        self._jobs.put(job)
+
+    def finish(self) -> None:
+        """Return when all that was given is done. Raises what failed, and TimeoutError."""
+        given = self._num_jobs_given
+        with self._ended_one:
+            done = self._ended_one.wait_for(lambda: self._num_jobs_done >= given, WAIT_TIMEOUT_S)
+        if self._failure is not None:
+            raise self._failure
+        if not done:
+            raise TimeoutError(f"messages were not copied in {WAIT_TIMEOUT_S:.0f} s")
 
     def take_saved(self) -> list[int]:
-        """The steps before which a state has become durable, in order."""
+        """The steps before which a state is saved, in order."""
         return [self._saved.popleft() for _ in range(len(self._saved))]
 
     def close(self) -> None:
@@ -171,7 +193,10 @@ class CopyThread:
                     job()
                 except BaseException as error:
                     self._failure = error
-            del job  # it holds a payload or a whole state, and the next may be long in coming
+            del job  # it holds a payload, and the next may be long in coming
+            with self._ended_one:
+                self._num_jobs_done += 1
+                self._ended_one.notify_all()
             self._wake()
 
     def _copy(self, stream: Stream, step: int, payload: Payload | None, leaving: Leaving) -> None:

@@ -267,6 +267,7 @@ class Worker:
             self._retention,
             self._plan,
             announce=lambda: _tell(keeper, checkpoint=True),
+            copying=self._injector.snapshotting,
             between=self._injector.checkpointing,
             max_bytes=job.retain_bytes,
         )
@@ -276,7 +277,7 @@ class Worker:
         self._job.take_device(self._block_index)
         torch.set_num_threads(self._job.threads)
         self._start_step, self._tie_stats = 0, TieStats()
-        snapshot = self._saver.latest()
+        snapshot = self._saver.take_up()
         if snapshot is not None:
             self._start_step, saved = snapshot
             state, self._tie_stats = split_tie_stats(saved)
@@ -315,7 +316,7 @@ class Worker:
         held = self._block.state()
         if self._plan.free is not None:
             held = with_tie_stats(held, self._tie_stats)
-        self._saver.save(self._start_step, self._saver.image(held), checkpoint=False)
+        self._saver.take(self._start_step, held)
 
     def _absent_ties(self, step: int) -> dict[int, list[Tensor]]:
         """Another cut's downward ties mean nothing here: their terms are left out."""

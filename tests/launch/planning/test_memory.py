@@ -4,8 +4,15 @@ import dataclasses
 
 import pytest
 
-from launch.planning.memory import PASSING, BlockMemory, block_memory, out_of_memory
-from launch.planning.streams import worker_plan
+from launch.planning.memory import (
+    MOST_FOR_RESTARTS,
+    MOST_RETAINED,
+    PASSING,
+    BlockMemory,
+    block_memory,
+    out_of_memory,
+)
+from launch.planning.streams import MOST_STEPS_BETWEEN_SNAPSHOTS, snapshot_bytes, worker_plan
 from runtime.core.plan import Stream
 
 from ..runs import light, resolved
@@ -39,7 +46,7 @@ def test_activations_are_what_lives_until_the_backward():
 
 
 def test_messages_are_full_windows_and_one_of_what_goes_out():
-    run = light(workers=3, window=3, lag=4)
+    run = light(workers=3, window=3, lag=4, link="zmq")
     plan = worker_plan(run, 1)
     incoming = sum(window.max_bytes for window in plan.incoming.values())
     outgoing = sum(window.message_bytes for window in plan.outgoing.values())
@@ -47,8 +54,26 @@ def test_messages_are_full_windows_and_one_of_what_goes_out():
     assert block_memory(run, run.partition.blocks[1]).messages == incoming + outgoing
 
 
+def test_message_in_shared_memory_counts_once_for_who_retains_it():
+    run = light(workers=3, window=3, lag=4)
+    assert run.config.link == "shm"
+    plan, taken = worker_plan(run, 1), block_memory(run, run.partition.blocks[1])
+    assert taken.messages == sum(window.message_bytes for window in plan.outgoing.values())
+    assert taken.retained == sum(w.max_retained * w.message_bytes for w in plan.outgoing.values())
+
+
+def test_restarts_need_a_snapshot_and_for_a_while_a_part_of_a_checkpoint():
+    run = light(workers=2)
+    taken = block_memory(run, run.partition.blocks[0])
+    assert taken.snapshot == taken.checkpoint == snapshot_bytes(run, run.partition.blocks[0])
+    rest = taken.retained + taken.snapshot + taken.checkpoint
+    assert taken.total == taken.own + rest
+
+
 def test_rounded_input_is_there_twice_as_it_came_and_as_it_is_computed_on():
-    plain, rounded = (light(workers=3, wire_precision=(wire,)) for wire in ("exact", "bf16"))
+    plain, rounded = (
+        light(workers=3, wire_precision=(wire,), link="zmq") for wire in ("exact", "bf16")
+    )
     for k, (block, same) in enumerate(
         zip(plain.partition.blocks, rounded.partition.blocks, strict=True)
     ):
@@ -61,15 +86,43 @@ def test_rounded_input_is_there_twice_as_it_came_and_as_it_is_computed_on():
         assert now.retained <= before.retained
 
 
-@pytest.mark.parametrize("retain_mb", [1024, 27])
-def test_messages_retained_for_restarts_are_bounded(retain_mb):
+@pytest.mark.parametrize("retain_mb", [1024, 20])
+def test_what_is_there_for_restarts_is_bounded(retain_mb):
     run = resolved(retain_mb=retain_mb)
     for k, block in enumerate(run.partition.blocks):
         kept = sum(w.max_retained * w.message_bytes for w in worker_plan(run, k).outgoing.values())
-        retained = block_memory(run, block).retained
-        assert kept <= retained <= retain_mb * 1e6
-    if retain_mb == 1024:
-        assert max(block_memory(run, b).retained for b in run.partition.blocks) < 40e6
+        taken = block_memory(run, block)
+        assert kept <= taken.retained
+        assert taken.retained + taken.snapshot + taken.checkpoint <= retain_mb * 1e6
+
+
+def wide(**settings: object):
+    """A run whose state is large beside its activations or, with more images, small."""
+    return light(workers=3, data="synthetic:1x8x8x4096", decoder_depth=(0,), **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "every"),
+    [
+        ({"batch_size": 512}, MOST_STEPS_BETWEEN_SNAPSHOTS),  # the activations have most of it
+        ({"batch_size": 8, "tie": "none"}, MOST_STEPS_BETWEEN_SNAPSHOTS),  # messages are small
+        ({"batch_size": 8}, 1),  # the state is most of it, and ties are as large as weights
+    ],
+)
+def test_snapshots_are_as_rare_as_memory_allows(settings, every):
+    assert wide(**settings).config.snapshot_every == every
+
+
+def test_what_is_there_for_restarts_stays_below_half_of_a_blocks_own():
+    """Unless its state alone is more, or it saves that after every step."""
+    for size in (8, 64, 512, 4096):
+        run = wide(batch_size=size)
+        for block in run.partition.blocks:
+            taken = block_memory(run, block)
+            restarts = taken.retained + taken.snapshot
+            is_small = taken.retained <= MOST_RETAINED * taken.own
+            is_rare = run.config.snapshot_every > 1
+            assert restarts <= MOST_FOR_RESTARTS * taken.own or is_small or not is_rare
 
 
 def test_gpu_has_what_is_computed_and_the_host_what_is_sent_and_retained():
@@ -79,13 +132,20 @@ def test_gpu_has_what_is_computed_and_the_host_what_is_sent_and_retained():
         inputs = (SAMPLES * 64 * 4 + 64 * 8) if k else 0  # activations and labels
         assert taken.staged == 2 * inputs
         assert taken.on_gpu == taken.weights + taken.activations + taken.staged
-        assert taken.on_host == taken.messages + taken.retained
+        for_restarts = taken.retained + taken.snapshot + taken.checkpoint
+        assert taken.on_host == taken.messages + for_restarts
         assert taken.total == taken.on_gpu - taken.staged + taken.on_host
 
 
 def test_gpu_that_is_too_small_is_told_with_what_is_needed_and_free():
     needed = BlockMemory(
-        weights=400_000_000, activations=800_000_000, messages=1, retained=1, staged=34_000_000
+        weights=400_000_000,
+        activations=800_000_000,
+        messages=1,
+        retained=1,
+        snapshot=1,
+        checkpoint=1,
+        staged=34_000_000,
     )
     told = out_of_memory(needed, block_index=2, room_bytes=10**9, total_bytes=16 * 10**9)
     assert told == (

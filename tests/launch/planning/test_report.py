@@ -152,8 +152,11 @@ def test_memory_has_a_row_a_block_and_the_top_sends_nothing(show):
     assert lower[-2:] == ["0.03", "0.02"]
     assert upper[-2:] == ["–", "–"]
     for cells in (lower, upper):
-        *parts, total = map(float, cells[1:6])
-        assert sum(parts) == pytest.approx(total, abs=0.2)
+        *parts, total = map(float, cells[1:8])
+        assert sum(parts) == pytest.approx(total, abs=0.4)
+    in_all = row(lines, "in all").split()
+    both = zip(in_all, lower[1:8], upper[1:8], strict=True)
+    assert all(float(sum_) == pytest.approx(float(a) + float(b), abs=0.1) for sum_, a, b in both)
 
 
 def test_one_worker_has_no_edges_schedules_or_advice(show):

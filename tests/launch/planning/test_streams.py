@@ -9,13 +9,13 @@ import pytest
 from launch.config import DEFAULT_MAX_STALENESS, ConfigError, RunConfig
 from launch.environment import Environment
 from launch.job import build_block
+from launch.planning.memory import choose_snapshot_every
 from launch.planning.resolved import Resolved
 from launch.planning.streams import (
     MOST_STEPS_BETWEEN_SNAPSHOTS,
     UPWARD,
     check_retention,
     choose_retain_mb,
-    choose_snapshot_every,
     snapshot_bytes,
     worker_plan,
 )
@@ -56,14 +56,14 @@ def largest_least_mb() -> float:
     return max(needed) / 1e6 + 1e-3  # whole bytes, in spite of rounding
 
 
-def test_retained_is_twice_what_is_in_use_if_there_is_room():
-    """At half, the receiver is asked for a snapshot; so it is hardly ever asked."""
+def test_retained_is_what_is_in_use_between_two_snapshots():
+    """So the receiver is asked for one only if its own are late."""
     run = with_settings(snapshot_every=4, lag=3, window=5)
     for k in range(3):
         for stream, window in worker_plan(run, k).outgoing.items():
             in_flight, late = (4, 3) if stream is Stream.TIE_DOWN else (5, 0)
             assert window.max_messages == in_flight
-            assert window.max_retained == 2 * (4 + in_flight + late)
+            assert window.max_retained == 4 + in_flight + late
 
 
 def test_neighbours_agree_on_what_each_other_retains():
@@ -113,7 +113,7 @@ def test_snapshots_are_as_rare_as_the_bound_allows():
             plans = [worker_plan(dataclasses.replace(run, config=full), k) for k in range(3)]
             assert max(map(kept_bytes, plans)) <= run.config.retain_mb * 1e6
             rooms = {w.max_retained for plan in plans for w in plan.outgoing.values()}
-            assert rooms <= {2 * (every + 2), 2 * (every + 3)}
+            assert rooms <= {every + 2, every + 3}
     assert found == sorted(found)
     assert set(found) == {1, 2, 3, 4}
 

@@ -294,7 +294,7 @@ def test_tick_says_hello_to_a_known_neighbour_until_linked():
 def test_snapshot_request_and_stop_go_to_linked_neighbours_only():
     plan = WorkerPlan(num_steps=9, outgoing={ACTIVATION: window(2, retained=4)}, snapshot_every=9)
     here = edges(plan, to=[])
-    for step in range(2):
+    for step in range(4):
         here.outgoing[ACTIVATION].make(step, absent=False)
     assert list(here.ask_for_room(ACTIVATION)) == []
     assert list(here.tell_stop(7)) == []

@@ -200,15 +200,15 @@ def test_room_counts_unmade_messages_as_made(num_made):
     assert not stream.has_room_behind(4)
 
 
-def test_snapshot_is_wanted_from_half_full_on():
+def test_snapshot_is_wanted_when_there_is_no_room():
     """It has to cover one message more."""
-    stream = outgoing(1, window=replace(WINDOW, max_retained=4))
+    stream = outgoing(3, window=replace(WINDOW, max_retained=4))
     assert stream.wanted_durable is None
-    stream.make(1, absent=False)
+    stream.make(3, absent=False)
     assert stream.wanted_durable == 1
     stream.acknowledge(**said(1, 1, 1))
     assert stream.wanted_durable is None
-    stream.make(2, absent=False)
+    stream.make(4, absent=False)
     assert stream.wanted_durable == 2
 
 

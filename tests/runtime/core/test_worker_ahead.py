@@ -19,7 +19,6 @@ from .words import (
     ack,
     acked,
     arrived,
-    ask,
     begun,
     bottom,
     compute,
@@ -243,8 +242,7 @@ def test_next_step_waits_for_room_for_two_more_ties():
     core = started(tied(retained=3))
     for step in range(2):
         assert core.handle(done(FORWARD, step)) == [compute(APPLY, step), *begun(step + 1)]
-        asks = [ask(TIE_UP, 1)] if step == 1 else []
-        assert core.handle(done(UPDATE, step)) == [*asks, send(TIE_UP, step)]
+        assert core.handle(done(UPDATE, step)) == [send(TIE_UP, step)]
         assert core.handle(done(APPLY, step)) == []
     assert core.handle(acked(TIE_UP, 2, 2)) == []  # there is credit
     assert core.handle(done(FORWARD, 2)) == [compute(APPLY, 2)]

@@ -180,16 +180,16 @@ def test_request_that_was_answered_is_not_answered_again():
 # Room to keep what is sent ----------------------------------------------------------------------
 
 
-def test_snapshot_is_requested_from_half_full_on():
-    """When all is full, the step waits."""
+def test_snapshot_is_requested_when_there_is_no_room():
+    """Until there is, the step waits."""
     core = started(bottom(num_steps=9, retained=4, snapshot_every=100))
     assert core.handle(done(FORWARD, 0)) == made_and_applied(0) + begun(1)
     finish(core, 0)
     ask_1 = ask(ACTIVATION, 1)
-    assert core.handle(done(FORWARD, 1)) == [ask_1, *made_and_applied(1), *begun(2)]
+    assert core.handle(done(FORWARD, 1)) == [*made_and_applied(1), *begun(2)]
     finish(core, 1)
     assert core.handle(acked(ACTIVATION, 2, 1)) == []
-    assert core.handle(done(FORWARD, 2)) == [ask_1, *made_and_applied(2), *begun(3)]
+    assert core.handle(done(FORWARD, 2)) == [*made_and_applied(2), *begun(3)]
     finish(core, 2)
     assert core.handle(acked(ACTIVATION, 3, 2)) == []
     assert core.handle(done(FORWARD, 3)) == [ask_1, *made_and_applied(3)]  # four are kept

@@ -125,7 +125,7 @@ def test_loop_turns_freely_until_it_is_to_spin(make):
 
 def test_block_faults_all_have_someone_to_carry_them_out():
     of_disk = {"disk-full", "torn", "flip"}
-    elsewhere = {"slow", "kill-checkpointing", "coordinator-kill"} | of_disk
+    elsewhere = {"slow", "kill-snapshotting", "kill-checkpointing", "coordinator-kill"} | of_disk
     edges = {kind for kind, told in KINDS.items() if told.place is Place.EDGE}
     assert set(injection._DEEDS) == KINDS.keys() - edges - elsewhere
 
@@ -133,16 +133,21 @@ def test_block_faults_all_have_someone_to_carry_them_out():
 # Checkpoints and starts -------------------------------------------------------------------------
 
 
-def test_death_in_the_next_checkpoint_from_a_step_on(make, done):
-    injector = make("kill-checkpointing:1@10")
+@pytest.mark.parametrize("where", ["snapshotting", "checkpointing"])
+def test_death_in_the_next_saving_from_a_step_on(make, done, where):
+    injector = make(f"kill-{where}:1@10")
+    save = {"snapshotting": Injector.snapshotting, "checkpointing": Injector.checkpointing}
     begin(injector, 9, 10, 11)
-    injector.checkpointing(8)
+    save[where](injector, 8)
     assert done == []
-    injector.checkpointing(12)
+    for other in save.keys() - {where}:
+        save[other](injector, 12)
+    assert done == []
+    save[where](injector, 12)
     assert done == ["killed"]
-    later = make("kill-checkpointing:1@10", generation=1)
-    later.checkpointing(12)
-    later.checkpointing(16)
+    later = make(f"kill-{where}:1@10", generation=1)
+    save[where](later, 12)
+    save[where](later, 16)
     assert done == ["killed"]
 
 

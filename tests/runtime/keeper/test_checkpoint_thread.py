@@ -39,7 +39,7 @@ def make_writer(
 
 def lay(memory: OwnedMemory, step: int) -> None:
     """What a worker does with its part."""
-    write_image(memory.paths.checkpoint, step, PART)
+    write_image(memory.paths.checkpoint, step, [PART])
     memory.page[Field.CHECKPOINT] = step + 1
 
 
@@ -55,6 +55,7 @@ def write(writer, memory, tmp_path) -> Callable[..., list[str]]:
             disk.write(run, 0, memory, run_dir=tmp_path)
             disk.close(TIMEOUT_S)
             assert memory.page[Field.CHECKPOINT_DONE] == step + 1
+            assert Path(memory.paths.checkpoint).stat().st_size == 0, "its memory is given back"
         return said
 
     return write

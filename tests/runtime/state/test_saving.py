@@ -12,7 +12,7 @@ from runtime.block import TensorSpec
 from runtime.core.plan import Stream, Window, WorkerPlan
 from runtime.core.tie_stats import TieStats
 from runtime.state import saving
-from runtime.state.image import read_image
+from runtime.state.image import free_image, read_image
 from runtime.state.retention import Retention
 from runtime.state.saving import (
     OutOfRoom,
@@ -22,13 +22,17 @@ from runtime.state.saving import (
     split_tie_stats,
     with_tie_stats,
 )
-from runtime.state.snapshots import Snapshots, image_of
 from runtime.state.status_page import Field, OwnedMemory
 
 LAG = 3
 SPECS = {Stream.TIE_DOWN: (TensorSpec(shape=(4,), dtype="float32"),)}
 WINDOW = Window(max_messages=4, max_bytes=64, message_bytes=16, max_retained=8)
 STATE = {"home.weight": torch.arange(6.0).view(2, 3), "step": torch.tensor(5)}
+
+
+def fresh() -> dict[str, Tensor]:
+    """A state whose tensors may move."""
+    return {name: tensor.clone() for name, tensor in STATE.items()}
 
 
 class Saving:
@@ -49,6 +53,7 @@ class Saving:
             self.retention,
             plan,
             announce=self._announced,
+            copying=lambda step: self._hear(f"copying at {step}"),
             between=lambda step: self._hear(f"between at {step}"),
             max_bytes=max_bytes,
         )
@@ -59,13 +64,15 @@ class Saving:
 
     def _hear(self, what: str) -> None:
         part = read_image(self.memory.paths.checkpoint)
-        snapshot = Snapshots(self.memory.paths.snapshots).latest()
+        snapshot = read_image(self.memory.paths.snapshot)
         self.heard.append(
             (what, None if part is None else part[0], None if snapshot is None else snapshot[0])
         )
 
     def save(self, step: int, *, checkpoint: bool) -> None:
-        self.saver.save(step, self.saver.image(STATE), checkpoint=checkpoint)
+        self.saver.take(step, fresh(), checkpoint=checkpoint)
+        if checkpoint:
+            self.saver.save_part(step)
 
     def put(self, *steps: int) -> None:
         for step in steps:
@@ -74,12 +81,13 @@ class Saving:
     def finish_writing(self) -> None:
         """What the keeper does when the part is on the disk."""
         page = self.memory.page
+        free_image(self.memory.paths.checkpoint)
         page[Field.CHECKPOINT_DONE] = page[Field.CHECKPOINT]
 
     def part(self) -> tuple[int, dict[str, Tensor]]:
         found = read_image(self.memory.paths.checkpoint)
         assert found is not None
-        return found[0], safetensors.torch.load(found[1])
+        return found[0], safetensors.torch.load(bytes(found[1]))
 
 
 @pytest.fixture
@@ -91,37 +99,59 @@ def test_snapshot_is_the_state_alone(make):
     case = make()
     case.put(0, 1, 2, 3, 4)
     case.save(5, checkpoint=False)
-    assert case.heard == []
+    assert case.heard == [("copying at 5", None, None)]
     assert case.memory.page[Field.CHECKPOINT] == 0
-    step, state = make().saver.latest()
+    step, state = make().saver.take_up()
     assert step == 5
     assert state.keys() == STATE.keys()
     assert all(torch.equal(state[name], STATE[name]) for name in STATE)
 
 
-def test_part_is_whole_when_announced_and_the_snapshot_follows(make):
-    """A death in between finds the part, and the snapshot before: the step is run again."""
+def test_snapshot_is_taken_first_and_its_part_is_whole_when_announced(make):
     case = make()
     case.put(0, 1, 2, 3, 4, 5, 6)
     case.save(4, checkpoint=False)
     case.save(7, checkpoint=True)
-    assert case.heard == [("announced", 7, 4), ("between at 7", 7, 4)]
+    assert case.heard[1:] == [
+        ("copying at 7", None, None),
+        ("between at 7", None, 7),
+        ("announced", 7, 7),
+    ]
     assert case.memory.page[Field.CHECKPOINT] == 8
-    assert make().saver.latest()[0] == 7
+    assert make().saver.take_up()[0] == 7
 
 
-def test_part_that_is_there_is_not_written_again(make):
-    """A generation that died behind the part comes to the same step once more."""
+def test_part_that_a_death_has_left_out_is_made_by_the_next_generation(make):
+    """It begins with that very snapshot, and would not come to its step again."""
+    case = make()
+    case.put(0, 1, 2)
+    case.saver.take(3, fresh(), checkpoint=True)
+    again = make()
+    assert again.saver.take_up()[0] == 3
+    assert again.heard == [("between at 3", None, 3), ("announced", 3, 3)]
+    state, ties = split_part(again.part()[1])
+    assert (state.keys(), sorted(ties)) == (STATE.keys(), [0, 1, 2])
+
+
+def test_part_that_is_there_is_announced_again_and_not_written(make):
+    """A generation that died behind the part may not have announced it."""
     case = make()
     case.put(0, 1, 2)
     case.save(3, checkpoint=True)
+    case.finish_writing()
     again = make()
-    again.put(0, 1, 2)
-    again.saver.save(3, image_of({}), checkpoint=True)
-    # It is announced again: the generation before may have died before it could.
-    assert [what for what, *_ in again.heard][-1] == "between at 3"
-    assert len(again.heard) == 2
-    assert split_part(again.part()[1])[0].keys() == STATE.keys()
+    again.saver.take_up()
+    assert again.heard == [("between at 3", None, 3), ("announced", None, 3)]
+
+
+def test_snapshot_behind_a_part_makes_the_next_generation_announce_nothing(make):
+    case = make()
+    case.put(0, 1, 2)
+    case.save(3, checkpoint=True)
+    case.save(4, checkpoint=False)
+    again = make()
+    assert again.saver.take_up()[0] == 4
+    assert again.heard == []
 
 
 def test_next_part_waits_until_the_keeper_has_the_one_before(make, monkeypatch):
@@ -148,7 +178,7 @@ def test_snapshot_waits_for_no_disk(make, monkeypatch):
     case.save(3, checkpoint=True)
     monkeypatch.setattr(saving.time, "sleep", lambda _: pytest.fail("it waited"))
     case.save(4, checkpoint=False)
-    assert make().saver.latest()[0] == 4
+    assert make().saver.take_up()[0] == 4
 
 
 def test_disk_that_never_ends_is_an_error(make, monkeypatch):
@@ -164,14 +194,14 @@ def test_disk_that_never_ends_is_an_error(make, monkeypatch):
 
 
 def test_state_too_large_is_refused_before_anything_is_written(make):
-    needed = make().retention.size_bytes + 3 * len(image_of(STATE))
+    needed = make().retention.size_bytes + 2 * sum(tensor.nbytes for tensor in STATE.values())
     make(max_bytes=needed).save(4, checkpoint=False)
     small = make(max_bytes=needed - 1)
     small.put(*range(8))
     with pytest.raises(OutOfRoom, match=r"retain-mb 0 is too little: .*; give --retain-mb 1$"):
         small.save(8, checkpoint=True)
     assert small.memory.page[Field.CHECKPOINT] == 0
-    assert make().saver.latest()[0] == 4
+    assert make().saver.take_up()[0] == 4
 
 
 # Downward ties ----------------------------------------------------------------------------------

@@ -1,155 +1,140 @@
-"""A state becomes bytes and comes back bit for bit; two places, of which one is always whole."""
+"""A state is saved in memory of which one whole copy outlives any death."""
 
-from pathlib import Path
+import itertools
+import os
+import signal
+from collections.abc import Callable
 
 import pytest
-import safetensors.torch
 import torch
 from torch import Tensor
 
-from runtime.state.image import HEAD
-from runtime.state.snapshots import DTYPES, Snapshots, image_of, joined
+from runtime.lifetime import die_with_parent
+from runtime.state.snapshots import Snapshots
+from runtime.state.status_page import OwnedMemory
+
+from .states import STATE, assert_same
+
+SIZES = (5, 3000, 1, 70_000)
 
 
-def random_bits(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> Tensor:
-    """Any bits at all, NaNs of every kind among them; booleans are 0 or 1."""
-    generator = torch.Generator().manual_seed(seed)
-    high = 2 if dtype is torch.bool else 256
-    size = torch.Size(shape).numel() * dtype.itemsize
-    return torch.randint(0, high, (size,), generator=generator).byte().view(dtype).view(shape)
+def snapshots_in(memory: OwnedMemory) -> Snapshots:
+    return Snapshots(live=memory.paths.live, copy=memory.paths.snapshot)
 
 
-def bits(tensor: Tensor) -> list[int]:
-    return tensor.contiguous().reshape(-1).view(torch.uint8).tolist()
-
-
-STATE = {
-    f"{dtype} {shape}": random_bits(shape, dtype)
-    for dtype in DTYPES
-    for shape in ((3, 5), (), (0,), (2, 0, 3), (7,))
-}
-
-
-def assert_same(got: dict[str, Tensor], sent: dict[str, Tensor]) -> None:
-    assert got.keys() == sent.keys()
-    for name, tensor in sent.items():
-        assert (got[name].dtype, got[name].shape) == (tensor.dtype, tensor.shape), name
-        assert bits(got[name]) == bits(tensor), name
+def fresh() -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in STATE.items()}
 
 
 def test_every_dtype_and_shape_comes_back_bit_for_bit(memory):
-    Snapshots(memory.paths.snapshots).take(12, image_of(STATE))
-    found = Snapshots(memory.paths.snapshots).latest()
-    assert found is not None
-    step, state = found
+    snapshots_in(memory).take(12, fresh())
+    step, state = snapshots_in(memory).latest()
     assert step == 12
     assert_same(state, STATE)
 
 
-def test_image_is_a_safetensors_file(tmp_path):
-    (tmp_path / "state.safetensors").write_bytes(image_of(STATE))
-    assert_same(safetensors.torch.load_file(tmp_path / "state.safetensors"), STATE)
-    assert_same(safetensors.torch.load(safetensors.torch.save(STATE)), STATE)
-
-
-@pytest.mark.parametrize("first", [STATE, {}])
-def test_images_of_a_part_become_one(first):
-    second = {"message/0": random_bits((5,), torch.float32, 1), "message/1": torch.empty(0)}
-    whole = joined(image_of(first), image_of(second))
-    assert_same(safetensors.torch.load(bytes(whole)), {**first, **second})
-
-
-def test_views_and_tensors_with_gradients_are_saved_as_they_look():
-    whole = torch.arange(12.0).view(3, 4)
-    state = {"turned": whole.t(), "a part": whole[:, 1:3], "learned": torch.nn.Parameter(whole)}
-    assert_same(safetensors.torch.load(bytes(image_of(state))), state)
-
-
-def test_names_of_any_letters_come_back():
-    state = {'a "name"\\ with/every.thing é': torch.ones(2), "": torch.zeros(1)}
-    assert_same(safetensors.torch.load(bytes(image_of(state))), state)
+def test_first_generation_finds_none(memory):
+    assert snapshots_in(memory).latest() is None
 
 
 def test_state_of_nothing_is_a_state(memory):
-    Snapshots(memory.paths.snapshots).take(3, image_of({}))
-    assert Snapshots(memory.paths.snapshots).latest() == (3, {})
+    snapshots_in(memory).take(3, {})
+    assert snapshots_in(memory).latest() == (3, {})
 
 
-def test_image_holds_what_was_there_when_it_was_made():
-    tensor = torch.ones(4)
-    image = image_of({"a": tensor})
-    tensor.zero_()
-    assert safetensors.torch.load(bytes(image))["a"].tolist() == [1.0] * 4
+def test_newest_one_is_found(memory):
+    snapshots, step = snapshots_in(memory), torch.tensor(0)
+    for number in (4, 8, 12):
+        step.fill_(number)
+        snapshots.take(number, {"step": step})
+        assert snapshots.latest() == (number, {"step": number})
+    step.fill_(99)  # the next step has begun
+    assert snapshots_in(memory).latest() == (12, {"step": 12})
 
 
-# Two places -------------------------------------------------------------------------------------
+def test_snapshot_takes_one_copy_beside_what_is_computed_on(memory):
+    snapshots, weight = snapshots_in(memory), torch.zeros(100_000)
+    for step in range(4):
+        snapshots.take(step, {"w": weight})
+    files = (memory.paths.live, memory.paths.snapshot)
+    assert sum(512 * os.stat(path).st_blocks for path in files) < 2.2 * weight.nbytes
 
 
-def number(step: int) -> bytearray:
-    return image_of({"step": torch.tensor(step)})
+# Deaths ----------------------------------------------------------------------------------------
 
 
-def latest_step(paths: tuple[str, str]) -> int | None:
-    found = Snapshots(paths).latest()
-    if found is None:
-        return None
-    step, state = found
-    assert state["step"] == step
-    return step
+def state_at(step: int) -> dict[str, Tensor]:
+    """All of it differs from step to step, and a tensor comes with step 2."""
+    sizes = SIZES if step >= 2 else SIZES[:-1]
+    return {f"t{i}": torch.full((size,), float(step)) for i, size in enumerate(sizes)}
 
 
-def damage(path: str) -> None:
-    content = bytearray(Path(path).read_bytes())
-    content[-1] ^= 1
-    Path(path).write_bytes(content)
+def live_through(memory: OwnedMemory, *, strike: Callable[[], None]) -> None:
+    """A generation that computes in place, and saves its state before steps 1 to 3; all that it
+    writes for that is announced to `strike`."""
+    write, copy = os.pwrite, Tensor.copy_
+
+    def strike_and_write(fd, content, offset):
+        strike()
+        half = memoryview(content)[: len(content) // 2]
+        write(fd, half, offset)
+        strike()
+        return write(fd, content, offset)
+
+    def strike_and_copy(to, source):
+        strike()
+        return copy(to, source)
+
+    snapshots, held = snapshots_in(memory), {}
+    for step in (1, 2, 3):
+        for name, tensor in state_at(step).items():
+            held.setdefault(name, torch.empty_like(tensor)).copy_(tensor)
+        os.pwrite, Tensor.copy_ = strike_and_write, strike_and_copy
+        snapshots.take(step, held, halfway=strike)
+        os.pwrite, Tensor.copy_ = write, copy
 
 
-def test_first_generation_finds_none(memory):
-    assert latest_step(memory.paths.snapshots) is None
+def die_at(memory: OwnedMemory, count: int) -> bool:
+    """Live through it in a process that kills itself at the `count`-th strike; whether it did."""
+    pid = os.fork()
+    if pid == 0:
+        die_with_parent()
+        strikes = itertools.count()
+        live_through(
+            memory, strike=lambda: next(strikes) == count and os.kill(os.getpid(), signal.SIGKILL)
+        )
+        os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) in (0, -signal.SIGKILL)
+    return os.waitstatus_to_exitcode(status) != 0
 
 
-def test_places_are_written_in_turn(memory):
-    snapshots = Snapshots(memory.paths.snapshots)
-    for step in (4, 8, 12):
-        snapshots.take(step, number(step))
-        assert latest_step(memory.paths.snapshots) == step
-    first, second = memory.paths.snapshots
-    damage(first)
-    assert latest_step(memory.paths.snapshots) == 8
-    damage(second)
-    assert latest_step(memory.paths.snapshots) is None
+@pytest.fixture
+def one_thread():
+    """A forked process has no other threads, of which torch might wait for one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
-def test_new_generation_writes_over_the_older_one(memory):
-    for step in (4, 8, 12, 16):
-        Snapshots(memory.paths.snapshots).take(step, number(step))
-    first, second = memory.paths.snapshots
-    damage(second)
-    assert latest_step((first, second)) == 12
-
-
-def test_new_generation_writes_over_the_damaged_one(memory):
-    snapshots = Snapshots(memory.paths.snapshots)
-    for step in (4, 8):
-        snapshots.take(step, number(step))
-    damage(memory.paths.snapshots[0])
-    Snapshots(memory.paths.snapshots).take(12, number(12))
-    damage(memory.paths.snapshots[0])
-    assert latest_step(memory.paths.snapshots) == 8
-
-
-@pytest.mark.parametrize("size", [0, HEAD.size - 1, HEAD.size, HEAD.size + 30])
-def test_death_while_the_second_is_written_leaves_the_first(memory, size):
-    snapshots = Snapshots(memory.paths.snapshots)
-    for step in (4, 8):
-        snapshots.take(step, number(step))
-    torn = Path(memory.paths.snapshots[1])
-    torn.write_bytes(torn.read_bytes()[:size])
-    assert latest_step(memory.paths.snapshots) == 4
-
-
-def test_latest_is_given_once_and_then_its_memory_is_free(memory):
-    Snapshots(memory.paths.snapshots).take(4, number(4))
-    snapshots = Snapshots(memory.paths.snapshots)
-    assert snapshots.latest() is not None
-    assert snapshots.latest() is None
+@pytest.mark.usefixtures("one_thread")
+def test_death_at_any_point_of_a_snapshot_leaves_a_whole_one():
+    """A real SIGKILL at each write in turn, in the midst of it and before it; and again while the
+    next generation mends what it found."""
+    steps_found, count = [], 0
+    while True:
+        memory = OwnedMemory("dying")
+        died = die_at(memory, count)
+        latest = snapshots_in(memory).latest()
+        memory.close()
+        if latest is not None:
+            step, state = latest
+            assert_same(state, state_at(step))
+        steps_found.append(0 if latest is None else latest[0])
+        if not died:
+            break
+        count += 1
+    assert steps_found == sorted(steps_found), "a later death loses more"
+    assert set(steps_found) == {0, 1, 2, 3}
+    assert count > 40

@@ -49,7 +49,7 @@ def test_fields_have_places_of_their_own_on_the_page(memory):
 
 def test_memory_parts_are_files_of_their_own(memory):
     paths = memory.paths
-    files = [paths.page, paths.messages, *paths.snapshots, paths.checkpoint]
+    files = [paths.page, paths.messages, paths.live, paths.snapshot, paths.checkpoint]
     assert len({Path(path).stat().st_ino for path in files}) == 5
     assert [Path(path).stat().st_size for path in files] == [PAGE_BYTES, 0, 0, 0, 0]
 

@@ -10,7 +10,7 @@ from runtime.core.messages import Compute, Computed, Phase, Snapshot
 from runtime.core.plan import Stream
 from runtime.core.tie_stats import TieStats
 from runtime.state.saving import TIE_STATS
-from runtime.worker.compute_thread import ComputeThread, Copied
+from runtime.worker.compute_thread import ComputeThread, Saved
 from runtime.worker.inbox import Ready
 
 FORWARD, UPDATE, APPLY = Phase
@@ -51,24 +51,29 @@ class Case:
 
     def __init__(self) -> None:
         self.block, self.heard, self.saved = Block(), [], []
-        self.num_wakes = 0
+        self.num_wakes, self.can_retain = 0, True
         self.stopwatch = SimpleNamespace(computed_s=0.0)
         self.computing = ComputeThread(
             self.block,
             saver=SimpleNamespace(
-                image=dict,
-                save=lambda *args, **kwargs: self.saved.append((args, kwargs)),
+                take=lambda *args, **kwargs: self.saved.append((args, kwargs)),
+                save_part=lambda step: self.saved.append(("part", step)),
             ),
             injector=SimpleNamespace(begin=lambda *_: None, end=lambda *_: None),
             stopwatch=self.stopwatch,
             settle=self._settle,
+            retain_all=self._retain_all,
             wake=self._wake,
         )
+
+    def _retain_all(self) -> bool:
+        self.heard.append("retain all")
+        return self.can_retain
 
     def _settle(self) -> None:
         self.heard.append("settle")
         while (done := self.computing.take_done()) is not None:
-            self.heard.append(done if isinstance(done, Copied) else done.event)
+            self.heard.append(done if isinstance(done, Saved) else done.event)
 
     def _wake(self) -> None:
         self.num_wakes += 1
@@ -159,47 +164,62 @@ def test_loop_is_woken_by_all_that_is_done(case):
     assert case.num_wakes == 2
 
 
-def test_state_is_copied_in_its_turn_and_told_in_order(case):
+def test_state_is_saved_in_its_turn_and_told_in_order(case):
     case.issue(APPLY, 4)
-    case.computing.issue(Snapshot(step=5, checkpoint=True))
+    case.computing.issue(Snapshot(step=5))
     case.issue(FORWARD, 5)
     case.run()
     assert [call[0] for call in case.block.calls] == ["apply", "state", "forward"]
-    applied, copied, forwarded = (case.computing.take_done() for _ in range(3))
+    assert case.saved == [((5, {"weight": torch.zeros(1)}), {"checkpoint": False})]
+    applied, saved, forwarded = (case.computing.take_done() for _ in range(3))
     assert applied.event == Computed(phase=APPLY, step=4)
-    assert isinstance(copied, Copied)
-    assert copied.step == 5
+    assert isinstance(saved, Saved)
+    assert (saved.step, saved.save_part) == (5, None)
     assert forwarded.event == Computed(phase=FORWARD, step=5)
     assert case.computing.take_done() is None
 
 
-def test_state_is_saved_by_whoever_takes_its_copy(case):
+def test_state_is_saved_when_all_before_it_is_retained(case):
+    """A new generation that begins with it makes none of that again."""
+    case.computing._saver.take = lambda *_, **__: case.heard.append("taken")
+    case.computing.issue(Snapshot(step=5))
+    case.run()
+    assert case.heard == ["retain all", "taken"]
+
+
+def test_state_is_not_saved_if_something_before_it_can_not_be_retained(case):
+    case.can_retain = False
+    case.computing.issue(Snapshot(step=5))
+    case.run()
+    assert (case.saved, case.computing.take_done()) == ([], None)
+
+
+def test_part_of_a_checkpoint_is_made_by_whoever_hears_of_the_snapshot(case):
     case.computing.issue(Snapshot(step=5, checkpoint=True))
     case.run()
-    assert case.saved == []
-    case.computing.take_done().save()
     assert case.saved == [((5, {"weight": torch.zeros(1)}), {"checkpoint": True})]
+    case.computing.take_done().save_part()
+    assert case.saved[1:] == [("part", 5)]
 
 
-def test_copy_is_settled_at_once_if_nothing_else_is_issued(case):
+def test_snapshot_is_settled_at_once_if_nothing_else_is_issued(case):
     case.computing.issue(Snapshot(step=5))
     case.computing._wake = case.computing.end  # behind it all
     case.computing.run()
-    settled, copied = case.heard
-    assert (settled, copied.step) == ("settle", 5)
+    retained, settled, saved = case.heard
+    assert (retained, settled, saved.step) == ("retain all", "settle", 5)
 
 
-def test_loop_is_woken_by_a_copy_behind_which_more_is_issued(case):
+def test_loop_is_woken_by_a_snapshot_behind_which_more_is_issued(case):
     case.computing.issue(Snapshot(step=5))
     case.run()
-    assert (case.heard, case.num_wakes) == ([], 1)
+    assert (case.heard, case.num_wakes) == (["retain all"], 1)
 
 
 def test_state_with_free_ties_holds_their_stats(case):
     case.computing.issue(Snapshot(step=5, tie_stats=TieStats(stale=3)))
     case.run()
-    case.computing.take_done().save()
-    ((_, state), _), *_ = case.saved
+    (((_, state), _),) = case.saved
     assert TieStats.from_rows(state[TIE_STATS].tolist()).stale == 3
 
 

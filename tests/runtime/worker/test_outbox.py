@@ -1,4 +1,4 @@
-"""What is made is sent when it is retained, in order; states are saved behind it."""
+"""What is made is sent when it is retained, in order; parts of checkpoints are made behind it."""
 
 import threading
 import weakref
@@ -195,7 +195,7 @@ def test_large_message_is_pending_until_it_is_copied_in_order(thread_case):
     assert thread_case.thread.take_copied() == [(Stream.ACTIVATION, 1)]
 
 
-def test_snapshot_waits_for_what_was_made_before_it(thread_case):
+def test_part_waits_for_what_was_made_before_it(thread_case):
     thread_case.copy(Stream.ACTIVATION, 0)
     found = []
     thread_case.thread.save(1, lambda: found.append(list(thread_case.retention.put_so_far)))
@@ -207,7 +207,7 @@ def test_snapshot_waits_for_what_was_made_before_it(thread_case):
     assert thread_case.thread.take_saved() == []
 
 
-def test_message_behind_a_snapshot_overwrites_nothing_it_needs(thread_case):
+def test_message_behind_a_part_overwrites_nothing_it_needs(thread_case):
     """However small: it has a place of an earlier one, which a part of a checkpoint may hold."""
     may_save = threading.Event()
     thread_case.thread.save(1, lambda: may_save.wait(TIMEOUT_S))
@@ -266,11 +266,37 @@ def test_message_that_can_not_be_retained_ends_the_worker(thread_case):
         thread_case.thread.take_copied()
 
 
-def test_saved_state_does_not_stay_in_memory(thread_case):
-    """The thread held the last state until it had something else to do."""
-    image = torch.zeros(1)
-    gone = weakref.ref(image)
-    thread_case.thread.save(1, partial(lambda image: None, image))
-    del image
+def test_copied_message_does_not_stay_in_memory(thread_case):
+    """The thread held the last job until it had something else to do."""
+    message = torch.zeros(1)
+    gone = weakref.ref(message)
+    thread_case.thread.save(1, partial(lambda message: None, message))
+    del message
     assert thread_case.woken.acquire(timeout=TIMEOUT_S)
     assert gone() is None
+
+
+def test_finish_waits_for_all_that_was_given(thread_case):
+    found = []
+
+    def finish() -> None:
+        thread_case.thread.finish()
+        found.append(list(thread_case.retention.put_so_far))
+
+    thread_case.thread.finish()  # of nothing
+    for step in range(2):
+        thread_case.copy(Stream.ACTIVATION, step)
+    waiting = threading.Thread(target=finish)
+    waiting.start()
+    thread_case.let(2)
+    waiting.join(TIMEOUT_S)
+    assert found == [[(Stream.ACTIVATION, 0), (Stream.ACTIVATION, 1)]]
+
+
+def test_finish_raises_what_could_not_be_retained(thread_case):
+    thread_case.retention.error = ValueError("made again with different contents")
+    thread_case.copy(Stream.ACTIVATION, 0)
+    thread_case.copy(Stream.ACTIVATION, 1)
+    thread_case.retention.gate.release()
+    with pytest.raises(ValueError, match="different contents"):
+        thread_case.thread.finish()

@@ -126,10 +126,11 @@ class Seat:
             retention,
             self._plan,
             announce=self._announced,
+            copying=lambda step: None,
             between=lambda step: None,
             max_bytes=math.inf,
         )
-        step, _ = saver.latest() or (0, {})
+        step, _ = saver.take_up() or (0, {})
         core = WorkerCore(
             self._plan,
             generation=self._generation,
@@ -169,7 +170,8 @@ class Seat:
 
     def saved(self) -> tuple[int, dict[str, torch.Tensor]]:
         """The latest snapshot: the step that it lies before, and the state."""
-        found = Snapshots(self.memory.paths.snapshots).latest()
+        paths = self.memory.paths
+        found = Snapshots(live=paths.live, copy=paths.snapshot).latest()
         assert found is not None
         return found
 

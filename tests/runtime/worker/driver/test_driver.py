@@ -12,7 +12,7 @@ from runtime.core.state import State
 from runtime.core.streams import ProtocolError
 from runtime.links.link import Damaged, LinkError
 from runtime.state.status_page import Field
-from runtime.worker.compute_thread import Copied, Done
+from runtime.worker.compute_thread import Done, Saved
 from runtime.worker.driver import MOST_RECEIVED, Driver
 from runtime.worker.inbox import Ready
 from runtime.worker.telemetry import Figures
@@ -193,7 +193,7 @@ def test_failure_is_not_hidden_by_what_follows_it(make_pair, monkeypatch):
         driver._compute_thread._done.append(Done(event, {}, Figures(0.0, 0.0, 0), 0.0))
     with pytest.raises(ProtocolError, match="different contents"):
         driver._settle()
-    driver._compute_thread._done.append(Copied(1, save=lambda: None, began_s=0.0, ended_s=0.0))
+    driver._compute_thread._done.append(Saved(1, save_part=lambda: None, began_s=0.0, ended_s=0.0))
     monkeypatch.setattr(driver._outbox, "save", lambda *_: pytest.fail("saved behind a failure"))
     driver._settle()
     assert driver.core.state is State.LINKING
