@@ -2,12 +2,17 @@
 
     python -m benchmarks.memory
 
-Of each system the most resident memory of each process, less what a process of the same system
-takes for a network that is next to nothing: so what its blocks, batches and messages take. Shared
-pages, as of messages retained for neighbours, count for whoever maps them. Beside ours stands the
-estimate that launch/plan.py prints.
+Of each system what each process takes at most, less what a process of the same system takes for a
+network that is next to nothing: so what its blocks, batches and messages take. Beside ours stands
+the estimate that launch/plan.py prints, and what it is made of.
+
+Of ours and of one process end to end it is looked for while they run (watch.py), GPipe's stages,
+which share nothing, tell their most resident memory. All run under MALLOC_MMAP_THRESHOLD_: tensors
+that are freed go back to the system at once. Left to itself, glibc keeps up to half as much again,
+now more and now less, and one process end to end took 650 to 980 MB. Steps are slower for it.
 """
 
+import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,11 +31,11 @@ from benchmarks.harness import (
     make_table,
     median_and_spread,
     print_header,
-    run_once,
 )
 from benchmarks.lock_step.processes import run_lock_step
 from benchmarks.lock_step.real_work import real_work
 from benchmarks.lock_step.schedule import ScheduleCase
+from benchmarks.memory.watch import OWNERS, Sizes, watch
 from launch.config import IntList
 from launch.config_file import parse
 from launch.environment import Environment
@@ -41,6 +46,7 @@ from launch.resolve import resolve
 OURS, END_TO_END = "this runtime", "one process, end to end"
 NOTHING = ("--model", "mlp", "--data", "synthetic:1x8x8x64", "--batch-size", "8")
 NOTHINGS_MICROBATCHES = 4  # microbatches of two images
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +63,8 @@ class Options:
     """Workers, and stages of GPipe."""
     steps: int = 4
     """Steps of a run."""
+    flags: str = ""
+    """More flags of ours and of the one process, such as "--recompute"."""
     microbatches: IntList = (4, 8)
     """Microbatches of GPipe, each a case of its own."""
     runs: int = 1
@@ -88,17 +96,36 @@ def measure(options: Options) -> Iterator[dict[str, Any]]:
         systems += [(f"GPipe, {m} microbatches *", m) for m in options.microbatches]
         for system, m in systems:
             print(f"run {run + 1} of {options.runs}: {system}", file=sys.stderr)
-            idle = min(peaks(system, min(m, NOTHINGS_MICROBATCHES), options, NOTHING))
-            found = peaks(system, m, options, options.network)
-            record = {
-                "system": system,
-                "run": run,
-                "idle_bytes": idle,
-                "bytes": [peak - idle for peak in found],
-            }
+            if m:
+                yield {"system": system, "run": run, **_stages(m, options)}
+                continue
+            idle = min(most(watched(system, options, NOTHING), idle_bytes=0)["bytes"])
+            looks = watched(system, options, options.network)
+            record = {"system": system, "run": run, **most(looks, idle_bytes=idle)}
             if system == OURS:
                 record["estimated_bytes"] = estimates(options)
             yield record
+
+
+def most(looks: Sequence[Mapping[int, Sizes]], *, idle_bytes: int) -> dict[str, Any]:
+    """Of all looks: the most that each process took, the most that all took at once, and what
+    that was for; without what is there for nothing, but `parts` with it."""
+    totals = [{k: sum(sizes.values()) for k, sizes in look.items()} for look in looks]
+    num_blocks = len(max(totals, key=len))
+    in_all = [sum(total.values()) for total in totals]
+    fullest = looks[in_all.index(max(in_all))]
+    return {
+        "idle_bytes": idle_bytes,
+        "bytes": [max(t.get(k, 0) for t in totals) - idle_bytes for k in range(num_blocks)],
+        "at_once_bytes": max(in_all) - num_blocks * idle_bytes,
+        "parts": {owner: sum(s[owner] for s in fullest.values()) for owner in OWNERS},
+    }
+
+
+def _stages(m: int, options: Options) -> dict[str, Any]:
+    idle = min(stage_peaks(min(m, NOTHINGS_MICROBATCHES), options, NOTHING))
+    found = [peak - idle for peak in stage_peaks(m, options, options.network)]
+    return {"idle_bytes": idle, "bytes": found, "at_once_bytes": sum(found)}
 
 
 def flags_of(options: Options, network: Sequence[str]) -> tuple[str, ...]:
@@ -107,57 +134,75 @@ def flags_of(options: Options, network: Sequence[str]) -> tuple[str, ...]:
     return (*network, *cut, "--threads", "1", "--device", "cpu", "--quick-end")
 
 
-def peaks(system: str, m: int, options: Options, network: Sequence[str]) -> list[int]:
-    """The most resident bytes of each process of a system, lowest block first."""
-    flags = flags_of(options, network)
-    if m:
-        work = real_work(network, workers=options.workers, steps=options.steps, heads="top")
-        case = ScheduleCase(schedule="GPipe", microbatches=m, work=work)
-        (timing,) = run_lock_step([case])
-        return list(timing.peak_rss_bytes)
+def stage_peaks(m: int, options: Options, network: Sequence[str]) -> Sequence[int]:
+    """The most resident bytes of each stage of GPipe, lowest first."""
+    work = real_work(network, workers=options.workers, steps=options.steps, heads="top")
+    case = ScheduleCase(schedule="GPipe", microbatches=m, work=work)
+    (timing,) = run_lock_step([case])
+    return timing.peak_rss_bytes
+
+
+def watched(system: str, options: Options, network: Sequence[str]) -> list[dict[int, Sizes]]:
+    """What each block of ours takes, or the one process, look by look."""
+    flags = [*flags_of(options, network), *options.flags.split()]
     script, method = "pipeline.py", []
     if system == END_TO_END:
         script, method = "sequential.py", ["--method", "e2e"]
         at = flags.index("--workers")
-        flags = (*flags[:at], *flags[at + 2 :])
+        del flags[at : at + 2]
     with tempfile.TemporaryDirectory() as directory:
         run_dir = Path(directory, "run")
         command = [sys.executable, str(ROOT / "launch" / script), *flags, *method]
-        summary = run_once([*command, "--run-dir", str(run_dir)], run_dir)
-    return [block["peak_rss_bytes"] for block in summary["blocks"]]
+        return watch([*command, "--run-dir", str(run_dir)], run_dir)
 
 
 def estimates(options: Options) -> list[int]:
     """What launch/plan.py says of each block."""
     environment = Environment(world_size=None, local_world_size=None, cores=1, gpus=0)
-    config = parse(list(flags_of(options, options.network)), prog="memory")
+    flags = [*flags_of(options, options.network), *options.flags.split()]
+    config = parse(flags, prog="memory")
     resolved = LocalLearningJob(resolve(config, environment=environment)).resolved
     blocks = resolved.partition.blocks
     return [block_memory(resolved, block).total for block in blocks]
 
 
 def show(records: Sequence[Mapping[str, Any]]) -> None:
-    """MB of each process; medians over the runs."""
+    """MB of each process, medians over the runs; and what ours is made of."""
     systems: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
         systems.setdefault(record["system"], []).append(record)
     num = max(len(record["bytes"]) for record in records)
     columns = [str(k) for k in range(num)]
-    table = make_table("MB by worker or stage", *columns, "most", "in all", "idle")
+    table = make_table("MB by worker or stage", *columns, "most", "at once", "x", "idle")
+    whole = [record["at_once_bytes"] for record in systems.get(END_TO_END, ())]
     for system, own in systems.items():
-        table.add_row(system, *_row([r["bytes"] for r in own], num), _mb(own[0]["idle_bytes"]))
-        guesses = [r["estimated_bytes"] for r in own if "estimated_bytes" in r]
+        at_once = _median([record["at_once_bytes"] for record in own])
+        share = f"{at_once / _median(whole):.2f}" if whole else ""
+        cells = _row([record["bytes"] for record in own], num)
+        table.add_row(system, *cells, _mb(at_once), share, _mb(own[0]["idle_bytes"]))
+        guesses = [record["estimated_bytes"] for record in own if "estimated_bytes" in record]
         if guesses:
-            table.add_row("  as estimated before", *_row(guesses, num), "")
+            sums = _mb(_median([sum(guess) for guess in guesses]))
+            table.add_row("  as estimated before", *_row(guesses, num), sums, "", "")
     console = make_console()
     console.print(table)
+    console.print("at once: the most that all take at one moment; x: of one process, end to end")
     console.print("* its loss is split over microbatches, which a contrastive loss can't be")
+    for system, own in systems.items():
+        if "parts" in own[0]:
+            parts = {k: _median([record["parts"][k] for record in own]) for k in OWNERS}
+            made_of = ", ".join(f"{owner} {_mb(size)}" for owner, size in parts.items())
+            console.print(f"{system}, at once, idle included: {made_of}")
+
+
+def _median(values: Sequence[float]) -> float:
+    return median_and_spread(values).median
 
 
 def _row(runs: Sequence[Sequence[int]], num: int) -> list[str]:
-    middle = [median_and_spread(sizes).median for sizes in zip(*runs, strict=True)]
+    middle = [_median(sizes) for sizes in zip(*runs, strict=True)]
     cells = [_mb(size) for size in middle] + [""] * (num - len(middle))
-    return [*cells, _mb(max(middle)), _mb(sum(middle))]
+    return [*cells, _mb(max(middle))]
 
 
 def _mb(size: float) -> str:
@@ -168,6 +213,7 @@ def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
     """Measure, write the records, and print a table."""
     results = Results(options.json)
     if not options.redraw:
+        os.environ.update(MALLOC)  # of all that is started here
         facts = header()
         print_header(facts, make_console())
         results.path.unlink(missing_ok=True)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from benchmarks.memory.peaks import END_TO_END, OURS, Options, estimates, show
+from benchmarks.memory.peaks import END_TO_END, OURS, Options, estimates, most, show
+from benchmarks.memory.watch import OWNERS
 
 TINY = Options(model="mlp", data="synthetic:1x8x8x64", workers=2, batch_size=8, microbatches=(2,))
 
@@ -18,18 +19,38 @@ def test_microbatches_unequal_or_too_small_are_refused(m):
         Options(batch_size=8, microbatches=(m,))
 
 
-def test_table_has_the_most_and_the_sum(capsys):
+def test_most_of_each_and_of_all_at_once_is_found():
+    """Two processes, at their most in different looks; a third look comes before they are there."""
+
+    def sizes(private: int, state: int) -> dict[str, int]:
+        return dict.fromkeys(OWNERS, 0) | {"private": private, "state": state}
+
+    looks = [{}, {0: sizes(50, 5), 1: sizes(20, 0)}, {0: sizes(30, 5), 1: sizes(40, 6)}]
+    assert most(looks, idle_bytes=10) == {
+        "idle_bytes": 10,
+        "bytes": [45, 36],
+        "at_once_bytes": 61,
+        "parts": sizes(70, 11),
+    }
+
+
+def test_table_has_the_most_and_what_ours_is_made_of(capsys):
+    parts = {owner: 1e6 * i for i, owner in enumerate(OWNERS)}
     records = [
         {
             "system": OURS,
             "idle_bytes": 300e6,
             "bytes": [10e6, 30e6],
+            "at_once_bytes": 35e6,
+            "parts": parts,
             "estimated_bytes": [11e6, 33e6],
         },
-        {"system": END_TO_END, "idle_bytes": 290e6, "bytes": [70e6]},
+        {"system": END_TO_END, "idle_bytes": 290e6, "bytes": [70e6], "at_once_bytes": 70e6},
+        {"system": "GPipe", "idle_bytes": 290e6, "bytes": [40e6, 30e6], "at_once_bytes": 70e6},
     ]
     show(records)
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert rows[1][2:] == ["10", "30", "30", "40", "300"]
+    assert rows[1][2:] == ["10", "30", "30", "35", "0.50", "300"]
     assert rows[2][-4:] == ["11", "33", "33", "44"]
-    assert rows[3][-3:] == ["70", "70", "290"]
+    assert rows[3][-4:] == ["70", "70", "1.00", "290"]
+    assert "idle included: private 0, state 1, messages 2, snapshot 3" in " ".join(rows[-1])
