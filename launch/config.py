@@ -249,10 +249,11 @@ class RunConfig:
     report_every_s: Annotated[float, Role.RUNNING] = 0.5
     """Seconds between a worker's reports."""
     snapshot_every: Annotated[int | None, Role.RUNNING] = None
-    """Steps between a worker's snapshots in memory; without it at most 4, as retain-mb allows."""
+    """Steps between a worker's snapshots in memory; without it at most 4, as the blocks' own memory
+    and retain-mb allow."""
     retain_mb: Annotated[int | None, Role.RUNNING] = None
-    """Megabytes a worker may use for what must outlive it: messages it has sent, snapshots; without
-    it 1024, or what they need if that is more."""
+    """Megabytes a worker may use for what must outlive it: messages it has sent, a snapshot, a part
+    of a checkpoint; without it 1024, or what they need if that is more."""
     checkpoint_every: Annotated[int | None, Role.RUNNING] = None
     """Steps between checkpoints on disk; without it an epoch."""
     hang_timeout_s: Annotated[float, Role.RUNNING] = 60.0

@@ -442,8 +442,8 @@ class LocalBlock:
     def state(self) -> dict[str, Tensor]:
         """Everything the block carries from step to step, by name.
 
-        Homes, guests, head, optimizer, probe, count of bad steps. Weights and buffers are the
-        block's own tensors, not copies.
+        Homes, guests, head, optimizer, probe, count of bad steps. Weights, buffers and the
+        optimizer's are the block's own tensors, not copies: their data may be moved elsewhere.
         """
         state: dict[str, Tensor] = dict(self._tensors())
         parts = {

@@ -96,7 +96,8 @@ class BlockStep(Protocol):
         """The home's weights and buffers, by their names in the plain network."""
 
     def state(self) -> Mapping[str, Tensor]:
-        """Everything the block holds, by name."""
+        """Everything the block holds, by name. What it goes on computing with are its own tensors,
+        whose data may be moved between two steps, as `Module.to` moves it (`tensor.data`)."""
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `state` gave in another generation. Raises ValueError if

@@ -40,7 +40,7 @@ MADE = {
     Phase.APPLY: (),
 }
 
-Ended = Computed | Snapshot  # what a compute thread has done; of a snapshot, the copy
+Ended = Computed | Snapshot  # what a compute thread has done; or saved
 
 
 class Copier(Thread):
@@ -165,12 +165,11 @@ class TimedSimulation(Simulation):
         self._computes[k].add(self._small_s(k), settle)
 
     def _settle(self, k: int) -> None:
-        """Tell the core what was done, and let the large messages of that be copied; a state is
-        saved behind them."""
+        """Tell the core what was done, and let the large messages of that be copied."""
         while self._done[k]:
             event = self._done[k].popleft()
             if isinstance(event, Snapshot):
-                self._save(k, event)
+                self._deliver(k, SnapshotDurable(step=event.step))
                 continue
             for stream, took_s in self._copies_s(k, event):
                 if took_s is not None:
@@ -236,14 +235,15 @@ class TimedSimulation(Simulation):
         return 0 if message.absent else window.message_bytes
 
     def _snapshot(self, k: int, action: Snapshot) -> None:
-        """The compute thread copies the state."""
+        """The compute thread waits until all before it is copied, and saves the state."""
         worker = self.workers[k]
         worker.is_busy = True
-        self.after(self._snapshot_s(k), lambda: self._end(worker, k, action))
 
-    def _save(self, k: int, action: Snapshot) -> None:
-        """It is durable when all before it is copied."""
-        self._copiers[k].add(0.0, lambda: self._reach(k, SnapshotDurable(step=action.step)))
+        def save() -> None:
+            self.after(self._snapshot_s(k), lambda: self._end(worker, k, action))
+
+        self._settle(k)
+        self._copiers[k].add(0.0, save)
 
     def _note_memory(self, k: int) -> None:
         retained = in_flight = 0
