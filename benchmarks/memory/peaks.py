@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,7 +36,7 @@ from benchmarks.harness import (
 from benchmarks.lock_step.processes import run_lock_step
 from benchmarks.lock_step.real_work import real_work
 from benchmarks.lock_step.schedule import ScheduleCase
-from benchmarks.memory.watch import OWNERS, Sizes, watch
+from benchmarks.memory.watch import CHECKPOINT, OWNERS, Sizes, watch
 from launch.config import IntList
 from launch.config_file import parse
 from launch.environment import Environment
@@ -109,8 +110,10 @@ def measure(options: Options) -> Iterator[dict[str, Any]]:
 
 def most(looks: Sequence[Mapping[int, Sizes]], *, idle_bytes: int) -> dict[str, Any]:
     """Of all looks: the most that each process took, the most that all took at once, and what
-    that was for; without what is there for nothing, but `parts` with it."""
-    totals = [{k: sum(sizes.values()) for k, sizes in look.items()} for look in looks]
+    that was for; without what is there for nothing, but `parts` with it. A checkpoint on its way
+    to the disk is apart, as the most of each process."""
+    parts = [[sizes[CHECKPOINT] for _, sizes in sorted(look.items())] for look in looks]
+    totals = [{k: sum(s.values()) - s[CHECKPOINT] for k, s in look.items()} for look in looks]
     num_blocks = len(max(totals, key=len))
     in_all = [sum(total.values()) for total in totals]
     fullest = looks[in_all.index(max(in_all))]
@@ -118,6 +121,7 @@ def most(looks: Sequence[Mapping[int, Sizes]], *, idle_bytes: int) -> dict[str, 
         "idle_bytes": idle_bytes,
         "bytes": [max(t.get(k, 0) for t in totals) - idle_bytes for k in range(num_blocks)],
         "at_once_bytes": max(in_all) - num_blocks * idle_bytes,
+        "checkpoint_bytes": [max(sizes) for sizes in zip_longest(*parts, fillvalue=0)],
         "parts": {owner: sum(s[owner] for s in fullest.values()) for owner in OWNERS},
     }
 
@@ -157,13 +161,14 @@ def watched(system: str, options: Options, network: Sequence[str]) -> list[dict[
 
 
 def estimates(options: Options) -> list[int]:
-    """What launch/plan.py says of each block."""
+    """What launch/plan.py says of each block while no checkpoint is on its way."""
     environment = Environment(world_size=None, local_world_size=None, cores=1, gpus=0)
     flags = [*flags_of(options, options.network), *options.flags.split()]
     config = parse(flags, prog="memory")
     resolved = LocalLearningJob(resolve(config, environment=environment)).resolved
     blocks = resolved.partition.blocks
-    return [block_memory(resolved, block).total for block in blocks]
+    took = [block_memory(resolved, block) for block in blocks]
+    return [size.total - size.checkpoint for size in took]
 
 
 def show(records: Sequence[Mapping[str, Any]]) -> None:
@@ -190,9 +195,16 @@ def show(records: Sequence[Mapping[str, Any]]) -> None:
     console.print("* its loss is split over microbatches, which a contrastive loss can't be")
     for system, own in systems.items():
         if "parts" in own[0]:
-            parts = {k: _median([record["parts"][k] for record in own]) for k in OWNERS}
+            parts = {
+                k: _median([record["parts"][k] for record in own])
+                for k in OWNERS
+                if k != CHECKPOINT
+            }
             made_of = ", ".join(f"{owner} {_mb(size)}" for owner, size in parts.items())
             console.print(f"{system}, at once, idle included: {made_of}")
+            on_way = zip(*(record["checkpoint_bytes"] for record in own), strict=True)
+            told = ", ".join(_mb(_median(sizes)) for sizes in on_way)
+            console.print(f"  while a checkpoint is on its way, also of each block: {told}")
 
 
 def _median(values: Sequence[float]) -> float:
