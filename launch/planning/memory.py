@@ -30,10 +30,11 @@ from runtime.core.plan import Stream
 PASSING = 8
 
 
-# What a block retains and saves for restarts should stay below this share of its own memory; if its
-# state alone is more, what it retains of messages below the smaller one.
+# What a block retains and saves for restarts should stay below this share of its own memory, or be
+# too little to matter; if its state alone is more, what it retains below the smaller share.
 MOST_FOR_RESTARTS = 0.5
 MOST_RETAINED = 0.1
+LITTLE_BYTES = 64e6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +135,8 @@ def choose_snapshot_every(resolved: Resolved) -> int:
 
 def _is_moderate(took: BlockMemory) -> bool:
     restarts = took.retained + took.snapshot
-    return restarts <= MOST_FOR_RESTARTS * took.own or took.retained <= MOST_RETAINED * took.own
+    is_small = took.retained <= MOST_RETAINED * took.own
+    return is_small or restarts <= max(LITTLE_BYTES, MOST_FOR_RESTARTS * took.own)
 
 
 def _kept_bytes(workload: Workload, units: tuple[int, ...]) -> int:
