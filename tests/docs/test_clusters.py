@@ -199,6 +199,7 @@ def test_two_terminals_are_one_job(cluster):
 # Slurm ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_torchrun_on_each_host_of_slurm_is_one_job(cluster, slurm):
     script = snippet("# torchrun on each host").replace("--nproc-per-node=4", "--nproc-per-node=1")
     run = cluster.start(script, "--bind", "127.0.0.1", *SMALL, environ=slurm)
@@ -208,6 +209,7 @@ def test_torchrun_on_each_host_of_slurm_is_one_job(cluster, slurm):
     assert not (cluster.directory / "requeued").exists()
 
 
+@pytest.mark.slow
 def test_tasks_of_slurm_stop_when_the_time_is_up_and_resume(cluster, slurm):
     script = snippet("# a task for each rank")
     flags = ("--bind", "127.0.0.1", *SMALL, "--report-every-s=.1", "--faults=slow:0@5x30+20")

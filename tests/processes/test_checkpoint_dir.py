@@ -20,6 +20,7 @@ def digests(run) -> dict[str, str]:
     return {key: run.summary[key] for key in ("weights_sha256", "state_sha256")}
 
 
+@pytest.mark.slow
 def test_run_is_killed_stopped_and_resumed_on_hosts_that_have_none_of_its_files(start, s3):
     """Its newest checkpoint is damaged there, too. In the end, learning goes on in another cut."""
     storage = open_storage(f"{s3}/killed")

@@ -29,6 +29,7 @@ def expected(tmp_path_factory) -> str:
     return reference(tmp_path_factory.mktemp("reference"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.kind}-{case.how}-{case.disks}")
 def test_job_on_two_hosts_ends_with_the_weights_of_one(case, expected, tmp_path):
     if case.disks == "own" and s3.missing():

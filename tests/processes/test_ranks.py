@@ -112,6 +112,7 @@ def test_rank_that_is_refused_ends_the_others(ranks, start, tmp_path, port):
     assert "has ended: bind '192.0.2.9' is no address of this host" in found[0][1]
 
 
+@pytest.mark.slow
 def test_run_directory_of_another_rank_is_not_passed_over_in_silence(ranks, start, tmp_path, port):
     runs = ranks(3, *SLOW, but=(2,))
     variables = {"WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -147,6 +148,7 @@ def test_registrar_may_die_and_the_store_with_it(ranks, expected):
     assert runs[0].summary["restarts"] == []
 
 
+@pytest.mark.slow
 def test_rank_that_does_not_come_is_told_of_and_the_others_can_be_stopped(ranks):
     runs = ranks(3, but=(1,))
     runs[0].await_error("waiting for rank 1 to start")

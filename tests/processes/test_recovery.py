@@ -113,6 +113,7 @@ def test_links_over_a_wire_heal_too(link, start):
     assert run.summary["batches"]["trained"] == 3 * 40
 
 
+@pytest.mark.slow
 def test_run_is_stopped_resumed_extended_twice_and_recut(start):
     """What an extended run ended with, no other program could compute: its schedule was lost."""
     flags = (*QUICK, "--workers", "2", "--steps", "150")

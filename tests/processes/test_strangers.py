@@ -124,6 +124,7 @@ def test_run_directory_is_shared_if_that_is_asked_for(start: Start):
     assert (run.dir / "summary.json").stat().st_mode & 0o777 == 0o644
 
 
+@pytest.mark.slow
 def test_one_host_listens_on_files_alone(start: Start, torchrun, expected):
     """But for the launcher's own store."""
     run = start(*JOB, *SLOW, launcher=[*torchrun[:-1], "--nproc_per_node=3"])
@@ -177,6 +178,7 @@ def launched(start: Start, store_port: int) -> Callable[..., Run]:
     return launch
 
 
+@pytest.mark.slow
 def test_forged_announcement_is_not_run_by_a_new_worker(launched, store_port, tmp_path, expected):
     """It once was: the stranger's module was imported and called with the user's rights."""
     run = launched(*SLOW)
@@ -208,6 +210,7 @@ def test_forged_announcement_is_not_run_by_a_new_worker(launched, store_port, tm
     assert not (tmp_path / "elsewhere").exists()
 
 
+@pytest.mark.slow
 def test_junk_under_every_key_of_the_store_changes_nothing(launched, store_port, expected):
     """The key `finished` once let a job wait for ever, without its weights."""
     run = launched("--faults", "slow:0@20x60+10,kill:1@35,coordinator-kill@45")
@@ -256,6 +259,7 @@ def context() -> Iterator[zmq.Context]:
     context.destroy(linger=0)
 
 
+@pytest.mark.slow
 def test_strangers_at_every_port_are_refused_and_counted(start: Start, context, expected):
     """A forged result, a squatted name, a silent peer that would share in the activations, garbage,
     a port scan: none is heard, and none hears anything."""
@@ -291,6 +295,7 @@ def test_strangers_at_every_port_are_refused_and_counted(start: Start, context, 
     assert f"refused: {run.summary['refused']} connections" in out
 
 
+@pytest.mark.slow
 def test_more_silent_connections_than_a_process_may_open_files_end_nothing(start: Start, expected):
     """A report once failed for want of a file descriptor, and took its worker along."""
     few_files = ["bash", "-c", 'ulimit -n 256; exec "$0" "$@"', sys.executable]
