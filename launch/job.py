@@ -202,8 +202,36 @@ def _build_block(
     source = None
     if block_index == 0 and data is not None:
         source = make_source(config, data, device=_device(config, 0))
-    traces, is_top = resolved.traces, block_index + 1 == partition.num_blocks
-    learning = Learning(
+    traces = resolved.traces
+    return LocalBlock(
+        resolved.network,
+        home=block.home,
+        guest=block.guest,
+        lent=block.lent,
+        learning=_learning(resolved, block_index),
+        objective=resolved.objective,
+        num_classes=resolved.num_classes,
+        head=resolved.head_of(block),
+        home_shape=traces[block.home[-1]].output_shape,
+        source=source,
+        copies_input=write_input(traces[unit] for unit in block.home),
+        writes_output=write_input(traces[unit] for unit in block.guest),
+        copies_beside=copies_beside,
+        # Of the first unit no trace can tell.
+        writers=frozenset({0} | {i for i, trace in enumerate(traces) if trace.writes_input}),
+        poisoned=frozenset(
+            fault.step
+            for fault in parse(config.faults)
+            if fault.kind == "nan" and fault.block == block_index
+        ),
+    )
+
+
+def _learning(resolved: Resolved, block_index: int) -> Learning:
+    """How a block learns."""
+    config, partition = resolved.config, resolved.partition
+    block, is_top = partition.blocks[block_index], block_index + 1 == partition.num_blocks
+    return Learning(
         tie=config.tie,
         alpha=config.alpha,
         optimizer=config.optimizer,
@@ -222,28 +250,6 @@ def _build_block(
         max_bad_steps=config.max_bad_steps,
         seed=config.seed,
         device=_device(config, block_index),
-    )
-    return LocalBlock(
-        resolved.network,
-        home=block.home,
-        guest=block.guest,
-        lent=block.lent,
-        learning=learning,
-        objective=resolved.objective,
-        num_classes=resolved.num_classes,
-        head=resolved.head_of(block),
-        home_shape=traces[block.home[-1]].output_shape,
-        source=source,
-        copies_input=write_input(traces[unit] for unit in block.home),
-        writes_output=write_input(traces[unit] for unit in block.guest),
-        copies_beside=copies_beside,
-        # Of the first unit no trace can tell.
-        writers=frozenset({0} | {i for i, trace in enumerate(traces) if trace.writes_input}),
-        poisoned=frozenset(
-            fault.step
-            for fault in parse(config.faults)
-            if fault.kind == "nan" and fault.block == block_index
-        ),
     )
 
 

@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
         return refuse(error, launcher)
     member = None if launcher is None else launcher.member()
     try:
-        address = bind_address(config.bind, launcher, say=say)
+        address = bind_address(config.bind, launcher, say=say if speaks(launcher) else unheard)
         program = replace(program, checkpoint_dir=checkpoint_place(config))
     except HostError as error:
         code = refuse(error, launcher)
@@ -47,6 +47,16 @@ def main(argv: list[str]) -> int:
             Keeper(program, member=member).withdraw(str(error))
         return code
     return Keeper(program, member=member, address=address).run()
+
+
+def speaks(launcher: Launcher | None) -> bool:
+    """Whether this rank speaks for its host."""
+    return launcher is None or launcher.local_rank in (None, 0)
+
+
+def unheard(text: str) -> None:
+    """Another rank of this host says it."""
+    del text
 
 
 def say(text: str) -> None:

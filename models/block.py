@@ -203,8 +203,9 @@ class LocalBlock:
     # The step ---------------------------------------------------------------------------------
 
     def compile_units(self, blank_NCHW: Tensor) -> None:
-        """Compile home and guest for inputs like `blank_NCHW`, and change nothing else. Blocks for
-        some seconds a unit."""
+        """Compile home and guest for inputs like `blank_NCHW`, by a step on it that changes no
+        tensor; what units hold beside tensors is as after that step. Blocks for some seconds a
+        unit."""
         compile_units([*self._home.values(), *self._guest.values()])
         blank_NCHW = self.learning.numerics.laid_out(blank_NCHW.to(self.device))
         with unchanged(self._home), unchanged(self._guest):

@@ -64,8 +64,8 @@ def step_optimizer(optimizer: torch.optim.Optimizer) -> None:
     """Run one step, as `optimizer.step()` does.
 
     torch's step first imports torch._dynamo, only to tell the compiler to keep out: 1.3 s of
-    every worker's start. Nothing here is compiled, so torch's own optimizers are stepped
-    without it; a user's optimizer gets its plain step.
+    every worker's start. Optimizers are never compiled, so torch's own are stepped without it; a
+    user's optimizer gets its plain step.
     """
     if type(optimizer) in (torch.optim.SGD, torch.optim.AdamW, LARS):
         with torch.no_grad():

@@ -30,8 +30,9 @@ from runtime.core.plan import Stream
 PASSING = 8
 
 
-# What a block retains and saves for restarts should stay below this share of its own memory, or be
-# too little to matter; if its state alone is more, what it retains below the smaller share.
+# Snapshots are as rare as they can be while what each block retains and the copy of its state take
+# no more than this share of its own memory, or than LITTLE_BYTES; or what it retains alone no more
+# than MOST_RETAINED of it.
 MOST_FOR_RESTARTS = 0.5
 MOST_RETAINED = 0.1
 LITTLE_BYTES = 64e6

@@ -130,8 +130,9 @@ def choose_retain_mb(workload: Workload, partition: Partition, *, memory_bytes: 
     if max(needed) > memory_bytes:
         raise ValueError(
             f"worker {needed.index(max(needed))} would retain {max(needed) / 1e6:,.0f} MB of"
-            f" snapshots and messages, and this machine has {memory_bytes / 1e6:,.0f} MB of memory;"
-            " give --retain-mb, a smaller network, head or --batch-size, or fewer classes"
+            " snapshot, part of a checkpoint and messages, and this machine has"
+            f" {memory_bytes / 1e6:,.0f} MB of memory; give --retain-mb, a smaller network, head or"
+            " --batch-size, or fewer classes"
         )
     return max(USUAL_MB, math.ceil(max(needed) / 1e6))
 
@@ -149,8 +150,8 @@ def check_retention(resolved: Resolved) -> None:
         raise ValueError(
             f"retain-mb {config.retain_mb} is too little: worker {worker} must retain"
             f" {(most - images) / 1e6:.1f} MB of what it has sent (window {config.window},"
-            f" {config.lag_in_words}) and {images / 1e6:.1f} MB of snapshots; give --retain-mb"
-            f" {math.ceil(most / 1e6)}, or a smaller --batch-size"
+            f" {config.lag_in_words}) and {images / 1e6:.1f} MB of its snapshot and a part of a"
+            f" checkpoint; give --retain-mb {math.ceil(most / 1e6)}, or a smaller --batch-size"
         )
 
 

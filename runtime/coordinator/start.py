@@ -50,7 +50,7 @@ def announce(program: Program, rendezvous: Rendezvous, meeting: Meeting, tell: T
     ranks = _facts_of_ranks(rendezvous, meeting, tell)
     text = program.resolve(_recorded(program, rendezvous, given), tell, ranks)
     job = program.load(text)
-    tell("taking the run directory", takes_s=LOCK_S)
+    tell("taking the run directory, from another job if need be", takes_s=LOCK_S)
     run_dir = _take_run_dir(program, rendezvous, given, meeting)
     reception = None
     try:
@@ -223,8 +223,7 @@ def _recorded(program: Program, rendezvous: Rendezvous, given: Storage | None) -
 def _take_run_dir(
     program: Program, rendezvous: Rendezvous, given: Storage | None, meeting: Meeting
 ) -> RunDir:
-    """The user's directory, the one of the attempt before this, or a new one. One that hosts share
-    may be locked by a host that has died until the file server notices. Raises ValueError."""
+    """The user's directory, the one of the attempt before this, or a new one. Raises ValueError."""
     recalled = rendezvous.recall_run_dir()
     wish = recalled or program.run_dir
     path = None if wish is None else Path(wish)

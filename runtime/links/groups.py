@@ -2,7 +2,7 @@
 
 Owns what a group is to a link: it moves the bytes of host memory, waits for no longer than it may,
 and can be left. Knows nothing of messages. NCCL's half has not been run on GPUs; all of it but
-NCCL's own calls passes the conformance suite of links over another process group.
+NCCL's own calls, abort among them, passes the conformance suite of links over another group.
 """
 
 import os

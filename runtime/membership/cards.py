@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-PLACE_MARK = (
-    ".run"  # a file that rank 0 has written to the checkpoint directory, for others to find
-)
+# A file that rank 0 has written to the checkpoint directory, for others to find.
+PLACE_MARK = ".run"
 Presence = Literal["here", "left", "failed"]
 
 
@@ -21,9 +20,9 @@ class Card:
     `nonce` is its keeper's; `heard` the one of rank 0's keeper that it knows of: a card of an
     earlier attempt has another. `host` names it in messages, `facts` describe its machine, as the
     program wants it. `beat` counts up while it is there. `stop` is the signal by which it wants the
-    job to stop, `why` how it failed. `troubles` are the latest of `num_troubles` things that it
-    could not do, the newest at last. `seen` is the run whose places it has looked for, and `unseen`
-    why it does not see them.
+    job to stop, `why` how it failed. `troubles` are the latest things that it could not do, the
+    newest at last; `num_troubles` counts them up, from any number. `seen` is the run whose places
+    it has looked for, and `unseen` why it does not see them.
     """
 
     nonce: str

@@ -151,12 +151,14 @@ class Registrar:
         self._say = say
         self._clock = clock
         is_first = member.rank == 0
+        since = int(1000 * time.time())  # counts from here are above any of the registrar before
         self._card = Card(
             nonce=nonce,
             heard=nonce if is_first else "",
             host=socket.gethostname(),
             facts=facts,
-            beat=int(1000 * time.time()),  # above any of the registrar before
+            beat=since,
+            num_troubles=since,
         )
         self._roll = Roll(nonce, member.num_ranks, timeout_s=timeout_s) if is_first else None
         self._follower = Follower(nonce, member.rank, timeout_s=timeout_s)

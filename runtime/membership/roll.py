@@ -97,9 +97,10 @@ class Roll:
 
     def _untold(self, card: Card) -> Sequence[str]:
         """The troubles that are new since the last time, as far as the card still has them."""
-        num_new = card.num_troubles - self._num_told.get(card.nonce, 0)
+        num_told = self._num_told.get(card.nonce, 0)
         self._num_told[card.nonce] = card.num_troubles
-        return card.troubles[-num_new:] if num_new else ()
+        num_new = min(card.num_troubles - num_told, len(card.troubles))
+        return card.troubles[len(card.troubles) - num_new :]
 
     def _why_over(self, rank: int, card: Card) -> str:
         who = name_of(rank, card.host)

@@ -53,8 +53,8 @@ class RunDir:
         """Make and lock a run's directory: `path`, or a new runs/<UTC time>-<name>.
 
         `restart` resumes the run that the directory already holds. Raises ValueError if it can't be
-        written, another job has it and keeps it for `patience_s`, or it holds a run and this is no
-        restart.
+        written, another job has it, or it holds a run and this is no restart. A job of another host
+        is waited for, up to `patience_s`: if that host has died, the file server lets go in time.
         """
         try:
             path = _new_directory(name) if path is None else path
@@ -183,9 +183,10 @@ def _take(lock: TextIO, path: Path, patience_s: float) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
         except BlockingIOError as error:
-            if time.monotonic() >= until_s:
-                lock.seek(0)
-                holder = lock.read().strip() or "unknown"
+            lock.seek(0)
+            holder = lock.read().strip() or "unknown"
+            is_alive = holder.endswith(f" of host {socket.gethostname()}")  # else it has no lock
+            if is_alive or time.monotonic() >= until_s:
                 lock.close()
                 raise ValueError(
                     f"run directory {str(path)!r} is in use by process {holder}; "

@@ -1,8 +1,9 @@
 """The tensors that a block computes on, in memory that outlives its worker.
 
-Owns where each lies. Between two steps that memory is a whole state, in the midst of a step it is
-none: its head says which. So a copy of it that a death cuts short can be made again from it, and a
-second copy is not needed.
+Owns where each lies. Between two steps that memory holds a whole state, but not in the midst of a
+step: its head says which. So a copy of it that a death cuts short can be made again from it, and a
+second copy is not needed. It is as large as the most that has lain there: what is not used any more
+is used again for tensors of the same shape, and not given back.
 
     head | slots, each at an aligned place | how the slots make a safetensors file
 """
@@ -11,7 +12,8 @@ import json
 import mmap
 import os
 import weakref
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +35,7 @@ class Slot:
     spec: TensorSpec
     offset: int
     tensor: Tensor
-    owner: weakref.ref[Tensor]
+    owner: Callable[[], Tensor | None]
 
 
 class LiveState:
@@ -53,13 +55,16 @@ class LiveState:
         """Have a state lie here, and return the pieces of a safetensors file of it.
 
         A tensor's data moves here the first time, if it is alone in a CPU tensor's memory: then
-        there is nothing to do the next time. Others, such as a GPU's, are copied each time.
+        there is nothing to do the next time. Others are copied each time: a GPU's, and those that
+        share their memory, which must not be parted.
         """
         tensors = list(state.values())
-        self._make_slots([tensor for tensor in tensors if self._find(tensor) is None])
+        users = Counter(map(_memory, tensors))
+        newcomers = [tensor for tensor in tensors if self._find(tensor) is None]
+        self._make_slots(newcomers, in_use=users.keys())
         slots = [self._slot_of[id(tensor)] for tensor in tensors]
         for tensor, slot in zip(tensors, slots, strict=True):
-            _move(tensor, slot.tensor)
+            _copy(tensor, slot.tensor, moves=users[_memory(tensor)] == 1)
         layout = [(name, slot.offset) for name, slot in zip(state, slots, strict=True)]
         if layout != self._layout:
             self._layout = layout
@@ -83,10 +88,16 @@ class LiveState:
 
     def _find(self, tensor: Tensor) -> Slot | None:
         slot = self._slot_of.get(id(tensor))
-        return slot if slot is not None and slot.owner() is tensor else None
+        if slot is None or slot.owner() is not tensor:
+            return None
+        if slot.spec != _spec(tensor):  # its data was replaced, by one of another form
+            slot.owner = _nobody
+            return None
+        return slot
 
-    def _make_slots(self, tensors: Iterable[Tensor]) -> None:
-        """Give each tensor a slot: one whose owner is gone, its own place first, or a new one."""
+    def _make_slots(self, tensors: Iterable[Tensor], *, in_use: Collection[int]) -> None:
+        """Give each tensor a slot: one whose owner is gone, its own place first, or a new one.
+        `in_use` is memory on which tensors still are, whoever owned them first."""
         free: dict[TensorSpec, dict[int, Slot]] = {}
         for slot in self._slots:
             if slot.owner() is None:
@@ -100,10 +111,12 @@ class LiveState:
                 homeless.append(tensor)
         newcomers = []
         for tensor in homeless:
-            if fitting := free.get(_spec(tensor), {}):
-                self._let(fitting.popitem()[1], tensor)
-            else:
+            fitting = free.get(_spec(tensor), {})
+            place = next((place for place in fitting if place not in in_use), None)
+            if place is None:
                 newcomers.append(tensor)
+            else:
+                self._let(fitting.pop(place), tensor)
         self._build(newcomers)
 
     def _build(self, tensors: list[Tensor]) -> None:
@@ -160,11 +173,23 @@ def _whole_pages(size_bytes: int) -> int:
     return -(-size_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
-def _move(tensor: Tensor, place: Tensor) -> None:
-    """Copy a tensor to its place unless it lies there, and let it lie there if it may."""
+def _memory(tensor: Tensor) -> int:
+    """Where the memory begins that a tensor is in: equal for tensors that share it. Of nothing
+    there is none to share."""
+    return tensor.untyped_storage().data_ptr() or id(tensor)
+
+
+def _nobody() -> None:
+    """The owner of a place that is free."""
+
+
+def _copy(tensor: Tensor, place: Tensor, *, moves: bool) -> None:
+    """Copy a tensor to its place unless it lies there; with `moves` it lies there from now on, if
+    that can be."""
     if tensor.data_ptr() == place.data_ptr():
         return
     place.copy_(tensor.detach())
     owns_memory = tensor.untyped_storage().nbytes() == tensor.nbytes > 0
-    if owns_memory and tensor.device == place.device and tensor.stride() == place.stride():
+    is_alike = tensor.device == place.device and tensor.stride() == place.stride()
+    if moves and owns_memory and is_alike:
         tensor.data = place

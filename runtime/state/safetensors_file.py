@@ -1,7 +1,7 @@
 """A state as the bytes of a safetensors file, in pieces, so that it is copied once.
 
-Written here, in the format that safetensors documents, because its own writer takes 50 us a tensor
-and copies all of them, and this runs every few steps; it is read back by safetensors.
+Written here, in the format that safetensors documents, because its own writer copies all tensors
+once more; it is read back by safetensors.
 """
 
 import json
@@ -44,11 +44,6 @@ def byte_view(tensor: Tensor) -> memoryview:
 def header_of(tensors: Mapping[str, Tensor]) -> bytes:
     """What stands before the tensors' bytes. Raises ValueError for a dtype that has no name."""
     return _header(_entries(tensors, 0))
-
-
-def pieces_of(tensors: Mapping[str, Tensor]) -> list[Piece]:
-    """The file in pieces: the header, and each tensor's bytes."""
-    return [header_of(tensors), *map(byte_view, tensors.values())]
 
 
 def joined(file: memoryview, tensors: Mapping[str, Tensor]) -> list[Piece]:

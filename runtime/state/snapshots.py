@@ -1,8 +1,8 @@
 """Hot snapshots of a worker's block, in memory that outlives the worker.
 
 Owns the order in which a snapshot is taken. The block computes on one state (live_state.py), and a
-copy of it lies beside. While the copy is written the live state stands still and is whole; while a
-step changes the live state, the copy is.
+copy of it lies beside. At any time one of the two is whole: the live state while the copy is
+written, for it stands still then; the copy while a step changes the live state.
 """
 
 from collections.abc import Callable, Mapping

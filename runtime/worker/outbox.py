@@ -19,6 +19,7 @@ from runtime.state.retention import Retention
 
 LARGE_BYTES = 1 << 18  # below, handing a copy over takes longer than making it
 WAIT_TIMEOUT_S = 60.0
+LOOK_S, FINISH_LOOKS = 1.0, 400  # longer than a copy from a device may take (models.copies)
 
 Made = Mapping[Stream, Payload | None]
 Copy = tuple[Stream, int]
@@ -162,11 +163,17 @@ class CopyThread:
         """Return when all that was given is done. Raises what failed, and TimeoutError."""
         given = self._num_jobs_given
         with self._ended_one:
-            done = self._ended_one.wait_for(lambda: self._num_jobs_done >= given, WAIT_TIMEOUT_S)
+            for _ in range(FINISH_LOOKS):  # by looks: a clock runs on while the job is suspended
+                if self._ended_one.wait_for(lambda: self._num_jobs_done >= given, LOOK_S):
+                    break
+            is_done = self._num_jobs_done >= given
         if self._failure is not None:
             raise self._failure
-        if not done:
-            raise TimeoutError(f"messages were not copied in {WAIT_TIMEOUT_S:.0f} s")
+        if not is_done:
+            raise TimeoutError(
+                f"what was made is not retained after {FINISH_LOOKS * LOOK_S:.0f} s, so the block's"
+                " state can't be saved"
+            )
 
     def take_saved(self) -> list[int]:
         """The steps before which a state is saved, in order."""

@@ -1,7 +1,5 @@
 """What comes to a block is brought to its device before it is needed; here that is pretended."""
 
-import threading
-
 import torch
 
 from models.arrivals import Arrivals
@@ -23,10 +21,11 @@ def test_expected_message_is_on_its_way_until_it_is_taken():
     way = HeldWay()
     arrivals, message = Arrivals(CopiesBeside(way), GPU), torch.ones(LARGE)
     arrivals.expect(message)
-    threading.Thread(target=way.gate.release).start()
-    taken = arrivals.take(message)
-    assert taken is not message
-    assert torch.equal(taken, message)
+    way.gate.release()
+    (_, there, copy) = arrivals._coming[id(message)]
+    copy.wait()  # before anybody takes it
+    assert torch.equal(there, message)
+    assert arrivals.take(message) is there
 
 
 def test_messages_are_not_mistaken_for_each_other():

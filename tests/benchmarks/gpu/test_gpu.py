@@ -75,7 +75,7 @@ def test_part_that_fails_is_no_obstacle_to_the_next(monkeypatch, tmp_path, capsy
     assert header["gpu"] == "none"
     assert [record["part"] for record in records] == list(PARTS)
     assert {record["part"]: record["wrong"] for record in records if record["wrong"]} == {
-        "bits": "no luck"
+        "bits": "RuntimeError: no luck"
     }
     assert "no luck" in capsys.readouterr().out
 

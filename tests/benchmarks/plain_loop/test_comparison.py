@@ -6,7 +6,6 @@ import json
 import pytest
 import torch
 
-from benchmarks.plain_loop import comparison
 from benchmarks.plain_loop.comparison import KINDS, WARM_UP, Options, PlainLoop, main, measure
 
 SMALL = Options(model="resnet18-cifar-w4", batch_size=4, steps=2, threads=1)
@@ -35,9 +34,8 @@ def test_loop_that_learns_otherwise_is_told(monkeypatch, capsys, tmp_path):
             step(self, index)
 
     monkeypatch.setattr(PlainLoop, "step", step_but_the_last)
-    monkeypatch.setattr(comparison, "KINDS", {"fp32": {}})
     results = tmp_path / "results.jsonl"
-    main(Options(model=SMALL.model, batch_size=4, steps=2, threads=1, json=results))
+    main(dataclasses.replace(SMALL, kinds=("fp32",), json=results))
     assert "DIFFERENT" in capsys.readouterr().out
     (record,) = map(json.loads, results.read_text().splitlines())
     assert not record["same_bits"]
@@ -51,6 +49,7 @@ def test_loop_that_learns_otherwise_is_told(monkeypatch, capsys, tmp_path):
         ({"model": "resnet81"}, "no model named 'resnet81'"),
         ({"batch_size": 1000}, "batch size 1000 for 512 training images"),
         ({"steps": 0}, "steps 0; give at least 1"),
+        ({"kinds": ("fp8",)}, "kinds fp8; give some of fp32 channels-last bf16"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(wrong, told):

@@ -137,10 +137,10 @@ def test_memory_on_a_gpu_is_apart_from_the_hosts(show, monkeypatch):
     run = light(workers=2)
     lines = show(dataclasses.replace(run, config=dataclasses.replace(run.config, device="cuda")))
     begin = next(i for i, line in enumerate(lines) if line.startswith("block, MB"))
-    assert lines[begin].endswith("retained on GPU on host sent up tie")
+    assert lines[begin].endswith("snapshot checkpoint on GPU on host sent up tie")
     for line, block in zip(lines[begin + 1 :], run.partition.blocks, strict=False):
         took = block_memory(run, block)
-        assert line.split()[5:7] == [f"{took.on_gpu / 1e6:,.1f}", f"{took.on_host / 1e6:,.1f}"]
+        assert line.split()[7:9] == [f"{took.on_gpu / 1e6:,.1f}", f"{took.on_host / 1e6:,.1f}"]
     assert any("of 16,000 MB: it fits" in line for line in lines)
 
 

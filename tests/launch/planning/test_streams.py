@@ -160,7 +160,7 @@ def test_room_that_is_too_little_is_refused_with_what_is_needed():
     megabytes = int(message.partition("--retain-mb ")[2].partition(",")[0])
     assert "retain-mb 1 is too little: worker " in message
     assert "(window 9, lag 4) and " in message
-    assert " MB of snapshots; give --retain-mb" in message
+    assert " MB of its snapshot and a part of a checkpoint; give --retain-mb" in message
     assert message.endswith("or a smaller --batch-size")
     resolve(RunConfig(**settings, workers=3, retain_mb=megabytes), environment=MACHINE)
     with pytest.raises(ConfigError):

@@ -155,6 +155,14 @@ def test_trouble_that_comes_again_is_told_again(ranks):
     assert ranks.watch().troubles == (again,)
 
 
+def test_trouble_after_a_registrars_restart_is_told(ranks):
+    """The count begins anew, above any before it."""
+    ranks.change(1, troubles=("the first",), num_troubles=1001)
+    ranks.watch()
+    ranks.change(1, troubles=("another",), num_troubles=5001)
+    assert ranks.watch().troubles == ("another",)
+
+
 def test_troubles_that_a_card_has_no_room_for_are_passed_over(ranks):
     ranks.change(1, troubles=("the last", "the very last"), num_troubles=5)
     assert ranks.watch().troubles == ("the last", "the very last")

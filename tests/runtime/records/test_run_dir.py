@@ -59,9 +59,19 @@ def test_directory_cannot_be_shared_by_two_jobs(tmp_path):
 
 
 def test_directory_that_becomes_free_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(module.socket, "gethostname", lambda: "the host that has died")
     first = create(tmp_path / "run")
+    monkeypatch.setattr(module.socket, "gethostname", lambda: "this host")
     monkeypatch.setattr(module.time, "sleep", lambda seconds: first.close())
     create(tmp_path / "run", patience_s=90.0).close()
+
+
+def test_directory_of_a_job_that_lives_on_this_host_is_refused_at_once(tmp_path, monkeypatch):
+    first = create(tmp_path / "run")
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: pytest.fail("it waits"))
+    with pytest.raises(ValueError, match="in use"):
+        create(tmp_path / "run", patience_s=90.0)
+    first.close()
 
 
 @pytest.mark.parametrize("name", ["config.toml", "metrics.jsonl"])

@@ -25,6 +25,11 @@ STATE = {
 }
 
 
+def fresh() -> dict[str, Tensor]:
+    """That state, of tensors of one's own."""
+    return {name: tensor.clone() for name, tensor in STATE.items()}
+
+
 def assert_same(got: dict[str, Tensor], sent: dict[str, Tensor]) -> None:
     assert got.keys() == sent.keys()
     for name, tensor in sent.items():

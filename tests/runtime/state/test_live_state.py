@@ -1,5 +1,6 @@
 """A block's tensors lie where they outlive it, whoever holds them and however they change."""
 
+import pytest
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -7,16 +8,12 @@ from torch import Tensor
 from runtime.state.live_state import LiveState, whole_state
 from runtime.state.mapped import ALIGNMENT_BYTES
 
-from .states import STATE, assert_same
+from .states import STATE, assert_same, fresh
 
 
 def held(live: LiveState, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The state as it lies there."""
     return safetensors.torch.load(b"".join(live.hold(state)))
-
-
-def fresh() -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in STATE.items()}
 
 
 def test_state_of_every_dtype_and_shape_lies_there_bit_for_bit(memory):
@@ -66,6 +63,36 @@ def test_tensor_that_shares_its_memory_stays_and_is_copied(memory):
     whole.add_(1)
     assert_same(held(live, state), state)
     assert [tensor.data_ptr() for tensor in state.values()] == places
+
+
+def test_tensors_of_one_memory_are_not_parted(memory):
+    """As a user's weights may be, within a unit."""
+    live, a = LiveState(memory.paths.live), torch.nn.Parameter(torch.zeros(3))
+    state = {"a": a, "b": torch.nn.Parameter(a.data)}
+    live.hold(state)
+    with torch.no_grad():
+        a.add_(1)
+    assert_same(held(live, state), {"a": torch.ones(3), "b": torch.ones(3)})
+    assert state["b"].tolist() == [1.0] * 3
+
+
+def test_place_is_not_given_away_while_a_view_of_it_is_in_use(memory):
+    live, scale = LiveState(memory.paths.live), torch.ones(4)
+    live.hold({"s": scale})
+    scale = scale.expand(3, 4)  # the object that owned the place is gone
+    state = {"s": scale, "new": torch.zeros(4)}
+    assert_same(held(live, state), {"s": torch.ones(3, 4), "new": torch.zeros(4)})
+    assert_same(held(live, state), {"s": torch.ones(3, 4), "new": torch.zeros(4)})
+
+
+@pytest.mark.parametrize("data", [torch.ones(5), torch.ones(1), torch.ones(3).double()])
+def test_data_that_is_replaced_by_another_form_gets_another_place(memory, data):
+    live, queue = LiveState(memory.paths.live), torch.zeros(3)
+    live.hold({"q": queue})
+    queue.data = data.clone() if data.dtype == queue.dtype else queue.data
+    state = {"q": queue if data.dtype == queue.dtype else data}
+    assert_same(held(live, state), {"q": data})
+    assert_same(held(live, state), {"q": data})
 
 
 def test_tensors_that_change_names_keep_their_places(memory):

@@ -5,13 +5,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from runtime.state.safetensors_file import DTYPES, byte_view, joined, pieces_of
+from runtime.state.safetensors_file import DTYPES, byte_view, header_of, joined
 
 from .states import STATE, assert_same, random_bits
 
 
 def file_of(tensors: dict[str, Tensor]) -> bytes:
-    return b"".join(pieces_of(tensors))
+    return b"".join([header_of(tensors), *map(byte_view, tensors.values())])
 
 
 def test_pieces_are_a_safetensors_file(tmp_path):

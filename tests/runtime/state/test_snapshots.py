@@ -1,9 +1,10 @@
 """A state is saved in memory of which one whole copy outlives any death."""
 
+import contextlib
 import itertools
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -13,17 +14,14 @@ from runtime.lifetime import die_with_parent
 from runtime.state.snapshots import Snapshots
 from runtime.state.status_page import OwnedMemory
 
-from .states import STATE, assert_same
+from .states import STATE, assert_same, fresh
 
+Life = Callable[[OwnedMemory, Callable[[], None]], None]
 SIZES = (5, 3000, 1, 70_000)
 
 
 def snapshots_in(memory: OwnedMemory) -> Snapshots:
     return Snapshots(live=memory.paths.live, copy=memory.paths.snapshot)
-
-
-def fresh() -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in STATE.items()}
 
 
 def test_every_dtype_and_shape_comes_back_bit_for_bit(memory):
@@ -69,10 +67,10 @@ def state_at(step: int) -> dict[str, Tensor]:
     return {f"t{i}": torch.full((size,), float(step)) for i, size in enumerate(sizes)}
 
 
-def live_through(memory: OwnedMemory, *, strike: Callable[[], None]) -> None:
-    """A generation that computes in place, and saves its state before steps 1 to 3; all that it
-    writes for that is announced to `strike`."""
-    write, copy = os.pwrite, Tensor.copy_
+@contextlib.contextmanager
+def announcing(strike: Callable[[], None]) -> Iterator[None]:
+    """All that is written for a snapshot is announced to `strike`: before it, and in its midst."""
+    write, copy, truncate = os.pwrite, Tensor.copy_, os.truncate
 
     def strike_and_write(fd, content, offset):
         strike()
@@ -85,24 +83,41 @@ def live_through(memory: OwnedMemory, *, strike: Callable[[], None]) -> None:
         strike()
         return copy(to, source)
 
+    def strike_and_truncate(path, size):
+        strike()
+        truncate(path, size)
+        strike()
+
+    os.pwrite, Tensor.copy_, os.truncate = strike_and_write, strike_and_copy, strike_and_truncate
+    try:
+        yield
+    finally:
+        os.pwrite, Tensor.copy_, os.truncate = write, copy, truncate
+
+
+def live_through(memory: OwnedMemory, strike: Callable[[], None]) -> None:
+    """A generation that computes in place, and saves its state before steps 1 to 3."""
     snapshots, held = snapshots_in(memory), {}
     for step in (1, 2, 3):
         for name, tensor in state_at(step).items():
             held.setdefault(name, torch.empty_like(tensor)).copy_(tensor)
-        os.pwrite, Tensor.copy_ = strike_and_write, strike_and_copy
-        snapshots.take(step, held, halfway=strike)
-        os.pwrite, Tensor.copy_ = write, copy
+        with announcing(strike):
+            snapshots.take(step, held, halfway=strike)
 
 
-def die_at(memory: OwnedMemory, count: int) -> bool:
-    """Live through it in a process that kills itself at the `count`-th strike; whether it did."""
+def mend(memory: OwnedMemory, strike: Callable[[], None]) -> None:
+    """The next generation's first deed: to make a copy whole that a death has cut short."""
+    with announcing(strike):
+        snapshots_in(memory)
+
+
+def die_at(count: int, memory: OwnedMemory, live: Life) -> bool:
+    """Live in a process that kills itself at the `count`-th strike; whether it did."""
     pid = os.fork()
     if pid == 0:
         die_with_parent()
         strikes = itertools.count()
-        live_through(
-            memory, strike=lambda: next(strikes) == count and os.kill(os.getpid(), signal.SIGKILL)
-        )
+        live(memory, lambda: next(strikes) == count and os.kill(os.getpid(), signal.SIGKILL))
         os._exit(0)
     _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) in (0, -signal.SIGKILL)
@@ -119,13 +134,16 @@ def one_thread():
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_death_at_any_point_of_a_snapshot_leaves_a_whole_one():
-    """A real SIGKILL at each write in turn, in the midst of it and before it; and again while the
-    next generation mends what it found."""
+@pytest.mark.parametrize("second", [None, 0, 3, 6, 9], ids=lambda second: f"mending {second}")
+def test_death_at_any_point_of_a_snapshot_leaves_a_whole_one(second):
+    """A real SIGKILL at each write in turn, before it and in its midst; with `second` the next
+    generation is killed too, while it mends what it has found."""
     steps_found, count = [], 0
     while True:
         memory = OwnedMemory("dying")
-        died = die_at(memory, count)
+        died = die_at(count, memory, live_through)
+        if second is not None:
+            die_at(second, memory, mend)
         latest = snapshots_in(memory).latest()
         memory.close()
         if latest is not None:

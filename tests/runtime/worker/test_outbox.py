@@ -278,6 +278,12 @@ def test_copied_message_does_not_stay_in_memory(thread_case):
 
 def test_finish_waits_for_all_that_was_given(thread_case):
     found = []
+    looks = threading.Semaphore(0)
+
+    class Condition(threading.Condition):
+        def wait_for(self, predicate, timeout=None):
+            looks.release()
+            return super().wait_for(predicate, timeout)
 
     def finish() -> None:
         thread_case.thread.finish()
@@ -286,8 +292,10 @@ def test_finish_waits_for_all_that_was_given(thread_case):
     thread_case.thread.finish()  # of nothing
     for step in range(2):
         thread_case.copy(Stream.ACTIVATION, step)
+    thread_case.thread._ended_one = Condition()
     waiting = threading.Thread(target=finish)
     waiting.start()
+    assert looks.acquire(timeout=TIMEOUT_S)  # it is in `finish`, and nothing is retained yet
     thread_case.let(2)
     waiting.join(TIMEOUT_S)
     assert found == [[(Stream.ACTIVATION, 0), (Stream.ACTIVATION, 1)]]
