@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from launch.config import ConfigError
-from runtime.host import is_loopback
+from runtime.host import is_loopback, this_host
 from runtime.program import Member, StoreAddress
 
 NAMES = ("RANK", "WORLD_SIZE", "MASTER_ADDR")  # what every launcher of ranks sets
@@ -107,11 +107,11 @@ def _whole(environ: Mapping[str, str], name: str, usual: int | None = None) -> i
 
 
 def _identity() -> str:
-    """The torchrun that has started this rank, and starts its next attempts too."""
+    """The torchrun that has started this rank, and starts its next attempts too: on this host."""
     agent = psutil.Process().parent()
     run_id = os.environ.get(TORCHRUN_ID, "")
     if agent is None:
         return run_id
     # In ticks since the boot: by the clock it would change when that is set.
     _, _, facts = Path(f"/proc/{agent.pid}/stat").read_text().rpartition(")")
-    return f"{run_id} {agent.pid} {facts.split()[STARTED]}"
+    return f"{run_id} {this_host()} {agent.pid} {facts.split()[STARTED]}"

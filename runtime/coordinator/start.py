@@ -7,16 +7,18 @@ import errno
 import logging
 import secrets
 import sys
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
 import zmq
 
+from runtime.coordinator.launch_mark import is_of_launch, mark_launch
 from runtime.coordinator.reception import Reception
 from runtime.job import Job
 from runtime.links.channel import tcp_address
-from runtime.membership.cards import PLACE_MARK, Places
-from runtime.program import DONE, Facts, Meeting, Program, Resumption, Tell
+from runtime.membership.cards import PLACE_MARK, Card, Places
+from runtime.program import DONE, Meeting, Program, Resumption, Tell
 from runtime.records.run_dir import RunDir
 from runtime.rendezvous import Announcement, Rendezvous
 from runtime.state.checkpoint import (
@@ -47,13 +49,20 @@ def announce(program: Program, rendezvous: Rendezvous, meeting: Meeting, tell: T
     checkpoints are in the program's checkpoint directory, in a new run directory too.
     """
     given = _try_checkpoint_dir(program, tell)
-    ranks = _facts_of_ranks(rendezvous, meeting, tell)
-    text = program.resolve(_recorded(program, rendezvous, given), tell, ranks)
+    cards = _cards_of_ranks(rendezvous, meeting, tell)
+    launchers = [card.launcher for card in cards or () if card.launcher]
+    is_fresh = program.fresh and not _goes_on(program, rendezvous, given, launchers)
+    recorded = None if is_fresh else _recorded(program, rendezvous, given)
+    facts = None if cards is None else [card.facts for card in cards]
+    text = program.resolve(recorded, tell, facts)
     job = program.load(text)
     tell("taking the run directory, from another job if need be", takes_s=LOCK_S)
-    run_dir = _take_run_dir(program, rendezvous, given, meeting)
+    run_dir = _take_run_dir(program, rendezvous, meeting)
     reception = None
     try:
+        if is_fresh:
+            run_dir.clear()
+            _clear_checkpoints(given)
         checkpoints = given or LocalStorage(run_dir.checkpoints.absolute())
         tell("verifying the checkpoints")
         checkpoint, how = _checkpoint(program, text, job, run_dir, checkpoints)
@@ -67,9 +76,10 @@ def announce(program: Program, rendezvous: Rendezvous, meeting: Meeting, tell: T
         else:
             job = job if how.text == text else program.load(how.text)
             announcement = _announcement(program, job, run_dir, checkpoints, checkpoint, how)
-            if ranks is not None:
+            if cards is not None:
                 tell(f"{WAITING} to look for the checkpoint directory")
                 _check_places(program, rendezvous, announcement.run_id, checkpoints)
+                mark_launch(checkpoints, launchers)
                 run_dir.mark(announcement.run_id)
             on_this_host = job.link in ("shm", "zmq-ipc")
             ours = f"ipc://{meeting.directory}/coordinator"
@@ -129,12 +139,28 @@ def recall(
     return announcement, run_dir, reception
 
 
-def _facts_of_ranks(rendezvous: Rendezvous, meeting: Meeting, tell: Tell) -> list[Facts] | None:
-    """What all ranks say of their hosts; None if there is but this one."""
+def _cards_of_ranks(rendezvous: Rendezvous, meeting: Meeting, tell: Tell) -> list[Card] | None:
+    """What all ranks say of themselves; None if all are on this host."""
     if meeting.member is None or meeting.member.is_one_host:
         return None
     tell(WAITING)
-    return [card.facts for card in rendezvous.await_cards()]
+    return rendezvous.await_cards()
+
+
+def _goes_on(
+    program: Program, rendezvous: Rendezvous, given: Storage | None, launchers: Collection[str]
+) -> bool:
+    """Whether this is another attempt of the launch that has begun what lies there."""
+    if rendezvous.recall_run_dir() is not None:
+        return True
+    place = given
+    if place is None and program.run_dir is not None:
+        place = LocalStorage(Path(program.run_dir, "checkpoints").absolute())
+    try:
+        return place is not None and is_of_launch(place, launchers)
+    except OSError as error:
+        assert place is not None
+        raise _unusable(place, error) from error
 
 
 def _receive(job: Job, run_id: str, bind: str, meeting: Meeting) -> Reception:
@@ -204,10 +230,7 @@ def _unusable(storage: Storage, error: OSError) -> ValueError:
 def _recorded(program: Program, rendezvous: Rendezvous, given: Storage | None) -> str | None:
     """The config of the run that is resumed, if one is: of its directory, or of the newest
     checkpoint in the directory given for these. Raises ValueError."""
-    recalled = rendezvous.recall_run_dir()
-    if program.fresh and recalled is None:
-        return None
-    wish = recalled or program.run_dir
+    wish = rendezvous.recall_run_dir() or program.run_dir
     path = Path(wish or "", "config.toml")
     if wish and path.is_file():
         return path.read_text("utf-8", errors="replace")
@@ -220,32 +243,25 @@ def _recorded(program: Program, rendezvous: Rendezvous, given: Storage | None) -
     return None if found is None else found.config_toml
 
 
-def _take_run_dir(
-    program: Program, rendezvous: Rendezvous, given: Storage | None, meeting: Meeting
-) -> RunDir:
+def _take_run_dir(program: Program, rendezvous: Rendezvous, meeting: Meeting) -> RunDir:
     """The user's directory, the one of the attempt before this, or a new one. Raises ValueError."""
-    recalled = rendezvous.recall_run_dir()
-    wish = recalled or program.run_dir
+    wish = rendezvous.recall_run_dir() or program.run_dir
     path = None if wish is None else Path(wish)
     has_hosts = meeting.member is not None and not meeting.member.is_one_host
     run_dir = RunDir.create(
         path, name=program.run_name, restart=True, patience_s=LOCK_S if has_hosts else 0.0
     )
-    if program.fresh and recalled is None:
-        run_dir.clear()
-        _clear_checkpoints(given, run_dir)
     rendezvous.remember_run_dir(str(run_dir.path.absolute()))
     return run_dir
 
 
-def _clear_checkpoints(given: Storage | None, run_dir: RunDir) -> None:
+def _clear_checkpoints(given: Storage | None) -> None:
     """Delete the checkpoints in a directory of their own. Raises ValueError."""
     if given is None:
         return
     try:
         clear(given)
     except OSError as error:
-        run_dir.close()
         raise _unusable(given, error) from error
 
 

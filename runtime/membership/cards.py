@@ -18,15 +18,17 @@ class Card:
     """What a rank says of itself.
 
     `nonce` is its keeper's; `heard` the one of rank 0's keeper that it knows of: a card of an
-    earlier attempt has another. `host` names it in messages, `facts` describe its machine, as the
-    program wants it. `beat` counts up while it is there. `stop` is the signal by which it wants the
-    job to stop, `why` how it failed. `troubles` are the latest things that it could not do, the
-    newest at last; `num_troubles` counts them up, from any number. `seen` is the run whose places
-    it has looked for, and `unseen` why it does not see them.
+    earlier attempt has another. `launcher`, if known, is equal for all attempts of its launcher.
+    `host` names it in messages, `facts` describe its machine, as the program wants it. `beat`
+    counts up while it is there. `stop` is the signal by which it wants the job to stop, `why` how
+    it failed. `troubles` are the latest things that it could not do, the newest at last;
+    `num_troubles` counts them up, from any number. `seen` is the run whose places it has looked
+    for, and `unseen` why it does not see them.
     """
 
     nonce: str
     heard: str = ""
+    launcher: str = ""
     host: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
     beat: int = 0

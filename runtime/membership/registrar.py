@@ -155,6 +155,7 @@ class Registrar:
         self._card = Card(
             nonce=nonce,
             heard=nonce if is_first else "",
+            launcher=member.launcher,
             host=socket.gethostname(),
             facts=facts,
             beat=since,

@@ -13,8 +13,10 @@ import pytest
 import zmq
 from torch.distributed import FileStore
 
+import runtime.coordinator.start as module
 from runtime.coordinator.reception import Reception
 from runtime.coordinator.start import announce, recall
+from runtime.membership.cards import Card
 from runtime.program import Facts, Meeting, Program, Resumption, StoreAddress, Tell
 from runtime.records.run_dir import RunDir
 from runtime.rendezvous import Announcement, Rendezvous
@@ -526,6 +528,25 @@ def test_launcher_restart_resumes_the_run_that_began_afresh(place):
     assert (found.resume, found.resume_step) == (checkpoint.name, 4)
     (later,) = place.checkpoint(found.run_id, 8)
     assert place.begin(restart=True, fresh=True).resume == later.name
+
+
+@pytest.mark.parametrize("has_own", [False, True])
+def test_launch_that_goes_on_elsewhere_does_not_begin_afresh_again(place, monkeypatch, has_own):
+    """A host was lost, and with it the store: rank 0 is on another one now."""
+    launchers = ["torchrun of host 0", "torchrun of host 1"]
+
+    def cards(*given: object) -> list[Card]:
+        return [Card(nonce="", launcher=launcher) for launcher in launchers]
+
+    monkeypatch.setattr(module, "_cards_of_ranks", cards)
+    monkeypatch.setattr(module, "_check_places", lambda *given: None)
+    place.checkpoint_dir = place.path.with_name("checkpoints") if has_own else None
+    (checkpoint,) = place.checkpoint(place.begin(fresh=True).run_id, 4)
+    del launchers[0]
+    found = place.begin(fresh=True)
+    assert (found.resume, found.resume_step) == (checkpoint.name, 4)
+    launchers[:] = ["a torchrun of today"]
+    assert place.begin(fresh=True).resume == ""
 
 
 def test_launcher_restart_resumes_in_the_same_directory(place):
