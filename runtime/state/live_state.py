@@ -60,7 +60,7 @@ class LiveState:
         """
         tensors = list(state.values())
         users = Counter(map(_memory, tensors))
-        newcomers = [tensor for tensor in tensors if self._find(tensor) is None]
+        newcomers = [tensor for tensor in tensors if self._find(tensor, users.keys()) is None]
         self._make_slots(newcomers, in_use=users.keys())
         slots = [self._slot_of[id(tensor)] for tensor in tensors]
         for tensor, slot in zip(tensors, slots, strict=True):
@@ -86,11 +86,14 @@ class LiveState:
             os.ftruncate(file.fileno(), self._end)
             return mmap.mmap(file.fileno(), self._end - begin, SHARED, offset=begin)
 
-    def _find(self, tensor: Tensor) -> Slot | None:
+    def _find(self, tensor: Tensor, in_use: Collection[int]) -> Slot | None:
+        """A tensor's slot. It loses that if its data was replaced, by one of another form, or while
+        other data lie in the slot: another tensor's, or its own turned otherwise."""
         slot = self._slot_of.get(id(tensor))
         if slot is None or slot.owner() is not tensor:
             return None
-        if slot.spec != _spec(tensor):  # its data was replaced, by one of another form
+        is_free = slot.tensor.data_ptr() not in in_use
+        if slot.spec != _spec(tensor) or not (is_free or _lies_at(tensor, slot.tensor)):
             slot.owner = _nobody
             return None
         return slot
@@ -105,7 +108,8 @@ class LiveState:
         homeless = []
         for tensor in tensors:
             fitting = free.get(_spec(tensor), {})
-            if tensor.data_ptr() in fitting:  # another object for what lies there already
+            here = fitting.get(tensor.data_ptr())
+            if here is not None and _lies_at(tensor, here.tensor):
                 self._let(fitting.pop(tensor.data_ptr()), tensor)
             else:
                 homeless.append(tensor)
@@ -179,6 +183,13 @@ def _memory(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr() or id(tensor)
 
 
+def _lies_at(tensor: Tensor, place: Tensor) -> bool:
+    """Whether the bytes at a place, in order, are a tensor's."""
+    is_plain = not (tensor.is_conj() or tensor.is_neg())
+    same_order = tensor.stride() == place.stride() or not tensor.numel()
+    return tensor.data_ptr() == place.data_ptr() and same_order and is_plain
+
+
 def _nobody() -> None:
     """The owner of a place that is free."""
 
@@ -186,7 +197,7 @@ def _nobody() -> None:
 def _copy(tensor: Tensor, place: Tensor, *, moves: bool) -> None:
     """Copy a tensor to its place unless it lies there; with `moves` it lies there from now on, if
     that can be."""
-    if tensor.data_ptr() == place.data_ptr():
+    if _lies_at(tensor, place):
         return
     place.copy_(tensor.detach())
     owns_memory = tensor.untyped_storage().nbytes() == tensor.nbytes > 0

@@ -76,6 +76,33 @@ def test_tensors_of_one_memory_are_not_parted(memory):
     assert state["b"].tolist() == [1.0] * 3
 
 
+def test_data_that_change_places_between_tensors_are_not_overwritten(memory):
+    """As an optimizer's that swaps what it computes on, or keeps what it had before."""
+    live = LiveState(memory.paths.live)
+    a, b = torch.nn.Parameter(torch.zeros(3)), torch.ones(3)
+    for number in range(2, 8):
+        live.hold({"a": a, "b": b})
+        if number % 2:
+            a.data, b.data = b.data, a.data
+        else:
+            b.data = a.data
+            a.data = torch.full((3,), float(number))
+        expected = {"a": a.detach().clone(), "b": b.clone()}
+        assert_same(held(live, {"a": a, "b": b}), expected)
+        assert_same({"a": a.detach(), "b": b}, expected)
+    assert len(live._slots) <= 4
+
+
+def test_tensor_that_is_turned_where_it_lies_is_held_as_it_is(memory):
+    live, square = LiveState(memory.paths.live), torch.arange(9.0).view(3, 3)
+    live.hold({"s": square})
+    for _ in range(3):
+        square.t_()
+        expected = {"s": square.clone()}
+        assert_same(held(live, {"s": square}), expected)
+        assert_same({"s": square}, expected)
+
+
 def test_place_is_not_given_away_while_a_view_of_it_is_in_use(memory):
     live, scale = LiveState(memory.paths.live), torch.ones(4)
     live.hold({"s": scale})
