@@ -47,6 +47,7 @@ FIRST_BEAT_S = 0.05  # until the job is announced
 FIRST_NOTICE_S = 10.0  # of who has not come or is not reached; the next after twice as long
 MOST_TROUBLES = 8  # on a card: the latest
 LEAVE_S = 10.0  # for others to hear that the job is over, if they need the store that is here
+UNKNOWN_LEAVES_S = 3.0  # for the store to be reached at last, of a rank that none has heard of
 PORT_S = 8.0  # for the one before to give the store's port back
 
 Say = Callable[..., None]
@@ -200,7 +201,9 @@ class Registrar:
         if self._left_s is None:
             return False
         needed = self._roll is not None and not self._roll.have_left
-        return (is_heard and not needed) or self._clock() - self._left_s > LEAVE_S
+        is_unknown = self._roll is None and not self._was_reached
+        longest_s = UNKNOWN_LEAVES_S if is_unknown else LEAVE_S
+        return (is_heard and not needed) or self._clock() - self._left_s > longest_s
 
     def _look_for_places(self) -> None:
         """Answer rank 0's question, once a run."""

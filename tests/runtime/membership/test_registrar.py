@@ -12,6 +12,7 @@ from runtime.membership.registrar import (
     FIRST_BEAT_S,
     FIRST_NOTICE_S,
     LEAVE_S,
+    UNKNOWN_LEAVES_S,
     Registrar,
     why_unseen,
 )
@@ -225,6 +226,14 @@ def test_leaving_has_a_bound(job):
     job.shelf.calls_away = math.inf
     assert not any(job.turn(int(LEAVE_S) - 1, but=(2,)))
     assert job.turn(2, but=(2,)) == [True, True, False]
+
+
+def test_rank_that_never_reached_the_store_leaves_soon(job):
+    job.shelf.calls_away = math.inf
+    job.registrars[2].order(presence="left")
+    assert not job.registrars[2].turn(job.now_s)
+    job.now_s += UNKNOWN_LEAVES_S + 0.1
+    assert job.registrars[2].turn(job.now_s)
 
 
 def test_store_that_was_away_for_a_minute_is_no_ones_end(job):
