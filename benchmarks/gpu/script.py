@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,7 @@ class Options:
 def tests(options: Options, folder: Path) -> dict[str, Any]:
     """The tests that are marked for a GPU; without one each says that it is skipped."""
     del folder
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests"]
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", "tests"]
     done = _run(command)
     last = done.stdout.strip().splitlines()[-1:] or [done.stderr.strip()[-500:]]
     is_well = done.returncode == 0 and (options.dry_run or " passed" in last[0])
@@ -130,10 +131,9 @@ def kills(options: Options, folder: Path) -> dict[str, Any]:
     wrong = []
     if outcome.summary.get("weights_sha256") != expected["weights_sha256"]:
         wrong.append("other bits")
-    for block in range(WORKERS):
-        struck = sum(fault.block == block for fault in faults)
-        if len(outcome.pids(block)) != struck + 1:
-            wrong.append(f"worker {block} had {len(outcome.pids(block))} processes")
+    restarts = Counter(restart["block"] for restart in outcome.summary.get("restarts", []))
+    if restarts != (expected_restarts := Counter(fault.block for fault in faults)):
+        wrong.append(f"restarts {dict(restarts)}, not {dict(expected_restarts)}")
     healed = [outcome.healed_s(fault, index % WORKERS) for index, fault in enumerate(faults)]
     times = sorted(seconds for seconds in healed if seconds is not None)
     if len(times) < len(faults):

@@ -81,6 +81,7 @@ def test_part_that_fails_is_no_obstacle_to_the_next(monkeypatch, tmp_path, capsy
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_dry_run_shows_every_part(tmp_path):
     file = tmp_path / "gpu.jsonl"
     command = [sys.executable, "-m", "benchmarks.gpu", "--dry-run", f"--json={file}"]
