@@ -134,7 +134,11 @@ def one_thread():
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("second", [None, 0, 3, 6, 9], ids=lambda second: f"mending {second}")
+@pytest.mark.parametrize(
+    "second",
+    [None, 3, *(pytest.param(second, marks=pytest.mark.slow) for second in (0, 6, 9))],
+    ids=lambda second: f"mending {second}",
+)
 def test_death_at_any_point_of_a_snapshot_leaves_a_whole_one(second):
     """A real SIGKILL at each write in turn, before it and in its midst; with `second` the next
     generation is killed too, while it mends what it has found."""
