@@ -213,8 +213,7 @@ class LocalBlock:
             top_NCHW = self._run(self._guest, output_NCHW, step=0)
             if top_NCHW.requires_grad:
                 top_NCHW.sum().backward()
-        for parameter in self._trained:
-            parameter.grad = None
+        self._free_gradients()
 
     def expect(self, payload: Payload) -> None:
         """Begin to bring what `forward` or `apply` will be given to the block's device."""
@@ -313,8 +312,6 @@ class LocalBlock:
         loss = self._objective(projections, self._labels_of_loss(), **needed)
         if step in self._poisoned:
             loss = loss * math.nan
-        for parameter in self._trained:
-            parameter.grad = None
         loss.backward()
         return features_ND, loss.detach()
 
@@ -356,8 +353,7 @@ class LocalBlock:
         )
 
     def _leave_out(self) -> None:
-        for parameter in self._trained:
-            parameter.grad = None
+        self._free_gradients()
         with torch.no_grad():
             for buffer, before in zip(self._buffers(), self._buffers_before, strict=True):
                 buffer.copy_(before)
@@ -429,6 +425,12 @@ class LocalBlock:
         )
         set_learning_rate(self._optimizer, lr)
         step_optimizer(self._optimizer)
+        self._free_gradients()
+
+    def _free_gradients(self) -> None:
+        """When they are used: while a step saves activations there are none beside them."""
+        for parameter in self._trained:
+            parameter.grad = None
 
     # What it holds ----------------------------------------------------------------------------
 
