@@ -8,11 +8,10 @@ Shapes: N samples, C channels, H height, W width.
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 Precision = Literal["fp32", "bf16"]
 
@@ -77,19 +76,60 @@ class Numerics:
                 y: Tensor = module(x)
             return y
 
-        if not self.recompute:
-            return compute(x)
-        y: Tensor = checkpoint(
-            (lambda x: compute(x.clone())) if writes_input else compute,
-            x,
-            use_reentrant=False,
-            preserve_rng_state=False,
-            context_fn=lambda: (nullcontext(), unchanged(module)),
+        needs_backward = torch.is_grad_enabled() and (
+            x.requires_grad or any(p.requires_grad for p in module.parameters())
         )
+        if not (self.recompute and needs_backward):
+            return compute(x)
+
+        compute_on_own = (lambda x: compute(x.clone())) if writes_input else compute
+        y: Tensor = _Recomputed.apply(compute_on_own, module, x, _needs_gradient())
         return y
 
 
 FP32 = Numerics()
+
+
+class _Recomputed(torch.autograd.Function):
+    """Saves a unit's input alone, and runs the unit again in the backward; the unit's parameters
+    get their gradients there. torch.utils.checkpoint would do, but imports torch's compiler: 70 MB
+    in each worker."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, compute: Callable[[Tensor], Tensor], module: nn.Module, x: Tensor, _: Tensor
+    ) -> Tensor:
+        ctx.compute, ctx.module = compute, module
+        ctx.save_for_backward(x)
+        return compute(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, Tensor | None, None]:
+        (x,) = ctx.saved_tensors
+        x = x.detach().requires_grad_(x.requires_grad)
+        with unchanged(ctx.module), torch.enable_grad():
+            _GoesOn.apply(ctx.compute(x), gradient).backward()
+        return None, None, x.grad, None
+
+
+class _GoesOn(torch.autograd.Function):
+    """A number whose backward goes on with a given gradient: as `y.backward(gradient)`, which would
+    import sympy, 36 MB in each worker."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        return y.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, _: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient, None
+
+
+def _needs_gradient() -> Tensor:
+    """Beside an input that needs none: for a Function's output to need one."""
+    return torch.empty(0, requires_grad=True)
 
 
 @contextmanager
