@@ -22,7 +22,7 @@ from torch import Tensor
 from runtime.block import TensorSpec
 from runtime.state.image import Piece
 from runtime.state.mapped import SHARED, aligned, mapped_tensor
-from runtime.state.safetensors_file import byte_view, header_of
+from runtime.state.safetensors_file import file_pieces
 
 STEP, LAYOUT, LAYOUT_BYTES = range(3)  # the head: step + 1 (0: no whole state), where the layout is
 HEAD_BYTES = mmap.PAGESIZE
@@ -142,8 +142,8 @@ class LiveState:
 
     def _lay_out(self, slots: Mapping[str, Slot]) -> None:
         """Note, for this generation and the next, which bytes here make a safetensors file."""
-        header = header_of({name: slot.tensor for name, slot in slots.items()})
-        self._pieces = [header, *(byte_view(slot.tensor) for slot in slots.values())]
+        self._pieces = file_pieces({name: slot.tensor for name, slot in slots.items()})
+        header = bytes(self._pieces[0])
         places = [[slot.offset, slot.tensor.nbytes] for slot in slots.values()]
         layout = json.dumps([header.decode("latin-1"), places]).encode()
         with Path(self._path).open("r+b") as file:

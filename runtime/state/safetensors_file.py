@@ -34,16 +34,17 @@ DTYPES = {
 }
 
 
-def byte_view(tensor: Tensor) -> memoryview:
-    """The bytes of a tensor: its own, if it lies contiguous on the CPU."""
+def _byte_view(tensor: Tensor) -> memoryview:
     flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     view: memoryview = flat.numpy().data
     return view
 
 
-def header_of(tensors: Mapping[str, Tensor]) -> bytes:
-    """What stands before the tensors' bytes. Raises ValueError for a dtype that has no name."""
-    return _header(_entries(tensors, 0))
+def file_pieces(tensors: Mapping[str, Tensor]) -> list[Piece]:
+    """A file of these tensors in pieces: the header, then each tensor's bytes, its own if it lies
+    contiguous on the CPU; those of one that has two names twice. Raises ValueError for a dtype that
+    has no name."""
+    return [_header(_entries(tensors, 0)), *map(_byte_view, tensors.values())]
 
 
 def joined(file: memoryview, tensors: Mapping[str, Tensor]) -> list[Piece]:
@@ -51,7 +52,7 @@ def joined(file: memoryview, tensors: Mapping[str, Tensor]) -> list[Piece]:
     (size,) = struct.unpack_from("<Q", file)
     body = file[8 + size :]
     entries = json.loads(bytes(file[8 : 8 + size])) | _entries(tensors, len(body))
-    return [_header(entries), body, *map(byte_view, tensors.values())]
+    return [_header(entries), body, *map(_byte_view, tensors.values())]
 
 
 def _entries(tensors: Mapping[str, Tensor], offset: int) -> dict[str, Any]:

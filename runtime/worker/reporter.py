@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 import msgpack
-import safetensors.torch
 import zmq
 
 from runtime import digest
@@ -22,6 +21,8 @@ from runtime.links.admission import Admission
 from runtime.links.channel import Dialling
 from runtime.links.tensor_bytes import chunks
 from runtime.records.schema import Counters, Report, WorkerResult
+from runtime.state.image import Piece
+from runtime.state.safetensors_file import file_pieces
 from runtime.state.status_page import Field, Page
 from runtime.worker.driver import DriverStatus
 from runtime.worker.lookup import Lookup
@@ -67,7 +68,7 @@ class Reporter:
         self._coordinator = coordinator
         self._looked_s = 0.0
         self._num_refused = num_refused
-        self._final: list[bytes] = []
+        self._final: list[Piece] = []
         self._final_sha256 = ""
         self._may_leave = False
         self._done_s = 0.0
@@ -162,7 +163,7 @@ class Reporter:
         if report is not None:
             self._telemetry.dropped_reports += not self._tell(*_message(b"report", report))
 
-    def _tell(self, *frames: bytes) -> bool:
+    def _tell(self, *frames: Piece) -> bool:
         try:
             self._socket.send_multipart(frames, zmq.NOBLOCK)
         except zmq.Again:
@@ -185,18 +186,18 @@ class Reporter:
             refused=page[Field.REFUSED],
             dropped_reports=self._telemetry.dropped_reports,
         )
-        home = {
-            name: tensor.cpu().contiguous().clone()  # tied weights too are tensors of their own
-            for name, tensor in self._block.home_state().items()
-        }
         result = self._telemetry.result(
             counters,
             staleness=staleness_of(stats.tie_stats),
             digests=digest.block_records(self._block_index, self._block.state()),
         )
-        weights = safetensors.torch.save(home)
-        self._final_sha256 = hashlib.sha256(weights).hexdigest()
-        self._final = [*_message(b"result", result), *chunks(weights)]
+        weights = file_pieces(self._block.home_state())
+        sha256 = hashlib.sha256()
+        for piece in weights:
+            sha256.update(piece)
+        self._final_sha256 = sha256.hexdigest()
+        frames = [chunk for piece in weights for chunk in chunks(memoryview(piece))]
+        self._final = [*_message(b"result", result), *frames]
 
 
 def _message(kind: bytes, record: Report | WorkerResult) -> list[bytes]:

@@ -16,7 +16,7 @@ from launch.resolve import dump, resolve
 from models.bad_numbers import BadNumbers
 from runtime.block import message_bytes
 from runtime.core.plan import Stream
-from runtime.state.safetensors_file import byte_view, header_of
+from runtime.state.safetensors_file import file_pieces
 
 from .environs import ENV, TORCHRUN
 
@@ -191,7 +191,7 @@ def test_block_loads_what_another_generation_left():
         block.update(step)
         block.apply(step, None, None)
     state = block.state()
-    found = safetensors.torch.load(b"".join([header_of(state), *map(byte_view, state.values())]))
+    found = safetensors.torch.load(b"".join(file_pieces(state)))
     again.load(found)
     assert again.state().keys() == block.state().keys()
     for name, tensor in block.state().items():

@@ -5,13 +5,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from runtime.state.safetensors_file import DTYPES, byte_view, header_of, joined
+from runtime.state.safetensors_file import DTYPES, file_pieces, joined
 
 from .states import STATE, assert_same, random_bits
 
 
 def file_of(tensors: dict[str, Tensor]) -> bytes:
-    return b"".join([header_of(tensors), *map(byte_view, tensors.values())])
+    return b"".join(file_pieces(tensors))
 
 
 def test_pieces_are_a_safetensors_file(tmp_path):
@@ -40,9 +40,16 @@ def test_names_of_any_letters_come_back():
 
 def test_bytes_are_the_tensors_own():
     tensor = torch.ones(4)
-    view = byte_view(tensor)
+    _, view = file_pieces({"x": tensor})
     tensor.zero_()
     assert bytes(view) == bytes(16)
+
+
+def test_tensor_with_two_names_is_there_twice():
+    tensor = torch.arange(3.0)
+    assert_same(
+        safetensors.torch.load(file_of({"a": tensor, "b": tensor})), {"a": tensor, "b": tensor}
+    )
 
 
 def test_dtype_without_a_name_is_refused_with_those_that_have_one():
