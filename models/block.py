@@ -220,6 +220,10 @@ class LocalBlock:
         for tensor in payload:
             self._arrivals.expect(tensor)
 
+    def will_read(self, memory: Tensor) -> None:
+        """Let the block's GPU read there by itself, where payloads will lie."""
+        self._copies.will_read(memory)
+
     def forward(self, step: int, incoming: Payload | None) -> Payload | None:
         """Run the home on `incoming` (N, C, H, W), (B,); return what the block above receives.
 

@@ -45,6 +45,9 @@ class Copies(Protocol):
     def empty_on_device(self, like: Tensor) -> Tensor:
         """A contiguous tensor on the device, to copy into and then to compute on."""
 
+    def will_read(self, memory: Tensor) -> None:
+        """Memory of the host, as long as the process lives, that much is copied from."""
+
 
 class Made:
     """A Copy that is there."""
@@ -64,6 +67,7 @@ class Way(Protocol):
 
     def empty_on_host(self, like: Tensor, dtype: torch.dtype) -> Tensor: ...
     def empty_on_device(self, like: Tensor) -> Tensor: ...
+    def will_read(self, memory: Tensor) -> None: ...
 
     def is_quick(self, source: Tensor) -> bool:
         """Whether a copy is best made at once: it is small, and its source is computed."""
@@ -85,6 +89,9 @@ class HostsWay:
     def empty_on_device(self, like: Tensor) -> Tensor:
         return torch.empty(like.shape, dtype=like.dtype)
 
+    def will_read(self, memory: Tensor) -> None:
+        """The host may."""
+
     def is_quick(self, source: Tensor) -> bool:
         return source.nbytes < QUICK_BYTES
 
@@ -105,6 +112,7 @@ class CopiesAtOnce:
         self._way = way
         self.empty_on_host = way.empty_on_host
         self.empty_on_device = way.empty_on_device
+        self.will_read = way.will_read
 
     def copy_async(self, source: Tensor, into: Tensor) -> Copy:
         self._way.copy(source, into, self._way.ready(source))
@@ -118,6 +126,7 @@ class CopiesBeside:
         self._way = way
         self.empty_on_host = way.empty_on_host
         self.empty_on_device = way.empty_on_device
+        self.will_read = way.will_read
         self._lock = threading.Lock()
         self._under_way: deque[_CopyBeside] = deque()
         self._begun: queue.SimpleQueue[_CopyBeside] = queue.SimpleQueue()

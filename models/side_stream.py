@@ -5,10 +5,17 @@ begun, and not for what comes after; one to it waits for nothing. It has not bee
 models.copies' thread calls it, and what that thread must do is tested on the host.
 """
 
+import logging
+import threading
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
+
+READ_ONLY = 0x08  # cudaHostRegisterReadOnly
+REGISTER_TIMEOUT_S = 60.0
+log = logging.getLogger(__name__)
 
 
 class SideStream:
@@ -27,6 +34,12 @@ class SideStream:
         with torch.cuda.stream(self._stream):
             return torch.empty(like.shape, dtype=like.dtype, device=self._device)
 
+    def will_read(self, memory: Tensor) -> None:
+        """Register it, so that the GPU copies from there by itself. Without that, as in a driver
+        that can't, the driver copies it elsewhere first."""
+        if not register(memory, torch.cuda.cudart()):
+            log.warning("CUDA can't register a neighbour's memory: copies to the GPU take longer")
+
     def is_quick(self, source: Tensor) -> bool:
         del source
         return False  # to wait for it would be to wait for all that is computed
@@ -43,6 +56,31 @@ class SideStream:
             ready()
             into.copy_(source, non_blocking=True)
         self._stream.synchronize()  # of this thread alone: others compute meanwhile
+
+
+class CudaRuntime(Protocol):
+    """What is used of torch.cuda.cudart()."""
+
+    def cudaHostRegister(self, pointer: int, size_bytes: int, flags: int) -> int: ...  # noqa: N802
+
+
+def register(memory: Tensor, cuda: CudaRuntime) -> bool:
+    """Have memory that this process maps to read only pinned where it lies; whether that went well.
+
+    By a thread of its own: CUDA keeps what has failed for the thread that asked, and torch would
+    take it for a failure of its next kernel.
+    """
+    found: list[int] = []
+
+    def ask() -> None:
+        found.append(int(cuda.cudaHostRegister(memory.data_ptr(), memory.nbytes, READ_ONLY)))
+
+    if not memory.nbytes:
+        return True
+    thread = threading.Thread(target=ask, name="register", daemon=True)
+    thread.start()
+    thread.join(REGISTER_TIMEOUT_S)
+    return found == [0]
 
 
 def used_by_compute(tensor: Tensor) -> Tensor:

@@ -70,6 +70,10 @@ class BlockStep(Protocol):
         """A payload is here that forward or apply is given later: it may be brought to where the
         block computes. Called on any thread."""
 
+    def will_read(self, memory: Tensor) -> None:
+        """Payloads will lie in this memory, as long as the process lives: a GPU may be let read
+        there by itself. Called before the first step."""
+
     @property
     def loss(self) -> float:
         """The latest step's loss."""

@@ -159,10 +159,12 @@ class NeighboursRetention:
     def __init__(self, path: str, plan: WorkerPlan, specs: Specs) -> None:
         self._rings: Rings = {}
         size_bytes = _size_bytes(plan, specs)
+        self.memory = torch.empty(0, dtype=torch.uint8)  # all of it
         if not size_bytes:
             return
         with Path(path).open("rb") as file:
             memory = mmap.mmap(file.fileno(), size_bytes, SHARED, mmap.PROT_READ)
+        self.memory = mapped_tensor(memory, 0, TensorSpec(shape=(size_bytes,), dtype="uint8"))
         self._rings = _rings(memory, plan, specs)
 
     def find(self, stream: Stream, step: int) -> Payload | None:

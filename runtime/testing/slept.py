@@ -100,6 +100,9 @@ class SleptBlock:
     def expect(self, payload: Payload) -> None:
         """It uses nothing."""
 
+    def will_read(self, memory: Tensor) -> None:
+        """It reads nothing."""
+
     def forward(self, step: int, incoming: Payload | None) -> Payload:
         del incoming
         self._sleeper.sleep(self._duration_s(self._k, step) * self._forward_share)

@@ -69,6 +69,7 @@ class Connector:
         self._page = page
         self._context = context
         self._doorkeeper: Doorkeeper | None = None
+        self.shared: list[NeighboursRetention] = []  # neighbours' memory that is read where it lies
 
     @property
     def num_refused(self) -> int:
@@ -167,6 +168,7 @@ class Connector:
             raise LinkError(
                 f"the memory of worker {neighbour} can't be shared ({error}); use --link zmq"
             ) from error
+        self.shared.append(memory)
         return shm_link(self._context, end, memory, bind=bind, connect=connect)
 
     @staticmethod

@@ -336,6 +336,8 @@ class Worker:
             context=self._context,
         )
         links = self._connector.connect(self._retention)
+        for shared in self._connector.shared:
+            self._block.will_read(shared.memory)
         self._links = self._injector.wrap(links)
         self._liveness = Liveness(
             self._links,

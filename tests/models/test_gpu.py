@@ -1,5 +1,7 @@
 """What only a GPU can show of a block's device; without one each is skipped."""
 
+import mmap
+
 import pytest
 import torch
 
@@ -7,6 +9,8 @@ from models.copies import CopiesBeside
 from models.device import make_copies, make_cuda_deterministic
 from models.sequential import train
 from models.side_stream import SideStream
+from runtime.block import TensorSpec
+from runtime.state.mapped import mapped_tensor
 
 pytestmark = [
     pytest.mark.gpu,
@@ -39,6 +43,21 @@ def test_what_comes_is_there_when_it_is_waited_for():
         here = copies.empty_on_device(source)
         copies.copy_async(source, here).wait()
         assert torch.equal(here.cpu(), source)
+
+
+def test_memory_that_is_mapped_to_read_only_is_read_by_the_gpu(tmp_path):
+    """As a neighbour's is; what fails to be registered must not fail the kernels after it."""
+    values = torch.arange(SIDE, dtype=torch.float32)
+    (tmp_path / "memory").write_bytes(values.numpy().tobytes())
+    with (tmp_path / "memory").open("rb") as file:
+        mapping = mmap.mmap(file.fileno(), 0, mmap.MAP_SHARED, mmap.PROT_READ)
+    memory = mapped_tensor(mapping, 0, TensorSpec(shape=(SIDE,), dtype="float32"))
+    copies = make_copies(GPU, beside=True)
+    for _ in range(2):  # the second time it is registered already, an error
+        copies.will_read(memory)
+        here = copies.empty_on_device(memory)
+        copies.copy_async(memory, here).wait()
+        assert torch.equal((here + 1).cpu(), values + 1)
 
 
 @pytest.mark.parametrize("tie", ["gradient", "elastic", "follow"])

@@ -8,12 +8,21 @@ import sys
 import pytest
 import torch
 
-from runtime.core.plan import Stream, WorkerPlan
+from runtime.core.plan import Side, Stream, WorkerPlan
 from runtime.core.streams import ProtocolError
 from runtime.links.link import Arrival, Damaged
 from runtime.state.retention import NeighboursRetention, Retention
 
-from .edge import ROOM, data, random_payload, receive, send, shm_ends
+from .edge import (
+    ROOM,
+    data,
+    random_payload,
+    receive,
+    retention,
+    retention_of_other,
+    send,
+    shm_ends,
+)
 
 FIRST = 7
 
@@ -91,7 +100,19 @@ def test_neighbour_that_sends_nothing_retains_nothing():
     fd = os.memfd_create("test")
     path = f"/proc/self/fd/{fd}"
     assert Retention(path, plan, {}).size_bytes == 0
-    NeighboursRetention(path, plan, {})
+    assert NeighboursRetention(path, plan, {}).memory.numel() == 0
+    os.close(fd)
+
+
+def test_all_that_a_neighbour_retains_lies_in_one_memory():
+    """Which may be registered with a GPU's driver."""
+    fd = os.memfd_create("test")
+    payload = random_payload(Stream.ACTIVATION, seed=1)
+    retention(fd, Side.ABOVE).put(Stream.ACTIVATION, FIRST, payload)
+    other = retention_of_other(fd, Side.ABOVE)
+    begin, end = other.memory.data_ptr(), other.memory.data_ptr() + other.memory.nbytes
+    for tensor in other.find(Stream.ACTIVATION, FIRST):
+        assert begin <= tensor.data_ptr() <= tensor.data_ptr() + tensor.nbytes <= end
     os.close(fd)
 
 

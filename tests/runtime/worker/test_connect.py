@@ -92,6 +92,12 @@ def made(monkeypatch) -> list[SimpleNamespace]:
 
 
 def join(job: Job, board: Board, k: int = 1) -> dict[Side, SimpleNamespace]:
+    links, _ = join_and_share(job, board, k)
+    return links
+
+
+def join_and_share(job: Job, board: Board, k: int = 1) -> tuple[dict[Side, SimpleNamespace], list]:
+    """The links, and the neighbours' memory that is read where it lies."""
     meeting = Meeting(
         store=StoreAddress(),
         keeper_pid=1,
@@ -101,7 +107,8 @@ def join(job: Job, board: Board, k: int = 1) -> dict[Side, SimpleNamespace]:
         address="10.0.0.7",
     )
     connector = Connector(job, k, board, meeting=meeting, run_id="run", page=None, context=None)
-    return connector.connect(SimpleNamespace(path=f"memory {k}", hash={}))
+    links = connector.connect(SimpleNamespace(path=f"memory {k}", hash={}))
+    return links, connector.shared
 
 
 # What is sent -----------------------------------------------------------------------------------
@@ -151,7 +158,8 @@ def test_link_follows_from_the_wish_and_the_neighbours_host(made, link, host, ki
 
 
 def test_neighbours_memory_is_opened_by_its_plan_and_specs(made):
-    links = join(Job(), Board(e0="edge 0"))
+    links, shared = join_and_share(Job(), Board(e0="edge 0"))
+    assert shared == [*links[Side.ABOVE].rest, *links[Side.BELOW].rest]
     ((path, plan, specs),) = links[Side.BELOW].rest
     assert (path, plan, specs.keys()) == ("memory 0", "plan 0", {Stream.ACTIVATION, Stream.TIE_UP})
     ((path, plan, specs),) = links[Side.ABOVE].rest

@@ -70,6 +70,9 @@ class HeldBlock:
     def expect(self, payload):
         """It uses payloads where they are."""
 
+    def will_read(self, memory):
+        """It reads there as it is."""
+
     def forward(self, step, incoming):
         self._phase("forward", step)
         value = 0.0 if incoming is None else float(incoming[0][0])
