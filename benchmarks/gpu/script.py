@@ -8,14 +8,17 @@ Each part is a line of JSON as soon as it has ended. One that fails, or has a pr
 long, says so and is no obstacle to the next.
 """
 
+import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -30,6 +33,7 @@ from benchmarks.harness import (
     make_table,
     print_header,
 )
+from benchmarks.memory.peaks import MALLOC
 from launch.config import ConfigError
 from runtime.faults.plan import Fault
 
@@ -38,6 +42,7 @@ TIMEOUT_S = 180.0  # of a process
 STEPS = 24
 KILLS = 10
 WORKERS = 3  # of the job that is killed
+MOST_OFF = 1.5  # a plan's word of a block's memory, either way; of a small one on a CPU none counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +52,7 @@ class Options:
     dry_run: bool = False
     """Small, and on the CPU: shows that the script runs."""
     only: TextList = ()
-    """Of tests, step, bits, kills, links; without it all."""
+    """Of tests, step, bits, kills, links, memory; without it all."""
     json: Path | None = None
     """File that gets a JSON line a part."""
 
@@ -80,9 +85,17 @@ def tests(options: Options, folder: Path) -> dict[str, Any]:
     return {"told": last[0], "wrong": "" if is_well else f"exit code {done.returncode}"}
 
 
-def _run(command: Sequence[str]) -> "subprocess.CompletedProcess[str]":
+def _run(
+    command: Sequence[str], variables: Mapping[str, str] = MappingProxyType({})
+) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=TIMEOUT_S
+        command,
+        cwd=ROOT,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=TIMEOUT_S,
     )
 
 
@@ -161,12 +174,36 @@ def links(options: Options, folder: Path) -> dict[str, Any]:
     }
 
 
+def memory(options: Options, folder: Path) -> dict[str, Any]:
+    """What the largest of four blocks takes, and one process end to end, beside the plan's word."""
+    del folder
+    found = {}
+    for workers in (4, 1):
+        flags = (*options.job, f"--workers={workers}")
+        done = _run([sys.executable, "-m", "benchmarks.gpu.block_peaks", *flags], MALLOC)
+        if done.returncode:
+            return {"wrong": (done.stdout + done.stderr)[-1000:]}
+        found[workers] = json.loads(done.stdout)
+    blocks, (whole,) = found[4], found[1]
+    largest = max(blocks, key=lambda block: int(block["measured"]))
+    told = f"largest of 4 blocks {_mb(largest)}, one process end to end {_mb(whole)}"
+    ratios = [block["predicted"] / max(1, block["measured"]) for block in (*blocks, whole)]
+    is_off = not options.dry_run and not all(1 / MOST_OFF < ratio < MOST_OFF for ratio in ratios)
+    wrong = f"predicted {min(ratios):.2f} to {max(ratios):.2f} of measured" if is_off else ""
+    return {"blocks": blocks, "end_to_end": whole, "told": told, "wrong": wrong}
+
+
+def _mb(block: Mapping[str, int]) -> str:
+    return f"{block['measured'] / 1e6:.0f} MB ({block['predicted'] / 1e6:.0f} predicted)"
+
+
 PARTS: dict[str, Part] = {
     "tests": tests,
     "step": step,
     "bits": bits,
     "kills": kills,
     "links": links,
+    "memory": memory,
 }
 
 

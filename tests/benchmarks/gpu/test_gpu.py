@@ -50,7 +50,7 @@ runpy.run_module("benchmarks.gpu", run_name="__main__")
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        (Options(only=("bit",)), "only bit; give some of tests step bits kills links"),
+        (Options(only=("bit",)), "only bit; give some of tests step bits kills links memory"),
         (Options(), "there is no GPU here; give --dry-run"),
     ],
 )
