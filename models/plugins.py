@@ -36,14 +36,14 @@ class UsersError(Exception):
 def users_code(who: str, when: str = "") -> Iterator[None]:
     """Run a user's code: whatever it raises becomes a UsersError that names `who`, from it.
 
-    A ValueError of ours, which his code called with what cannot be, stays one. What it changes
-    of the process is put back: all that follows relies on it.
+    A ValueError of ours, which his code called with what cannot be, stays one, and so does a GPU's
+    lack of memory. What it changes of the process is put back: all that follows relies on it.
     """
     directory, dtype = _here(), torch.get_default_dtype()
     takes_gradients, threads = torch.is_grad_enabled(), torch.get_num_threads()
     try:
         yield
-    except UsersError:
+    except (UsersError, torch.OutOfMemoryError):
         raise
     except (Exception, SystemExit) as error:
         if _is_ours(error):
