@@ -5,11 +5,13 @@ python launch/plan.py --workers 4 --cuts profiled      with times measured on th
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 if __name__ == "__main__":  # our packages come first, and the files beside this one are none
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from launch.config import RunConfig
 from launch.config_file import parse
 from launch.environment import Environment
 from launch.planning.report import render_plan
@@ -20,6 +22,7 @@ from runtime.output import protect_output
 from runtime.program import REFUSED
 
 NAME = "plan"
+ANY_NUMBER = 1 << 20  # of GPUs
 
 
 def main(argv: list[str]) -> int:
@@ -27,8 +30,10 @@ def main(argv: list[str]) -> int:
     protect_output()
     try:
         config = parse(argv, prog=NAME)
-        environment = Environment.from_process()
-        resolved = resolve(config, environment=environment, tell=showing(NAME), times_source=True)
+        environment, has_device = _environment(config)
+        resolved = resolve(
+            config, environment=environment, tell=showing(NAME), times_source=has_device
+        )
     except ValueError as error:
         print(f"{NAME}: error: {error}", file=sys.stderr)
         return REFUSED
@@ -37,6 +42,17 @@ def main(argv: list[str]) -> int:
         return 130
     render_plan(resolved, make_console(), environment=environment)
     return 0
+
+
+def _environment(config: RunConfig) -> tuple[Environment, bool]:
+    """What is here, and whether that is the device to plan for: a plan that times nothing needs no
+    GPU."""
+    environment = Environment.from_process()
+    if config.device != "cuda" or environment.gpus or config.cuts == "profiled":
+        return environment, True
+    remark = "no GPU is seen here: this is planned as if each worker had one"
+    imagined = replace(environment, gpus=ANY_NUMBER, remarks=(*environment.remarks, remark))
+    return imagined, False
 
 
 if __name__ == "__main__":

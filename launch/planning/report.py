@@ -200,7 +200,11 @@ def _advice(resolved: Resolved, prediction: Prediction) -> Iterator[str]:
     )
     took = prediction.end_to_end_memory
     needed_mb, room_mb = (took.weights + took.activations) / 1e6, _room_mb(resolved)
-    alone = f"One process end to end takes about {needed_mb:,.0f} MB of {room_mb:,.0f} MB"
+    alone = f"One process end to end takes about {needed_mb:,.0f} MB"
+    if room_mb is None:
+        yield f"{alone}. Where that fits, data parallelism would give up to {workers} x."
+        return
+    alone += f" of {room_mb:,.0f} MB"
     if needed_mb > room_mb:
         yield f"{alone}: it does not fit, so plain data parallelism is no choice here."
     elif gain < EQUAL_TO * workers:
@@ -213,10 +217,12 @@ def _advice(resolved: Resolved, prediction: Prediction) -> Iterator[str]:
         yield f"{alone}: it fits, and data parallelism would be no faster than this plan."
 
 
-def _room_mb(resolved: Resolved) -> float:
-    """The user's bound, or all of a device's memory."""
+def _room_mb(resolved: Resolved) -> float | None:
+    """The user's bound, or all of a device's memory; None if no such device is here."""
     if resolved.config.max_memory_mb is not None:
         return resolved.config.max_memory_mb
     if resolved.config.device == "cuda":
+        if not torch.cuda.is_available():
+            return None
         return float(torch.cuda.get_device_properties(0).total_memory / 1e6)
     return float(psutil.virtual_memory().total / 1e6)

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+import torch
 
 from launch import plan, resolve
 from launch.plan import main
@@ -57,6 +58,17 @@ def test_data_parallelism_is_no_choice_if_memory_is_short(capsys, monkeypatch):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=9e6))
     out = planned(capsys, "--model", "mlp", "--decoder-depth", "0", "--batch-size", "1400")
     assert "MB of 9 MB: it does not fit, so plain data parallelism is no choice here" in out
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_plan_for_gpus_needs_none(capsys):
+    """Unless it is to time them."""
+    out = planned(capsys, "--device", "cuda", "--link", "auto")
+    assert "checkpoint  on GPU  on host" in out
+    assert "note: no GPU is seen here: this is planned as if each worker had one" in out
+    assert "MB. Where that fits, data parallelism would give up to 4 x." in out
+    assert main(["--device", "cuda", "--cuts", "profiled"]) == 2
+    assert "no GPU is seen" in capsys.readouterr().err
 
 
 def test_one_worker_has_nothing_to_compare(capsys):
