@@ -101,12 +101,12 @@ class _Recomputed(torch.autograd.Function):
     ) -> Tensor:
         ctx.compute, ctx.module = compute, module
         ctx.save_for_backward(x)
-        return compute(x)
+        with torch.enable_grad():  # as it is again: bits of a compiled unit depend on that, too
+            return compute(_leaf(x)).detach()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, Tensor | None, None]:
-        (x,) = ctx.saved_tensors
-        x = x.detach().requires_grad_(x.requires_grad)
+        x = _leaf(*ctx.saved_tensors)
         with unchanged(ctx.module), torch.enable_grad():
             _GoesOn.apply(ctx.compute(x), gradient).backward()
         return None, None, x.grad, None
@@ -125,6 +125,11 @@ class _GoesOn(torch.autograd.Function):
     def backward(ctx: Any, _: Tensor) -> tuple[Tensor, None]:
         (gradient,) = ctx.saved_tensors
         return gradient, None
+
+
+def _leaf(x: Tensor) -> Tensor:
+    """The same data, at which a graph begins."""
+    return x.detach().requires_grad_(x.requires_grad)
 
 
 def _needs_gradient() -> Tensor:
