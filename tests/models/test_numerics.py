@@ -59,7 +59,7 @@ def test_recomputing_saves_the_input_alone():
     saved: WeakSet[Saved] = WeakSet()
 
     def pack(tensor: Tensor) -> Saved:
-        packed = Saved(tensor)
+        packed = Saved(tensor.detach())  # not the graph, which holds what is packed
         saved.add(packed)
         return packed
 
