@@ -10,7 +10,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parameters_to_vector
 
 from models.bad_numbers import all_finite
 from models.wire import EXACT, Wire
@@ -63,8 +62,13 @@ def flat_gradients(parameters: list[nn.Parameter], wire: Wire = EXACT) -> Tensor
 
 
 def _flat(tensors: Sequence[Tensor], wire: Wire) -> Tensor:
-    flat = parameters_to_vector(tensors).detach()
+    flat = _joined(tensors)
     return flat.to(wire.tie_dtype(flat.dtype))
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    """A copy of them as one vector, each in the order of its indices, however it lies in memory."""
+    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
 
 
 def overflows(carried: Tensor | None, parameters: list[nn.Parameter]) -> bool:
@@ -72,7 +76,7 @@ def overflows(carried: Tensor | None, parameters: list[nn.Parameter]) -> bool:
     is_rounded = carried is not None and carried.dtype != parameters[0].dtype
     if carried is None or not is_rounded or all_finite([carried]):
         return False
-    weights = parameters_to_vector(parameters).detach()
+    weights = _joined(parameters)
     return bool((weights.isfinite() & ~carried.isfinite()).any())
 
 

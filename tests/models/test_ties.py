@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.ties import add_gradients, flat_gradients, flat_weights, pull
+from models.ties import add_gradients, flat_gradients, flat_weights, overflows, pull
 
 
 @pytest.fixture
@@ -58,3 +58,24 @@ def test_vector_of_another_size_is_no_partners(parameters, size):
         pull(parameters, torch.zeros(size), 0.5)
     with pytest.raises(RuntimeError, match="split"):
         add_gradients(parameters, torch.zeros(size))
+
+
+def test_weights_that_lie_otherwise_in_memory_cross_in_the_order_of_their_indices():
+    """A network whose weights were channels_last trained under no tie: to make one vector of them
+    ended the run, sequentially too."""
+    last = nn.Parameter(torch.arange(8.0).view(1, 2, 2, 2).to(memory_format=torch.channels_last))
+    turned = nn.Parameter(torch.tensor([[8.0, 10.0], [9.0, 11.0]]).t())
+    parameters = [last, turned]
+    assert not any(parameter.is_contiguous() for parameter in parameters)
+    flat = flat_weights(parameters)
+    assert flat.tolist() == list(range(12))
+    assert flat_gradients(parameters).tolist() == [0.0] * 12
+    assert not overflows(flat.half(), parameters)
+
+    memory, stride = last.data_ptr(), last.stride()
+    pull(parameters, flat + 4, 0.5)
+    assert flat_weights(parameters).tolist() == list(range(2, 14))
+    assert (last.data_ptr(), last.stride()) == (memory, stride), "in place"
+    add_gradients(parameters, flat)
+    add_gradients(parameters, flat)
+    assert flat_gradients(parameters).tolist() == list(range(0, 24, 2))
