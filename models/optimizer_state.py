@@ -5,7 +5,8 @@ load_state_dict is not used: it casts what it loads to the parameter's type, and
 torch._dynamo (see models.optimizers).
 
 Names: "<parameter>/<key>", and "groups/<index>/<key>" for a number in a parameter group that has
-changed since the optimizer was made. A key of a number ends in its type, such as "k:int".
+changed since the optimizer was made. A key of a number ends in its type, such as "k:int"; keys of
+one tensor that several entries hold end alike, such as "step:shared0".
 """
 
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from torch.nn import Parameter
 
 Number = bool | int | float
 
+SHARED = "shared"
 DTYPES: dict[str, torch.dtype] = {"bool": torch.bool, "int": torch.int64, "float": torch.float64}
 KEYS = {
     "sgd": frozenset({"momentum_buffer"}),
@@ -57,7 +59,8 @@ class OptimizerState:
             first = self._numbers_at_first[i]
             changed = {k: v for k, v in _numbers(group).items() if k not in first or v != first[k]}
             found |= {f"groups/{i}/{key}": value for key, value in changed.items()}
-        return dict(self._as_tensor(name, value) for name, value in found.items())
+        state = dict(self._as_tensor(name, value) for name, value in found.items())
+        return state if self._name in KEYS else _marked(state)
 
     def _as_tensor(self, name: str, value: object) -> tuple[str, Tensor]:
         if isinstance(value, Tensor):
@@ -106,6 +109,7 @@ class OptimizerState:
             for key in _numbers(group).keys() - first.keys():
                 del group[key]
             group.update(first)
+        shared: dict[str, list[tuple[Tensor, Tensor]]] = {}  # given, and made of it
         for name, value in state.items():
             owner, _, key = name.rpartition("/")
             plain_key, _, kind = key.rpartition(":")
@@ -116,6 +120,13 @@ class OptimizerState:
             entries = self._optimizer.state[self._parameters[owner]]
             if kind in DTYPES and plain_key:
                 entries[plain_key] = value.item()
+            elif kind.startswith(SHARED) and plain_key:
+                holders = shared.setdefault(kind, [])
+                made = next((made for given, made in holders if _same_bytes(given, value)), None)
+                if made is None:  # in another cut, a neighbour's may bear the same name
+                    made = self._placed(plain_key, value, self._parameters[owner])
+                    holders.append((value, made))
+                entries[plain_key] = made
             else:
                 entries[key] = self._placed(key, value, self._parameters[owner])
 
@@ -138,3 +149,19 @@ def _numbers(group: Mapping[str, Any]) -> dict[str, Number]:
         for key, value in group.items()
         if type(value) in (bool, int, float) and key != "lr"
     }
+
+
+def _marked(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same, with those entries named as shared that are one tensor: to be so again."""
+    holders: dict[object, list[str]] = {}
+    for name, tensor in state.items():
+        place = tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
+        holders.setdefault(place if tensor.numel() else name, []).append(name)
+    shared = [names for names in holders.values() if len(names) > 1]
+    marks = {name: f":{SHARED}{i}" for i, names in enumerate(shared) for name in names}
+    return {name + marks.get(name, ""): tensor for name, tensor in state.items()}
+
+
+def _same_bytes(a: Tensor, b: Tensor) -> bool:
+    raw = [tensor.detach().cpu().reshape(-1).view(torch.uint8) for tensor in (a, b)]
+    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(*raw)

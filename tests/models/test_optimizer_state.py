@@ -113,6 +113,59 @@ def test_copy_has_the_layout_of_its_parameter():
     assert found.state()["w/exp_avg"].stride() == named["w"].stride()
 
 
+class OneCount(torch.optim.SGD):
+    """Keeps one count for all parameters, and for each a mean under two names."""
+
+    def step(self) -> None:
+        (group,) = self.param_groups
+        count = next((state["step"] for state in self.state.values()), torch.zeros(()))
+        count += 1
+        for parameter in group["params"]:
+            mean = self.state[parameter].get("mean", torch.zeros(2)) + 1
+            self.state[parameter] |= {"step": count, "mean": mean, "last": mean}
+
+
+def one_count() -> tuple[torch.optim.Optimizer, OptimizerState]:
+    named = {"w": Parameter(torch.ones(2)), "b": Parameter(torch.ones(2))}
+    optimizer = OneCount(named.values(), lr=0.1)
+    return optimizer, OptimizerState("own:one_count", optimizer, named)
+
+
+def test_tensor_that_parameters_share_is_shared_again():
+    """A worker that was restarted had a count for each parameter, of which one was raised: the run
+    ended in other bits."""
+    (optimizer, held), (_, other) = one_count(), one_count()
+    for _ in range(3):
+        optimizer.step()
+    state = {name: tensor.clone() for name, tensor in held.state().items()}
+    assert state.keys() == {
+        *("w/step:shared0", "w/mean:shared1", "w/last:shared1"),
+        *("b/step:shared0", "b/mean:shared2", "b/last:shared2"),
+    }
+    other.check(state)
+    other.load(state)
+    of_w, of_b = other._optimizer.state.values()
+    assert of_w["step"] is of_b["step"]
+    assert of_w["mean"] is of_w["last"]
+    assert of_w["mean"] is not of_b["mean"]
+    optimizer.step()
+    other._optimizer.step()
+    ours, theirs = other.state(), held.state()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_tensors_of_two_blocks_that_are_named_as_shared_are_joined_only_if_they_are_one():
+    """In another cut a block gets states of two, which have counted what is shared apart."""
+    _, other = one_count()
+    state = {"w/mean:shared0": torch.ones(2), "w/step:shared1": torch.tensor(4.0)}
+    other.load(state | {"b/mean:shared0": torch.zeros(2), "b/step:shared1": torch.tensor(4.0)})
+    of_w, of_b = other._optimizer.state.values()
+    assert of_w["mean"].tolist() == [1.0, 1.0]
+    assert of_b["mean"].tolist() == [0.0, 0.0]
+    assert of_w["step"] is of_b["step"]
+
+
 # What does not fit ------------------------------------------------------------------------------
 
 
