@@ -33,6 +33,7 @@ from models.network import write_input
 from models.plugins import UsersError, users_code
 from models.recut import OldBlock, carry
 from models.ties import RULES
+from models.unsaveable import Unsaveable
 from models.wire import EXACT
 from runtime.block import Specs
 from runtime.core.plan import WorkerPlan
@@ -73,6 +74,7 @@ class LocalLearningJob:
         self.final_errors: tuple[type[Exception], ...] = (
             BadNumbers,
             UsersError,
+            Unsaveable,
             torch.OutOfMemoryError,
         )
 

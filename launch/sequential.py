@@ -24,6 +24,7 @@ from launch.shown_progress import showing
 from launch.timed_block import TimedBlock
 from models.bad_numbers import BadNumbers
 from models.sequential import train
+from models.unsaveable import Unsaveable
 from runtime.coordinator.live_view import LiveView, make_console
 from runtime.output import protect_output
 from runtime.program import REFUSED, unheard
@@ -58,7 +59,7 @@ def main(argv: list[str]) -> int:
     recorder = Recorder(run_dir)
     try:
         run(job, recorder, started_t)
-    except (BadNumbers, NotWritten, torch.OutOfMemoryError) as error:
+    except (BadNumbers, NotWritten, Unsaveable, torch.OutOfMemoryError) as error:
         print(f"{NAME}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

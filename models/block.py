@@ -41,7 +41,8 @@ from models.ties import (
     pull,
     round_gradients,
 )
-from models.unit_module import own_tensors
+from models.unit_module import changed_form, forms_of, own_tensors
+from models.unsaveable import Unsaveable
 from models.wire import EXACT, Wire
 
 Payload = tuple[Tensor, ...]
@@ -169,6 +170,7 @@ class LocalBlock:
         self._output_NCHW: Tensor | None = None
         self._labels_B: Tensor | None = None
         self._labels_for_loss_B: Tensor | None = None  # on the device
+        self._buffer_forms: dict[str, str] | None = None  # as the first step found them
         self._buffers_before: list[Tensor] = []
         self.loss = math.nan
         self.leaving: Copy = MADE
@@ -229,7 +231,8 @@ class LocalBlock:
 
         The activation is detached, contiguous and a copy, since the guest may work in place, and
         rounded as the wire above asks; it is there when `leaving` is done. None from the top
-        block, which has no one above. The guest goes on with what was computed.
+        block, which has no one above. The guest goes on with what was computed. Raises Unsaveable
+        if a buffer has changed its form.
         """
         if incoming is None:
             assert self._source is not None, "a block without a source needs an activation"
@@ -240,7 +243,7 @@ class LocalBlock:
             self._labels_for_loss_B = self._labels_B
         x_NCHW = self._laid_out(x_NCHW)
         self._bad_steps.look_at(x_NCHW)
-        self._buffers_before = [buffer.clone() for buffer in self._buffers()]
+        self._buffers_before = self._copied_buffers()
         self._input_NCHW = x_NCHW
         if self._copies_input:
             x_NCHW = x_NCHW.clone()
@@ -253,6 +256,15 @@ class LocalBlock:
         if self._writes_output:
             self.leaving.wait()
         return activation, self._labels_B
+
+    def _copied_buffers(self) -> list[Tensor]:
+        buffers = self._buffers()
+        if self._buffer_forms is None:
+            self._buffer_forms = forms_of(self._named_buffers())
+        elif not _are_alike(buffers, self._buffers_before):
+            change = changed_form(self._buffer_forms, forms_of(self._named_buffers()))
+            raise Unsaveable(f"block {self._block_index} {change}")
+        return [buffer.clone() for buffer in buffers]
 
     def _for_host(self, x: Tensor) -> Tensor:
         """What was computed: a copy on the host that is there when `leaving` is done, or itself."""
@@ -490,12 +502,19 @@ class LocalBlock:
         modules = (self._home, self._guest, self._head)
         return [buffer for module in modules for buffer in module.buffers()]
 
+    def _named_buffers(self) -> list[tuple[str, Tensor]]:
+        return [(name, t) for name, t in self._tensors() if not isinstance(t, nn.Parameter)]
+
     def _unit_tensors(self, units: nn.ModuleDict) -> dict[str, list[str]]:
         members = ((self._units[int(index)], module) for index, module in units.items())
         return {
             unit.name: [unit.prefix + name for name, _ in own_tensors(module)]
             for unit, module in members
         }
+
+
+def _are_alike(a: list[Tensor], b: list[Tensor]) -> bool:
+    return [(t.shape, t.dtype) for t in a] == [(t.shape, t.dtype) for t in b]
 
 
 def _part(state: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from models.heads import HeadSpec, load_head, run_head
 from models.numerics import Numerics
 from models.objectives import Objective, Projections, needs_of
 from models.plugins import users_code
-from models.unit_module import memory_of
+from models.unit_module import check_as_trained, forms_of, memory_of, own_tensors
 
 Shape = tuple[int, ...]
 
@@ -57,8 +57,10 @@ def try_local_loss(
     be followed, and the same each time.
     """
     x_N = _random(2 * batch_size, spec.in_shape)
+    forms = forms_of(own_tensors(head))
     with users_code(spec.label, f" on an input of shape {tuple(x_N.shape)}"):
         projections = run_head(head, x_N, numerics)
+    check_as_trained(head, spec.label, forms)
     everything: dict[str, Tensor | int] = {
         "block_input": _random(2 * batch_size, input_shape).detach(),
         "home_output": _random(2 * batch_size, home_shape),

@@ -17,9 +17,11 @@ from models.numerics import FP32, Numerics
 from models.plugins import users_code
 from models.pooling import pool
 from models.unit_module import (
+    check_as_trained,
     check_memory_apart,
     check_module,
     check_output,
+    forms_of,
     memory_of,
     own_tensors,
     uncompiled,
@@ -315,8 +317,10 @@ def trace_units(
     x_BCHW = numerics.laid_out(torch.zeros(NUM_BLANKS, *image_shape))
     for index in range(len(network.units)):
         module, was_compiled = _build(network, index)
+        forms = forms_of(own_tensors(module))
         with torch.no_grad():  # but in training mode
             x_BCHW = run_unit(network, index, module, x_BCHW, numerics)
+        check_as_trained(module, network.label(index), forms)
         trainable = [p for p in module.parameters() if p.requires_grad]
         traces.append(
             UnitTrace(

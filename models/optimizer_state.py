@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from models.unsaveable import Unsaveable
+
 Number = bool | int | float
 
 SHARED = "shared"
@@ -46,11 +48,11 @@ class OptimizerState:
         self._numbers_at_first = [_numbers(group) for group in optimizer.param_groups]
 
     def state(self) -> dict[str, Tensor]:
-        """All of it; ValueError if the optimizer keeps what is no tensor and no number."""
+        """All of it; Unsaveable if the optimizer keeps what is no tensor and no number."""
         found: dict[str, Any] = {}
         for parameter, entries in self._optimizer.state.items():
             if parameter not in self._names:
-                raise ValueError(
+                raise Unsaveable(
                     f"optimizer {self._name!r} keeps a state of {str(parameter)[:40]!r}, which is"
                     " no parameter of the block; use one that keeps its state by parameter"
                 )
@@ -67,7 +69,7 @@ class OptimizerState:
             return name, value
         kind = type(value).__name__
         if kind not in DTYPES:
-            raise ValueError(
+            raise Unsaveable(
                 f"optimizer {self._name!r} keeps a {kind} as {name!r}, which can't be saved; use"
                 " one that keeps tensors and numbers"
             )

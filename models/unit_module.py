@@ -4,7 +4,7 @@ Owns the refusals, and how a compiled module becomes a plain one. Knows nothing 
 names the unit in errors.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +62,19 @@ def check_module(module: object, who: str) -> None:
             raise ValueError(
                 f"{who} holds {name!r} on the meta device, without values; build it on the CPU"
             )
+        if tensor.layout != torch.strided:
+            layout = str(tensor.layout).removeprefix("torch.")
+            raise ValueError(
+                f"{who} holds {name!r} as {layout}, which a file of weights can't; store it dense"
+                " (.to_dense()), or its indices and its values as a buffer each"
+            )
+        if any(
+            size > 1 and not step for size, step in zip(tensor.shape, tensor.stride(), strict=True)
+        ):
+            raise ValueError(
+                f"{who} holds {name!r} of shape {tuple(tensor.shape)} expanded from fewer numbers,"
+                " into which no saved state can be written; give it memory of its own: .clone()"
+            )
 
 
 def _at(path: str) -> str:
@@ -71,6 +84,41 @@ def _at(path: str) -> str:
 def own_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
     """Parameters and buffers, each once, also those that a state dict leaves out or has twice."""
     return [*module.named_parameters(), *module.named_buffers()]
+
+
+def forms_of(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, str]:
+    """Shape and type of each, by name, to be compared and shown."""
+    return {
+        name: f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+        for name, tensor in tensors
+    }
+
+
+def changed_form(before: Mapping[str, str], after: Mapping[str, str]) -> str:
+    """What is wrong if a buffer's form changes as it trains, and the remedy; "" if none does."""
+    for name in {**before, **after}:
+        was, now = (forms.get(name, "none") for forms in (before, after))
+        if was != now:
+            return (
+                f"changes the buffer {name!r} as it trains, from {was} to {now}, which a new worker"
+                " can't take over; give it its last shape and type as it is built, or, if it can be"
+                " computed again at any time, make it a plain attribute"
+            )
+    return ""
+
+
+def check_as_trained(module: nn.Module, who: str, before: Mapping[str, str]) -> None:
+    """Raise ValueError if a module that ran in training mode, and before had tensors of these
+    forms, has come to hold what can't be saved or loaded."""
+    check_module(module, who)
+    for name, tensor in own_tensors(module):
+        if tensor.is_inference():
+            raise ValueError(
+                f"{who} makes {name!r} in torch.inference_mode, after which nothing can be written"
+                " into it; use torch.no_grad"
+            )
+    if change := changed_form(before, forms_of(own_tensors(module))):
+        raise ValueError(f"{who} {change}")
 
 
 def memory_of(module: nn.Module) -> dict[int, str]:

@@ -67,6 +67,7 @@ def cut_blocks():
         poisoned=(),
         objective=None,
         wires=(),
+        network=FIVE,
         **changes,
     ) -> list[LocalBlock]:
         figures = {"alpha": 0.25, "optimizer": "adamw", "lr": 0.05, "weight_decay": 0.01}
@@ -76,7 +77,7 @@ def cut_blocks():
         blocks = Partition.shared(num_units=5, cuts=cuts, sharing=sharing).blocks
         return [
             LocalBlock(
-                FIVE,
+                network,
                 home=block.home,
                 guest=block.guest,
                 lent=blocks[k - 1].guest if k else range(0),

@@ -1,6 +1,7 @@
 """A block that is saved and loaded goes on, bit for bit, as one that was never interrupted."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import safetensors.torch
@@ -8,6 +9,8 @@ import torch
 from torch import Tensor
 
 from models.block import LocalBlock, Ties
+from models.unsaveable import Unsaveable
+from tests.models.conftest import FIVE
 
 NUM_STEPS = 4
 OWN = """
@@ -217,6 +220,36 @@ def test_state_of_another_optimizer_is_refused(cut_blocks):
         other.load(block.state())
 
 
+class Grows(torch.nn.Module):
+    """Holds more from the second batch on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
+        self.calls = torch.nn.Buffer(torch.zeros(()))
+        self.seen = torch.nn.Buffer(torch.zeros(1, 3))
+
+    def forward(self, x):
+        y = self.layer(x)
+        self.calls += 1
+        if self.calls == 2:
+            self.seen = torch.cat([self.seen, y.detach()])
+        return y
+
+
+def test_buffer_that_grows_late_is_told_by_the_next_step(cut_blocks):
+    """Its state was saved, and refused by each new worker as that of another model."""
+    unit = replace(FIVE.units[0], build=Grows)
+    network = replace(FIVE, units=(unit, *FIVE.units[1:]))
+    block = cut_blocks((0,), network=network)[0]
+    for step in range(2):
+        step_all([block], step, {}, 0)
+    with pytest.raises(
+        Unsaveable, match=r"'home/a.seen' as it trains, from \(1, 3\) .* to \(11, 3"
+    ):
+        block.forward(2, None)
+
+
 @pytest.mark.parametrize(
     ("optimizer", "message"),
     [("own_odd:listing", "keeps a list as '.*past'"), ("own_odd:elsewhere", "state of 'all'")],
@@ -224,5 +257,5 @@ def test_state_of_another_optimizer_is_refused(cut_blocks):
 def test_optimizer_whose_state_cannot_be_saved_is_refused(cut_blocks, optimizer, message):
     block = cut_blocks(optimizer=optimizer)[0]
     step_all([block], 0, {}, 0)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(Unsaveable, match=message):
         block.state()

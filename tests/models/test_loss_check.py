@@ -66,6 +66,24 @@ def tried(objective=None, head=None, numerics=FP32) -> None:
 # Heads -----------------------------------------------------------------------------------------
 
 
+class Grows(nn.Module):
+    """A head that remembers all that it has seen in a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(5, 4)
+        self.seen = nn.Buffer(torch.zeros(0, 5))
+
+    def forward(self, x):
+        self.seen = torch.cat([self.seen, x.detach()])
+        return self.layer(x)
+
+
+def test_head_whose_buffer_grows_is_refused():
+    with pytest.raises(ValueError, match=r"of block 2 changes the buffer 'seen' .* \(0, 5\)"):
+        tried(head=Grows())
+
+
 @pytest.mark.parametrize("numerics", [FP32, Numerics(precision="bf16")])
 def test_head_may_work_in_place(numerics):
     tried(head=nn.Sequential(nn.ReLU(inplace=True), nn.Linear(5, 3)), numerics=numerics)

@@ -149,6 +149,67 @@ def test_module_that_no_block_can_hold_is_refused(make, found, remedy):
     assert remedy in message
 
 
+class Remakes(nn.Module):
+    """A unit with a buffer, which a function makes anew as it trains."""
+
+    def __init__(self, buffer, renew=lambda buffer: buffer):
+        super().__init__()
+        self.held = nn.Buffer(buffer)
+        self.renew = renew
+
+    def forward(self, x):
+        if self.training:
+            self.held = self.renew(self.held)
+        return x
+
+
+def by_inference(buffer):
+    with torch.inference_mode():
+        return buffer + 1
+
+
+@pytest.mark.parametrize(
+    ("unit", "found", "remedy"),
+    [
+        (lambda: Remakes(torch.eye(4).to_sparse()), "holds 'held' as sparse_coo", ".to_dense()"),
+        (
+            lambda: Remakes(torch.ones(1).expand(4)),
+            "holds 'held' of shape (4,) expanded",
+            ".clone()",
+        ),
+        (
+            lambda: Remakes(torch.ones(4), lambda b: b[:1].expand(4)),
+            "holds 'held' of shape (4,) expanded",
+            ".clone()",
+        ),
+        (
+            lambda: Remakes(torch.ones(1, 4), lambda b: torch.cat([b, b])),
+            "changes the buffer 'held' as it trains, from (1, 4) float32 to (2, 4) float32",
+            "give it its last shape and type as it is built",
+        ),
+        (
+            lambda: Remakes(torch.empty(0), lambda b: torch.ones(4)),
+            "changes the buffer 'held' as it trains, from (0,) float32 to (4,) float32",
+            "make it a plain attribute",
+        ),
+        (
+            lambda: Remakes(torch.ones(4), by_inference),
+            "makes 'held' in torch.inference_mode",
+            "torch.no_grad",
+        ),
+    ],
+)
+def test_tensor_that_no_new_worker_could_take_over_is_refused(unit, found, remedy):
+    """Such a unit trained until a worker had to be restarted, or its weights handed in."""
+    message = refusal(unit())
+    assert message.startswith(f"unit '1' (2 of 2) of model 'mine' {found}")
+    assert remedy in message
+
+
+def test_buffer_that_is_made_anew_in_its_own_form_is_not_refused():
+    trace_units(network_of(Remakes(torch.ones(4), lambda buffer: buffer + 1)), IMAGE)
+
+
 @pytest.mark.parametrize("make", [lambda: nn.LazyLinear(3), on_meta, lambda: None])
 def test_module_of_a_users_own_network_is_refused_too(make):
     network = Network(name="mine", units=(Unit(name="a", prefix="a.", build=make),))
