@@ -24,25 +24,24 @@ from runtime.output import protect_output
 from runtime.program import REFUSED
 
 NAME = "pipeline"
-OTHERS_WAIT_S = 5.0  # so that torchrun does not end rank 0 before it has said what is wrong
+OTHERS_WAIT_S = 5.0  # so that torchrun does not end the rank that speaks before it has
 
 
 def main(argv: list[str]) -> int:
     """Run this rank's part of the job and return the exit code."""
     protect_output()
-    launcher = None
     try:
         launcher = Launcher.from_environ()
         config = parse(argv, prog=NAME)
         program = make_program(config, name=NAME, secret=job_secret(config, launcher))
     except ConfigError as error:
-        return refuse(error, launcher)
+        return refuse(error)
     member = None if launcher is None else launcher.member()
     try:
         address = bind_address(config.bind, launcher, say=say if speaks(launcher) else unheard)
         program = replace(program, checkpoint_dir=checkpoint_place(config))
     except HostError as error:
-        code = refuse(error, launcher)
+        code = refuse(error)
         if member is not None:
             Keeper(program, member=member).withdraw(str(error))
         return code
@@ -64,11 +63,10 @@ def say(text: str) -> None:
     print(f"{NAME}: {text}", file=sys.stderr, flush=True)
 
 
-def refuse(error: ConfigError, launcher: Launcher | None) -> int:
-    """Say what is wrong, on one rank: of the job, or of each host if it is of that host alone."""
-    rank = "LOCAL_RANK" if isinstance(error, HostError) else "RANK"
-    is_alone = TORCHRUN_ID not in os.environ and launcher is None
-    if is_alone or os.environ.get(rank, "0") == "0":
+def refuse(error: ConfigError) -> int:
+    """Say what is wrong with what this rank was given, once a console: torchrun gives all ranks of
+    a host the same, any other launcher each rank its own."""
+    if TORCHRUN_ID not in os.environ or os.environ.get("LOCAL_RANK", "0") == "0":
         say(f"error: {error}")
     else:
         time.sleep(OTHERS_WAIT_S)

@@ -112,6 +112,20 @@ def test_rank_that_is_refused_ends_the_others(ranks, start, tmp_path, port):
     assert "has ended: bind '192.0.2.9' is no address of this host" in found[0][1]
 
 
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+
+
+@pytest.mark.parametrize("variables", [{}, {"LOCAL_RANK": "1"}, TORCHRUN])
+def test_rank_says_itself_what_is_wrong_with_its_own_flags(start, port, variables):
+    """It ended in silence: rank 0 was to say it, which had no such flag."""
+    environment = {"WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    run = start(*JOB, "--lag", "-1", environment=environment | {"RANK": "1"} | variables)
+    code, _, err = run.end()
+    assert code == 2
+    assert "pipeline: error: lag -1" in err
+    assert len(err.splitlines()) == 1
+
+
 @pytest.mark.slow
 def test_run_directory_of_another_rank_is_not_passed_over_in_silence(ranks, start, tmp_path, port):
     runs = ranks(3, *SLOW, but=(2,))
