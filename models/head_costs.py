@@ -24,10 +24,12 @@ from models.unit_costs import count_cost
 
 @dataclass(frozen=True, kw_only=True)
 class HeadCost:
-    """A head's trained parameters, its weights in bytes, once, and for one sample the FLOPs of a
-    forward and `kept_bytes`: what lives until its backward, its input not included."""
+    """A head's trained parameters, their number and bytes, its weights in bytes, once, and for one
+    sample the FLOPs of a forward and `kept_bytes`: what lives until its backward, its input not
+    included."""
 
     num_trainable: int
+    trainable_bytes: int
     weight_bytes: int
     flops: int
     kept_bytes: int
@@ -43,8 +45,10 @@ def count_head_cost(spec: HeadSpec, numerics: Numerics = FP32) -> HeadCost:
     x_N = torch.rand(NUM_BLANKS, *spec.in_shape).requires_grad_().clone()  # may be worked on
     with users_code(spec.label, f" on an input of shape {tuple(x_N.shape)}"):
         cost, _ = count_cost(head, x_N, lambda x: run_head(head, x, numerics))
+    trainable = [p for p in head.parameters() if p.requires_grad]
     return HeadCost(
-        num_trainable=sum(p.numel() for p in head.parameters() if p.requires_grad),
+        num_trainable=sum(p.numel() for p in trainable),
+        trainable_bytes=sum(p.nbytes for p in trainable),
         weight_bytes=cost.weight_bytes,
         flops=cost.flops,
         kept_bytes=cost.kept_bytes,
@@ -69,6 +73,7 @@ def _of_ours(spec: HeadSpec) -> HeadCost:
     of_perceptron = pooled + sum(m.out_features for m in perceptron)
     return HeadCost(
         num_trainable=sum(p.numel() for p in head.parameters()),
+        trainable_bytes=sum(p.nbytes for p in head.parameters()),
         weight_bytes=sum(t.nbytes for t in (*head.parameters(), *head.buffers())),
         flops=2 * (positions * sum(convolutions) + sum(m.weight.numel() for m in linears)),
         kept_bytes=4 * (of_input + of_perceptron),

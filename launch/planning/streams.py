@@ -31,7 +31,6 @@ OPTIMIZER_STATES = {
 }  # tensors that an optimizer has for each parameter
 UNKNOWN_STATES = 2
 USUAL_MB = 1024  # that a worker may retain if nothing is said
-HEAD_ITEMSIZE = 4  # bytes: heads compute in float32
 PROBE_ITEMSIZE = 4
 MARGIN = 1.1  # over a block's parameters and their state: buffers, names
 UPWARD = (Stream.ACTIVATION, Stream.TIE_UP)
@@ -181,7 +180,7 @@ def _parameter_bytes(workload: Workload, block: Block) -> tuple[int, int]:
         traces = [workload.traces[unit] for unit in units]
         return sum(trace.num_trainable * _itemsize(trace) for trace in traces)
 
-    head = HEAD_ITEMSIZE * workload.head_cost_of(block).num_trainable
+    head = workload.head_cost_of(block).trainable_bytes
     return of(block.home) + head, of(block.guest)
 
 

@@ -16,6 +16,11 @@ from torch import nn
 def linear(in_shape, **given):
     return nn.Linear(in_shape[0], 3)
 
+def double(in_shape, **given):
+    head = nn.Linear(in_shape[0], 3).double()
+    head.bias.requires_grad_(False)
+    return head
+
 def two(in_shape, **given):
     class Two(nn.Linear):
         def forward(self, x):
@@ -60,6 +65,16 @@ def test_users_head_is_run_to_count(name):
     assert cost.num_trainable == 15
     assert cost.weight_bytes == 60
     assert cost.kept_bytes >= 4 * 3
+
+
+def test_trained_parameters_take_what_their_type_takes():
+    """Each was taken for four bytes: snapshots of float64 heads were told half their size."""
+    cost = count_head_cost(HeadSpec(name="own_costly_heads:double", in_shape=(4,)))
+    assert cost.num_trainable == 12
+    assert cost.trainable_bytes == 8 * 12
+    assert count_head_cost(HeadSpec(in_shape=(4,), out_features=5)).trainable_bytes == 4 * (
+        4 * 256 + 256 + 256 * 5 + 5
+    )
 
 
 def test_users_head_that_raises_is_named():
