@@ -239,14 +239,20 @@ def full_disk(fd: int) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_file_is_replaced_as_one(tmp_path, monkeypatch):
+def ctrl_c(fd: int) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("trouble", "error"), [(full_disk, OSError), (ctrl_c, KeyboardInterrupt)])
+def test_file_is_replaced_as_one(tmp_path, monkeypatch, trouble, error):
+    """Ctrl-C while evaluate wrote its --json left half a file beside it."""
     path = tmp_path / "config.toml"
     write_durably(path, b"old")
     with monkeypatch.context() as patch:
-        patch.setattr(storage.os, "fsync", full_disk)
-        with pytest.raises(OSError, match="No space left"):
+        patch.setattr(storage.os, "fsync", trouble)
+        with pytest.raises(error):
             write_durably(path, b"new")
-    assert path.read_bytes() == b"old"
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"old"]
     write_durably(path, b"new")
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"new"]
 
