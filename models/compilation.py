@@ -27,10 +27,23 @@ def what_lacks() -> str:
         return f"a C++ compiler: {' or '.join(wanted)} is not on the PATH"
     if CACHE not in os.environ:
         try:
-            user_cache(FOLDER)
+            _make_folder()
         except NoHome:
             return f"a place for what is compiled: a home directory, or XDG_CACHE_HOME, or {CACHE}"
+        except OSError as error:
+            return (
+                f"a place for what is compiled, and {str(error.filename)!r} can't be made"
+                f" ({(error.strerror or '').lower()}): another home directory, or XDG_CACHE_HOME,"
+                f" or {CACHE}"
+            )
     return ""
+
+
+def _make_folder() -> str:
+    """The folder for what is compiled, where nobody else can write. Raises NoHome or OSError."""
+    directory = user_cache(FOLDER)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return str(directory)
 
 
 def compile_units(units: Iterable[nn.Module]) -> None:
@@ -53,6 +66,4 @@ def _keep_in_users_cache() -> None:
     """Keep what is compiled where nobody else can write: torch loads pickles from there, and its
     own choice is a name in /tmp that anyone may take."""
     if CACHE not in os.environ:
-        directory = user_cache(FOLDER)
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.environ[CACHE] = str(directory)
+        os.environ[CACHE] = _make_folder()

@@ -106,3 +106,14 @@ def test_user_without_a_home_is_asked_for_a_place(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(compilation.shutil, "which", lambda name: f"/usr/bin/{name}")
     assert re.search("a place for what is compiled: a home directory", what_lacks())
+
+
+def test_place_that_can_not_be_made_is_named(monkeypatch, tmp_path):
+    """XDG_CACHE_HOME=/proc/x was a unit of the user's that raised FileNotFoundError."""
+    (tmp_path / "file").touch()
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(compilation.shutil, "which", lambda name: f"/usr/bin/{name}")
+    lacks = what_lacks()
+    assert re.search(r"file/loco-runtime.*' can't be made \(not a directory\)", lacks)
+    assert "XDG_CACHE_HOME, or TORCHINDUCTOR_CACHE_DIR" in lacks
