@@ -6,6 +6,7 @@ or scikit-learn: light processes read flags.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any, TypeVar, get_args
 
 import cyclopts
@@ -15,6 +16,7 @@ from cyclopts.exceptions import CycloptsError, UnusedCliTokensError
 from launch.config import ConfigError, to_whole
 
 T = TypeVar("T")
+NONE = "none"  # in place of a number that need not be given
 
 
 def read_flags(
@@ -55,6 +57,8 @@ def read_flags(
 
 def _convert(type_: type, tokens: Sequence[Token]) -> Any:
     types = type_, *get_args(type_)
+    if NoneType in types and not {int, float}.isdisjoint(types) and tokens[0].value == NONE:
+        return None
     if int in types:
         return to_whole(tokens[0].value, tokens[0].source)
     if Path in types and not tokens[0].value:

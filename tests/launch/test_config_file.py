@@ -78,6 +78,15 @@ def test_flag_wins_over_the_file(tmp_path):
     assert config.config == tmp_path / "run.toml"
 
 
+def test_flag_takes_back_a_number_that_the_file_has(tmp_path):
+    """A folder's image-size in a file could not be had off for other data."""
+    argv = write(tmp_path / "a.toml", "image-size = 64\ngrad-clip = 1.5\nlag = 2\nwindow = 4\n")
+    flags = ["--image-size", "none", "--grad-clip=none"]
+    assert parse([*argv, *flags], prog="pipeline.py") == RunConfig(lag=2, window=4)
+    assert "'none' is not a whole number" in refusal([*argv, "--batch-size", "none"])
+    assert parse(["--run-dir", "none"], prog="pipeline.py").run_dir == Path("none")
+
+
 def test_help_names_every_flag_and_exits_with_0(capsys):
     with pytest.raises(SystemExit) as caught:
         parse(["--help"], prog="pipeline.py")
