@@ -133,6 +133,7 @@ def test_lock_step_schedules_idle_by_their_formulas(show):
 
 def test_memory_on_a_gpu_is_apart_from_the_hosts(show, monkeypatch):
     gpu = SimpleNamespace(total_memory=16e9)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: gpu)
     run = light(workers=2)
     lines = show(dataclasses.replace(run, config=dataclasses.replace(run.config, device="cuda")))
