@@ -74,6 +74,9 @@ class Doorkeeper:
             while not self._is_closing.is_set():
                 self._turn()
         finally:
+            self._zap.unbind(
+                ZAP_ADDRESS
+            )  # ZeroMQ closes it later, and the next one may come before
             for socket in (self._zap, *self._monitors):
                 socket.close(0)
 

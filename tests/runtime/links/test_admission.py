@@ -4,6 +4,7 @@ import contextlib
 import socket
 import time
 from collections.abc import Iterator
+from typing import ClassVar
 
 import pytest
 import zmq
@@ -294,3 +295,24 @@ def test_dial_that_was_given_up_is_not_taken_for_the_next_one(dialling):
     dialling.dial()
     assert not note(dialling, (zmq.EVENT_DISCONNECTED, 8)), "it was ended by dialling anew"
     assert note(dialling, (zmq.EVENT_CLOSED, 9))
+
+
+class LateSocket(zmq.Socket):
+    """ZeroMQ closes on a thread of its own, after `close` has returned: here, when asked to."""
+
+    late: ClassVar[list[zmq.Socket]] = []
+
+    def close(self, linger: int | None = None) -> None:
+        if not self.closed:
+            self.late.append(self)
+
+
+def test_next_doorkeeper_may_come_before_the_sockets_are_closed(context, monkeypatch):
+    """A coordinator that finds its address taken listens elsewhere at once."""
+    monkeypatch.setattr(context, "_socket_class", LateSocket)
+    try:
+        for _ in range(2):
+            Doorkeeper(context).close()
+    finally:
+        for late in LateSocket.late:
+            zmq.Socket.close(late, 0)
