@@ -76,6 +76,7 @@ def test_rank_beyond_the_workers_is_spare_and_says_so(ranks, expected):
     assert runs[0].summary["weights_sha256"] == expected
 
 
+@pytest.mark.slow
 def test_signal_to_one_rank_stops_all_at_a_checkpoint(ranks, expected):
     """Seventeen steps were lost, and the other host's console said "54 % left 0:30" for ever."""
     runs = ranks(3, *SLOW)

@@ -45,6 +45,7 @@ def fired(run) -> set[str]:
     return {json.loads(line)["fault"] for line in path.read_text().splitlines()}
 
 
+@pytest.mark.slow
 def test_run_with_sixteen_faults_ends_the_same(start):
     flags = (*QUICK, "--workers", "4", "--steps", "50", "--max-worker-restarts", "9")
     plan = ("--faults", ",".join(FAULTS), "--checkpoint-every", "10")

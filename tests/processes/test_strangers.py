@@ -89,6 +89,7 @@ def assert_undisturbed(run: Run, expected: str) -> dict[str, object]:
 # Another user of the host -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @needs_root
 def test_another_user_can_neither_read_nor_connect(start: Start, expected):
     """Neither the run directory, nor sockets, nor shared memory, whatever the umask."""

@@ -59,7 +59,8 @@ def test_characters_that_the_encoding_lacks_are_replaced(encoding):
     assert output.encoding == encoding
 
 
-def test_slow_reader_of_a_nonblocking_pipe_costs_that_text_only(pipe):
+def test_slow_reader_of_a_nonblocking_pipe_costs_that_text_only(pipe, monkeypatch):
+    monkeypatch.setattr("runtime.output.PATIENCE_S", 1.0)
     reading, stream = pipe
     os.set_blocking(stream.fileno(), False)
     output = FailsafeStream(stream, pytest.fail)
