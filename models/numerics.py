@@ -102,7 +102,11 @@ class _Recomputed(torch.autograd.Function):
         ctx.compute, ctx.module = compute, module
         ctx.save_for_backward(x)
         with torch.enable_grad():  # as it is again: bits of a compiled unit depend on that, too
-            return compute(_leaf(x)).detach()
+            y = compute(_leaf(x))
+        found = y.detach()
+        if not y.requires_grad:
+            ctx.mark_non_differentiable(found)
+        return found
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, Tensor | None, None]:
@@ -118,6 +122,11 @@ class _GoesOn(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, gradient: Tensor) -> Tensor:
+        if (y.shape, y.dtype) != (gradient.shape, gradient.dtype):
+            raise RuntimeError(
+                f"a unit that is run again (--recompute) gave {tuple(y.shape)} {y.dtype}, and"
+                f" {tuple(gradient.shape)} {gradient.dtype} before; it must repeat itself"
+            )
         ctx.save_for_backward(gradient)
         return y.new_zeros(())
 

@@ -86,6 +86,33 @@ def test_unit_that_writes_its_input_recomputes_from_a_copy():
         assert torch.equal(once, again)
 
 
+def test_unit_without_gradients_recomputes_nothing():
+    """Such as one of frozen features: it trains nothing, and nothing below it."""
+
+    class Frozen(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).detach()
+
+    x = torch.rand(2, 3, requires_grad=True)
+    y = AGAIN.run(Frozen(3, 4), x, seed=seed, writes_input=False)
+    assert not y.requires_grad
+    (y.sum() + x.sum()).backward()
+    assert x.grad.tolist() == [[1.0] * 3] * 2
+
+
+def test_unit_that_does_not_repeat_its_form_is_refused():
+    class Shrinking(nn.Linear):
+        rows = 4
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.rows -= 1
+            return super().forward(x)[: self.rows]
+
+    y = AGAIN.run(Shrinking(3, 2), torch.rand(4, 3), seed=seed, writes_input=False)
+    with pytest.raises(RuntimeError, match=r"gave \(2, 2\) .* and \(3, 2\) .* must repeat itself"):
+        y.sum().backward()
+
+
 def test_statistics_are_counted_once():
     unit = nn.BatchNorm1d(3)
     AGAIN.run(unit, torch.rand(4, 3), seed=seed, writes_input=False).sum().backward()
