@@ -171,7 +171,7 @@ class LocalBlock:
         self._labels_B: Tensor | None = None
         self._labels_for_loss_B: Tensor | None = None  # on the device
         self._buffer_forms: dict[str, str] | None = None  # as the first step found them
-        self._buffers_before: list[Tensor] = []
+        self._buffers_before: dict[str, Tensor] = {}
         self.loss = math.nan
         self.leaving: Copy = MADE
 
@@ -257,14 +257,19 @@ class LocalBlock:
             self.leaving.wait()
         return activation, self._labels_B
 
-    def _copied_buffers(self) -> list[Tensor]:
-        buffers = self._buffers()
+    def _copied_buffers(self) -> dict[str, Tensor]:
         if self._buffer_forms is None:
-            self._buffer_forms = forms_of(self._named_buffers())
-        elif not _are_alike(buffers, self._buffers_before):
-            change = changed_form(self._buffer_forms, forms_of(self._named_buffers()))
+            self._buffer_forms = self._forms_of_buffers()
+        self._check_buffers()
+        return {name: buffer.clone() for name, buffer in self._buffers()}
+
+    def _check_buffers(self) -> None:
+        """Raise Unsaveable if a buffer has changed its form since the step before."""
+        before = self._buffers_before
+        if before and _shapes(before) != _shapes(dict(self._buffers())):
+            assert self._buffer_forms is not None, "the first step notes them"
+            change = changed_form(self._buffer_forms, self._forms_of_buffers())
             raise Unsaveable(f"block {self._block_index} {change}")
-        return [buffer.clone() for buffer in buffers]
 
     def _for_host(self, x: Tensor) -> Tensor:
         """What was computed: a copy on the host that is there when `leaving` is done, or itself."""
@@ -328,6 +333,7 @@ class LocalBlock:
         loss = self._objective(projections, self._labels_of_loss(), **needed)
         if step in self._poisoned:
             loss = loss * math.nan
+        self._free_gradients()  # what a user's forward may have left
         loss.backward()
         return features_ND, loss.detach()
 
@@ -370,9 +376,10 @@ class LocalBlock:
 
     def _leave_out(self) -> None:
         self._free_gradients()
+        self._check_buffers()
         with torch.no_grad():
-            for buffer, before in zip(self._buffers(), self._buffers_before, strict=True):
-                buffer.copy_(before)
+            for name, buffer in self._buffers():
+                buffer.copy_(self._buffers_before[name])
         if math.isfinite(self.loss):
             self.loss = math.nan  # finite, but its gradients or its input are not
 
@@ -444,7 +451,7 @@ class LocalBlock:
         self._free_gradients()
 
     def _free_gradients(self) -> None:
-        """When they are used: while a step saves activations there are none beside them."""
+        """Once they have been used: none are there while a step saves activations."""
         for parameter in self._trained:
             parameter.grad = None
 
@@ -498,12 +505,13 @@ class LocalBlock:
                 yield from ((prefix + name, tensor) for name, tensor in own_tensors(module))
         yield from ((f"head/{name}", tensor) for name, tensor in own_tensors(self._head))
 
-    def _buffers(self) -> list[Tensor]:
-        modules = (self._home, self._guest, self._head)
-        return [buffer for module in modules for buffer in module.buffers()]
+    def _buffers(self) -> Iterator[tuple[str, Tensor]]:
+        """All buffers, each once, by names of the block's own."""
+        for part, module in (("home", self._home), ("guest", self._guest), ("head", self._head)):
+            yield from module.named_buffers(part)
 
-    def _named_buffers(self) -> list[tuple[str, Tensor]]:
-        return [(name, t) for name, t in self._tensors() if not isinstance(t, nn.Parameter)]
+    def _forms_of_buffers(self) -> dict[str, str]:
+        return forms_of((n, t) for n, t in self._tensors() if not isinstance(t, nn.Parameter))
 
     def _unit_tensors(self, units: nn.ModuleDict) -> dict[str, list[str]]:
         members = ((self._units[int(index)], module) for index, module in units.items())
@@ -513,8 +521,8 @@ class LocalBlock:
         }
 
 
-def _are_alike(a: list[Tensor], b: list[Tensor]) -> bool:
-    return [(t.shape, t.dtype) for t in a] == [(t.shape, t.dtype) for t in b]
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
 
 
 def _part(state: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:

@@ -250,6 +250,35 @@ def test_buffer_that_grows_late_is_told_by_the_next_step(cut_blocks):
         block.forward(2, None)
 
 
+def test_buffer_that_grows_in_a_bad_step_is_told_as_it_is_left_out(cut_blocks):
+    unit = replace(FIVE.units[0], build=Grows)
+    network = replace(FIVE, units=(unit, *FIVE.units[1:]))
+    block = cut_blocks((0,), network=network, poisoned=[(0, 1)])[0]
+    step_all([block], 0, {}, 0)
+    block.forward(1, None)
+    with pytest.raises(Unsaveable, match=r"'home/a.seen' as it trains"):
+        block.update(1)
+
+
+class Moves(Grows):
+    """Registers its buffers anew, in another order."""
+
+    def forward(self, x):
+        seen = self.seen
+        del self.seen, self.calls
+        self.seen, self.calls = torch.nn.Buffer(seen + 1), torch.nn.Buffer(torch.ones(()))
+        return self.layer(x)
+
+
+def test_buffers_that_change_places_are_put_back_by_name(cut_blocks):
+    unit = replace(FIVE.units[0], build=Moves)
+    network = replace(FIVE, units=(unit, *FIVE.units[1:]))
+    block = cut_blocks((0,), network=network, poisoned=[(0, 1)])[0]
+    for step in range(3):
+        step_all([block], step, {}, 0)
+    assert block.state()["home/a.seen"].tolist() == [[2.0] * 3]
+
+
 @pytest.mark.parametrize(
     ("optimizer", "message"),
     [("own_odd:listing", "keeps a list as '.*past'"), ("own_odd:elsewhere", "state of 'all'")],
