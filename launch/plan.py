@@ -30,9 +30,9 @@ def main(argv: list[str]) -> int:
     protect_output()
     try:
         config = parse(argv, prog=NAME)
-        environment, has_device = _environment(config)
+        environment, may_time = _environment(config)
         resolved = resolve(
-            config, environment=environment, tell=showing(NAME), times_source=has_device
+            config, environment=environment, tell=showing(NAME), times_source=may_time
         )
     except ValueError as error:
         print(f"{NAME}: error: {error}", file=sys.stderr)
@@ -45,13 +45,14 @@ def main(argv: list[str]) -> int:
 
 
 def _environment(config: RunConfig) -> tuple[Environment, bool]:
-    """What is here, and whether that is the device to plan for: a plan that times nothing needs no
-    GPU."""
+    """What is here, and whether something may be timed here. Without a GPU a plan for GPUs is made
+    as if there were enough, and nothing is timed."""
     environment = Environment.from_process()
     if config.device != "cuda" or environment.gpus or config.cuts == "profiled":
         return environment, True
     remark = "no GPU is seen here: this is planned as if each worker had one"
-    imagined = replace(environment, gpus=ANY_NUMBER, remarks=(*environment.remarks, remark))
+    remarks = (*environment.remarks, remark)
+    imagined = replace(environment, gpus=ANY_NUMBER, has_nccl=True, remarks=remarks)
     return imagined, False
 
 

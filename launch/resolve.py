@@ -212,10 +212,19 @@ def _cut(
 ) -> tuple[Partition, Costs | None, float | None]:
     """The partition, and what was measured: the costs that it was chosen by, and the source."""
     config, source_s = workload.config, None
-    if times_source or config.cuts == "profiled":
-        source = make_source(config, data, device=device)
-        source_s = measured_source(source, threads=threads)
-    cuts, measured = choose_cuts(workload, device=device, threads=threads, source_s=source_s or 0.0)
+    try:
+        if times_source or config.cuts == "profiled":
+            source = make_source(config, data, device=device)
+            source_s = measured_source(source, threads=threads)
+        cuts, measured = choose_cuts(
+            workload, device=device, threads=threads, source_s=source_s or 0.0
+        )
+    except torch.OutOfMemoryError as error:
+        raise ConfigError(
+            f"the GPU has too little memory to time views, or each unit alone, on"
+            f" {workload.num_samples} samples ({error}); free it, give a smaller --batch-size, or"
+            " --cuts auto"
+        ) from error
     partition = Partition.shared(
         num_units=len(workload.network.units), cuts=cuts, sharing=workload.sharing
     )

@@ -33,11 +33,12 @@ STATUS, FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 def peaks(flags: list[str]) -> list[dict[str, int]]:
     """Of each block, lowest first, the bytes predicted and measured."""
-    environment = Environment.from_process()
-    job = LocalLearningJob(resolve(parse(flags, prog="block_peaks"), environment=environment))
-    blocks, is_cuda = job.resolved.partition.blocks, job.resolved.config.device == "cuda"
+    config = parse(flags, prog="block_peaks")
+    is_cuda = config.device == "cuda"
     if is_cuda:
-        see_only(visible_gpus(), 0)
+        see_only(visible_gpus(), 0)  # before CUDA is asked for anything
+    job = LocalLearningJob(resolve(config, environment=Environment.from_process()))
+    blocks = job.resolved.partition.blocks
     found = []
     for k, block in enumerate(blocks):
         took = block_memory(job.resolved, block)

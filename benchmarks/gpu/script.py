@@ -42,7 +42,7 @@ TIMEOUT_S = 180.0  # of a process
 STEPS = 24
 KILLS = 10
 WORKERS = 3  # of the job that is killed
-MOST_OFF = 1.5  # a plan's word of a block's memory, either way; of a small one on a CPU none counts
+MOST_OFF = 1.5  # how far a plan may be off, either way; on a CPU it is not judged: blocks are small
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from launch.config import ConfigError
 from launch.planning.costs import Cost, Costs
 from launch.planning.stopwatch import REPEATS, wait_for, with_threads
 from launch.planning.workload import Workload
@@ -24,19 +23,9 @@ Shape = tuple[int, ...]
 
 
 def measured_costs(workload: Workload, *, device: str, threads: int) -> Costs:
-    """Time every unit and head alone: forward, backward and optimizer, on 2B random samples.
-
-    Raises ConfigError if a GPU has too little memory for one of them.
-    """
-    try:
-        with with_threads(threads):
-            return _measure(workload, torch.device(device))
-    except torch.OutOfMemoryError as error:
-        raise ConfigError(
-            f"cuts profiled: the GPU has too little memory to time each unit alone, on"
-            f" {workload.num_samples} samples ({error}); free it, give a smaller --batch-size, or"
-            " --cuts auto"
-        ) from error
+    """Time every unit and head alone: forward, backward and optimizer, on 2B random samples."""
+    with with_threads(threads):
+        return _measure(workload, torch.device(device))
 
 
 def _measure(workload: Workload, device: torch.device) -> Costs:

@@ -63,7 +63,8 @@ def test_data_parallelism_is_no_choice_if_memory_is_short(capsys, monkeypatch):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_plan_for_gpus_needs_none(capsys):
     """Unless it is to time them."""
-    out = planned(capsys, "--device", "cuda", "--link", "auto")
+    planned(capsys, "--device", "cuda", "--link", "nccl")
+    out = planned(capsys, "--device", "cuda")
     assert "checkpoint  on GPU  on host" in out
     assert "note: no GPU is seen here: this is planned as if each worker had one" in out
     assert "MB. Where that fits, data parallelism would give up to 4 x." in out

@@ -8,6 +8,7 @@ import sys
 import traceback
 
 import pytest
+import torch
 
 from launch.config import ConfigError, ResolvedConfig, RunConfig
 from launch.config_file import parse, to_toml
@@ -283,6 +284,18 @@ def test_recorded_cuts_stay_if_they_are_chosen_as_before(cuts):
 def test_torchruns_workers_go_before_the_recorded_ones():
     recorded = light(workers=2).config
     assert resume(recorded, torchrun(3)).config.workers == 3
+
+
+@pytest.mark.parametrize(
+    "timed", ["launch.planning.unit_times._time", "launch.resolve.make_source"]
+)
+def test_gpu_too_small_to_time_what_it_will_run_is_told_with_a_remedy(monkeypatch, timed):
+    def fill(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(timed, fill)
+    with pytest.raises(ConfigError, match=r"on 4 samples .*2 GiB.*smaller --batch-size"):
+        resolved(cuts="profiled", workers=2, batch_size=2)
 
 
 def test_overlap_that_leaves_one_worker_is_refused():
