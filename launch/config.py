@@ -30,6 +30,7 @@ Checksum = Literal["auto", "header", "payload"]
 
 BALANCES = get_args(Balance)
 WIRE_PRECISIONS = get_args(WirePrecision)
+NONE = "none"  # takes a value back that a file has, where none need be given
 DEFAULT_LAG = 1  # steps
 DEFAULT_MAX_STALENESS = 8
 
@@ -70,8 +71,10 @@ def _convert_scales(_: type, tokens: Sequence[Token]) -> tuple[float, ...]:
         raise ValueError(f"{tokens[0].value!r} is no list of numbers, such as 1,1,.5") from None
 
 
-def _convert_cuts(type_: type, tokens: Sequence[Token]) -> tuple[int, ...] | str:
+def _convert_cuts(type_: type, tokens: Sequence[Token]) -> tuple[int, ...] | str | None:
     text = tokens[0].value.strip()
+    if text == NONE:
+        return None
     if text in BALANCES:
         return text
     try:
@@ -80,8 +83,10 @@ def _convert_cuts(type_: type, tokens: Sequence[Token]) -> tuple[int, ...] | str
         raise ValueError(f"{error}; give first units, such as 0,1,2,3, auto or profiled") from None
 
 
-def _convert_overlap(type_: type, tokens: Sequence[Token]) -> Overlap:
+def _convert_overlap(type_: type, tokens: Sequence[Token]) -> Overlap | None:
     text = tokens[0].value.strip()
+    if text == NONE:
+        return None
     if text == "stage":
         return "stage"
     try:
@@ -91,7 +96,9 @@ def _convert_overlap(type_: type, tokens: Sequence[Token]) -> Overlap:
     return units[0] if len(units) == 1 else units
 
 
-def _convert_lag(_: type, tokens: Sequence[Token]) -> int:
+def _convert_lag(_: type, tokens: Sequence[Token]) -> int | None:
+    if tokens[0].value == NONE:
+        return None
     try:
         return to_whole(tokens[0].value, tokens[0].source)
     except ValueError as error:

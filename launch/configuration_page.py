@@ -22,8 +22,8 @@ HEAD = """\
 Each key is a flag (`--batch-size 32`) and a key of the TOML file that `--config` names
 (`batch-size = 32`). Flags win over the file; an unknown key is an error. Bad input ends the program
 with exit code 2 and one message: the value and the remedy. If the default is "–", the program
-chooses, or the key is off; `none` in place of a number says so again (`--image-size none`) if the
-file has one.
+chooses, or the key is off; `none` in place of a number, of cuts or of an overlap says so again
+(`--image-size none`) if the file has one.
 
 Each run leaves two such files. `given.toml` holds what you gave; with it, `--config` takes more
 flags and resolves anew. `config.toml` holds what that resolved to; with it, `--config` repeats the

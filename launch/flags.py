@@ -13,10 +13,9 @@ import cyclopts
 from cyclopts import App, Parameter, Token
 from cyclopts.exceptions import CycloptsError, UnusedCliTokensError
 
-from launch.config import ConfigError, to_whole
+from launch.config import NONE, ConfigError, to_whole
 
 T = TypeVar("T")
-NONE = "none"  # in place of a number that need not be given
 
 
 def read_flags(

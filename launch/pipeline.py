@@ -64,8 +64,8 @@ def say(text: str) -> None:
 
 
 def refuse(error: ConfigError) -> int:
-    """Say what is wrong with what this rank was given, once a console: torchrun gives all ranks of
-    a host the same, any other launcher each rank its own."""
+    """Say what is wrong with what this rank was given; under torchrun one rank of a host speaks for
+    all, which were given the same."""
     if TORCHRUN_ID not in os.environ or os.environ.get("LOCAL_RANK", "0") == "0":
         say(f"error: {error}")
     else:

@@ -84,6 +84,9 @@ def test_flag_takes_back_a_number_that_the_file_has(tmp_path):
     flags = ["--image-size", "none", "--grad-clip=none"]
     assert parse([*argv, *flags], prog="pipeline.py") == RunConfig(lag=2, window=4)
     assert "'none' is not a whole number" in refusal([*argv, "--batch-size", "none"])
+    argv = write(tmp_path / "b.toml", "lag = 2\noverlap = 1\ncuts = [0, 2]\n")
+    flags = ["--lag", "none", "--overlap", "none", "--cuts", "none"]
+    assert parse([*argv, *flags], prog="pipeline.py") == RunConfig()
     assert parse(["--run-dir", "none"], prog="pipeline.py").run_dir == Path("none")
 
 
