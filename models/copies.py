@@ -46,7 +46,8 @@ class Copies(Protocol):
         """A contiguous tensor on the device, to copy into and then to compute on."""
 
     def will_read(self, memory: Tensor) -> None:
-        """Memory of the host, as long as the process lives, that much is copied from."""
+        """Copies will often be made from this memory of the host, which stays until the process
+        ends."""
 
 
 class Made:
@@ -90,7 +91,7 @@ class HostsWay:
         return torch.empty(like.shape, dtype=like.dtype)
 
     def will_read(self, memory: Tensor) -> None:
-        """The host may."""
+        """Nothing need be done."""
 
     def is_quick(self, source: Tensor) -> bool:
         return source.nbytes < QUICK_BYTES

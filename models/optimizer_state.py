@@ -5,8 +5,8 @@ load_state_dict is not used: it casts what it loads to the parameter's type, and
 torch._dynamo (see models.optimizers).
 
 Names: "<parameter>/<key>", and "groups/<index>/<key>" for a number in a parameter group that has
-changed since the optimizer was made. A key of a number ends in its type, such as "k:int"; keys of
-one tensor that several entries hold end alike, such as "step:shared0".
+changed since the optimizer was made. A key of a number ends in its type, such as "k:int". Where
+several entries are one tensor, their keys have the same end, such as "step:shared0".
 """
 
 from collections.abc import Mapping

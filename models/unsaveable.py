@@ -2,5 +2,5 @@
 
 
 class Unsaveable(ValueError):
-    """A block's state can't be saved, or not be taken over by a new worker, which could but find
-    the same again."""
+    """A block's state can't be saved, or a new worker couldn't take it over. To start one again
+    would not help: it would come to the same."""

@@ -5,6 +5,7 @@ its own. Whom a socket admits is its admission's to say. A stranger's connection
 that nothing he sends is read by this process.
 """
 
+import contextlib
 import logging
 import secrets
 import threading
@@ -74,9 +75,9 @@ class Doorkeeper:
             while not self._is_closing.is_set():
                 self._turn()
         finally:
-            self._zap.unbind(
-                ZAP_ADDRESS
-            )  # ZeroMQ closes it later, and the next one may come before
+            # ZeroMQ closes sockets later, and the next doorkeeper may come before.
+            with contextlib.suppress(zmq.ContextTerminated):
+                self._zap.unbind(ZAP_ADDRESS)
             for socket in (self._zap, *self._monitors):
                 socket.close(0)
 

@@ -35,15 +35,16 @@ DTYPES = {
 
 
 def _byte_view(tensor: Tensor) -> memoryview:
-    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    plain = tensor.detach().resolve_conj().resolve_neg()
+    flat = plain.cpu().contiguous().reshape(-1).view(torch.uint8)
     view: memoryview = flat.numpy().data
     return view
 
 
 def file_pieces(tensors: Mapping[str, Tensor]) -> list[Piece]:
     """A file of these tensors in pieces: the header, then each tensor's bytes, its own if it lies
-    contiguous on the CPU; those of one that has two names twice. Raises ValueError for a dtype that
-    has no name."""
+    contiguous on the CPU. A tensor that has two names is there twice. Raises ValueError for a dtype
+    that has no name."""
     return [_header(_entries(tensors, 0)), *map(_byte_view, tensors.values())]
 
 

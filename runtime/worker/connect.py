@@ -168,8 +168,9 @@ class Connector:
             raise LinkError(
                 f"the memory of worker {neighbour} can't be shared ({error}); use --link zmq"
             ) from error
+        link = shm_link(self._context, end, memory, bind=bind, connect=connect)
         self.shared.append(memory)
-        return shm_link(self._context, end, memory, bind=bind, connect=connect)
+        return link
 
     @staticmethod
     def _on_network(address: str) -> bool:

@@ -33,6 +33,12 @@ def test_views_and_tensors_with_gradients_are_saved_as_they_look():
     assert_same(safetensors.torch.load(file_of(state)), state)
 
 
+def test_numbers_that_are_conjugates_by_a_mark_alone_are_saved_as_such():
+    conjugate = torch.complex(torch.arange(3.0), torch.ones(3)).conj()
+    found = safetensors.torch.load(file_of({"x": conjugate}))
+    assert torch.equal(found["x"], conjugate.resolve_conj())
+
+
 def test_names_of_any_letters_come_back():
     state = {'a "name"\\ with/every.thing é': torch.ones(2), "": torch.zeros(1)}
     assert_same(safetensors.torch.load(file_of(state)), state)
