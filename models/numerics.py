@@ -99,8 +99,9 @@ class _Recomputed(torch.autograd.Function):
     def forward(
         ctx: Any, compute: Callable[[Tensor], Tensor], module: nn.Module, x: Tensor, _: Tensor
     ) -> Tensor:
-        ctx.compute, ctx.module = compute, module
+        ctx.compute, ctx.module, ctx.buffers = compute, module, _copied_buffers(module)
         ctx.save_for_backward(x)
+        ctx.set_materialize_grads(False)  # where no gradient comes from above, none goes on
         with torch.enable_grad():  # as it is again: bits of a compiled unit depend on that, too
             y = compute(_leaf(x))
         found = y.detach()
@@ -109,9 +110,12 @@ class _Recomputed(torch.autograd.Function):
         return found
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, Tensor | None, None]:
+    def backward(ctx: Any, gradient: Tensor | None) -> tuple[None, None, Tensor | None, None]:
+        if gradient is None:
+            return None, None, None, None
         x = _leaf(*ctx.saved_tensors)
         with unchanged(ctx.module), torch.enable_grad():
+            _put_back(ctx.buffers)  # an output may depend on them
             _GoesOn.apply(ctx.compute(x), gradient).backward()
         return None, None, x.grad, None
 
@@ -149,16 +153,25 @@ def _needs_gradient() -> Tensor:
 @contextmanager
 def unchanged(module: nn.Module) -> Iterator[None]:
     """Put a module's buffers back in the end, those that it made anew too."""
-    before = [
+    before = _copied_buffers(module)
+    try:
+        yield
+    finally:
+        _put_back(before)
+
+
+def _copied_buffers(module: nn.Module) -> list[tuple[nn.Module, str, Tensor, Tensor]]:
+    """Each buffer with its owner, its name there, and a copy."""
+    return [
         (owner, name, buffer, buffer.clone())
         for owner in module.modules()
         for name, buffer in owner._buffers.items()
         if buffer is not None
     ]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for owner, name, buffer, value in before:
-                buffer.copy_(value)
-                owner._buffers[name] = buffer
+
+
+def _put_back(buffers: list[tuple[nn.Module, str, Tensor, Tensor]]) -> None:
+    with torch.no_grad():
+        for owner, name, buffer, value in buffers:
+            buffer.copy_(value)
+            owner._buffers[name] = buffer

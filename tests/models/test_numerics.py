@@ -86,6 +86,37 @@ def test_unit_that_writes_its_input_recomputes_from_a_copy():
         assert torch.equal(once, again)
 
 
+def test_unit_whose_output_depends_on_its_buffers_recomputes_from_those():
+    """Spectral normalisation takes a step of its power iteration in each forward."""
+    found = []
+    for numerics in (Numerics(), AGAIN):
+        torch.manual_seed(0)
+        unit = torch.nn.utils.parametrizations.spectral_norm(nn.Linear(5, 4))
+        for _ in range(2):
+            y = numerics.run(unit, torch.ones(2, 5), seed=seed, writes_input=False)
+            y.square().sum().backward()
+        found.append([*(p.grad for p in unit.parameters()), *unit.buffers()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_unit_that_no_gradient_reaches_gets_none():
+    """Zeros in place of none would be decayed by an optimizer."""
+
+    class Stop(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient: Tensor) -> None:
+            return None
+
+    unit = nn.Linear(3, 3)
+    y = AGAIN.run(unit, torch.ones(2, 3), seed=seed, writes_input=False)
+    (Stop.apply(y).sum() + torch.ones((), requires_grad=True)).backward()
+    assert unit.weight.grad is None
+
+
 def test_unit_without_gradients_recomputes_nothing():
     """Such as one of frozen features: it trains nothing, and nothing below it."""
 
