@@ -171,7 +171,7 @@ class LocalBlock:
         self._labels_B: Tensor | None = None
         self._labels_for_loss_B: Tensor | None = None  # on the device
         self._buffer_forms: dict[str, str] | None = None  # as the first step found them
-        self._buffers_before: dict[str, Tensor] = {}
+        self._buffers_before: dict[str, Tensor] | None = None
         self.loss = math.nan
         self.leaving: Copy = MADE
 
@@ -266,7 +266,7 @@ class LocalBlock:
     def _check_buffers(self) -> None:
         """Raise Unsaveable if a buffer has changed its form since the step before."""
         before = self._buffers_before
-        if before and _shapes(before) != _shapes(dict(self._buffers())):
+        if before is not None and _shapes(before) != _shapes(dict(self._buffers())):
             assert self._buffer_forms is not None, "the first step notes them"
             change = changed_form(self._buffer_forms, self._forms_of_buffers())
             raise Unsaveable(f"block {self._block_index} {change}")
@@ -377,6 +377,7 @@ class LocalBlock:
     def _leave_out(self) -> None:
         self._free_gradients()
         self._check_buffers()
+        assert self._buffers_before is not None, "a step that is left out was begun"
         with torch.no_grad():
             for name, buffer in self._buffers():
                 buffer.copy_(self._buffers_before[name])

@@ -260,6 +260,32 @@ def test_buffer_that_grows_in_a_bad_step_is_told_as_it_is_left_out(cut_blocks):
         block.update(1)
 
 
+class Registers(torch.nn.Module):
+    """Has no buffer before the second batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        if self.calls == 2:
+            self.late = torch.nn.Buffer(torch.zeros(3))
+        return self.layer(x)
+
+
+def test_first_buffer_of_a_block_that_comes_late_is_told(cut_blocks):
+    unit = replace(FIVE.units[0], build=Registers)
+    network = replace(FIVE, units=(unit, *FIVE.units[1:]))
+    block = cut_blocks((0, 1), overlap=0, network=network, depth=0)[0]
+    assert not list(block._buffers())
+    for step in range(2):
+        step_all([block], step, {}, 0)
+    with pytest.raises(Unsaveable, match=r"'home/a.late' as it trains, from none to"):
+        block.forward(2, None)
+
+
 class Moves(Grows):
     """Registers its buffers anew, in another order."""
 
