@@ -16,7 +16,8 @@ def records(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def _line(tensor: Tensor) -> str:
-    raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    plain = tensor.detach().resolve_conj().resolve_neg()
+    raw = plain.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     shape = ",".join(map(str, tensor.shape))
     return f"{tensor.dtype} [{shape}] {hashlib.sha256(raw.data).hexdigest()}"
 

@@ -36,6 +36,9 @@ def test_digest_tells_tensors_apart(other):
 
 
 def test_digest_is_of_contents_not_of_order_or_layout():
+    conjugate = torch.complex(STATE["a"], STATE["a"]).conj()  # by a mark alone
+    plain = {"x": conjugate.resolve_conj()}
+    assert digest.of_tensors({"x": conjugate}) == digest.of_tensors(plain)
     transposed = STATE["a"].T.contiguous().T
     assert not transposed.is_contiguous()
     other = {"b": STATE["b"].clone(), "a": transposed.requires_grad_()}
