@@ -60,7 +60,7 @@ def try_local_loss(
     forms = forms_of(own_tensors(head))
     with users_code(spec.label, f" on an input of shape {tuple(x_N.shape)}"):
         projections = run_head(head, x_N, numerics)
-    check_as_trained(head, spec.label, forms)
+    check_as_trained(head, spec.label, forms, x_N)
     everything: dict[str, Tensor | int] = {
         "block_input": _random(2 * batch_size, input_shape).detach(),
         "home_output": _random(2 * batch_size, home_shape),

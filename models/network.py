@@ -317,10 +317,10 @@ def trace_units(
     x_BCHW = numerics.laid_out(torch.zeros(NUM_BLANKS, *image_shape))
     for index in range(len(network.units)):
         module, was_compiled = _build(network, index)
-        forms = forms_of(own_tensors(module))
+        forms, given_BCHW = forms_of(own_tensors(module)), x_BCHW
         with torch.no_grad():  # but in training mode
             x_BCHW = run_unit(network, index, module, x_BCHW, numerics)
-        check_as_trained(module, network.label(index), forms)
+        check_as_trained(module, network.label(index), forms, given_BCHW)
         trainable = [p for p in module.parameters() if p.requires_grad]
         traces.append(
             UnitTrace(

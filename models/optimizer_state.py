@@ -56,6 +56,11 @@ class OptimizerState:
                     f"optimizer {self._name!r} keeps a state of {str(parameter)[:40]!r}, which is"
                     " no parameter of the block; use one that keeps its state by parameter"
                 )
+            if odd := [key for key in entries if not isinstance(key, str)]:
+                raise Unsaveable(
+                    f"optimizer {self._name!r} keeps a state under {odd[0]!r}, which is no name;"
+                    f" use a text, such as {str(odd[0])!r}"
+                )
             found |= {f"{self._names[parameter]}/{key}": v for key, v in entries.items()}
         for i, group in enumerate(self._optimizer.param_groups):
             first = self._numbers_at_first[i]
@@ -165,5 +170,6 @@ def _marked(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _same_bytes(a: Tensor, b: Tensor) -> bool:
-    raw = [tensor.detach().cpu().reshape(-1).view(torch.uint8) for tensor in (a, b)]
+    plain = [tensor.detach().resolve_conj().resolve_neg().cpu().reshape(-1) for tensor in (a, b)]
+    raw = [tensor.view(torch.uint8) for tensor in plain]
     return a.shape == b.shape and a.dtype == b.dtype and torch.equal(*raw)

@@ -107,10 +107,15 @@ def changed_form(before: Mapping[str, str], after: Mapping[str, str]) -> str:
     return ""
 
 
-def check_as_trained(module: nn.Module, who: str, before: Mapping[str, str]) -> None:
-    """Raise ValueError if a module that ran in training mode, and before had tensors of these
-    forms, has come to hold what can't be saved or loaded."""
+def check_as_trained(module: nn.Module, who: str, before: Mapping[str, str], given: Tensor) -> None:
+    """Raise ValueError if a module that ran in training mode on `given`, and before had tensors of
+    these forms, has come to hold what can't be saved or loaded."""
     check_module(module, who)
+    if name := memory_of(module).get(given.untyped_storage().data_ptr()):
+        raise ValueError(
+            f"{who} keeps a view of its input as {name!r}, which is memory of others; keep a"
+            " .clone()"
+        )
     for name, tensor in own_tensors(module):
         if tensor.is_inference():
             raise ValueError(

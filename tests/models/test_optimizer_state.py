@@ -8,6 +8,7 @@ import torch
 from torch.nn import Parameter
 
 from models.optimizer_state import OptimizerState
+from models.unsaveable import Unsaveable
 
 
 def parameters() -> dict[str, Parameter]:
@@ -73,6 +74,15 @@ def test_numbers_are_named_with_their_type_and_come_back_as_it():
     assert held == {"num": 2, "odd": True, "part": 1 / 3}
     assert [type(value) for value in held.values()] == [int, bool, float]
     assert other._optimizer.param_groups[0]["momentum"] == 0.5
+
+
+def test_key_that_is_no_text_is_refused():
+    """It came back as one, and the optimizer did not find it."""
+    named = {"w": Parameter(torch.ones(2))}
+    optimizer = torch.optim.SGD(named.values(), lr=0.1)
+    optimizer.state[named["w"]][0] = torch.ones(2)
+    with pytest.raises(Unsaveable, match="keeps a state under 0, which is no name"):
+        OptimizerState("own:make", optimizer, named).state()
 
 
 def test_learning_rate_is_no_part_of_it():

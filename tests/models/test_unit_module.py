@@ -382,3 +382,19 @@ def test_output_on_another_device_is_refused_before_the_start():
     """A tensor on the meta device passed, and ended the job after three restarts."""
     with pytest.raises(ValueError, match="unit 'a' returned a tensor on meta for an input on the"):
         check_output(torch.empty(2, 3, device="meta"), "unit 'a'", 2)
+
+
+def test_view_of_the_input_is_no_buffer_of_a_units_own():
+    """In a pipeline it is memory of the worker below, and to write to it is SIGSEGV."""
+
+    class Keeps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Buffer(torch.zeros(1, *IMAGE))
+
+        def forward(self, x):
+            self.first = nn.Buffer(x.detach()[:1])
+            return 2 * x
+
+    with pytest.raises(ValueError, match=r"keeps a view of its input as 'first'.*\.clone\(\)"):
+        trace_units(network_of(Keeps()), IMAGE)
