@@ -284,6 +284,16 @@ def test_no_gradient_crosses_the_edge():
     assert all(p.grad is not None for p in upper._home.parameters())
 
 
+@pytest.mark.parametrize("tie", ["none", "gradient"])
+def test_no_gradients_are_kept_between_steps(tie):
+    """They would lie beside all that the next step saves of its activations."""
+    lower, upper = two_blocks(tie)
+    ties, others = both_updates(lower, upper, 0)
+    lower.apply(0, None, others.down)
+    upper.apply(0, ties.up, None)
+    assert all(p.grad is None for block in (lower, upper) for p in block._trained)
+
+
 def test_block_learns_in_home_guest_and_head():
     lower, upper = two_blocks("none")
     before = {name: value.clone() for name, value in lower.state().items()}
