@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from launch.config import ConfigError, HostError, RunConfig, kebab
+from launch.config import (
+    ROLES,
+    ConfigError,
+    HostError,
+    ResolvedConfig,
+    Role,
+    RunConfig,
+    kebab,
+    show,
+)
 from launch.config_file import from_toml
 from launch.launcher import TORCHRUN_ID
 from launch.resume import resume
@@ -97,18 +106,32 @@ def resolve_text(
 
 def load_job(own: RunConfig, text: str) -> LocalLearningJob:
     """Make the job of what `resolve_text` returned. Raises ConfigError if it names other code than
-    this rank was started with, before any of that is imported."""
+    this rank was started with, before any of that is imported; or if rank 0 was started with other
+    flags, but for those of a place, of which each host may have its own."""
     from launch.job import LocalLearningJob
     from launch.resolve import config_of, restore
 
     announced = config_of(text)
     for name in CODE:
-        if (theirs := getattr(announced, name)) != (ours := getattr(own, name)):
-            raise ConfigError(
-                f"rank 0 runs {kebab(name)} {theirs}, but this rank was started with {ours};"
-                " start all ranks by the same command"
-            )
+        _refuse_other(name, own, announced)
+    given = own.given if isinstance(own, ResolvedConfig) else own
+    for name, role in ROLES.items():
+        if role is not Role.PLACE:
+            _refuse_other(name, given, announced.given)
     return LocalLearningJob(restore(text))
+
+
+def _refuse_other(name: str, own: RunConfig, rank_0s: RunConfig) -> None:
+    """Raise ConfigError if a field is not rank 0's."""
+    if (ours := getattr(own, name)) != (theirs := getattr(rank_0s, name)):
+        raise ConfigError(
+            f"started with {kebab(name)} {_in_words(ours)}, but rank 0 with {_in_words(theirs)};"
+            " start all ranks by the same command"
+        )
+
+
+def _in_words(value: object) -> str:
+    return "left open" if value is None else show(value)
 
 
 def command_time() -> float:

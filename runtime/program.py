@@ -20,6 +20,7 @@ DONE = 0  # it has done all that it had to
 REFUSED = 2  # the job was refused, and the coordinator has said why; the job's exit code too
 FINAL = 3  # its failure would only repeat itself in another generation
 NOT_STARTED = 4  # the job failed before it could begin, and the coordinator has said why
+NOT_OURS = 5  # the job that was announced is not the one that this rank was started for
 # The bodies of its children, by name: keeper, worker and coordinator don't import each other.
 COORDINATOR = "runtime.coordinator.coordinator:run_coordinator"
 WORKER = "runtime.worker.process:run_worker"

@@ -30,6 +30,7 @@ from runtime.program import (
     COORDINATOR,
     DONE,
     FINAL,
+    NOT_OURS,
     NOT_STARTED,
     REFUSED,
     REGISTRAR,
@@ -356,11 +357,9 @@ class Keeper:
 
     def _go_on_without(self, child: Child, cause: str, *, hung: bool = False) -> int | None:
         """Restart a child that has ended; the exit code if that ends the job."""
-        now_s, end = time.monotonic(), child.said.get("end")
-        if end in (REFUSED, NOT_STARTED):
-            return self._end_unstarted(1 if end == NOT_STARTED else REFUSED)
-        if end == FINAL:
-            return self._end_badly(child, "can't go on", repeats=True)
+        now_s = time.monotonic()
+        if (code := self._end_for_all(child)) is not None:
+            return code
         if child.block is None and self._signals:
             return None  # the job is stopping, and needs none
         too_many = child.count_restart(now_s)
@@ -376,6 +375,15 @@ class Keeper:
             self._say(f"{child.name} (pid {child.process.pid}) {cause}; a new one takes over")
         child.restart(cause, hung=hung)
         return None
+
+    def _end_for_all(self, child: Child) -> int | None:
+        """The exit code if a child has ended because the job can't begin, or can't go on."""
+        end = child.said.get("end")
+        if end in (REFUSED, NOT_STARTED):
+            return self._end_unstarted(1 if end == NOT_STARTED else REFUSED)
+        if end == NOT_OURS:
+            return self._end_refused(child.said["why"])
+        return None if end != FINAL else self._end_badly(child, "can't go on", repeats=True)
 
     @property
     def _is_training(self) -> bool:
@@ -441,6 +449,13 @@ class Keeper:
             self._coordinator.process.join(END_S)
         return code
 
+    def _end_refused(self, why: str) -> int:
+        """The job that was announced is not this rank's."""
+        self._end_coordinator()
+        self._why = why
+        self._say(f"error: this rank was {why}", always=True)
+        return REFUSED
+
     def _end_badly(self, child: Child, how: str, *, repeats: bool = False) -> int:
         """End the job because of this child, and say why, below whatever the view has drawn.
 
@@ -462,7 +477,7 @@ class Keeper:
         """Tell the other ranks that this one ends: they need not wait for it."""
         if self._registrar is None or self._registrar.has_ended:
             return
-        is_failed = code not in (0, REFUSED) and not self._signals
+        is_failed = (self._why or code not in (0, REFUSED)) and not self._signals
         why = self._why or f"exit code {code}"
         presence = {"presence": "failed", "why": why} if is_failed else {"presence": "left"}
         self._registrar.tell(**presence)

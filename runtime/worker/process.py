@@ -36,7 +36,7 @@ from runtime.lifetime import die_with_parent
 from runtime.links.admission import CurveKeys
 from runtime.links.link import Unreachable
 from runtime.output import protect_output
-from runtime.program import DONE, FINAL, TRACEBACK_CHARACTERS, Meeting, Program, Start
+from runtime.program import DONE, FINAL, NOT_OURS, TRACEBACK_CHARACTERS, Meeting, Program, Start
 from runtime.records.bubbles import fill_steps
 from runtime.records.progress import units_label
 from runtime.records.run_dir import seen_here, trace_part, worker_log
@@ -78,7 +78,7 @@ def run_worker(
     multiprocessing.set_start_method(None, force=True)  # a user's pool gets Python's default
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     describe: Callable[[Exception], str] = str
-    final: tuple[type[Exception], ...] = (ProtocolError, OutOfRoom, NotThisJob, Unreachable)
+    final: tuple[type[Exception], ...] = (ProtocolError, OutOfRoom, Unreachable)
     try:
         _tell(keeper, phase="waiting for the coordinator", waits=True)
         rendezvous = open_rendezvous(meeting, timeout_s=program.patience_s, known=start.known)
@@ -110,6 +110,8 @@ def run_worker(
             _tell(keeper, phase="", known=rendezvous.known)
             worker.train(rendezvous)
         _tell(keeper, end=DONE)
+    except NotThisJob as error:
+        _tell(keeper, end=NOT_OURS, why=str(error))
     except Exception as error:
         _tell_failure(keeper, error, final=final, describe=describe)
         sys.exit(1)

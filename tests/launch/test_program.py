@@ -49,5 +49,28 @@ def test_rank_runs_no_code_but_its_own(name, theirs, monkeypatch):
     given = tomllib.loads(announced["config"]) | {name: theirs}
     announced["config"] = tomli_w.dumps(given)
     monkeypatch.setattr(resolve, "restore", lambda text: pytest.fail("it is made"))
-    with pytest.raises(ConfigError, match=f"rank 0 runs {name} {theirs}.*by the same command"):
+    with pytest.raises(ConfigError, match=f"{name} .*, but rank 0 with {theirs}; start all"):
         load_job(own, json.dumps(announced))
+
+
+@pytest.mark.parametrize(
+    ("ours", "message"),
+    [
+        ({"lr": 0.1}, "started with lr 0.1, but rank 0 with 0.002; start all ranks by the same"),
+        ({"lag": 2}, "started with lag 2, but rank 0 with left open; start all ranks"),
+        ({"checkpoint_every": 5}, "started with checkpoint-every 5, but rank 0"),
+    ],
+)
+def test_rank_with_other_flags_than_rank_0_is_refused(ours, message):
+    """Rank 0's counted, and nobody said so."""
+    own = {"workers": 2, "model": "mlp", "decoder_depth": (0,)}
+    with pytest.raises(ConfigError, match=message):
+        load_job(RunConfig(**own, **ours), dump(light(workers=2)))
+
+
+def test_rank_may_have_places_of_its_own(tmp_path):
+    first = light(workers=2)
+    own = {"workers": 2, "model": "mlp", "decoder_depth": (0,)}
+    config = RunConfig(**own, bind="lo", run_dir=tmp_path, secret_file=tmp_path / "job.key")
+    assert load_job(config, dump(first)).num_workers == 2
+    assert load_job(first.config, dump(first)).num_workers == 2  # all ranks repeat a run

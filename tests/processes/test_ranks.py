@@ -100,17 +100,27 @@ def test_rank_that_fails_ends_all_in_seconds(ranks):
     assert "has ended: worker 1 was killed by SIGKILL" in found[0][1]
 
 
-def test_rank_that_is_refused_ends_the_others(ranks, start, tmp_path, port):
-    """They waited for it: for 50 minutes."""
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--bind", "192.0.2.9"), "bind '192.0.2.9' is no address of this host"),
+        (
+            ("--lr", "0.5"),
+            "started with lr 0.5, but rank 0 with 0.002; start all ranks by the same",
+        ),
+    ],
+)
+def test_rank_that_is_refused_ends_the_others(flags, message, ranks, start, tmp_path, port):
+    """They waited for it, for 50 minutes; or trained by rank 0's flags, in silence."""
     runs = ranks(3, but=(2,))
     variables = {"WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    lost = start(*JOB, "--bind", "192.0.2.9", environment=variables | {"RANK": "2"})
+    lost = start(*JOB, *flags, run_dir=tmp_path / "run", environment=variables | {"RANK": "2"})
     code, _, err = lost.end()
-    assert (code, "bind '192.0.2.9' is no address of this host" in err) == (2, True), err
+    assert (code, message in err, "Traceback" in err) == (2, True, False), err
     found = ends(runs)
     assert [code for code, _ in found] == [1, 1]
+    assert f"has ended: {message}" in found[0][1]
     assert "rank 2 (host" in found[0][1]
-    assert "has ended: bind '192.0.2.9' is no address of this host" in found[0][1]
 
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
