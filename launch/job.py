@@ -219,8 +219,7 @@ def _build_block(
         copies_input=write_input(traces[unit] for unit in block.home),
         writes_output=write_input(traces[unit] for unit in block.guest),
         copies_beside=copies_beside,
-        # Of the first unit no trace can tell.
-        writers=frozenset({0} | {i for i, trace in enumerate(traces) if trace.writes_input}),
+        writers=frozenset(i for i, trace in enumerate(traces) if trace.writes_input),
         poisoned=frozenset(
             fault.step
             for fault in parse(config.faults)

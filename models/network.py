@@ -290,7 +290,7 @@ class UnitTrace:
 
     Dtypes are torch's names, such as "float32"; a unit that trains nothing has none of its own.
     `writes_input`: it works in place on its input; `passes_input`: its output is its input's
-    memory. Both are unknown, and False, for the first unit. `was_compiled`: see Unit.
+    memory. `was_compiled`: see Unit.
     """
 
     num_trainable: int
@@ -312,12 +312,11 @@ def trace_units(
     imports torch's compiler (1.3 s of every worker's start).
     """
     traces = []
-    before: Tensor | None = None
-    version = 0
     x_BCHW = numerics.laid_out(torch.zeros(NUM_BLANKS, *image_shape))
     for index in range(len(network.units)):
         module, was_compiled = _build(network, index)
-        forms, given_BCHW = forms_of(own_tensors(module)), x_BCHW
+        forms = forms_of(own_tensors(module))
+        given_BCHW, version = x_BCHW, x_BCHW._version
         with torch.no_grad():  # but in training mode
             x_BCHW = run_unit(network, index, module, x_BCHW, numerics)
         check_as_trained(module, network.label(index), forms, given_BCHW)
@@ -328,12 +327,11 @@ def trace_units(
                 trainable_dtypes=frozenset(_name(p.dtype) for p in trainable),
                 output_shape=tuple(x_BCHW.shape[1:]),
                 output_dtype=_name(x_BCHW.dtype),
-                writes_input=before is not None and before._version != version,
-                passes_input=before is not None and _memory(before) == _memory(x_BCHW),
+                writes_input=given_BCHW._version != version,
+                passes_input=_memory(given_BCHW) == _memory(x_BCHW),
                 was_compiled=was_compiled,
             )
         )
-        before, version = x_BCHW, x_BCHW._version
     return traces
 
 

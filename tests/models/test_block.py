@@ -10,6 +10,7 @@ from torch.nn.utils import parameters_to_vector
 from models.block import Learning, LocalBlock
 from models.heads import DEFAULT_HEAD, HeadSpec
 from models.network import Network, Unit, trace_units, write_input
+from models.numerics import Numerics
 from models.objectives import CrossEntropy, NTXent, Objective
 from models.sequential import train
 
@@ -74,6 +75,7 @@ def two_blocks(
             home_shape=traces[home[-1]].output_shape,
             source=None if lent else source,
             copies_input=write_input(traces[unit] for unit in home),
+            writers=frozenset(i for i, trace in enumerate(traces) if trace.writes_input),
         )
 
     top = len(network.units)
@@ -344,6 +346,41 @@ def test_home_that_works_in_place_leaves_its_input_as_it_came():
     before = (activation := lower.forward(0, None))[0].clone()
     assert upper.forward(0, activation) is None
     assert torch.equal(activation[0], before)
+
+
+class Reconstruction:
+    """A loss of the block's input."""
+
+    uses_labels, head_features, needs = False, None, ("block_input",)
+
+    def __init__(self) -> None:
+        self.inputs: list[Tensor] = []
+
+    def __call__(self, projections, labels_B, *, block_input):
+        self.inputs.append(block_input)
+        return projections.square().sum() * block_input.square().sum()
+
+
+def test_loss_is_given_the_images_as_they_came():
+    """A first unit that works in place spoilt them, unless it was recomputed: other bits."""
+    clamped = unit(
+        "a", lambda: nn.Hardtanh(0.4, 0.6, inplace=True), nn.Flatten, lambda: nn.Linear(4, 3)
+    )
+    network = Network(name="clamped", units=(clamped, *PLAIN.units[1:]))
+    states = []
+    for recompute in (False, True):
+        objective = Reconstruction()
+        lower, _ = two_blocks(
+            "none",
+            network=network,
+            objective=objective,
+            numerics=Numerics(recompute=recompute),
+        )
+        lower.forward(0, None)
+        lower.update(0)
+        assert torch.equal(objective.inputs[0], source(0)[0])
+        states.append(lower.state())
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
 
 
 def test_users_head_may_work_in_place(tmp_path):

@@ -137,3 +137,13 @@ def test_units_that_work_in_place_are_known():
     traces = trace_units(network, (3,))
     found = [i for i in range(8) if write_input(traces[i:])]
     assert found == [1, 3, 4, 5]
+
+
+def test_first_unit_that_works_in_place_is_known():
+    """The images are an input too: of what they were a loss may ask."""
+    network = from_sequential(
+        "first", lambda: nn.Sequential(nn.Flatten(), nn.ReLU(inplace=True)), seed=0
+    )
+    traces = trace_units(network, (1, 2, 2))
+    assert [trace.writes_input for trace in traces] == [False, True]
+    assert write_input(traces)
