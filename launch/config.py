@@ -198,7 +198,7 @@ class RunConfig:
     lr: float = 2e-3
     """Highest learning rate."""
     weight_decay: float = 1e-4
-    """Weight decay of matrices and kernels."""
+    """Weight decay of weights, but for those of norms, biases and other vectors."""
     lr_scale: Scales = (1.0,)
     """Factor of the learning rate: one for all blocks, or one per block (1,1,.5); a guest has that
     of its home."""

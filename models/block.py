@@ -27,7 +27,13 @@ from models.network import Network
 from models.numerics import FP32, Numerics, unchanged
 from models.objectives import Objective, needs_of
 from models.optimizer_state import OptimizerState
-from models.optimizers import learning_rate, load_optimizer, set_learning_rate, step_optimizer
+from models.optimizers import (
+    learning_rate,
+    load_optimizer,
+    norms_and_biases,
+    set_learning_rate,
+    step_optimizer,
+)
 from models.plugins import is_dotted
 from models.pooling import num_features, pool
 from models.probe import LinearProbe
@@ -156,6 +162,7 @@ class LocalBlock:
             weight_decay=learning.weight_decay,
             lr_scales=dict.fromkeys(self._borrowed, learning.guest_lr_scale),
             lr_scale=learning.lr_scale,
+            spared=norms_and_biases([self._home, self._guest, self._head]),
         )
         self._optimizer_state = OptimizerState(
             learning.optimizer, self._optimizer, self._trained_by_name()

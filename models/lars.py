@@ -15,8 +15,8 @@ class LARS(torch.optim.Optimizer):
 
         v = m v + lr * trust * |w| / |g + d w| * (g + d w);  w = w - v
 
-    Norms are of a whole parameter, in float32; momentum holds scaled gradients. Vectors, which are
-    norms' parameters and biases, are neither scaled nor decayed: v = m v + lr g.
+    Norms are of a whole parameter, in float32; momentum holds scaled gradients. In a group with
+    `adapts` False, for norms' parameters and biases, v = m v + lr g.
     """
 
     def __init__(
@@ -28,7 +28,11 @@ class LARS(torch.optim.Optimizer):
         trust: float = 0.001,
     ) -> None:
         super().__init__(
-            params, {"lr": lr, "momentum": momentum, "trust": trust, "weight_decay": 0.0}
+            params,
+            {
+                **{"lr": lr, "momentum": momentum, "trust": trust},
+                **{"weight_decay": 0.0, "adapts": True},
+            },
         )
 
     @overload
@@ -47,7 +51,7 @@ class LARS(torch.optim.Optimizer):
 
     def _step(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         rate = torch.tensor(float(group["lr"]), device=weight.device)
-        if weight.ndim > 1:
+        if group["adapts"]:
             gradient = gradient.add(weight, alpha=group["weight_decay"])
             sizes = [torch.linalg.vector_norm(t, dtype=torch.float32) for t in (weight, gradient)]
             scale = group["trust"] * sizes[0] / sizes[1]

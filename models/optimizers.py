@@ -5,11 +5,12 @@ Owns which parameters decay and how the rate moves over a run. Knows nothing of 
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal
 
 import torch
+from torch import nn
 from torch.nn import Parameter
 
 from models.lars import LARS
@@ -19,6 +20,22 @@ LR_SCALE = "lr_scale"  # a key of a parameter group
 Schedule = Literal["constant", "cosine"]
 
 NAMES = ("sgd", "adamw", "lars")
+NORMS = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+    *(nn.LayerNorm, nn.GroupNorm, nn.RMSNorm),
+)
+
+
+def norms_and_biases(modules: Iterable[nn.Module]) -> frozenset[Parameter]:
+    """The parameters of norms and those named bias, whatever their shape."""
+    return frozenset(
+        parameter
+        for module in modules
+        for owner in module.modules()
+        for name, parameter in owner.named_parameters(recurse=False)
+        if isinstance(owner, NORMS) or name.endswith("bias")
+    )
 
 
 def load_optimizer(
@@ -29,8 +46,10 @@ def load_optimizer(
     weight_decay: float,
     lr_scale: float = 1.0,
     lr_scales: Mapping[Parameter, float] = MappingProxyType({}),
+    spared: Collection[Parameter] = frozenset(),
 ) -> torch.optim.Optimizer:
-    """Make the optimizer of a name; vectors (BatchNorm, biases) never decay.
+    """Make the optimizer of a name. Vectors, and what is `spared`, do not decay, and LARS does not
+    scale their rate.
 
     `lr_scales` says by how much the rate of some parameters is multiplied, `lr_scale` that of all
     others. A dotted name, package.module:function, is called as f(param_groups, lr=lr), each group
@@ -42,7 +61,8 @@ def load_optimizer(
         raise ValueError(f"weight decay {weight_decay}; it must be 0 or above, such as 1e-6")
     if not params:
         raise ValueError("nothing to optimise; give a block at least one unit with parameters")
-    groups = _groups(params, weight_decay, [lr_scales.get(p, lr_scale) for p in params])
+    scales = [lr_scales.get(p, lr_scale) for p in params]
+    groups = _groups(params, weight_decay, scales, spared)
     _keep_dynamo_out()
     if name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=0.9)
@@ -81,14 +101,21 @@ def _keep_dynamo_out() -> None:
 
 
 def _groups(
-    params: list[Parameter], weight_decay: float, lr_scales: list[float]
+    params: list[Parameter],
+    weight_decay: float,
+    lr_scales: list[float],
+    spared: Collection[Parameter],
 ) -> list[dict[str, object]]:
     kinds = [(scale, decays) for scale in dict.fromkeys(lr_scales) for decays in (True, False)]
     groups: dict[tuple[float, bool], list[Parameter]] = {kind: [] for kind in kinds}
     for parameter, scale in zip(params, lr_scales, strict=True):
-        groups[scale, parameter.ndim > 1].append(parameter)
+        decays = parameter.ndim > 1 and parameter not in spared
+        groups[scale, decays].append(parameter)
     return [
-        {"params": members, "weight_decay": weight_decay if decays else 0.0, LR_SCALE: scale}
+        {
+            **{"params": members, "weight_decay": weight_decay if decays else 0.0},
+            **{"adapts": decays, LR_SCALE: scale},
+        }
         for (scale, decays), members in groups.items()
         if members
     ]

@@ -348,6 +348,19 @@ def test_home_that_works_in_place_leaves_its_input_as_it_came():
     assert torch.equal(activation[0], before)
 
 
+def test_norms_of_images_do_not_decay():
+    layers = (lambda: nn.LayerNorm(IMAGE), nn.Flatten, lambda: nn.Linear(4, 3))
+    network = Network(name="normed", units=(unit("a", *layers), *PLAIN.units[1:]))
+    lower, _ = two_blocks("none", network=network, weight_decay=0.5)
+    decays = {
+        name: group["weight_decay"]
+        for group in lower._optimizer.param_groups
+        for name, parameter in lower._home.named_parameters()
+        if any(parameter is member for member in group["params"])
+    }
+    assert decays == {"0.0.weight": 0, "0.0.bias": 0, "0.2.weight": 0.5, "0.2.bias": 0}
+
+
 class Reconstruction:
     """A loss of the block's input."""
 

@@ -2,9 +2,15 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import Parameter
 
-from models.optimizers import learning_rate, load_optimizer, set_learning_rate
+from models.optimizers import (
+    learning_rate,
+    load_optimizer,
+    norms_and_biases,
+    set_learning_rate,
+)
 
 MODULE = """
 import torch
@@ -32,6 +38,21 @@ def test_vectors_never_decay(name, tmp_path, monkeypatch):
     optimizer.step()
     assert torch.allclose(params[0], torch.tensor(0.95))
     assert all(torch.equal(param, torch.ones_like(param)) for param in params[1:])
+
+
+def test_norms_and_biases_do_not_decay_whatever_their_shape():
+    """A LayerNorm over (C, H, W) has no vectors."""
+    module = nn.Sequential(nn.Conv2d(1, 2, 1), nn.LayerNorm((2, 3, 3)))
+    module[0].register_parameter("bias", Parameter(torch.ones(2, 1, 1)))
+    spared = norms_and_biases([module])
+    optimizer = load_optimizer(
+        "lars", list(module.parameters()), lr=1.0, weight_decay=0.5, spared=spared
+    )
+    adapted, left = optimizer.param_groups
+    assert adapted["params"] == [module[0].weight]
+    assert (adapted["weight_decay"], adapted["adapts"]) == (0.5, True)
+    assert set(left["params"]) == {module[0].bias, module[1].weight, module[1].bias}
+    assert (left["weight_decay"], left["adapts"]) == (0.0, False)
 
 
 def test_block_of_one_kind_has_one_group():
