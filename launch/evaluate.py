@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
     try:
         about = __doc__.splitlines()[0]
         run, flags = read_flags(_given, argv, prog=NAME, about=about)
-        records = measure(run, flags, partial(_show, console, []))
+        records = measure(run, flags, partial(_show, console, []), partial(_note, console))
     except ValueError as error:
         print(f"{NAME}: error: {error}", file=sys.stderr)
         return REFUSED
@@ -67,6 +67,10 @@ def _show(console: Console, shown: list[str], phase: str, *, takes_s: float = 0.
     if phase not in shown[-1:]:  # it goes on
         shown.append(phase)
         console.print(phase, soft_wrap=True)
+
+
+def _note(console: Console, text: str) -> None:
+    console.print(f"note: {text}", soft_wrap=True)
 
 
 def _write(records: list[Evaluation], path: Path) -> int:

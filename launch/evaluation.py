@@ -3,6 +3,7 @@
 Owns the flags of launch/evaluate.py. Needs nothing of the run but its directory.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -47,11 +48,15 @@ class EvaluationFlags:
             raise ConfigError(f"json {str(self.json)!r} is a directory; give a file")
 
 
-def measure(run: Path, flags: EvaluationFlags, tell: Tell) -> list[Evaluation]:
-    """Evaluate a run's weights; one record a unit, lowest first. Raises ValueError for what a user
-    got wrong, UsersError if his code raises."""
+def measure(
+    run: Path, flags: EvaluationFlags, tell: Tell, note: Callable[[str], None]
+) -> list[Evaluation]:
+    """Evaluate a run's weights; one record a unit, lowest first. `note` is told what is odd about
+    the data. Raises ValueError for what a user got wrong, UsersError if his code raises."""
     saved = SavedRun.read(run)
     data, config = _data(saved, flags, tell)
+    for remark in data.remarks:
+        note(remark)
     network = saved.network(data.image_shape)
     partition = saved.partition(network)
     num_train = int((data.train_labels >= 0).sum())
@@ -113,4 +118,4 @@ def _data(saved: SavedRun, flags: EvaluationFlags, tell: Tell) -> tuple[ImageDat
             f"image-size {flags.image_size} is for --data folder:PATH; the run's own images have"
             " the size that it trained on"
         )
-    return load_run_data(config, tell=tell), config
+    return load_run_data(config, verifies=True, tell=tell), config

@@ -18,6 +18,7 @@ from launch.config import refuse_free_ties
 from launch.config_file import parse
 from launch.environment import Environment
 from launch.job import LocalLearningJob
+from launch.planning.notes import notes_on_result
 from launch.program import command_time
 from launch.resolve import resolve
 from launch.shown_progress import showing
@@ -74,6 +75,8 @@ def run(job: LocalLearningJob, recorder: Recorder, started_t: float) -> None:
     """Train all blocks, evaluate, and leave the run directory that the pipeline leaves."""
     torch.set_num_threads(job.threads)
     console = make_console()
+    for note in notes_on_result(job.resolved):
+        console.print(f"note: {note}", soft_wrap=True)
     blocks = [TimedBlock(job, k) for k in range(job.num_workers)]
     progress = Progress(job)
     with LiveView(job.num_steps, console=console) as view:

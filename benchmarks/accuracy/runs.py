@@ -325,11 +325,13 @@ def _run(
     console: Console,
 ) -> None:
     """Run what `results` lacks, a line of progress a run; each record has the `header`."""
+    from launch.planning.notes import notes_on_result
     from models.device import processor
 
     missing = find_missing(tasks, results, processor())
     if missing:
-        _resolved(missing[0])  # what no run could start with is told here
+        for note in notes_on_result(_resolved(missing[0])):  # or why no run could start
+            console.print(f"note: {note}", soft_wrap=True)
     if len(missing) < len(tasks):
         console.print(f"{len(tasks) - len(missing)} of {len(tasks)} runs are there already")
     started_s = time.monotonic()

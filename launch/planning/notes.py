@@ -13,16 +13,14 @@ from launch.planning.resolved import Resolved
 
 def notes_on(resolved: Resolved) -> list[str]:
     """Short notes, each a line; most runs have none."""
-    found = (
-        _shared_gpus(resolved),
-        _validation(resolved),
-        _measured(resolved),
-        _slow_source(resolved),
-        _slow_ties(resolved),
-        _not_reproducible(resolved),
-        *resolved.remarks,
-    )
-    return [note for note in found if note is not None]
+    rate = (_shared_gpus(resolved), _slow_source(resolved), _slow_ties(resolved))
+    return [*notes_on_result(resolved), *(note for note in rate if note is not None)]
+
+
+def notes_on_result(resolved: Resolved) -> list[str]:
+    """Those that hold for one process, too: not of how fast the workers are."""
+    found = (_validation(resolved), _measured(resolved), _not_reproducible(resolved))
+    return [*(note for note in found if note is not None), *resolved.remarks]
 
 
 def _shared_gpus(resolved: Resolved) -> str | None:

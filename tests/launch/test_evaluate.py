@@ -76,6 +76,14 @@ def test_table_says_what_was_measured_on_what(finished, capsys):
     assert all(row[3] == "–" and 0 <= float(row[4]) <= 1 for row in rows)
 
 
+def test_what_is_odd_about_other_data_is_told(finished, tmp_path, capsys):
+    layouts.write_cifar10(tmp_path / "images")
+    data = f"cifar10:{tmp_path / 'images'}"
+    save_weights(finished, (3, 32, 32))
+    assert main([str(finished), "--data", data, "--linear", "none", "--units", "last"]) == 0
+    assert "note: 6 of 6 files in" in capsys.readouterr().out
+
+
 def test_records_hold_all_that_they_were_measured_by(finished):
     lower, upper = records(finished, "--units", "blocks", "--k", "5", "--temperature", "0.1")
     assert (lower.block, upper.block) == (0, 1)
