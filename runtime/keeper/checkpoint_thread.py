@@ -65,6 +65,12 @@ class CheckpointThread:
             if writer.is_complete(step):
                 self._complete.add(step)
 
+    def finish(self, timeout_s: float) -> bool:
+        """Let the thread end when all is written; whether it has, within `timeout_s`."""
+        self._jobs.put(None)
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
     def close(self, timeout_s: float, *, give_up: Callable[[], bool] = lambda: False) -> bool:
         """End the thread when all is written, or leave it behind after `timeout_s`, or when
         `give_up` holds; whether it has ended."""

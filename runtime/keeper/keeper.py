@@ -50,6 +50,7 @@ POLL_S = 0.25
 ABSENCE_S = 5.0  # between two polls: longer than any that was not disturbed
 COORDINATOR_REST_S = 30.0  # before one that has died too often comes again
 LAST_WRITE_S = 600.0  # for the last checkpoint of a job that has ended well
+SILENT_S = 5.0  # that it may take without a word
 STOP_S = 10.0  # to reach the step to stop at, and to write the checkpoint there
 LEAVE_S = 15.0  # for the registrar to tell the others, and to let them read it
 SAME_STOP_S = 5.0  # in which a scheduler's signals to a job's many processes are one
@@ -118,10 +119,7 @@ class Keeper:
             if self._rank is not None:
                 self._start_worker(self._rank)
             code = self._watch()
-            is_done = partial(bool, self._signals)
-            all_written = self._disk.close(LAST_WRITE_S if code == 0 else END_S, give_up=is_done)
-            if code == 0 and not all_written:
-                self._say("the last checkpoint was not written in time", always=True)
+            self._finish_writing(code)
             self._leave(code)
             return code
         except (OSError, EOFError) as error:
@@ -140,6 +138,21 @@ class Keeper:
                 os.umask(umask)
             for number, action in before.items():
                 signal.signal(number, action)
+
+    def _finish_writing(self, code: int) -> None:
+        """Let the last checkpoint of a job that ended well be written, unless a signal comes."""
+        if code != 0:
+            self._disk.close(END_S)
+            return
+        num_signals = len(self._signals)  # those that came before have not stopped the job
+        if not self._disk.finish(SILENT_S):
+            self._say(
+                f"the last checkpoint is still being written (at most {LAST_WRITE_S:.0f} s; a"
+                " signal leaves it incomplete)",
+                always=True,
+            )
+        if not self._disk.close(LAST_WRITE_S, give_up=lambda: len(self._signals) > num_signals):
+            self._say("the last checkpoint was not written in time", always=True)
 
     def withdraw(self, why: str) -> None:
         """Tell the other ranks that this one can't take part, instead of `run`; returns once rank 0
@@ -271,8 +284,8 @@ class Keeper:
         """Whether this rank's workers have ended because the job stops. Their neighbour's message
         may come before the signal, or before the registrar tells of another rank's: that is waited
         for, and after STOP_S taken for SIGTERM."""
-        if not any(child.memory.page[Field.STOP_AT] for child in self._workers if child.memory):
-            return False
+        if not any(child.said.get("is_stopped") for child in self._workers):
+            return False  # they have left a result that is durable
         if not self._signals:
             self._stop_heard_s = self._stop_heard_s or time.monotonic()
             if time.monotonic() - self._stop_heard_s > STOP_S:
@@ -351,7 +364,8 @@ class Keeper:
         self._listen(child)  # what it said last
         if not why and (child.has_ended_well or now_s < child.rest_until_s):
             return None
-        fork_server.end_orphans(of=child.process.pid)
+        with contextlib.suppress(OSError):  # no file can be opened, not even to look for them
+            fork_server.end_orphans(of=child.process.pid)
         cause = f"was killed, for {why}" if why else child.how_it_ended()
         return self._go_on_without(child, cause, hung=bool(why))
 

@@ -108,7 +108,8 @@ def run_worker(
             _tell(keeper, phase="waiting for its neighbours", waits=True)
             worker.link(rendezvous)
             _tell(keeper, phase="", known=rendezvous.known)
-            worker.train(rendezvous)
+            is_stopped = worker.train(rendezvous)
+            return _tell(keeper, end=DONE, is_stopped=is_stopped)
         _tell(keeper, end=DONE)
     except NotThisJob as error:
         _tell(keeper, end=NOT_OURS, why=str(error))
@@ -351,10 +352,11 @@ class Worker:
             patience_s=self._job.patience_s,
         )
 
-    def train(self, rendezvous: Rendezvous) -> None:
+    def train(self, rendezvous: Rendezvous) -> bool:
         """Train to the end, hand in the result, and stay until it is durable.
 
-        If the job stops before its end, leave when the neighbours no longer need this worker.
+        If the job stops before its end, leave when the neighbours no longer need this worker;
+        return whether it did.
         """
         driver = self._make_driver()
         reporter = Reporter(
@@ -383,6 +385,7 @@ class Worker:
         reporter.close()
         self._connector.close()
         self._context.term()
+        return driver.core.stats().is_stopping
 
     def _coordinators_admission(self) -> CurveKeys | None:
         """How this worker shows the coordinator that it is one, on a network."""

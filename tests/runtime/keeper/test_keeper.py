@@ -182,6 +182,48 @@ def test_job_has_ended_well_when_all_have_said_so(make):
     assert keeper._all_ended_well()
 
 
+def test_signal_in_the_last_moment_does_not_hold_up_a_job_that_is_done(make, monkeypatch):
+    """The lowest worker took it for a stop behind the last step, and the keeper waited for ever;
+    Ctrl-C did not end it."""
+    keeper = make()
+    keeper._coordinator, worker = Child(None, code=0, end=DONE), Child(0, code=0, end=DONE)
+    keeper._workers = [worker]
+    for child in keeper._children():
+        child.process.sentinel, child.pipe = None, None
+        child.listen = lambda: False
+    worker.memory.page[Field.STOP_AT] = 33
+    hear(keeper, signal.SIGTERM)
+    assert keeper._watch() == 0
+
+
+@pytest.mark.parametrize(
+    ("ends", "signals", "told"),
+    [
+        ([True, True], [], ""),
+        ([False, True], [], "test: the last checkpoint is still being written"),
+        ([False, False], [], "test: the last checkpoint was not written in time"),
+        ([False, False], [signal.SIGINT], "test: the last checkpoint was not written in time"),
+    ],
+)
+def test_last_checkpoint_is_waited_for_and_that_is_told(make, capsys, ends, signals, told):
+    keeper = make()
+    hear(keeper, signal.SIGTERM)  # too late to stop the job
+    gives_up = []
+
+    def close(timeout_s, *, give_up):
+        gives_up.append(give_up())
+        hear(keeper, *signals)
+        gives_up.append(give_up())
+        return ends[1]
+
+    keeper._disk = SimpleNamespace(finish=lambda timeout_s: ends[0], close=close)
+    keeper._finish_writing(0)
+    assert gives_up == [False, bool(signals)]
+    err = capsys.readouterr().err
+    assert told in err
+    assert bool(told) == bool(err)
+
+
 @pytest.mark.parametrize("code", [REFUSED, FINAL, NOT_STARTED])
 def test_exit_code_of_the_users_means_nothing(make, code):
     """A unit's os._exit(2) ended the job with exit code 2 and in silence."""
@@ -282,7 +324,7 @@ def test_rank_whose_worker_was_stopped_waits_for_the_signal(rank, clock):
     worker.process.exitcode, worker.said["end"] = 0, DONE
     assert keeper._all_ended_well()
     assert not keeper._is_stopped(), "it is at its end"
-    worker.memory.page[Field.STOP_AT] = 9
+    worker.said["is_stopped"] = True
     assert keeper._is_stopped()
     assert keeper._signals == []
     clock.now_s += 11.0
