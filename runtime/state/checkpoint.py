@@ -242,12 +242,14 @@ def has_complete(storage: Storage) -> bool:
 
 
 def make_room(storage: Storage) -> bool:
-    """Delete the oldest complete checkpoint but the newest one; whether there was one to delete."""
+    """Delete the oldest complete checkpoint but the newest one; whether one has gone. Raises
+    OSError."""
     complete = _by_age(storage)
     if len(complete) < 2:
         return False
-    _remove(storage, complete[-1].name)
-    return True
+    oldest = complete[-1].name
+    _remove(storage, oldest)
+    return not storage.exists(f"{oldest}/{MANIFEST}")
 
 
 def clear(storage: Storage) -> None:

@@ -118,6 +118,19 @@ def test_older_checkpoint_makes_room_on_a_full_disk(write, writer, monkeypatch, 
     assert found(tmp_path) == [36, 24]
 
 
+def test_full_disk_on_which_nothing_can_be_deleted_ends_the_attempt(write, writer, monkeypatch):
+    """On some file systems deleting takes room, too: it was tried again for ever."""
+    write("", 12, 24)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(CheckpointWriter, "write_part", full)
+    monkeypatch.setattr(type(writer.storage), "remove", full)
+    (said,) = write("", 36)
+    assert "step 36 was not written: No space left on device" in said
+
+
 def test_newest_checkpoint_makes_room_for_nothing(write, writer, monkeypatch, tmp_path):
     write("", 12, 24)
     (said,) = write("disk-full:0@30", 36)
