@@ -22,7 +22,7 @@ from runtime.state.status_page import Field, MemoryPaths, Page
 
 MESSAGE = "message/"  # what follows: stream, step, index of the tensor
 TIE_STATS = "account"
-KEEPER_TIMEOUT_S = 600.0  # for the checkpoint before this one to reach the disk
+KEEPER_TIMEOUT_S = 600.0  # for the checkpoint before this one to reach its storage
 POLL_S = 0.01
 PLACES = 2  # for a snapshot, and for a part of a checkpoint on its way to the disk
 
@@ -45,10 +45,12 @@ class Saver:
         announce: Callable[[], None],
         copying: Callable[[int], None],
         between: Callable[[int], None],
+        tell: Callable[[str], None],
         max_bytes: float,
     ) -> None:
         """`announce` wakes the keeper. Two places where a fault can strike: `copying` is called in
         the midst of a snapshot's copy, `between` when a snapshot is taken and is no part yet.
+        `tell` tells the user that a part is left out.
         `max_bytes` bounds all that is retained: messages, a snapshot and a part of a checkpoint."""
         self._memory = memory
         self._snapshots = Snapshots(live=memory.live, copy=memory.snapshot)
@@ -58,6 +60,7 @@ class Saver:
         self._announce = announce
         self._copying = copying
         self._between = between
+        self._tell = tell
         self._max_bytes = max_bytes
 
     def take_up(self) -> tuple[int, dict[str, Tensor]] | None:
@@ -80,10 +83,19 @@ class Saver:
     def save_part(self, step: int) -> None:
         """Make the newest snapshot, which is of the state before `step`, a part of a checkpoint
         too, unless an earlier generation has. Call it when no message made after `step` is
-        retained: it may have the place of one that belongs to the part."""
+        retained: it may have the place of one that belongs to the part. Waits up to
+        KEEPER_TIMEOUT_S for the part before it to reach its storage; after that this one is left
+        out."""
         self._between(step)
         if self._page[Field.CHECKPOINT] != step + 1:
-            self._await_keeper()
+            if not self._await_keeper():
+                self._page[Field.CHECKPOINT_DUE] = 0
+                self._tell(
+                    f"the checkpoint at step {step} was not written: its storage has not taken the"
+                    f" one before in {KEEPER_TIMEOUT_S:.0f} s; training goes on; give"
+                    " --checkpoint-every more steps, or a faster --checkpoint-dir"
+                )
+                return
             image = read_image(self._memory.snapshot)
             assert image is not None, "a part is made of a snapshot"
             assert image[0] == step, (image[0], step)
@@ -102,13 +114,15 @@ class Saver:
                 f" {math.ceil(needed / 1e6)}"
             )
 
-    def _await_keeper(self) -> None:
-        """Wait until the part before this one is on the disk: its memory is used again."""
+    def _await_keeper(self) -> bool:
+        """Wait until the part before this one is stored, for its memory is used again; whether it
+        is."""
         deadline_s = time.monotonic() + KEEPER_TIMEOUT_S
         while self._page[Field.CHECKPOINT_DONE] < self._page[Field.CHECKPOINT]:
             if time.monotonic() > deadline_s:
-                raise TimeoutError(f"the last checkpoint took over {KEEPER_TIMEOUT_S:.0f} s")
+                return False
             time.sleep(POLL_S)
+        return True
 
     def _messages(self, step: int) -> dict[str, Tensor]:
         """The downward ties that the worker below uses from `step` on, and absent ones empty."""

@@ -252,6 +252,7 @@ class Worker:
         self._carried: list[str] = []
         self._start = start
         self._meeting = meeting
+        self._keeper = keeper
         self._tell_phase = partial(_tell_phase, keeper)
         self._reach_timeout_s = reach_timeout_s
         self._tell_trouble = partial(_tell_trouble, keeper)
@@ -272,6 +273,7 @@ class Worker:
             announce=lambda: _tell(keeper, checkpoint=True),
             copying=self._injector.snapshotting,
             between=self._injector.checkpointing,
+            tell=self._tell_trouble,
             max_bytes=job.retain_bytes,
         )
 
@@ -280,6 +282,7 @@ class Worker:
         self._job.take_device(self._block_index)
         torch.set_num_threads(self._job.threads)
         self._start_step, self._tie_stats = 0, TieStats()
+        _tell(self._keeper, phase="taking over what was saved", waits=True)  # for its storage
         snapshot = self._saver.take_up()
         if snapshot is not None:
             self._start_step, saved = snapshot

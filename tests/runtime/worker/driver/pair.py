@@ -131,6 +131,7 @@ class Seat:
             announce=self._announced,
             copying=lambda step: None,
             between=lambda step: None,
+            tell=lambda text: None,
             max_bytes=math.inf,
         )
         step, _ = saver.take_up() or (0, {})
