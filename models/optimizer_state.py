@@ -9,7 +9,8 @@ changed since the optimizer was made. A key of a number ends in its type, such a
 several entries are one tensor, their keys have the same end, such as "step:shared0".
 """
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -46,9 +47,11 @@ class OptimizerState:
             parameter: group for group in optimizer.param_groups for parameter in group["params"]
         }
         self._numbers_at_first = [_numbers(group) for group in optimizer.param_groups]
+        self._others_at_first = [copy.deepcopy(_others(g)) for g in optimizer.param_groups]
 
     def state(self) -> dict[str, Tensor]:
-        """All of it; Unsaveable if the optimizer keeps what is no tensor and no number."""
+        """All of it. Raises Unsaveable if the optimizer keeps by parameter what is no tensor and no
+        number, or has changed in a group what is no number."""
         found: dict[str, Any] = {}
         for parameter, entries in self._optimizer.state.items():
             if parameter not in self._names:
@@ -56,18 +59,33 @@ class OptimizerState:
                     f"optimizer {self._name!r} keeps a state of {str(parameter)[:40]!r}, which is"
                     " no parameter of the block; use one that keeps its state by parameter"
                 )
-            if odd := [key for key in entries if not isinstance(key, str)]:
-                raise Unsaveable(
-                    f"optimizer {self._name!r} keeps a state under {odd[0]!r}, which is no name;"
-                    f" use a text, such as {str(odd[0])!r}"
-                )
+            self._check_keys(entries)
             found |= {f"{self._names[parameter]}/{key}": v for key, v in entries.items()}
         for i, group in enumerate(self._optimizer.param_groups):
+            self._check_others(group, self._others_at_first[i])
             first = self._numbers_at_first[i]
             changed = {k: v for k, v in _numbers(group).items() if k not in first or v != first[k]}
+            self._check_keys(changed)
             found |= {f"groups/{i}/{key}": value for key, value in changed.items()}
         state = dict(self._as_tensor(name, value) for name, value in found.items())
         return state if self._name in KEYS else _marked(state)
+
+    def _check_keys(self, keys: Iterable[object]) -> None:
+        for key in keys:
+            if not isinstance(key, str) or "/" in key or ":" in key:
+                raise Unsaveable(
+                    f"optimizer {self._name!r} keeps a state under {key!r}, which is no name; use"
+                    " a text without / and :, such as 'momentum'"
+                )
+
+    def _check_others(self, group: Mapping[str, Any], first: Mapping[str, Any]) -> None:
+        for key, value in _others(group).items():
+            if key not in first or not _is_same(value, first[key]):
+                raise Unsaveable(
+                    f"optimizer {self._name!r} has changed {key!r}, a {type(value).__name__} in a"
+                    " parameter group, which can't be saved; use a number there, or keep a tensor"
+                    " in the state of each parameter"
+                )
 
     def _as_tensor(self, name: str, value: object) -> tuple[str, Tensor]:
         if isinstance(value, Tensor):
@@ -144,10 +162,10 @@ class OptimizerState:
         if key == "step" and not (group.get("capturable") or group.get("fused")):
             return value.detach().clone()
         if value.shape == parameter.shape:  # with the parameter's strides
-            copy = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False)
+            placed = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False)
         else:
-            copy = torch.empty(value.shape, dtype=value.dtype, device=parameter.device)
-        return copy.copy_(value.detach())
+            placed = torch.empty(value.shape, dtype=value.dtype, device=parameter.device)
+        return placed.copy_(value.detach())
 
 
 def _numbers(group: Mapping[str, Any]) -> dict[str, Number]:
@@ -156,6 +174,25 @@ def _numbers(group: Mapping[str, Any]) -> dict[str, Number]:
         for key, value in group.items()
         if type(value) in (bool, int, float) and key != "lr"
     }
+
+
+def _others(group: Mapping[str, Any]) -> dict[str, Any]:
+    """What is no number, nor set anew before each step, and can be compared."""
+    return {
+        key: value
+        for key, value in group.items()
+        if isinstance(value, Tensor | tuple | list | str | None) and key not in ("params", "lr")
+    }
+
+
+def _is_same(value: object, first: object) -> bool:
+    if isinstance(value, Tensor) and isinstance(first, Tensor):
+        return _same_bytes(value, first)
+    if isinstance(value, tuple | list) and isinstance(first, tuple | list):
+        return len(value) == len(first) and all(map(_is_same, value, first))
+    if not isinstance(value, Tensor | tuple | list | bool | int | float | str | None):
+        return True  # an object of its own kind: it can't be told
+    return type(value) is type(first) and value == first
 
 
 def _marked(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -15,11 +15,15 @@ def records(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     return {name: _line(tensor) for name, tensor in tensors.items()}
 
 
-def _line(tensor: Tensor) -> str:
+def bytes_of(tensor: Tensor) -> memoryview:
+    """A tensor's bytes in the order of its elements; copied only if they don't lie so."""
     plain = tensor.detach().resolve_conj().resolve_neg()
-    raw = plain.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return plain.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def _line(tensor: Tensor) -> str:
     shape = ",".join(map(str, tensor.shape))
-    return f"{tensor.dtype} [{shape}] {hashlib.sha256(raw.data).hexdigest()}"
+    return f"{tensor.dtype} [{shape}] {hashlib.sha256(bytes_of(tensor)).hexdigest()}"
 
 
 def combine(parts: Iterable[Mapping[str, str]]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from runtime.digest import bytes_of
 from runtime.state.image import Piece
 
 DTYPES = {
@@ -34,18 +35,11 @@ DTYPES = {
 }
 
 
-def _byte_view(tensor: Tensor) -> memoryview:
-    plain = tensor.detach().resolve_conj().resolve_neg()
-    flat = plain.cpu().contiguous().reshape(-1).view(torch.uint8)
-    view: memoryview = flat.numpy().data
-    return view
-
-
 def file_pieces(tensors: Mapping[str, Tensor]) -> list[Piece]:
     """A file of these tensors in pieces: the header, then each tensor's bytes, its own if it lies
     contiguous on the CPU. A tensor that has two names is there twice. Raises ValueError for a dtype
     that has no name."""
-    return [_header(_entries(tensors, 0)), *map(_byte_view, tensors.values())]
+    return [_header(_entries(tensors, 0)), *map(bytes_of, tensors.values())]
 
 
 def joined(file: memoryview, tensors: Mapping[str, Tensor]) -> list[Piece]:
@@ -53,7 +47,7 @@ def joined(file: memoryview, tensors: Mapping[str, Tensor]) -> list[Piece]:
     (size,) = struct.unpack_from("<Q", file)
     body = file[8 + size :]
     entries = json.loads(bytes(file[8 : 8 + size])) | _entries(tensors, len(body))
-    return [_header(entries), body, *map(_byte_view, tensors.values())]
+    return [_header(entries), body, *map(bytes_of, tensors.values())]
 
 
 def _entries(tensors: Mapping[str, Tensor], offset: int) -> dict[str, Any]:

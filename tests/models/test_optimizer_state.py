@@ -76,13 +76,36 @@ def test_numbers_are_named_with_their_type_and_come_back_as_it():
     assert other._optimizer.param_groups[0]["momentum"] == 0.5
 
 
-def test_key_that_is_no_text_is_refused():
-    """It came back as one, and the optimizer did not find it."""
+@pytest.mark.parametrize("key", [0, "a/b", "num:int"])
+def test_key_that_is_no_name_is_refused(key):
+    """It came back as another, and the optimizer did not find it."""
     named = {"w": Parameter(torch.ones(2))}
     optimizer = torch.optim.SGD(named.values(), lr=0.1)
-    optimizer.state[named["w"]][0] = torch.ones(2)
-    with pytest.raises(Unsaveable, match="keeps a state under 0, which is no name"):
+    optimizer.state[named["w"]][key] = torch.ones(2)
+    with pytest.raises(Unsaveable, match=f"keeps a state under {key!r}, which is no name"):
         OptimizerState("own:make", optimizer, named).state()
+
+
+@pytest.mark.parametrize("later", [(0.8, 0.99), torch.tensor(2.0), torch.tensor([1.0, 1.0])])
+def test_group_may_change_numbers_only(later):
+    """The next generation went on with the first value, and nobody said so."""
+    named = {"w": Parameter(torch.ones(2))}
+    first = (0.9, 0.99) if isinstance(later, tuple) else torch.tensor(1.0)
+    optimizer = torch.optim.SGD([{"params": [named["w"]], "d": first}], lr=0.1)
+    found = OptimizerState("own:make", optimizer, named)
+    assert found.state() == {}
+    optimizer.param_groups[0]["d"] = later
+    with pytest.raises(Unsaveable, match=f"changed 'd', a {type(later).__name__} in a parameter"):
+        found.state()
+
+
+def test_tensor_of_a_group_that_is_changed_in_place_is_refused():
+    named = {"w": Parameter(torch.ones(2))}
+    optimizer = torch.optim.SGD([{"params": [named["w"]], "d": torch.zeros(2)}], lr=0.1)
+    found = OptimizerState("own:make", optimizer, named)
+    optimizer.param_groups[0]["d"].add_(1)
+    with pytest.raises(Unsaveable, match="changed 'd', a Tensor in a parameter group"):
+        found.state()
 
 
 def test_learning_rate_is_no_part_of_it():
