@@ -57,7 +57,7 @@ class LocalLearningJob:
         self.batch_size = config.batch_size
         self.threads = config.threads
         self.cores = usable_cores()
-        self.shares_cores = self.cores < resolved.workers_per_host * self.threads
+        self.shares_cores = resolved.cores < resolved.workers_per_host * self.threads
         self.link: str = config.link
         self.checksum: str = config.checksum
         self.encrypts_tensors = config.encrypt_tensors

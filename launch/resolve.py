@@ -48,7 +48,7 @@ DEFAULT_WORKERS = 4
 CHECKED_IMAGES = 8  # that a user's views are drawn of before the start
 FACTS = (
     *("image_shape", "num_classes", "num_train", "source_s", "remarks"),
-    *("workers_per_host", "gpus"),
+    *("workers_per_host", "cores", "gpus"),
 )
 """Dumped as they are."""
 
@@ -160,7 +160,12 @@ def _resolve(
         "link": link,
         "snapshot_every": config.snapshot_every or 1,
         "retain_mb": config.retain_mb
-        or streams.choose_retain_mb(workload, partition, memory_bytes=environment.memory_bytes),
+        or streams.choose_retain_mb(
+            workload,
+            partition,
+            workers_per_host=environment.local_world_size or workers,
+            memory_bytes=environment.memory_bytes,
+        ),
         "checkpoint_every": config.checkpoint_every
         or steps_per_epoch(num_train, config.batch_size),
         "processor": environment.processor,
@@ -180,6 +185,7 @@ def _resolve(
         measured=measured,
         source_s=source_s,
         workers_per_host=environment.local_world_size or workers,
+        cores=environment.cores,
         gpus=environment.gpus,
         remarks=(
             *data.remarks,

@@ -18,7 +18,7 @@ class Resolved(Workload):
     `measured`: what the cuts were chosen by, if that was measured, which no other process can
     find again. `source_s`: what block 0 takes for a step's batch and views, if that was measured.
     `remarks`: what is odd about the data and the network, which are looked at here alone.
-    `workers_per_host`: the most that share one, and `gpus` those that such a host has."""
+    `workers_per_host`: the most that share one, `cores` and `gpus` those that such a host has."""
 
     config: ResolvedConfig
     partition: Partition
@@ -27,4 +27,5 @@ class Resolved(Workload):
     source_s: float | None = None
     remarks: tuple[str, ...] = ()
     workers_per_host: int = 1
+    cores: int = 1
     gpus: int = 0

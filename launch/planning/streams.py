@@ -114,9 +114,11 @@ def fits_bound(workload: Workload, block: Block, every: int) -> bool:
     return _most_bytes(workload, block, every) <= _bound(workload, block)
 
 
-def choose_retain_mb(workload: Workload, partition: Partition, *, memory_bytes: float) -> int:
+def choose_retain_mb(
+    workload: Workload, partition: Partition, *, workers_per_host: int, memory_bytes: float
+) -> int:
     """The usual bound on what a worker retains, or what those need who need more: with snapshots as
-    rare as is good, if this machine has the memory, and else with one a step. Raises ValueError if
+    rare as is good, if each host has the memory, and else with one a step. Raises ValueError if
     it has too little for that."""
     needed: list[int] = []
     for every in (MOST_STEPS_BETWEEN_SNAPSHOTS, 1):
@@ -124,7 +126,7 @@ def choose_retain_mb(workload: Workload, partition: Partition, *, memory_bytes: 
             PLACES * snapshot_bytes(workload, block) + _most_bytes(workload, block, every)
             for block in partition.blocks
         ]
-        if sum(needed) <= memory_bytes:
+        if sum(sorted(needed)[-workers_per_host:]) <= memory_bytes:
             break
     if max(needed) > memory_bytes:
         raise ValueError(

@@ -178,9 +178,10 @@ def test_gpu_without_memory_ends_the_job_with_one_message(monkeypatch):
     ("cores", "workers_per_host", "shares"), [(4, 4, False), (3, 4, True), (2, 2, False)]
 )
 def test_workers_share_cores_if_a_host_has_fewer(monkeypatch, cores, workers_per_host, shares):
-    monkeypatch.setattr("launch.job.usable_cores", lambda: cores)
+    """Ranks that are bound to cores of their own see these alone, and shared none."""
+    monkeypatch.setattr("launch.job.usable_cores", lambda: 1)
     found = resolved("--workers", "4", "--threads", "1")
-    job = LocalLearningJob(replace(found, workers_per_host=workers_per_host))
+    job = LocalLearningJob(replace(found, cores=cores, workers_per_host=workers_per_host))
     assert job.shares_cores is shares
 
 

@@ -19,6 +19,7 @@ from launch.planning.streams import (
     snapshot_bytes,
     worker_plan,
 )
+from launch.planning.workload import Workload
 from launch.resolve import resolve
 from runtime.core.plan import Free, Stream, WorkerPlan
 from runtime.state.saving import PLACES
@@ -132,16 +133,26 @@ def test_bound_is_as_high_as_the_largest_worker_needs():
     enough for the first worker that had too little."""
     base = with_settings(retain_mb=None)
     needed_mb = largest_least_mb()
-    assert choose_retain_mb(base, base.partition, memory_bytes=math.inf) == 1024
+
+    def choose(workload: Workload, memory_bytes: float, workers_per_host: int = 4) -> int:
+        return choose_retain_mb(
+            workload,
+            base.partition,
+            workers_per_host=workers_per_host,
+            memory_bytes=memory_bytes,
+        )
+
+    assert choose(base, math.inf) == 1024
     wide = dataclasses.replace(base, num_classes=10**6)
-    enough = choose_retain_mb(wide, base.partition, memory_bytes=math.inf)
-    fewer = choose_retain_mb(wide, base.partition, memory_bytes=2e6 * enough)
+    enough = choose(wide, math.inf)
+    fewer = choose(wide, 2e6 * enough)
+    assert choose(wide, 2e6 * enough, workers_per_host=1) == enough, "a host needs room for its own"
     assert 1024 < PLACES * snapshot_bytes(wide, base.partition.blocks[0]) / 1e6 < fewer < enough
     given = dataclasses.replace(wide.config, retain_mb=enough)
     every = choose_snapshot_every(dataclasses.replace(wide, config=given))
     assert every == MOST_STEPS_BETWEEN_SNAPSHOTS
     with pytest.raises(ValueError, match=r"worker . would retain .* and this machine has 1 MB of"):
-        choose_retain_mb(base, base.partition, memory_bytes=1e6)
+        choose(base, 1e6)
     with pytest.raises(ValueError, match=f"give --retain-mb {math.ceil(needed_mb)}, or a smaller"):
         check_retention(with_settings(retain_mb=1))
 
