@@ -1,7 +1,9 @@
 """What a resolved config becomes: blocks whose messages fit the specs, and plans."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import safetensors.torch
@@ -14,6 +16,8 @@ from launch.planning.resolved import Resolved
 from launch.program import load_job
 from launch.resolve import dump, resolve
 from models.bad_numbers import BadNumbers
+from models.block import LocalBlock
+from models.sequential import train
 from models.unsaveable import Unsaveable
 from runtime.block import message_bytes
 from runtime.core.plan import Stream
@@ -200,6 +204,41 @@ def test_block_loads_what_another_generation_left():
         assert torch.equal(again.state()[name], tensor), name
     a, b = block.forward(2, None), again.forward(2, None)
     assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+SCALED = (
+    *("--model", "mlp", "--decoder-depth", "0", "--workers", "3", "--overlap", "1"),
+    *("--tie", "gradient", "--lag", "0", "--optimizer", "sgd", "--lr", "0.1"),
+)
+
+
+def homes(blocks: Sequence[LocalBlock]) -> list[torch.Tensor]:
+    """A copy of each home as one vector."""
+    return [torch.cat([w.flatten() for w in block.home_state().values()]) for block in blocks]
+
+
+def blocks_after(num_steps: int, lr_scale: str) -> list[LocalBlock]:
+    job = LocalLearningJob(resolved(*SCALED, "--lr-scale", lr_scale))
+    blocks = [job.build_block(k) for k in range(3)]
+    train(blocks, num_steps=num_steps, lag=0)
+    return blocks
+
+
+def test_guest_stays_its_home_whatever_their_scales():
+    """Tied by gradients without lag, each takes the step of the other."""
+    for lower, upper in pairwise(block.state() for block in blocks_after(3, "1,.5,2")):
+        guest = [name for name in lower if name.startswith("guest/")]
+        assert guest
+        for name in guest:
+            assert torch.equal(lower[name], upper[name.replace("guest", "home", 1)]), name
+
+
+def test_first_step_is_as_long_as_a_blocks_own_scale():
+    start = homes(blocks_after(0, "1"))
+    plain, scaled = (homes(blocks_after(1, scale)) for scale in ("1", "1,.5,2"))
+    for scale, before, one, other in zip((1, 0.5, 2), start, plain, scaled, strict=True):
+        assert not torch.equal(one, before)
+        torch.testing.assert_close(other - before, scale * (one - before))
 
 
 def test_private_guest_costs_no_messages():
