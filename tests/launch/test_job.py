@@ -17,6 +17,7 @@ from launch.program import load_job
 from launch.resolve import dump, resolve
 from models.bad_numbers import BadNumbers
 from models.block import LocalBlock
+from models.numerics import FP32, Numerics
 from models.sequential import train
 from models.unsaveable import Unsaveable
 from runtime.block import message_bytes
@@ -239,6 +240,22 @@ def test_first_step_is_as_long_as_a_blocks_own_scale():
     for scale, before, one, other in zip((1, 0.5, 2), start, plain, scaled, strict=True):
         assert not torch.equal(one, before)
         torch.testing.assert_close(other - before, scale * (one - before))
+
+
+@pytest.mark.parametrize(
+    ("flags", "numerics", "grad_clip"),
+    [
+        ((), FP32, None),
+        (("--precision", "bf16"), Numerics(precision="bf16"), None),
+        (("--channels-last",), Numerics(channels_last=True), None),
+        (("--recompute",), Numerics(recompute=True), None),
+        (("--grad-clip", "0.5"), FP32, 0.5),
+    ],
+)
+def test_flag_reaches_what_each_block_learns_by(flags, numerics, grad_clip):
+    job = LocalLearningJob(resolved("--model", "mlp", "--workers", "2", *flags))
+    learnings = [job.build_block(k).learning for k in range(2)]
+    assert [(each.numerics, each.grad_clip) for each in learnings] == [(numerics, grad_clip)] * 2
 
 
 def test_private_guest_costs_no_messages():
