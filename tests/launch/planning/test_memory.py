@@ -47,6 +47,21 @@ def test_activations_are_what_lives_until_the_backward():
     assert taken.activations == SAMPLES * 4 * floats
 
 
+def test_recomputing_keeps_outputs_and_what_one_unit_leaves():
+    """The head is not run again; weights and messages are the same."""
+    plain = resolved(workers=1, decoder_depth=(0,))
+    (block,) = plain.partition.blocks
+    config = dataclasses.replace(plain.config, recompute=True)
+    before, after = (
+        block_memory(run, block) for run in (plain, dataclasses.replace(plain, config=config))
+    )
+    kept = [unit.kept_bytes for unit in plain.unit_costs]
+    outputs = 4 * (2 * 16 * 16**2 + 32 * 8**2 + 64 * 4**2 + 128 * 2**2)
+    assert sum(kept) > outputs + max(kept)
+    spared = SAMPLES * (sum(kept) - outputs - max(kept))
+    assert after == dataclasses.replace(before, activations=before.activations - spared)
+
+
 def test_messages_are_full_windows_and_one_of_what_goes_out():
     run = light(workers=3, window=3, lag=4, link="zmq")
     plan = worker_plan(run, 1)
