@@ -21,6 +21,16 @@ def test_blocks_cost_is_that_of_home_guest_and_head():
     assert upper.step == SAMPLES * 3 * (2 * UNIT + HEAD)
 
 
+def test_recomputing_is_a_forward_more_of_each_unit():
+    """The head is not run again."""
+    run = light(workers=2, cuts=(0, 2), recompute=True)
+    costs = counted_costs(run)
+    lower, upper = (costs.of(block) for block in run.partition.blocks)
+    assert lower.home_forward == SAMPLES * (FIRST + UNIT)
+    assert lower.step == SAMPLES * (3 * FIRST + 4 * UNIT + 4 * UNIT + 3 * HEAD)
+    assert upper.step == SAMPLES * (4 * 2 * UNIT + 3 * HEAD)
+
+
 def test_end_to_end_has_every_unit_once_and_one_head():
     costs = counted_costs(light(workers=4))
     assert costs.end_to_end() == SAMPLES * (2 * FIRST + 3 * 3 * UNIT + 3 * HEAD)
