@@ -36,6 +36,19 @@ def test_vector_is_neither_scaled_nor_decayed():
     torch.testing.assert_close(stepped(weight, gradient, decay=0.5), weight - gradient)
 
 
+@pytest.mark.parametrize(
+    ("weight", "gradient", "expected"),
+    [
+        ([16.0, 1.375], [0.0, 1.0], [16.0, -22.75]),  # 1.375 - 1.5 * 16.059, and with 16: -22.625
+        ([0.0, 32.0], [16.0, 1.375], [-47.75, 27.875]),  # -48 * 16 / 16.059, and with 16: -48
+    ],
+)
+def test_norms_of_bf16_are_not_rounded_to_it(weight, gradient, expected):
+    """That of 16 and 1.375 is 16.059, which in bf16 is 16."""
+    given = (torch.tensor([vector], dtype=torch.bfloat16) for vector in (weight, gradient))
+    assert stepped(*given, lr=1500.0).tolist() == [expected]
+
+
 def test_momentum_holds_the_scaled_gradient():
     """So that a rate which changes does not change what was learned before (as SimCLR's)."""
     weight, gradient = torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 1.0]])
