@@ -45,7 +45,7 @@ WIRES = (
 
 
 @pytest.mark.parametrize("wire", WIRES)
-@pytest.mark.parametrize("tie", ["gradient", "elastic", "none"])
+@pytest.mark.parametrize("tie", ["gradient", "elastic", "follow", "none"])
 @pytest.mark.parametrize("model", ["mlp", "resnet-small"])
 def test_block_outputs_fit_what_was_agreed(model, tie, wire):
     if tie == "none":
@@ -261,6 +261,11 @@ def test_flag_reaches_what_each_block_learns_by(flags, numerics, grad_clip):
 def test_private_guest_costs_no_messages():
     job = LocalLearningJob(resolved("--tie", "none"))
     assert set(job.specs(0)) == {Stream.ACTIVATION}
+
+
+def test_guest_that_follows_sends_nothing_up():
+    job = LocalLearningJob(resolved("--model", "mlp", "--tie", "follow"))
+    assert set(job.specs(0)) == {Stream.ACTIVATION, Stream.TIE_DOWN}
 
 
 def test_job_travels_as_text():
