@@ -14,7 +14,12 @@ from launch.planning.memory import (
     choose_snapshot_every,
     out_of_memory,
 )
-from launch.planning.streams import MOST_STEPS_BETWEEN_SNAPSHOTS, snapshot_bytes, worker_plan
+from launch.planning.streams import (
+    MARGIN,
+    MOST_STEPS_BETWEEN_SNAPSHOTS,
+    snapshot_bytes,
+    worker_plan,
+)
 from runtime.core.plan import Stream
 
 from ..runs import light, resolved
@@ -29,6 +34,28 @@ def test_weights_are_parameters_gradients_and_optimizer_state():
         taken = block_memory(run, run.partition.blocks[0])
         probe = 3 * 10 * (64 + 1)
         assert taken.weights == 4 * (copies * parameters + probe)
+
+
+@pytest.mark.parametrize(("tie", "guest_copies"), [("elastic", 4), ("follow", 1)])
+def test_guest_counts_with_all_its_units_and_what_trains_them(tie, guest_copies):
+    """A guest that follows has weights, but neither gradients nor adamw's two moments."""
+    run = light(workers=3, cuts=(0, 1, 3), overlap=(2, 1), tie=tie)
+    first, unit, head = 256 * 64 + 64, 64 * 64 + 64, (64 * 256 + 256) + (256 * 64 + 64)
+    homes, guests, probe = (first, 2 * unit, unit), (2 * unit, unit, 0), 3 * 10 * (64 + 1)
+    for block, home, guest in zip(run.partition.blocks, homes, guests, strict=True):
+        taken = block_memory(run, block)
+        assert taken.weights == 4 * (4 * (home + head) + guest_copies * guest + probe)
+        saved = 3 * (home + head) + max(1, guest_copies - 1) * guest  # without gradients
+        assert taken.snapshot == int(MARGIN * 4 * saved) + 4 * probe
+
+
+def test_activations_are_those_of_home_and_guest():
+    run = light(workers=3, cuts=(0, 1, 3), overlap=(2, 1))
+    # Three units each, and one alone; the lowest block has its images, too.
+    for block, floats in zip(run.partition.blocks, (256 + 3 * 64, 3 * 64, 64), strict=True):
+        of_head = 256 + 64
+        taken = block_memory(run, block)
+        assert taken.activations == SAMPLES * 4 * (floats + of_head + PASSING * 64)
 
 
 def test_probe_of_many_classes_is_counted():
