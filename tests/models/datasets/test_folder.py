@@ -1,6 +1,7 @@
 """A folder a class: which files are taken, how they are decoded, and what is said of bad ones."""
 
 import os
+import threading
 
 import numpy as np
 import pytest
@@ -63,6 +64,21 @@ def test_second_load_maps_what_the_first_decoded(tmp_path, cache_home, monkeypat
     assert torch.equal(second.train_labels, first.train_labels)
     assert len(list(cache_home.rglob("*.npy"))) == 1
     assert list(cache_home.rglob("*.part")) == []
+
+
+def test_images_are_decoded_by_a_thread_a_core(tmp_path, monkeypatch):
+    """Each waits until another one is being decoded, too."""
+    write_folder(tmp_path, train=6, test=2)
+    both, decode = threading.Barrier(2, timeout=10), folder._decode
+
+    def decode_beside_another(file, shape):
+        both.wait()
+        return decode(file, shape)
+
+    monkeypatch.setattr(folder, "PER_TASK", 1)
+    monkeypatch.setattr(folder, "_decode", decode_beside_another)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    assert sorted(levels(load(tmp_path).train_images)) == list(range(6))
 
 
 def test_changed_image_is_decoded_anew_in_place_of_the_old_one(tmp_path, cache_home):
