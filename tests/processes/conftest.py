@@ -68,6 +68,15 @@ class Run:
         assert self.process.stderr is not None
         assert any(text in line for line in self.process.stderr), f"{text!r} was never printed"
 
+    def await_own_dir(self) -> None:
+        """Wait until a run that was given no directory has made its own, and look there."""
+        deadline_s = time.monotonic() + TIMEOUT_S
+        while not (made := list(self.dir.glob("*"))):
+            assert time.monotonic() < deadline_s, f"nothing was made in {self.dir}"
+            assert self.process.poll() is None, self.process.communicate()
+            time.sleep(0.05)
+        (self.dir,) = made
+
     def survivors(self) -> list[psutil.Process]:
         """Processes of the run that outlived it, after a moment's grace."""
         _, alive = psutil.wait_procs(self.descendants, timeout=5)
@@ -87,11 +96,16 @@ def starting(directory: Path) -> Iterator[Start]:
         launcher: Sequence[str] = (sys.executable,),
         script: str = "pipeline.py",
         run_dir: Path | None = None,
+        names_dir: bool = True,
         environment: Mapping[str, str] | None = None,
         cwd: Path | None = None,
     ) -> Run:
         run_dir = run_dir or directory / f"run{len(runs)}"
-        command = [*launcher, str(ROOT / "launch" / script), *arguments, "--run-dir", str(run_dir)]
+        command = [*launcher, str(ROOT / "launch" / script), *arguments]
+        if names_dir:
+            command += ["--run-dir", str(run_dir)]
+        else:
+            run_dir = (cwd or directory) / "runs"
         process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
