@@ -13,6 +13,7 @@ from typing import Any
 
 from launch.planning.partition import Block
 from launch.planning.workload import Workload
+from models.ties import RULES
 
 
 @dataclass(frozen=True)
@@ -34,19 +35,21 @@ class BlockCost:
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """`heads[unit][k]` is the head of block k standing on that unit. In seconds if measured,
-    else in FLOPs: then figures mean something in relation to each other only. `source`: what block
-    0 takes for its batch and the views of it, before its forward; 0 if counted."""
+    """`heads[unit][k]` is the head of block k standing on that unit, and `guests` are the units as
+    they cost in a guest, which not every tie trains. In seconds if measured, else in FLOPs: then
+    figures mean something in relation to each other only. `source`: what block 0 takes for its
+    batch and the views of it, before its forward; 0 if counted."""
 
     measured: bool
     units: tuple[Cost, ...]
+    guests: tuple[Cost, ...]
     heads: tuple[tuple[Cost, ...], ...]
     source: float = 0.0
 
     def of(self, block: Block) -> BlockCost:
         """A block's cost: home, guest and head, and the source if it is block 0."""
         home = [self.units[unit] for unit in block.home]
-        guest = [self.units[unit] for unit in block.guest]
+        guest = [self.guests[unit] for unit in block.guest]
         head = self.heads[(*block.home, *block.guest)[-1]][block.index]
         source = 0.0 if block.index else self.source
         return BlockCost(
@@ -71,6 +74,7 @@ class Costs:
         return cls(
             measured=values["measured"],
             units=read(values["units"]),
+            guests=read(values["guests"]),
             heads=heads,
             source=values["source"],
         )
@@ -80,8 +84,9 @@ def counted_costs(workload: Workload) -> Costs:
     """Count FLOPs: a backward is two forwards, one for the weights and one for the input.
 
     The network's first unit has no gradient for its input, the image, and so is counted twice
-    rather than three times. (Nor has a home's first layer; but what that saves is less than a
-    sixth of a residual block, and about the same in every home.)
+    rather than three times; likewise a guest that is not trained has none for its weights. (Nor
+    has a home's first layer; but what that saves is less than a sixth of a residual block, and
+    about the same in every home.)
     """
     num = workload.num_samples
     again = 1 if workload.numerics.recompute else 0  # a forward more
@@ -89,8 +94,11 @@ def counted_costs(workload: Workload) -> Costs:
         Cost(num * unit.flops, num * unit.flops * ((3 if index else 2) + again))
         for index, unit in enumerate(workload.unit_costs)
     ]
+    guests = units
+    if not RULES[workload.config.tie].trains_guest:
+        guests = [Cost(unit.forward, unit.forward * (2 + again)) for unit in units]
     heads = []
     for top in range(len(workload.traces)):
         row = [workload.head_cost(top, k).flops for k in range(workload.workers)]
         heads.append(tuple(Cost(num * flops, 3 * num * flops) for flops in row))
-    return Costs(measured=False, units=tuple(units), heads=tuple(heads))
+    return Costs(measured=False, units=tuple(units), guests=tuple(guests), heads=tuple(heads))

@@ -18,6 +18,7 @@ from models.heads import DEFAULT_HEAD, HeadSpec, load_head
 from models.numerics import Numerics
 from models.optimizers import load_optimizer, step_optimizer
 from models.plugins import users_code
+from models.ties import RULES
 
 Shape = tuple[int, ...]
 
@@ -43,11 +44,17 @@ def _measure(workload: Workload, device: torch.device) -> Costs:
             x_NCHW = x_NCHW.requires_grad_()
         return _time(module.to(device), x_NCHW, config.optimizer, numerics)
 
-    units = []
-    for index in range(len(traces)):
+    def of_unit(index: int, *, is_trained: bool = True) -> Cost:
         unit = workload.network.build_unit(index, seed=config.seed)
+        if not is_trained:
+            unit.requires_grad_(False)
         with users_code(workload.network.label(index), " as it was timed"):
-            units.append(timed(unit, *inputs[index], workload.numerics, needs_gradient=index > 0))
+            return timed(unit, *inputs[index], workload.numerics, needs_gradient=index > 0)
+
+    units = tuple(of_unit(index) for index in range(len(traces)))
+    guests = units
+    if not RULES[config.tie].trains_guest:
+        guests = tuple(of_unit(index, is_trained=False) for index in range(len(traces)))
     known: dict[HeadSpec, Cost] = {}
 
     def of_head(spec: HeadSpec) -> Cost:
@@ -62,7 +69,7 @@ def _measure(workload: Workload, device: torch.device) -> Costs:
         tuple(of_head(workload.head(top, k)) for k in range(workload.workers))
         for top in range(len(traces))
     )
-    return Costs(measured=True, units=tuple(units), heads=heads)
+    return Costs(measured=True, units=units, guests=guests, heads=heads)
 
 
 def _time(module: nn.Module, x_NCHW: Tensor, optimizer_name: str, numerics: Numerics) -> Cost:

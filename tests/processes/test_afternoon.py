@@ -70,6 +70,7 @@ def told(err: str) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)  # five programs, one of which is stopped and resumed
 def test_own_network_pictures_and_loss_outlive_a_death_and_a_stop(start, folder):
     flags = ["--model", "net.py:build", "--data", "folder:photos", "--objective", "loss.py:loss"]
     flags += ["--batch-size", "16", "--steps", str(STEPS), "--report-every-s", "0.2"]

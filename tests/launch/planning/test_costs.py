@@ -31,6 +31,19 @@ def test_recomputing_is_a_forward_more_of_each_unit():
     assert upper.step == SAMPLES * (4 * 2 * UNIT + 3 * HEAD)
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+def test_guest_that_is_not_trained_has_no_gradient_for_its_weights(recompute):
+    """It was counted like one that is: cuts that were balanced under follow were not."""
+    run = light(workers=4, tie="follow", recompute=recompute)
+    costs, unit = counted_costs(run), 2
+    assert costs.units[unit].step == (4 if recompute else 3) * costs.units[unit].forward
+    assert costs.guests[unit].step == (3 if recompute else 2) * costs.guests[unit].forward
+    block = run.partition.blocks[1]
+    assert block.guest == range(2, 3)
+    parts = [costs.units[1], costs.guests[2], costs.heads[2][1]]
+    assert costs.of(block).step == sum(part.step for part in parts)
+
+
 def test_end_to_end_has_every_unit_once_and_one_head():
     costs = counted_costs(light(workers=4))
     assert costs.end_to_end() == SAMPLES * (2 * FIRST + 3 * 3 * UNIT + 3 * HEAD)

@@ -122,7 +122,7 @@ def test_choice_is_written_down_and_found_again(tmp_path, max_memory_mb):
 def stopwatch(monkeypatch):
     """Times as they might be measured: the last unit takes longest, which no FLOP tells."""
     units = tuple(Cost(step / 3, step) for step in (1.0, 1.0, 1.0, 9.0))
-    costs = Costs(measured=True, units=units, heads=((Cost(0.1, 0.3),) * 2,) * 4)
+    costs = Costs(measured=True, units=units, guests=units, heads=((Cost(0.1, 0.3),) * 2,) * 4)
     monkeypatch.setattr(module, "measured_costs", lambda *_, **__: costs)
     return costs
 

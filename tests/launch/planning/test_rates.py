@@ -8,7 +8,8 @@ from launch.planning.rates import edge_rates
 from ..runs import light
 
 # Four units that take 3 each, a third of it forward; heads take nothing.
-EQUAL = Costs(measured=True, units=(Cost(1.0, 3.0),) * 4, heads=((Cost(0.0, 0.0),) * 4,) * 4)
+UNITS = (Cost(1.0, 3.0),) * 4
+EQUAL = Costs(measured=True, units=UNITS, guests=UNITS, heads=((Cost(0.0, 0.0),) * 4,) * 4)
 
 
 @pytest.mark.parametrize(

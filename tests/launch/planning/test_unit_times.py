@@ -20,6 +20,15 @@ def test_every_unit_and_possible_head_is_timed():
     assert costs.heads[0][0] != costs.heads[0][1]
 
 
+def test_guests_are_timed_as_the_tie_treats_them():
+    trained = measured_costs(light(workers=2, batch_size=2), device="cpu", threads=1)
+    assert trained.guests == trained.units
+    frozen = measured_costs(light(workers=2, batch_size=2, tie="follow"), device="cpu", threads=1)
+    assert len(frozen.guests) == 4
+    assert frozen.guests != frozen.units
+    assert all(0 < guest.forward < guest.step < 1 for guest in frozen.guests[1:])
+
+
 def test_threads_are_given_back():
     before = torch.get_num_threads()
     measured_costs(light(workers=1, batch_size=2), device="cpu", threads=2)
