@@ -191,6 +191,10 @@ class RunConfig:
     head: str = "mlp"
     """Head of each block by name (mlp: residual conv blocks, pooling, two layers), or a factory of
     your own."""
+    head_hidden: int | None = None
+    """Width of the hidden layer in the head mlp; without it 256."""
+    head_features: int | None = None
+    """Width of what the head mlp gives, for a loss that takes any; without it 64."""
     decoder_depth: IntList = (1,)
     """Residual conv blocks in a head: one figure for all blocks, or one per block (1,1,1,0)."""
     optimizer: str = "adamw"
@@ -315,6 +319,7 @@ class RunConfig:
                 f"max-staleness {self.max_staleness} is not allowed under a fixed lag; give"
                 " --free-ties, or leave --max-staleness out"
             )
+        _check_head(self)
         _check_wire_ties(self)
         try:
             faults.parse(self.faults)
@@ -409,6 +414,8 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("max_staleness", lambda v: v >= 1, "give at least 1 step"),
     ("alpha", lambda v: 0 <= v <= 1, "give a pull from 0 to 1, such as 0.02"),
     ("temperature", lambda v: 0 < v < math.inf, "give a figure above 0, such as 0.5"),
+    ("head_hidden", lambda v: v >= 1, "give at least 1, such as 256"),
+    ("head_features", lambda v: v >= 1, "give at least 1, such as 64"),
     ("decoder_depth", lambda v: len(v) > 0 and min(v) >= 0, "give 0 or more conv blocks, as in 1"),
     ("lr", lambda v: 0 < v <= 1e6, "give a rate above 0, such as 0.002"),
     ("weight_decay", lambda v: 0 <= v <= 1e6, "give 0 or more, such as 0.0001"),
@@ -442,6 +449,17 @@ ROLES = {
     name: next((mark for mark in get_args(hint) if isinstance(mark, Role)), Role.RESULT)
     for name, hint in get_type_hints(RunConfig, include_extras=True).items()
 }
+
+
+def _check_head(config: RunConfig) -> None:
+    """Raise ConfigError if a user's head is to have the widths of ours."""
+    widths = {"head-hidden": config.head_hidden, "head-features": config.head_features}
+    for name, width in widths.items():
+        if width is not None and config.head != "mlp":
+            raise ConfigError(
+                f"{name} {width} is not allowed with head {config.head}, which has its own widths;"
+                " leave it out, or give --head mlp"
+            )
 
 
 def _check_wire_ties(config: RunConfig) -> None:

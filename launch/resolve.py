@@ -285,9 +285,26 @@ def _check_names(config: RunConfig, data: ImageData) -> None:
     """Make views, objective and an optimizer once, for what they say about names and figures."""
     num_drawn = min(config.batch_size, CHECKED_IMAGES)
     check_users_views(data.views, config.views, (num_drawn, *data.image_shape))
-    load_objective(config.objective, temperature=config.temperature, num_classes=data.num_classes)
+    _check_objective(config, data)
     weight = torch.nn.Parameter(torch.zeros(1, 1))
     load_optimizer(config.optimizer, [weight], lr=config.lr, weight_decay=config.weight_decay)
+
+
+def _check_objective(config: RunConfig, data: ImageData) -> None:
+    num_classes = data.num_classes
+    objective = load_objective(
+        config.objective, temperature=config.temperature, num_classes=num_classes
+    )
+    if objective.uses_labels and not num_classes:
+        raise ConfigError(
+            f"objective {config.objective} uses labels, and data {config.data!r} have none; give"
+            " data with labels, or another --objective, such as nt-xent"
+        )
+    if config.head_features is not None and objective.head_features is not None:
+        raise ConfigError(
+            f"head-features {config.head_features} is not allowed with objective"
+            f" {config.objective}, which needs {objective.head_features}; leave it out"
+        )
 
 
 def _length(config: RunConfig, num_train: int) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from models.pooling import num_features, pool
 from models.resnet import ResidualBlock
 from models.unit_module import check_module, uncompiled
 
+DEFAULT_HEAD_HIDDEN = 256
 DEFAULT_HEAD_FEATURES = 64
 DEFAULT_HEAD = "mlp"
 
@@ -26,13 +27,16 @@ DEFAULT_HEAD = "mlp"
 @dataclass(frozen=True, kw_only=True)
 class HeadSpec:
     """Which head a block has: its name, the shape for one sample of what it stands on, the width
-    that the objective needs (None: free), its depth, and the index of its block."""
+    that the objective needs (None: free), its depth, and the index of its block. `hidden` and
+    `features` are the widths of ours: of its first layer, and of its output where that is free."""
 
     name: str = DEFAULT_HEAD
     in_shape: tuple[int, ...]
     out_features: int | None = None
     depth: int = 0
     block_index: int = 0
+    hidden: int = DEFAULT_HEAD_HIDDEN
+    features: int = DEFAULT_HEAD_FEATURES
 
     @property
     def label(self) -> str:
@@ -43,13 +47,18 @@ class HeadSpec:
 def load_head(spec: HeadSpec) -> nn.Module:
     """Make a head with whatever weights torch's generator draws next.
 
-    "mlp" is `build_head`'s. A dotted name, package.module:factory, is called with all other fields
-    of the spec as keywords, and returns a module that takes what the block's last unit gives, (2B,
-    *in_shape). Raises ValueError for an unknown name, or for what is no module.
+    "mlp" is `build_head`'s. A dotted name, package.module:factory, is called with in_shape,
+    out_features, depth and block_index as keywords, and returns a module that takes what the
+    block's last unit gives, (2B, *in_shape). Raises ValueError for an unknown name, or for what is
+    no module.
     """
     if spec.name == DEFAULT_HEAD:
-        width = DEFAULT_HEAD_FEATURES if spec.out_features is None else spec.out_features
-        return build_head(in_shape=spec.in_shape, depth=spec.depth, out_features=width)
+        return build_head(
+            in_shape=spec.in_shape,
+            hidden=spec.hidden,
+            out_features=spec.features if spec.out_features is None else spec.out_features,
+            depth=spec.depth,
+        )
     if not is_dotted(spec.name):
         raise unknown_name(spec.name, "head", (DEFAULT_HEAD,))
     built = call_function(
@@ -126,7 +135,7 @@ class ResidualLayer(nn.Module):
 def build_head(
     *,
     in_shape: tuple[int, ...],
-    hidden: int = 256,
+    hidden: int = DEFAULT_HEAD_HIDDEN,
     out_features: int = DEFAULT_HEAD_FEATURES,
     depth: int = 0,
 ) -> nn.Module:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from launch.planning.costs import counted_costs
 from launch.planning.resolved import Resolved
 from models import randomness
-from models.heads import DEFAULT_HEAD_FEATURES, load_head
+from models.heads import load_head
 from models.numerics import Numerics
 
 Heads = Literal["blocks", "top"]
@@ -50,9 +50,8 @@ def pieces(resolved: Resolved, heads: Heads) -> list[Piece]:
         is_top = unit == ends[-1]
         if is_top or (heads == "blocks" and unit in ends):
             index = ends.index(unit)
-            gives = (
-                (workload.objective.head_features or DEFAULT_HEAD_FEATURES,) if is_top else shape
-            )
+            head = workload.head(unit, index)
+            gives = (head.out_features or head.features,) if is_top else shape
             row.append(
                 Piece(
                     unit=unit,

@@ -11,7 +11,7 @@ import torch
 from launch.config import ConfigError, RunConfig
 from launch.planning.partition import Block, Sharing
 from models.head_costs import HeadCost, count_head_cost
-from models.heads import HeadSpec
+from models.heads import DEFAULT_HEAD_FEATURES, DEFAULT_HEAD_HIDDEN, HeadSpec
 from models.network import Network, UnitTrace, trace_units
 from models.numerics import Numerics
 from models.objectives import Objective, load_objective
@@ -97,6 +97,8 @@ class Workload:
             out_features=self.objective.head_features,
             depth=self.config.depth_of(index),
             block_index=index,
+            hidden=self.config.head_hidden or DEFAULT_HEAD_HIDDEN,
+            features=self.config.head_features or DEFAULT_HEAD_FEATURES,
         )
 
     def head_of(self, block: Block) -> HeadSpec:

@@ -26,6 +26,12 @@ def refusal(argv: list[str]) -> str:
             "--lag 0 --free-ties",
             "lag 0 and free-ties exclude each other; leave one of them out",
         ),
+        ("--head-hidden 0", "head-hidden 0 is not allowed; give at least 1, such as 256"),
+        (
+            "--head my.py:head --head-features 8",
+            "head-features 8 is not allowed with head my.py:head, which has its own widths; leave"
+            " it out, or give --head mlp",
+        ),
         ("--free-ties --max-staleness 0", "max-staleness 0 is not allowed; give at least 1 step"),
         (
             "--max-staleness 5",

@@ -131,6 +131,16 @@ def one_head(in_shape, **given):
 def bare_head(in_shape, **given):
     return nn.Flatten()
 
+def unlabelled():
+    images, labels, test_images, test_labels = twelve()
+    return images, labels * 0 - 1, test_images, test_labels * 0 - 1
+
+class Labelled:
+    uses_labels, head_features = True, None
+    def __init__(self, **given): pass
+    def __call__(self, projections_2BD, labels_B):
+        return projections_2BD.sum()
+
 class PerImage:
     uses_labels = False
     head_features = None
@@ -486,6 +496,12 @@ def test_one_process_has_no_edge_that_rounds():
             "decoder-depth 1,2 has 2 numbers for 4 blocks; give one for all, or 4",
         ),
         (
+            {"objective": "cross-entropy", "head_features": 32},
+            machine(),
+            "head-features 32 is not allowed with objective cross-entropy, which needs 10; leave it"
+            " out",
+        ),
+        (
             {"batch_size": 2000},
             machine(),
             "batch size 2000 for 1437 training images; choose from 2 to 1437",
@@ -545,6 +561,11 @@ def test_users_model_of_one_unit_runs_in_one_worker(users_module):
             "head 'users_module:one_head' of block 1 has the same 'weight' as that of block 0",
         ),
         ({"data": "one"}, "1 training image; at least 2 are needed"),
+        (
+            {"data": "unlabelled", "objective": "Labelled"},
+            "objective users_module:Labelled uses labels, and data 'users_module:unlabelled' have"
+            " none; give data with labels, or another --objective, such as nt-xent",
+        ),
         ({"data": "hole"}, "data 'users_module:hole': 1 of 3 test images hold values that are not"),
         (
             {"objective": "PerImage"},

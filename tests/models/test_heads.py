@@ -81,6 +81,11 @@ def test_default_head_has_the_width_that_the_objective_wants():
     assert widths == [DEFAULT_HEAD_FEATURES, 3]
 
 
+def test_default_head_has_the_widths_that_are_asked_for():
+    *_, first, _, last = load_head(HeadSpec(in_shape=(4,), hidden=7, features=5))
+    assert (first.out_features, last.in_features, last.out_features) == (7, 7, 5)
+
+
 @pytest.mark.usefixtures("own_heads")
 def test_users_head_is_told_where_it_stands():
     spec = HeadSpec(name="own_heads:linear", in_shape=(4,), out_features=2, depth=1, block_index=2)
