@@ -4,6 +4,7 @@ python launch/plan.py --workers 4                      the flags of launch/pipel
 python launch/plan.py --workers 4 --cuts profiled      with times measured on this machine
 """
 
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,7 @@ def main(argv: list[str]) -> int:
         config = parse(argv, prog=NAME)
         environment, may_time = _environment(config)
         resolved = resolve(
-            config, environment=environment, tell=showing(NAME), times_source=may_time
+            config, environment=environment, tell=showing(NAME), times_block_0=may_time
         )
     except ValueError as error:
         print(f"{NAME}: error: {error}", file=sys.stderr)
@@ -45,9 +46,9 @@ def main(argv: list[str]) -> int:
 
 
 def _environment(config: RunConfig) -> tuple[Environment, bool]:
-    """What is here, and whether something may be timed here. Without a GPU a plan for GPUs is made
-    as if there were enough, and nothing is timed."""
-    environment = Environment.from_process()
+    """What is here, but for its memory, which a plan may exceed, and whether something may be timed
+    here. Without a GPU a plan for GPUs is made as if there were enough, and nothing is timed."""
+    environment = replace(Environment.from_process(), memory_bytes=math.inf)
     if config.device != "cuda" or environment.gpus or config.cuts == "profiled":
         return environment, True
     remark = "no GPU is seen here: this is planned as if each worker had one"

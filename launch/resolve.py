@@ -11,7 +11,7 @@ import json
 import math
 import os
 import sys
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 
@@ -25,7 +25,7 @@ from launch.planning.cuts import check_memory, choose_cuts
 from launch.planning.memory import choose_snapshot_every
 from launch.planning.partition import Partition
 from launch.planning.resolved import Resolved
-from launch.planning.source_time import measured_source
+from launch.planning.source_time import measured_block_0, measured_source
 from launch.planning.workload import Workload, sharing_of
 from launch.run_data import digest_of, load_run_data, sizes_of
 from launch.source import make_source
@@ -59,19 +59,19 @@ def resolve(
     environment: Environment,
     recorded: ResolvedConfig | None = None,
     tell: Tell = unheard,
-    times_source: bool = False,
+    times_block_0: bool = False,
 ) -> Resolved:
     """Decide what is open and check the rest; resolving the result again changes nothing.
 
     Loads the data and the network, the user's own modules from the current directory included.
     `recorded` is the config of a run that is resumed, from which open cuts and threads are taken.
-    `tell` is told which phase of that begins. The source of the batches is timed if the units are,
-    or `times_source`. Raises ConfigError.
+    `tell` is told which phase of that begins. The source of the batches is timed if the units are;
+    `times_block_0`: for a plan, it and what block 0 learns of it. Raises ConfigError.
     """
     let_users_modules_be_found()
     asked = config if recorded is None else _as_recorded(config, recorded, environment)
     try:
-        return _resolve(asked, environment, tell, given=config, times_source=times_source)
+        return _resolve(asked, environment, tell, given=config, times_block_0=times_block_0)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     except MemoryError as error:
@@ -139,7 +139,7 @@ def _resolve(
     tell: Tell,
     *,
     given: RunConfig,
-    times_source: bool,
+    times_block_0: bool,
 ) -> Resolved:
     data, workload = _read(config, environment, tell)
     network, workers = workload.network, workload.workers
@@ -149,7 +149,8 @@ def _resolve(
     device = _device(config, environment)
     link = choose_link(config, environment, device=device, workers=workers)
     tell("choosing the cuts")
-    partition, measured, source_s = _cut(workload, data, device, threads, times_source=times_source)
+    cut = _cut(workload, data, device, threads, times_block_0=times_block_0)
+    partition = cut.partition
     decided = {
         "cuts": partition.cuts,
         "overlap": partition.overlaps,
@@ -182,8 +183,9 @@ def _resolve(
         image_shape=data.image_shape,
         num_classes=data.num_classes,
         num_train=num_train,
-        measured=measured,
-        source_s=source_s,
+        measured=cut.measured,
+        source_s=cut.source_s,
+        learning_s=cut.learning_s,
         workers_per_host=environment.local_world_size or workers,
         cores=environment.cores,
         gpus=environment.gpus,
@@ -213,32 +215,49 @@ def _read(config: RunConfig, environment: Environment, tell: Tell) -> tuple[Imag
     return data, _workload(config, environment, network, data)
 
 
+class _Cut(NamedTuple):
+    """The partition, and what was measured: the costs that it was chosen by, the source, and what
+    block 0 learns."""
+
+    partition: Partition
+    measured: Costs | None
+    source_s: float | None
+    learning_s: float | None
+
+
 def _cut(
-    workload: Workload, data: ImageData, device: str, threads: int, *, times_source: bool
-) -> tuple[Partition, Costs | None, float | None]:
-    """The partition, and what was measured: the costs that it was chosen by, and the source."""
-    config, source_s = workload.config, None
+    workload: Workload, data: ImageData, device: str, threads: int, *, times_block_0: bool
+) -> _Cut:
+    config, source_s, learning_s = workload.config, None, None
     try:
-        if times_source or config.cuts == "profiled":
+        if config.cuts == "profiled":
             source = make_source(config, data, device=device)
             source_s = measured_source(source, threads=threads)
         cuts, measured = choose_cuts(
             workload, device=device, threads=threads, source_s=source_s or 0.0
         )
+        partition = Partition.shared(
+            num_units=len(workload.network.units), cuts=cuts, sharing=workload.sharing
+        )
+        if times_block_0 and measured is None:
+            source_s, learning_s = measured_block_0(
+                workload,
+                partition.blocks[0],
+                lambda config: make_source(config, data, device=device),
+                device=device,
+                threads=threads,
+            )
     except torch.OutOfMemoryError as error:
         raise ConfigError(
             f"the GPU has too little memory to time views, or each unit alone, on"
             f" {workload.num_samples} samples ({error}); free it, give a smaller --batch-size, or"
             " --cuts auto"
         ) from error
-    partition = Partition.shared(
-        num_units=len(workload.network.units), cuts=cuts, sharing=workload.sharing
-    )
     _check_shared_dtypes(workload, partition)
     _check_wire_ties(workload, partition)
     _check_trained(workload, partition)
     check_memory(workload, partition)
-    return partition, measured, source_s
+    return _Cut(partition, measured, source_s, learning_s)
 
 
 def _with_snapshots(resolved: Resolved) -> Resolved:

@@ -52,10 +52,11 @@ def _measured(resolved: Resolved) -> str | None:
 
 
 def _slow_source(resolved: Resolved) -> str | None:
-    """Whether block 0 takes longer for its batch than any block for what it learns."""
+    """Whether block 0 takes longer for its batch than any block for what it learns; if that alone
+    was timed, than itself."""
     costs = resolved.measured
     if costs is None:
-        return None
+        return _slower_than_block_0(resolved)
     learning = dataclasses.replace(costs, source=0.0)
     steps = [learning.of(block).step for block in resolved.partition.blocks]
     if costs.source <= max(steps):
@@ -65,6 +66,17 @@ def _slow_source(resolved: Resolved) -> str | None:
         f" batch and the views of it, and the slowest block {max(steps) * 1e3:.1f} ms for what it"
         f" learns (block {steps.index(max(steps))}); lighter --views, or more --threads, would"
         " make the run faster"
+    )
+
+
+def _slower_than_block_0(resolved: Resolved) -> str | None:
+    source_s, learning_s = resolved.source_s, resolved.learning_s
+    if source_s is None or learning_s is None or source_s <= learning_s:
+        return None
+    return (
+        f"the source is slow: block 0 takes {source_s * 1e3:.1f} ms a step for its batch and the"
+        f" views of it, and {learning_s * 1e3:.1f} ms for what it learns; lighter --views, or more"
+        " --threads, would make the run faster, unless another block is slower still"
     )
 
 

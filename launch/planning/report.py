@@ -16,6 +16,7 @@ from launch.environment import Environment
 from launch.planning.costs import counted_costs
 from launch.planning.memory import BlockMemory, block_memory
 from launch.planning.notes import notes_on
+from launch.planning.partition import Block
 from launch.planning.prediction import Prediction, predict
 from launch.planning.resolved import Resolved
 from launch.planning.streams import edge_specs
@@ -81,10 +82,19 @@ def _blocks(resolved: Resolved, prediction: Prediction) -> Table:
             Text(units_label(home, guest)),
             f"{parameters + resolved.head_cost_of(block).num_trainable:,}",
             f"{counted.of(block).step / 1e9:.3g}",
-            NONE if resolved.measured is None else f"{step * 1e3:.1f}",
+            _milliseconds(resolved, block, step),
             f"{step / prediction.step:.0%}",
         )
     return table
+
+
+def _milliseconds(resolved: Resolved, block: Block, step: float) -> str:
+    """Of a block's step, in seconds if it was measured; for a plan block 0 may be."""
+    if resolved.measured is not None:
+        return f"{step * 1e3:.1f}"
+    if block.index or resolved.source_s is None or resolved.learning_s is None:
+        return NONE
+    return f"{(resolved.source_s + resolved.learning_s) * 1e3:.1f}"
 
 
 def _memory(resolved: Resolved) -> Table:
@@ -184,6 +194,7 @@ def _schedules(prediction: Prediction) -> Table:
 
 def _advice(resolved: Resolved, prediction: Prediction) -> Iterator[str]:
     """What the figures rest on, and when another kind of parallelism would serve better."""
+    yield from _too_much_memory(resolved)
     if resolved.measured is None:
         yield (
             "Figures are relative, from counted FLOPs; samples/s need times, which --cuts profiled"
@@ -215,6 +226,19 @@ def _advice(resolved: Resolved, prediction: Prediction) -> Iterator[str]:
         )
     else:
         yield f"{alone}: it fits, and data parallelism would be no faster than this plan."
+
+
+def _too_much_memory(resolved: Resolved) -> Iterator[str]:
+    """Whether the workers of a host would take more than this one has."""
+    took = [block_memory(resolved, block) for block in resolved.partition.blocks]
+    on_host = sorted(t.on_host if resolved.config.device == "cuda" else t.total for t in took)
+    needed, here = sum(on_host[-resolved.workers_per_host :]), psutil.virtual_memory().total
+    if needed > here:
+        yield (
+            f"The workers of a host take about {needed / 1e6:,.0f} MB, and this machine has"
+            f" {here / 1e6:,.0f} MB: too little for this run, unless --retain-mb, a smaller"
+            " --batch-size or network, or more hosts make it fit."
+        )
 
 
 def _room_mb(resolved: Resolved) -> float | None:

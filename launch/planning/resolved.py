@@ -16,7 +16,8 @@ class Resolved(Workload):
     """A workload that is cut, with its resolved config.
 
     `measured`: what the cuts were chosen by, if that was measured, which no other process can
-    find again. `source_s`: what block 0 takes for a step's batch and views, if that was measured.
+    find again. `source_s`: what block 0 takes for a step's batch and views, and `learning_s` for
+    what it learns of them, if that was measured for a plan.
     `remarks`: what is odd about the data and the network, which are looked at here alone.
     `workers_per_host`: the most that share one, `cores` and `gpus` those that such a host has."""
 
@@ -25,6 +26,7 @@ class Resolved(Workload):
     num_train: int
     measured: Costs | None = None
     source_s: float | None = None
+    learning_s: float | None = None
     remarks: tuple[str, ...] = ()
     workers_per_host: int = 1
     cores: int = 1

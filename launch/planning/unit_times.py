@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from launch.planning.costs import Cost, Costs
+from launch.planning.partition import Block
 from launch.planning.stopwatch import REPEATS, wait_for, with_threads
 from launch.planning.workload import Workload
 from models.heads import DEFAULT_HEAD, HeadSpec, load_head
@@ -26,50 +27,72 @@ Shape = tuple[int, ...]
 def measured_costs(workload: Workload, *, device: str, threads: int) -> Costs:
     """Time every unit and head alone: forward, backward and optimizer, on 2B random samples."""
     with with_threads(threads):
-        return _measure(workload, torch.device(device))
+        times = _Times(workload, torch.device(device))
+        tops = range(len(workload.traces))
+        units = tuple(times.unit(index) for index in tops)
+        guests = units
+        if not times.trains_guest:
+            guests = tuple(times.unit(index, is_trained=False) for index in tops)
+        heads = tuple(tuple(times.head(top, k) for k in range(workload.workers)) for top in tops)
+        return Costs(measured=True, units=units, guests=guests, heads=heads)
 
 
-def _measure(workload: Workload, device: torch.device) -> Costs:
-    config, traces = workload.config, workload.traces
-    of_heads = replace(workload.numerics, recompute=False)
-    inputs: list[tuple[Shape, str]] = [(workload.image_shape, "float32")]
-    inputs += [(trace.output_shape, trace.output_dtype) for trace in traces]
+def measured_step(workload: Workload, block: Block, *, device: str, threads: int) -> float:
+    """Time the units and the head of one block, likewise; seconds of a step without its source."""
+    with with_threads(threads):
+        times = _Times(workload, torch.device(device))
+        parts = [times.unit(index) for index in block.home]
+        parts += [times.unit(index, is_trained=times.trains_guest) for index in block.guest]
+        parts.append(times.head((*block.home, *block.guest)[-1], block.index))
+        return sum(part.step for part in parts)
 
-    def timed(
-        module: nn.Module, shape: Shape, dtype: str, numerics: Numerics, *, needs_gradient: bool
-    ) -> Cost:
-        x_NCHW = torch.rand(workload.num_samples, *shape).to(device, getattr(torch, dtype))
-        x_NCHW = numerics.laid_out(x_NCHW)
-        if needs_gradient and x_NCHW.is_floating_point():
-            x_NCHW = x_NCHW.requires_grad_()
-        return _time(module.to(device), x_NCHW, config.optimizer, numerics)
 
-    def of_unit(index: int, *, is_trained: bool = True) -> Cost:
-        unit = workload.network.build_unit(index, seed=config.seed)
+class _Times:
+    """Times units and heads of a workload, each alone."""
+
+    def __init__(self, workload: Workload, device: torch.device) -> None:
+        self.trains_guest = RULES[workload.config.tie].trains_guest
+        self._workload = workload
+        self._device = device
+        self._inputs: list[tuple[Shape, str]] = [(workload.image_shape, "float32")]
+        self._inputs += [(trace.output_shape, trace.output_dtype) for trace in workload.traces]
+        self._heads: dict[HeadSpec, Cost] = {}
+
+    def unit(self, index: int, *, is_trained: bool = True) -> Cost:
+        workload, (shape, dtype) = self._workload, self._inputs[index]
+        unit = workload.network.build_unit(index, seed=workload.config.seed)
         if not is_trained:
             unit.requires_grad_(False)
         with users_code(workload.network.label(index), " as it was timed"):
-            return timed(unit, *inputs[index], workload.numerics, needs_gradient=index > 0)
+            return self._timed(unit, shape, dtype, workload.numerics, needs_gradient=index > 0)
 
-    units = tuple(of_unit(index) for index in range(len(traces)))
-    guests = units
-    if not RULES[config.tie].trains_guest:
-        guests = tuple(of_unit(index, is_trained=False) for index in range(len(traces)))
-    known: dict[HeadSpec, Cost] = {}
-
-    def of_head(spec: HeadSpec) -> Cost:
+    def head(self, top: int, block_index: int) -> Cost:
+        """The head of a block that stands on a unit; one of each kind is timed."""
+        spec = self._workload.head(top, block_index)
         if spec.name == DEFAULT_HEAD:
             spec = replace(spec, block_index=0)  # ours is the same for each
-        if spec not in known:
-            head = load_head(spec)
-            known[spec] = timed(head, spec.in_shape, "float32", of_heads, needs_gradient=True)
-        return known[spec]
+        if spec not in self._heads:
+            numerics = replace(self._workload.numerics, recompute=False)
+            self._heads[spec] = self._timed(
+                load_head(spec), spec.in_shape, "float32", numerics, needs_gradient=True
+            )
+        return self._heads[spec]
 
-    heads = tuple(
-        tuple(of_head(workload.head(top, k)) for k in range(workload.workers))
-        for top in range(len(traces))
-    )
-    return Costs(measured=True, units=units, guests=guests, heads=heads)
+    def _timed(
+        self,
+        module: nn.Module,
+        shape: Shape,
+        dtype: str,
+        numerics: Numerics,
+        *,
+        needs_gradient: bool,
+    ) -> Cost:
+        x_NCHW = torch.rand(self._workload.num_samples, *shape)
+        x_NCHW = numerics.laid_out(x_NCHW.to(self._device, getattr(torch, dtype)))
+        if needs_gradient and x_NCHW.is_floating_point():
+            x_NCHW = x_NCHW.requires_grad_()
+        optimizer_name = self._workload.config.optimizer
+        return _time(module.to(self._device), x_NCHW, optimizer_name, numerics)
 
 
 def _time(module: nn.Module, x_NCHW: Tensor, optimizer_name: str, numerics: Numerics) -> Cost:

@@ -95,10 +95,24 @@ def test_source_stands_above_block_0_and_counts_in_its_step(show):
     assert row(lines, ONE_PROCESS) == "4.3 1.00 x"
 
 
-def test_source_is_shown_beside_counted_flops_too(show):
-    lines = show(dataclasses.replace(light(workers=2), source_s=0.0123))
+def test_source_stands_above_block_0_beside_counted_flops_too(show):
+    run = dataclasses.replace(light(workers=2), source_s=0.0123, learning_s=0.0122)
+    lines = show(run)
     assert row(lines, "source: batch, views").split() == ["–", "–", "12.3", "–"]
+    assert row(lines, "0 fc0").split()[-2:] == ["24.5", "100%"]
+    assert row(lines, "1 fc").split()[-2] == "–"
+    told = "block 0 takes 12.3 ms a step for its batch and the views of it, and 12.2 ms for what it"
+    assert told in "".join(lines)
+    assert "source is slow" not in "".join(show(dataclasses.replace(run, learning_s=0.0124)))
     assert not [line for line in show(light(workers=2)) if "source" in line]
+
+
+def test_memory_that_this_machine_lacks_is_told(show):
+    run = light(workers=2)
+    took_mb = sum(block_memory(run, block).total for block in run.partition.blocks) / 1e6
+    for share, lacks in ((1.01, False), (0.99, True)):
+        lines = show(run, memory_mb=share * took_mb)
+        assert ("too little for this run" in "".join(lines)) is lacks
 
 
 def test_counted_flops_give_ratios_and_no_times(show):

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from launch.planning.unit_times import measured_costs
+from launch.planning import unit_times
+from launch.planning.costs import Cost
+from launch.planning.unit_times import measured_costs, measured_step
 
 from ..runs import light, resolved
 
@@ -27,6 +29,21 @@ def test_guests_are_timed_as_the_tie_treats_them():
     assert len(frozen.guests) == 4
     assert frozen.guests != frozen.units
     assert all(0 < guest.forward < guest.step < 1 for guest in frozen.guests[1:])
+
+
+def test_step_of_a_block_is_that_of_its_parts(monkeypatch):
+    timed = []
+
+    def time(module, x_NCHW, optimizer_name, numerics):
+        timed.append([p.requires_grad for p in module.parameters()])
+        return Cost(1.0, 10.0 ** len(timed))
+
+    monkeypatch.setattr(unit_times, "_time", time)
+    run = light(workers=2, cuts=(0, 2), tie="follow", batch_size=2)
+    block = run.partition.blocks[0]
+    assert (block.home, block.guest) == (range(2), range(2, 3))
+    assert measured_step(run, block, device="cpu", threads=1) == 10 + 100 + 1000 + 10000
+    assert [any(trained) for trained in timed] == [True, True, False, True]
 
 
 def test_threads_are_given_back():
