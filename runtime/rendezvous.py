@@ -266,9 +266,8 @@ class Rendezvous:
         """Say, to whoever begins after the coordinator has left, that the result is durable."""
         self._set(self._in_run(FINISHED_KEY), "1")
 
-    @property
     def is_finished(self) -> bool:
-        """Whether the result is durable."""
+        """Whether the result is durable; asks the store."""
         return bool(self._run_id) and self._find(self._in_run(FINISHED_KEY)) is not None
 
     def publish_coordinator(self, address: str) -> None:

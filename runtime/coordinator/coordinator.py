@@ -191,7 +191,7 @@ class Coordinator:
         Raises NotWritten."""
         if self._is_first:
             self._say_what_runs()
-        if not rendezvous.is_finished:
+        if not rendezvous.is_finished():
             self._finish(gathered, rendezvous.repeat)
             rendezvous.mark_finished()
         self._tell_phase("leaving")

@@ -79,7 +79,7 @@ def announce(program: Program, rendezvous: Rendezvous, meeting: Meeting, tell: T
             if cards is not None:
                 tell(f"{WAITING} to look for the checkpoint directory")
                 _check_places(program, rendezvous, announcement.run_id, checkpoints)
-                mark_launch(checkpoints, launchers)
+                _mark(checkpoints, launchers)
                 run_dir.mark(announcement.run_id)
             on_this_host = job.link in ("shm", "zmq-ipc")
             ours = f"ipc://{meeting.directory}/coordinator"
@@ -218,6 +218,14 @@ def _check_places(
         f" {places.checkpoint_dir!r} ({card.unseen}); give --checkpoint-dir {remedy}, such as"
         " s3://bucket/run"
     )
+
+
+def _mark(checkpoints: Storage, launchers: Collection[str]) -> None:
+    """Leave the launchers' mark there. Raises ValueError."""
+    try:
+        mark_launch(checkpoints, launchers)
+    except OSError as error:
+        raise _unusable(checkpoints, error) from error
 
 
 def _unusable(storage: Storage, error: OSError) -> ValueError:

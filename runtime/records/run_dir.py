@@ -78,17 +78,25 @@ class RunDir:
         return self.config_toml.exists() or self.metrics.exists()
 
     def mark(self, run_id: str) -> None:
-        """Let other hosts see whether this directory is theirs too."""
-        _write(self.path / MARK, run_id)
+        """Let other hosts see whether this directory is theirs too. Raises ValueError if it can't
+        be written."""
+        try:
+            _write(self.path / MARK, run_id)
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
 
     def clear(self) -> None:
-        """Delete the run that it holds, and nothing else that lies there."""
-        for name in WRITTEN:
-            path = self.path / name
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+        """Delete the run that it holds, and nothing else that lies there. Raises ValueError if
+        something can't be deleted."""
+        try:
+            for name in WRITTEN:
+                path = self.path / name
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+        except OSError as error:  # such as what another program has open, on NFS
+            raise _unwritable(self.path, error) from error
 
     @property
     def finished_steps(self) -> int | None:

@@ -21,7 +21,7 @@ from runtime.state.snapshots import Snapshots
 from runtime.state.status_page import Field, MemoryPaths, Page
 
 MESSAGE = "message/"  # what follows: stream, step, index of the tensor
-TIE_STATS = "account"
+TIE_STATS = "tie-stats"
 KEEPER_TIMEOUT_S = 600.0  # for the checkpoint before this one to reach its storage
 POLL_S = 0.01
 PLACES = 2  # for a snapshot, and for a part of a checkpoint on its way to the disk

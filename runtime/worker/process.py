@@ -83,7 +83,7 @@ def run_worker(
         _tell(keeper, phase="waiting for the coordinator", waits=True)
         rendezvous = open_rendezvous(meeting, timeout_s=program.patience_s, known=start.known)
         announcement = rendezvous.await_announcement()
-        if announcement.no_job is not None or rendezvous.is_finished:
+        if announcement.no_job is not None or rendezvous.is_finished():
             return _tell(keeper, end=announcement.no_job or DONE)
         _tell(keeper, phase="loading the job", known=rendezvous.known)
         job = _load(program, announcement)
@@ -104,7 +104,7 @@ def run_worker(
             reach_timeout_s=program.rank_timeout_s,
         )
         worker.take_up()
-        if not rendezvous.is_finished:  # the others may have left meanwhile
+        if not rendezvous.is_finished():  # the others may have left meanwhile
             _tell(keeper, phase="waiting for its neighbours", waits=True)
             worker.link(rendezvous)
             _tell(keeper, phase="", known=rendezvous.known)

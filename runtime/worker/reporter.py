@@ -139,17 +139,21 @@ class Reporter:
             self._page[word] = self._before[word] + count
 
     def _listen(self) -> None:
-        """Do what the coordinator says; it alone can reach this socket."""
+        """Do what the coordinator says; it alone can reach this socket. It asks for the result at
+        each report until it has it: what was asked together is answered once."""
+        is_wanted = False
         for _ in range(MOST_ORDERS):
             if not self._socket.poll(0):
-                return
+                break
             match self._socket.recv_multipart():
-                case [b"hand-in"] if self._final:
-                    self._tell(*self._final)
+                case [b"hand-in"]:
+                    is_wanted = True
                 case [b"leave"]:
                     self._may_leave = True
                     self._socket.setsockopt(zmq.LINGER, GOODBYE_LINGER_MS)
                     self._tell(b"left")
+        if is_wanted and self._final and not self._may_leave:
+            self._tell(*self._final)
 
     def _report(self, status: DriverStatus, *, force: bool) -> None:
         """Send a report if one is due; one that finds no room is lost, and counted."""

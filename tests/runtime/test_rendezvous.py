@@ -91,9 +91,9 @@ def test_edge_that_moves_is_found_at_its_new_address(meet):
 
 def test_job_is_finished_when_it_is_marked(meet):
     worker = meet()
-    assert not worker.is_finished
+    assert not worker.is_finished()
     meet().mark_finished()
-    assert worker.is_finished
+    assert worker.is_finished()
 
 
 def test_attempts_are_told_apart_by_the_nonce_of_rank_0(meet):
@@ -103,10 +103,10 @@ def test_attempts_are_told_apart_by_the_nonce_of_rank_0(meet):
     before.publish_edge(0, "ipc://@edge-0")
     before.mark_finished()
     assert now.recall_announcement() is None
-    assert not now.is_finished
+    assert not now.is_finished()
     now.announce(replace(JOB, run_id="fedcba9876543210"))
     assert now.find_edge(0) is None
-    assert not now.is_finished
+    assert not now.is_finished()
     assert before.recall_announcement() == JOB
 
 
@@ -186,7 +186,7 @@ def test_sealed_value_counts_under_its_own_key_alone(meet, shelf):
     for key in (f"{run}/edge/1", f"{run}/finished", f"loco/{other}/edge/0"):
         shelf.put(key, sealed)
     assert meet().find_edge(1) is None
-    assert not meet().is_finished
+    assert not meet().is_finished()
     assert meet(run=replace(JOB, run_id=other)).find_edge(0) is None
 
 
@@ -200,7 +200,7 @@ def test_values_of_an_earlier_run_do_not_count(meet):
     earlier = meet(run=replace(JOB, run_id="fedcba9876543210"))
     earlier.mark_finished()
     earlier.publish_edge(0, "tcp://127.0.0.1:1")
-    assert not meet().is_finished
+    assert not meet().is_finished()
     assert meet().find_edge(0) is None
 
 

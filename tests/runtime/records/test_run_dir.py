@@ -1,5 +1,6 @@
 """The run directory: who may have it, and what is left in it whatever happens."""
 
+import errno
 import json
 import os
 import socket
@@ -147,3 +148,16 @@ def test_cleared_run_is_gone_and_its_directory_still_taken(tmp_path):
         create(tmp_path)
     run.close()
     create(tmp_path).close()
+
+
+def test_run_that_can_not_be_deleted_is_told_with_its_remedy(tmp_path, monkeypatch):
+    """On NFS what another program has open stays: a traceback, and exit code 1."""
+    run_dir = create(tmp_path)
+
+    def busy(path: Path) -> None:
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+
+    monkeypatch.setattr("shutil.rmtree", busy)
+    with pytest.raises(ValueError, match=r"can't be written \(directory not empty\); give another"):
+        run_dir.clear()
+    run_dir.close()

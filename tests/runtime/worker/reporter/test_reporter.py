@@ -42,7 +42,7 @@ def test_result_is_sent_only_when_it_is_asked_for(talk):
     for _ in range(2):  # by a coordinator that has taken over
         talk.order("hand-in")
     talk.turn()
-    assert talk.results() == [result, result]
+    assert talk.results() == [result], "it may be large, and each is copied"
 
 
 def test_result_asked_for_too_early_is_not_there(talk):
