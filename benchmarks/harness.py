@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from launch.config import ConfigError
+from models.device import processor
 from runtime.coordinator.live_view import make_console
 
 __all__ = [
@@ -46,12 +47,15 @@ RUN_TIMEOUT_S = 900
 
 
 def header() -> dict[str, str]:
-    """Describe what is measured, on what, and when: a figure without this says little."""
+    """Describe what is measured, on what, and when: a figure without this says little. `bits` is
+    what of the processor they depend on.
+    """
     load = ", ".join(f"{figure:.2f}" for figure in os.getloadavg())
     return {
         "commit": _commit(),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": f"{_processor()}, {psutil.virtual_memory().total / 2**30:.0f} GiB",
+        "bits": processor(),
         "cores": str(len(os.sched_getaffinity(0))),
         "python": platform.python_version(),
         "torch": metadata.version("torch"),

@@ -139,10 +139,13 @@ def rates(options: Options) -> Iterator[dict[str, Any]]:
                 yield facts | record
 
 
-def curves(options: Options, records: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """One record for each learner of these rates that has no curve among them yet."""
+def curves(
+    options: Options, records: Sequence[dict[str, Any]], *, bits: str
+) -> Iterator[dict[str, Any]]:
+    """One record for each learner of these rates, measured on a processor with these bits, that
+    has no curve among them yet."""
     task, torch_threads = options.task, torch.get_num_threads()
-    rated = of_settings(records, task.settings, options.curve)
+    rated = of_settings(records, task.settings, options.curve, bits=bits)
     learners = {r["learner"]["name"]: Learner(**r["learner"]) for r in rated if "system" in r}
     torch.set_num_threads(1)
     try:
@@ -179,7 +182,7 @@ def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
                 _say(f"{record['system']}: {record['samples_per_s']:.0f} samples/s")
                 results.append({"header": facts} | record)
         if options.only != "rates":
-            for record in curves(options, results.read()):
+            for record in curves(options, results.read(), bits=facts["bits"]):
                 results.append({"header": facts} | record)
     found = of_settings(results.read(), options.task.settings, options.curve)
     print_report(found, options.targets, console)

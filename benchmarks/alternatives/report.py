@@ -21,13 +21,19 @@ NOTES = (
 Record = Mapping[str, Any]
 
 
-def of_settings(records: Sequence[Record], settings: str, curve: str) -> list[Record]:
-    """The rates of these settings, and the curves of these settings that were measured so."""
-    return [
+def of_settings(
+    records: Sequence[Record], settings: str, curve: str, *, bits: str | None = None
+) -> list[Record]:
+    """The rates of these settings, and the curves of these settings that were measured so, all on
+    one kind of processor: the one with these bits, or else that of the newest record."""
+    found = [
         record
         for record in records
         if record["settings"] == settings and record.get("curve", curve) == curve
     ]
+    kinds = [record["header"].get("bits", "") for record in found]
+    wanted = kinds[-1] if bits is None and kinds else bits
+    return [record for record, kind in zip(found, kinds, strict=True) if kind == wanted]
 
 
 def steps_to(points: Sequence[tuple[int, float]], target: float) -> float:

@@ -12,7 +12,9 @@ from launch.config import ConfigError
 
 
 def test_header_says_where_and_when():
-    assert header().keys() == {"commit", "date", "machine", "cores", "python", "torch", "load"}
+    assert header().keys() == {
+        *("commit", "date", "machine", "bits", "cores", "python", "torch", "load"),
+    }
     assert all(header().values())
 
 

@@ -48,11 +48,19 @@ def rows(targets=(0.35, 0.42)) -> dict[str, list[str]]:
 
 
 def test_only_what_was_measured_with_the_same_settings_is_shown():
-    rate, other = {"settings": "a"}, {"settings": "b"}
-    curve, longer = {"settings": "a", "curve": "short"}, {"settings": "a", "curve": "long"}
+    rate, other = {"settings": "a", "header": {}}, {"settings": "b", "header": {}}
+    curve, longer = rate | {"curve": "short"}, rate | {"curve": "long"}
     records = [rate, other, curve, longer]
     assert of_settings(records, "a", "short") == [rate, curve]
     assert of_settings(records, "b", "short") == [other]
+
+
+def test_what_another_kind_of_processor_measured_is_left_out():
+    """Rates of one and curves of the other would make seconds that nobody can have."""
+    first, second = ({"settings": "a", "header": {"bits": bits}} for bits in ("AMX", "AVX512"))
+    assert of_settings([first, second, second], "a", "short") == [second, second]
+    assert of_settings([first, second], "a", "short", bits="AMX") == [first]
+    assert of_settings([first, second], "a", "short", bits="AVX2") == []
 
 
 def test_steps_to_an_accuracy_are_those_of_the_first_point_that_has_it():
