@@ -1,5 +1,6 @@
 """Each recipe is read, planned and run for a step, on synthetic images of the true shape."""
 
+import io
 import json
 import re
 import subprocess
@@ -9,11 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from launch.config import RunConfig
 from launch.config_file import parse, to_toml
 from launch.environment import Environment
 from launch.planning.memory import block_memory
+from launch.planning.report import render_plan
 from launch.resolve import resolve
 
 ROOT = Path(__file__).parents[2]
@@ -57,6 +60,9 @@ def test_recipe_is_planned(recipe):
             set(),
         ]
     assert all(block_memory(run, block).total > 0 for block in run.partition.blocks)
+    console = Console(file=(shown := io.StringIO()), width=200)
+    render_plan(run, console, environment=MACHINE)
+    assert f"{run.config.model}, {run.config.workers} worker" in shown.getvalue()
 
 
 @pytest.mark.slow
