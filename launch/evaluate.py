@@ -5,9 +5,7 @@ python launch/evaluate.py RUN --data synthetic:1x16x16 --units last   on other d
 python launch/evaluate.py RUN --linear sgd --k 200 --temperature 0.1  as others publish
 """
 
-import json
 import sys
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -18,14 +16,12 @@ if __name__ == "__main__":  # our packages come first, and the files beside this
 from cyclopts import Parameter
 from rich.console import Console
 
-from launch.evaluation import EvaluationFlags, measure
+from launch.evaluation import EvaluationFlags, measure, write
 from launch.flags import read_flags
 from runtime.coordinator.live_view import make_console
 from runtime.output import protect_output
 from runtime.program import REFUSED
-from runtime.records.schema import Evaluation
 from runtime.records.tables import evaluation_line, evaluation_table
-from runtime.state.storage import write_durably
 
 NAME = "evaluate"
 Flags = Annotated[EvaluationFlags, Parameter(name="*")]
@@ -49,7 +45,14 @@ def main(argv: list[str]) -> int:
     console.print(evaluation_line(records[0]), soft_wrap=True)
     console.print()
     console.print(evaluation_table(records))
-    return 0 if flags.json is None else _write(records, flags.json)
+    if flags.json is not None:
+        try:
+            write(records, flags.json)
+        except OSError as error:
+            reason = error.strerror or error
+            print(f"{NAME}: {flags.json} can't be written: {reason}", file=sys.stderr)
+            return 1
+    return 0
 
 
 def _given(
@@ -71,21 +74,6 @@ def _show(console: Console, shown: list[str], phase: str, *, takes_s: float = 0.
 
 def _note(console: Console, text: str) -> None:
     console.print(f"note: {text}", soft_wrap=True)
-
-
-def _write(records: list[Evaluation], path: Path) -> int:
-    """Write the records as one JSON array; return the exit code. What is no file, as a pipe or
-    /dev/stdout, is written to, not replaced."""
-    content = (json.dumps([asdict(r) for r in records], indent=1) + "\n").encode()
-    try:
-        if path.exists() and not path.is_file():
-            path.write_bytes(content)
-        else:
-            write_durably(path.resolve(), content)
-    except OSError as error:
-        print(f"{NAME}: {path} can't be written: {error.strerror or error}", file=sys.stderr)
-        return 1
-    return 0
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 Owns the flags of launch/evaluate.py. Needs nothing of the run but its directory.
 """
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +22,7 @@ from models.plugins import UsersError, is_dotted
 from runtime import digest
 from runtime.program import Tell
 from runtime.records.schema import Evaluation
+from runtime.state.storage import write_durably
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +101,16 @@ def measure(
         )
         for accuracy in accuracies
     ]
+
+
+def write(records: Sequence[Evaluation], path: Path) -> None:
+    """Write the records as one JSON array. What is no file, as a pipe or /dev/stdout, is written
+    to, not replaced. Raises OSError."""
+    content = (json.dumps([asdict(record) for record in records], indent=1) + "\n").encode()
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+    else:
+        write_durably(path.resolve(), content)
 
 
 def _data(saved: SavedRun, flags: EvaluationFlags, tell: Tell) -> tuple[ImageData, ResolvedConfig]:

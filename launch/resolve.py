@@ -150,7 +150,7 @@ def _resolve(
     link = choose_link(config, environment, device=device, workers=workers)
     tell("choosing the cuts")
     cut = _cut(workload, data, device, threads, times_block_0=times_block_0)
-    partition = cut.partition
+    partition, per_host = cut.partition, environment.local_world_size or workers
     decided = {
         "cuts": partition.cuts,
         "overlap": partition.overlaps,
@@ -162,10 +162,7 @@ def _resolve(
         "snapshot_every": config.snapshot_every or 1,
         "retain_mb": config.retain_mb
         or streams.choose_retain_mb(
-            workload,
-            partition,
-            workers_per_host=environment.local_world_size or workers,
-            memory_bytes=environment.memory_bytes,
+            workload, partition, workers_per_host=per_host, memory_bytes=environment.memory_bytes
         ),
         "checkpoint_every": config.checkpoint_every
         or steps_per_epoch(num_train, config.batch_size),
@@ -174,7 +171,6 @@ def _resolve(
         "data_digest": digest_of(data),
     }
     faults.check(faults.parse(config.faults), num_workers=workers, num_steps=steps)
-    remarks = [] if config.compile else compiled_remarks(network, workload.traces)
     resolved_config = ResolvedConfig(**({"given": given} | vars(workload.config) | decided))
     resolved = Resolved(
         config=resolved_config,
@@ -186,15 +182,10 @@ def _resolve(
         measured=cut.measured,
         source_s=cut.source_s,
         learning_s=cut.learning_s,
-        workers_per_host=environment.local_world_size or workers,
+        workers_per_host=per_host,
         cores=environment.cores,
         gpus=environment.gpus,
-        remarks=(
-            *data.remarks,
-            *environment.remarks,
-            *remarks,
-            *_repeat_remarks(config, resolved_config),
-        ),
+        remarks=_remarks(config, resolved_config, data, environment, workload),
     )
     streams.check_retention(resolved)
     _try_local_losses(workload, partition)
@@ -412,6 +403,19 @@ def _try_local_losses(workload: Workload, partition: Partition) -> None:
         )
     if is_dotted(config.head):
         check_heads_apart(specs)
+
+
+def _remarks(
+    config: RunConfig,
+    now: ResolvedConfig,
+    data: ImageData,
+    environment: Environment,
+    workload: Workload,
+) -> tuple[str, ...]:
+    """What is odd about the data, the machines and the network, and about a run that is
+    repeated."""
+    compiled = [] if config.compile else compiled_remarks(workload.network, workload.traces)
+    return (*data.remarks, *environment.remarks, *compiled, *_repeat_remarks(config, now))
 
 
 def _repeat_remarks(config: RunConfig, now: ResolvedConfig) -> list[str]:

@@ -12,24 +12,19 @@ if __name__ == "__main__":  # our packages come first, and the files beside this
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
-from torch import Tensor
 
 from launch.config import refuse_free_ties
 from launch.config_file import parse
 from launch.environment import Environment
 from launch.job import LocalLearningJob
-from launch.planning.notes import notes_on_result
+from launch.one_process import run
 from launch.program import command_time
 from launch.resolve import resolve
 from launch.shown_progress import showing
-from launch.timed_block import TimedBlock
 from models.bad_numbers import BadNumbers
-from models.sequential import train
 from models.unsaveable import Unsaveable
-from runtime.coordinator.live_view import LiveView, make_console
 from runtime.output import protect_output
-from runtime.program import REFUSED, unheard
-from runtime.records.progress import Progress
+from runtime.program import REFUSED
 from runtime.records.recorder import NotWritten, Recorder
 from runtime.records.run_dir import RunDir
 
@@ -69,39 +64,6 @@ def main(argv: list[str]) -> int:
     finally:
         recorder.close()
     return 0
-
-
-def run(job: LocalLearningJob, recorder: Recorder, started_t: float) -> None:
-    """Train all blocks, evaluate, and leave the run directory that the pipeline leaves."""
-    torch.set_num_threads(job.threads)
-    console = make_console()
-    for note in notes_on_result(job.resolved):
-        console.print(f"note: {note}", soft_wrap=True)
-    blocks = [TimedBlock(job, k) for k in range(job.num_workers)]
-    progress = Progress(job)
-    with LiveView(job.num_steps, console=console) as view:
-
-        def after_step(step: int) -> None:
-            for report in [block.step_done(step) for block in blocks]:
-                recorder.add(report.records)
-                progress.take(report)
-            view.update(progress.statuses())
-
-        train(blocks, num_steps=job.num_steps, lag=job.plan(0).lag, after_step=after_step)
-    weights: dict[str, Tensor] = {}
-    for block in blocks:
-        weights |= block.block.home_state()
-    recorder.write_weights(weights, console=console, tell=unheard)
-    results = [block.result() for block in blocks]
-    recorder.finish(
-        job,
-        results,
-        weights,
-        started_t=started_t,
-        console=console,
-        tell=unheard,
-        one_process=True,
-    )
 
 
 if __name__ == "__main__":

@@ -132,28 +132,46 @@ class LocalBlock:
         self.device = torch.device(learning.device)
         self._copies = make_copies(self.device, beside=copies_beside)
         self._arrivals = Arrivals(self._copies, self.device)
+        self._copies_input = copies_input
         self._writes_output = writes_output
+        self._writers = writers
         self._source = source
         self._poisoned = poisoned
-        self._copies_input = copies_input
-        self._writers = writers
         self._objective = objective
-        self._is_top = guest.stop == len(network.units) and not guest
-        self._units = {i: network.units[i] for i in (*home, *guest)}
-        build = {i: network.build_unit(i, seed=learning.seed) for i in self._units}
-        self._home = nn.ModuleDict({str(i): build[i] for i in home}).to(self.device)
-        self._guest = nn.ModuleDict({str(i): build[i] for i in guest}).to(self.device)
-        self._top_name = network.units[(*home, *guest)[-1]].name
-        randomness.seed_torch(learning.seed, "head", unit=self._top_name)
-        self._head = load_head(head).to(self.device)
-        self._head_is_users = is_dotted(head.name)
         self._block_index = head.block_index
+        self._is_top = guest.stop == len(network.units) and not guest
+        self._build_units(network, home, guest, lent)
+        self._build_head(head)
+        self._build_optimizer()
         self.probe = LinearProbe(num_features(home_shape), num_classes)
+        self._input_NCHW: Tensor | None = None
+        self._output_NCHW: Tensor | None = None
+        self._labels_B: Tensor | None = None
+        self._labels_for_loss_B: Tensor | None = None  # on the device
+        self._buffer_forms: dict[str, str] | None = None  # as the first step found them
+        self._buffers_before: dict[str, Tensor] | None = None
+        self.loss = math.nan
+        self.leaving: Copy = MADE
+
+    def _build_units(self, network: Network, home: range, guest: range, lent: range) -> None:
+        self._units = {i: network.units[i] for i in (*home, *guest)}
+        built = {i: network.build_unit(i, seed=self.learning.seed) for i in self._units}
+        self._home = nn.ModuleDict({str(i): built[i] for i in home}).to(self.device)
+        self._guest = nn.ModuleDict({str(i): built[i] for i in guest}).to(self.device)
+        self._top_name = network.units[(*home, *guest)[-1]].name
         self._lent = _parameters(self._home[str(i)] for i in lent)
         self._borrowed = _parameters(self._guest.values())  # before it may be frozen
-        self._rule = RULES[learning.tie]
+        self._rule = RULES[self.learning.tie]
         if not self._rule.trains_guest:
             self._guest.requires_grad_(False)
+
+    def _build_head(self, spec: HeadSpec) -> None:
+        randomness.seed_torch(self.learning.seed, "head", unit=self._top_name)
+        self._head = load_head(spec).to(self.device)
+        self._head_is_users = is_dotted(spec.name)
+
+    def _build_optimizer(self) -> None:
+        learning = self.learning
         self._trained = _parameters([self._home, self._guest, self._head])
         self._optimizer = load_optimizer(
             learning.optimizer,
@@ -173,14 +191,6 @@ class LocalBlock:
             lr=learning.lr,
             has_fp16_edge="fp16" in (learning.wire_below.precision, learning.wire_above.precision),
         )
-        self._input_NCHW: Tensor | None = None
-        self._output_NCHW: Tensor | None = None
-        self._labels_B: Tensor | None = None
-        self._labels_for_loss_B: Tensor | None = None  # on the device
-        self._buffer_forms: dict[str, str] | None = None  # as the first step found them
-        self._buffers_before: dict[str, Tensor] | None = None
-        self.loss = math.nan
-        self.leaving: Copy = MADE
 
     def _trained_by_name(self) -> dict[str, nn.Parameter]:
         trained = set(self._trained)

@@ -128,11 +128,10 @@ class Driver:
         )
         self._poller = zmq.Poller()
         self._poller.register(self._wake, zmq.POLLIN)
-        self._sides: dict[Pollable, Side] = {}
-        for side, link in links.items():
-            for pollable in link.pollables:
-                self._poller.register(pollable, zmq.POLLIN)
-                self._sides[pollable] = side
+        pairs = ((p, side) for side, link in links.items() for p in link.pollables)
+        self._sides: dict[Pollable, Side] = dict(pairs)
+        for pollable in self._sides:
+            self._poller.register(pollable, zmq.POLLIN)
 
     # The compute thread -----------------------------------------------------------------------
 

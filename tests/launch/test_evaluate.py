@@ -239,7 +239,7 @@ def test_figures_that_can_not_be_written_are_shown(finished, capsys, monkeypatch
     def full(path: Path, content: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(program, "write_durably", full)
+    monkeypatch.setattr("launch.evaluation.write_durably", full)
     flags = ["--units", "last", "--json", str(finished / "figures.json")]
     assert main([str(finished), *flags]) == 1
     printed = capsys.readouterr()
