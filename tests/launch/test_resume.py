@@ -173,6 +173,8 @@ OTHER = {
     "alpha": 0.5,
     "objective": "cross-entropy",
     "temperature": 0.7,
+    "head_hidden": 32,
+    "head_features": 32,
     "decoder_depth": (2,),
     "optimizer": "sgd",
     "lr": 0.5,
