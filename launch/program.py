@@ -124,14 +124,12 @@ def load_job(own: RunConfig, text: str) -> LocalLearningJob:
 def _refuse_other(name: str, own: RunConfig, rank_0s: RunConfig) -> None:
     """Raise ConfigError if a field is not rank 0's."""
     if (ours := getattr(own, name)) != (theirs := getattr(rank_0s, name)):
+        flag = kebab(name)
+        here = f"without {flag}" if ours is None else f"with {flag} {show(ours)}"
+        there = "without it" if theirs is None else f"with {show(theirs)}"
         raise ConfigError(
-            f"started with {kebab(name)} {_in_words(ours)}, but rank 0 with {_in_words(theirs)};"
-            " start all ranks by the same command"
+            f"started {here}, but rank 0 {there}; start all ranks by the same command"
         )
-
-
-def _in_words(value: object) -> str:
-    return "left open" if value is None else show(value)
 
 
 def command_time() -> float:

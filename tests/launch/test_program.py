@@ -54,18 +54,23 @@ def test_rank_runs_no_code_but_its_own(name, theirs, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("ours", "message"),
+    ("ours", "rank_0s", "message"),
     [
-        ({"lr": 0.1}, "started with lr 0.1, but rank 0 with 0.002; start all ranks by the same"),
-        ({"lag": 2}, "started with lag 2, but rank 0 with left open; start all ranks"),
-        ({"checkpoint_every": 5}, "started with checkpoint-every 5, but rank 0"),
+        (
+            {"lr": 0.1},
+            {},
+            "with lr 0.1, but rank 0 with 0.002; start all ranks by the same command",
+        ),
+        ({"grad_clip": 2.0}, {}, "with grad-clip 2.0, but rank 0 without it; start all"),
+        ({}, {"grad_clip": 2.0}, "without grad-clip, but rank 0 with 2.0; start all"),
+        ({"checkpoint_every": 5}, {}, "with checkpoint-every 5, but rank 0"),
     ],
 )
-def test_rank_with_other_flags_than_rank_0_is_refused(ours, message):
+def test_rank_with_other_flags_than_rank_0_is_refused(ours, rank_0s, message):
     """Rank 0's counted, and nobody said so."""
     own = {"workers": 2, "model": "mlp", "decoder_depth": (0,)}
-    with pytest.raises(ConfigError, match=message):
-        load_job(RunConfig(**own, **ours), dump(light(workers=2)))
+    with pytest.raises(ConfigError, match=f"started {message}"):
+        load_job(RunConfig(**own, **ours), dump(light(workers=2, **rank_0s)))
 
 
 def test_rank_may_have_places_of_its_own(tmp_path):
