@@ -96,10 +96,11 @@ def make_tasks(
 def tasks_of(
     regime: Regime, seeds: Sequence[int], *, path: Path | None = None, **changes: Any
 ) -> dict[What, list[Task]]:
-    """All runs of a regime by what they are for; only what is compared has all `seeds`."""
+    """All runs of a regime by what they are for. Of what is explored only one of the `seeds` is run
+    (`explored_here`)."""
     return {
         "compared": make_tasks(regime, regime.methods, seeds, path=path, **changes),
-        "explored": make_tasks(regime, regime.explored, [0], path=path, **changes),
+        "explored": make_tasks(regime, regime.explored, seeds, path=path, **changes),
         "searched": make_tasks(
             regime,
             regime.searched,
@@ -218,6 +219,23 @@ def find_missing(tasks: Sequence[Task], results: Results, processor: str) -> lis
     ]
 
 
+def explored_here(
+    tasks: Mapping[What, Sequence[Task]], results: Results, processor: str
+) -> list[Task]:
+    """The explored runs of the first seed of which this kind of processor has all that is compared:
+    they are shown beside those. Without any, of the first seed."""
+    found = by_processor(runs_in(results))
+    seeds = list(dict.fromkeys(task.seed for task in tasks["compared"]))
+    whole = [
+        seed
+        for seed in seeds
+        if found.get((seed, processor), {}).keys()
+        >= {task.key for task in tasks["compared"] if task.seed == seed}
+    ]
+    chosen = [*whole, seeds[0]][0]
+    return [task for task in tasks["explored"] if task.seed == chosen]
+
+
 def whole_seeds(records: Iterable[Record], methods: Collection[str]) -> list[Record]:
     """The records of the seeds of which one kind of processor has all methods, and of that kind
     alone: of several, the one with most runs, and of these the first."""
@@ -267,16 +285,20 @@ def accuracy(
         or the searched settings, of which the regime's were chosen on a part of the training
         images.
     """
+    from models.device import processor
+
     chosen = _regime(regime, path)
     if images is not None:
         chosen = dataclasses.replace(chosen, images=f"test images of {images}")
     changes = {"epochs": epochs or 1} if quick or epochs else {}
     tasks = tasks_of(chosen, range(2 if quick else seeds), path=path, **changes)
     results = Results(json or _usual_file(chosen, quick=quick, what=what))
+    wanted = explored_here(tasks, results, processor()) if what == "explored" else tasks[what]
     console = make_console()
-    here = header() | {"settings": settings_in_words(tasks[what][0].config)}
+    here = header() | {"settings": settings_in_words(wanted[0].config)}
     print_header(here, console)
-    _run(tasks[what], results, here, jobs or len(os.sched_getaffinity(0)), console)
+    missing = find_missing(wanted, results, processor())
+    _run(missing, len(wanted), results, here, jobs or len(os.sched_getaffinity(0)), console)
     if what != "searched":
         _report(chosen, results, {t.key for t in tasks["compared"] + tasks["explored"]}, console)
 
@@ -310,6 +332,8 @@ def _report(regime: Regime, results: Results, wanted: Collection[Key], console: 
     first = dict(records[0]["header"])
     for name in ("commit", "machine"):
         first[name] = ", ".join(dict.fromkeys(r["header"][name] for r in records))
+    kinds = {(record["seed"], record.get("processor", "not recorded")) for record in records}
+    first["bits"] = "; ".join(f"seed {seed} {kind}" for seed, kind in sorted(kinds))
     found = report.summarise(records, regime)
     report.print_report(found, console)
     report.write_markdown(found, first, results.path.with_suffix(".md"))
@@ -318,28 +342,28 @@ def _report(regime: Regime, results: Results, wanted: Collection[Key], console: 
 
 
 def _run(
-    tasks: Sequence[Task],
+    missing: Sequence[Task],
+    num_tasks: int,
     results: Results,
     header: Mapping[str, str],
     num_jobs: int,
     console: Console,
 ) -> None:
-    """Run what `results` lacks, a line of progress a run; each record has the `header`."""
+    """Run what `results` lacks of `num_tasks`, a line of progress a run; each record has the
+    `header`."""
     from launch.planning.notes import notes_on_result
-    from models.device import processor
 
-    missing = find_missing(tasks, results, processor())
     if missing:
         for note in notes_on_result(_resolved(missing[0])):  # or why no run could start
             console.print(f"note: {note}", soft_wrap=True)
-    if len(missing) < len(tasks):
-        console.print(f"{len(tasks) - len(missing)} of {len(tasks)} runs are there already")
+    if len(missing) < num_tasks:
+        console.print(f"{num_tasks - len(missing)} of {num_tasks} runs are there already")
     started_s = time.monotonic()
     for done, record in enumerate(measure_all(missing, num_jobs), start=1):
         results.append({"header": header} | record)
         left_s = (time.monotonic() - started_s) / done * (len(missing) - done)
         console.print(
-            f"{len(tasks) - len(missing) + done:3}/{len(tasks)}  "
+            f"{num_tasks - len(missing) + done:3}/{num_tasks}  "
             f"{record['method']:<16} seed {record['seed']}  "
             f"linear {record['linear_top1']:.3f}  kNN {record['knn_top1']:.3f}  "
             f"{record['train_wall_s']:4.0f} s  about {left_s / 60:.0f} min left",

@@ -11,6 +11,7 @@ from benchmarks.accuracy import runs
 from benchmarks.accuracy.regimes import CIFAR10, DIGITS, REGIMES
 from benchmarks.accuracy.runs import (
     accuracy,
+    explored_here,
     find_missing,
     make_tasks,
     measure_all,
@@ -139,6 +140,20 @@ def test_table_is_of_seeds_that_are_whole_on_one_kind():
     assert found == {(0, "amx"), (1, "avx")}  # of two that are whole, the one that explored more
 
 
+def test_explored_runs_have_the_seed_of_a_comparison_on_their_kind(tmp_path):
+    """They were all of seed 0; on another kind than its comparison's they were run for nothing."""
+    tasks = tasks_of(DIGITS, range(3), **TINY)
+    results = Results(tmp_path / "a.jsonl")
+    for task in tasks["compared"]:
+        results.append(record_of(task, "avx" if task.seed == 0 else "amx"))
+    seeds = {
+        kind: {task.seed for task in explored_here(tasks, results, kind)}
+        for kind in ("avx", "amx", "neon")
+    }
+    assert seeds == {"avx": {0}, "amx": {1}, "neon": {0}}
+    assert len(explored_here(tasks, results, "amx")) == len(DIGITS.explored)
+
+
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
@@ -160,7 +175,7 @@ def test_only_searched_settings_hold_a_part_of_the_training_images_out():
     assert {task.config.validation for task in found["searched"]} == {0.1}
     assert {task.config.validation for task in found["compared"] + found["explored"]} == {0}
     seeds = {what: {task.seed for task in tasks} for what, tasks in found.items()}
-    assert seeds == {"compared": {0, 1, 2}, "explored": {0}, "searched": {100}}
+    assert seeds == {"compared": {0, 1, 2}, "explored": {0, 1, 2}, "searched": {100}}
 
 
 def test_table_is_of_the_runs_that_are_asked_for(tmp_path, monkeypatch):
@@ -178,3 +193,4 @@ def test_table_is_of_the_runs_that_are_asked_for(tmp_path, monkeypatch):
     table = (tmp_path / "found.md").read_text()
     assert "| GIM | 30.50 | 30.50 |" in table
     assert f"{2 * len(DIGITS.methods)} CPU minutes" in table
+    assert "* bits: seed 0 amx; seed 1 amx" in table
