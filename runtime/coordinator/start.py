@@ -110,7 +110,8 @@ def _announcement(
         _say(program, f"resumes from step {checkpoint.step} ({checkpoint.place})")
         for note in how.notes:
             _say(program, note)
-    run_dir.write_config(job.config_toml, given=job.given_toml)
+    elsewhere = None if program.checkpoint_dir is None else checkpoints.locate()
+    run_dir.write_config(job.config_toml, given=job.given_toml, checkpoint_dir=elsewhere)
     return Announcement(
         job_text=how.text,
         run_id=secrets.token_hex(8),
@@ -296,6 +297,7 @@ def _checkpoint(
         return found, how
     if run_dir.config_toml.exists():
         program.resume(run_dir.config_toml.read_text("utf-8"), 0, text)
+    _refuse_other_place(run_dir, checkpoints)
     if run_dir.summary.exists():
         raise ValueError(
             f"run directory {str(run_dir.path)!r} holds a finished run and no checkpoint of it;"
@@ -303,6 +305,31 @@ def _checkpoint(
         )
     _say(program, f"{place} holds no complete checkpoint; the run starts over")
     return None, Resumption(text=text)
+
+
+def _refuse_other_place(run_dir: RunDir, checkpoints: Storage) -> None:
+    """Raise ValueError if the run, which is not where it was looked for, has its checkpoints in
+    another place: to start over would lose what they hold."""
+    path, recorded = str(run_dir.path), run_dir.checkpoint_dir
+    if recorded is not None and recorded != checkpoints.locate():
+        raise ValueError(
+            f"run directory {path!r} has its checkpoints elsewhere; give --checkpoint-dir"
+            f" {recorded}, or --fresh to start over"
+        )
+    own = LocalStorage(run_dir.checkpoints.absolute())
+    if recorded is None and own.locate() != checkpoints.locate() and _has_complete(own):
+        raise ValueError(
+            f"run directory {path!r} has its checkpoints in it; leave --checkpoint-dir out, or give"
+            " --fresh to start over"
+        )
+
+
+def _has_complete(storage: Storage) -> bool:
+    """Whether there is a complete checkpoint, be it damaged. Raises ValueError."""
+    try:
+        return has_complete(storage)
+    except OSError as error:
+        raise _unusable(storage, error) from error
 
 
 def _newest_whole(program: Program, checkpoints: Storage) -> Checkpoint | None:

@@ -22,9 +22,11 @@ from runtime.state.storage import write_durably
 
 LOOK_EVERY_S = 0.2
 MARK = ".run-id"
+PLACE = ".checkpoint-dir"
 # All that a run writes into its directory.
 WRITTEN = (
     MARK,
+    PLACE,
     *("given.toml", "config.toml", "metrics.jsonl", "summary.json", "weights.safetensors"),
     *("faults.jsonl", "checkpoints", "tensorboard", "logs", "trace", "trace.json"),
 )
@@ -107,9 +109,20 @@ class RunDir:
         """Each worker's part of the timeline."""
         return sorted((self.path / "trace").glob("worker-*.jsonl"))
 
-    def write_config(self, text: str, *, given: str) -> None:
-        """Write config.toml and given.toml, durably. Raises ValueError if they can't be."""
+    @property
+    def checkpoint_dir(self) -> str | None:
+        """Where the checkpoints of the run that it holds are, if not here."""
+        path = self.path / PLACE
+        return path.read_text("utf-8") if path.exists() else None
+
+    def write_config(self, text: str, *, given: str, checkpoint_dir: str | None = None) -> None:
+        """Write config.toml and given.toml, and where the checkpoints go if not here, durably.
+        Raises ValueError if they can't be."""
         try:
+            if checkpoint_dir is None:
+                (self.path / PLACE).unlink(missing_ok=True)
+            else:
+                _write(self.path / PLACE, checkpoint_dir)
             _write(self.path / "given.toml", given)
             _write(self.config_toml, text)
         except OSError as error:

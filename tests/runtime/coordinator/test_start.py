@@ -363,6 +363,26 @@ def test_run_is_resumed_from_its_checkpoints_in_a_new_run_directory(elsewhere, t
     assert said(capsys) == [f"loco: resumes from step 8 ({newest})"]
 
 
+def test_run_whose_checkpoints_are_elsewhere_does_not_start_over(elsewhere, tmp_path):
+    """given.toml has no places, so the resume command of the README trained from step 0 again."""
+    (checkpoint,) = elsewhere.checkpoint(elsewhere.begin().run_id, 4)
+    has_them = f"run directory '{elsewhere.path}' has its checkpoints"
+    for other in (None, tmp_path / "other"):
+        elsewhere.checkpoint_dir = other
+        assert elsewhere.refusal() == (
+            f"{has_them} elsewhere; give --checkpoint-dir {tmp_path}/kept, or --fresh to start over"
+        )
+    elsewhere.checkpoint_dir = tmp_path / "kept"
+    assert elsewhere.begin().resume == checkpoint.name
+    elsewhere.checkpoint_dir = None
+    assert elsewhere.begin(fresh=True).resume == ""
+    elsewhere.checkpoint(elsewhere.begin().run_id, 8)
+    elsewhere.checkpoint_dir = tmp_path / "other"
+    assert elsewhere.refusal() == (
+        f"{has_them} in it; leave --checkpoint-dir out, or give --fresh to start over"
+    )
+
+
 def test_weights_of_a_run_whose_directory_is_lost_are_written_anew(elsewhere, tmp_path, capsys):
     """It had done its last step: only a summary in the run directory says that it is finished."""
     elsewhere.checkpoint(elsewhere.begin().run_id, 12)
