@@ -160,8 +160,8 @@ class RunConfig:
     """How images are augmented: auto (as suits the data), simclr, affine, or a factory of your own,
     package.module:function or path/file.py:function."""
     workers: Annotated[int | None, Role.CUT] = None
-    """Worker processes, one per block; without it torchrun's world size, else one for each of cuts,
-    else at most 4."""
+    """Worker processes, one per block; without it the launcher's world size, else as many as cuts
+    or a list of overlaps ask for, else at most 4."""
     cuts: Annotated[Cuts, Role.CUT] = None
     """First unit of each home, such as 0,1,2,3; auto balances the blocks by counted FLOPs, profiled
     by times measured here; without it the network's own cut for so many workers if it has one that
@@ -253,7 +253,7 @@ class RunConfig:
     auto is loopback if all ranks are on one host, else the address that faces MASTER_ADDR."""
     encrypt_tensors: Annotated[bool, Role.RUNNING] = False
     """Encrypt all that crosses a network. Without it tensors can be read there, but not changed,
-    and travel several times as fast."""
+    and cross about twice as fast."""
     insecure_network: Annotated[bool, Role.RUNNING] = False
     """Run on several hosts without a secret-file, or by gloo or nccl: whoever reaches the sockets
     can take part in the job, and write files as you."""

@@ -25,10 +25,10 @@ with exit code 2 and one message: the value and the remedy. If the default is "â
 chooses, or the key is off; `none` in place of a number, of cuts or of an overlap says so again
 (`--image-size none`) if the file has one.
 
-Each run leaves two such files. `given.toml` holds what you gave; with it, `--config` takes more
-flags and resolves anew. `config.toml` holds what that resolved to; with it, `--config` repeats the
-run exactly, and takes only flags of the roles `running` and `place`. A key's role also says what
-becomes of another value when a run is resumed:
+Each run leaves two such files. `given.toml` holds what you gave, but for keys of the role `place`;
+with it, `--config` takes more flags and resolves anew. `config.toml` holds what that resolved to;
+with it, `--config` repeats the run exactly, and takes only flags of the roles `running` and
+`place`. A key's role also says what becomes of another value when a run is resumed:
 
 | role | a key of it |
 |---|---|

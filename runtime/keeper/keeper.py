@@ -423,7 +423,8 @@ class Keeper:
             self._stop_by_s = time.monotonic() + STOP_S
             for page in pages:
                 page[Field.STOP_WANTED] = 1
-            again = "again" if self._rank is None else f"again after {SAME_STOP_S:.0f} s"
+            is_by_hand = self._rank is None and self._signals[0] == signal.SIGINT
+            again = "again" if is_by_hand else f"again after {SAME_STOP_S:.0f} s"
             self._say(
                 f"{name}{self._stop_by}: stopping at a checkpoint (at most {STOP_S:.0f} s;"
                 f" {again}: at once)"
