@@ -61,8 +61,9 @@ def announce(program: Program, rendezvous: Rendezvous, meeting: Meeting, tell: T
     reception = None
     try:
         if is_fresh:
-            run_dir.clear()
             _clear_checkpoints(given)
+            run_dir.clear()
+        rendezvous.remember_run_dir(str(run_dir.path.absolute()))  # the next attempt goes on there
         checkpoints = given or LocalStorage(run_dir.checkpoints.absolute())
         tell("verifying the checkpoints")
         checkpoint, how = _checkpoint(program, text, job, run_dir, checkpoints)
@@ -72,20 +73,20 @@ def announce(program: Program, rendezvous: Rendezvous, meeting: Meeting, tell: T
                 f"{run_dir.path} holds a finished run of {job.num_steps} steps; give more --epochs"
                 " or --steps to extend it, or --fresh to start over",
             )
+            _take_back_extension(run_dir, checkpoint, job)
             announcement = Announcement(no_job=DONE)
         else:
             job = job if how.text == text else program.load(how.text)
-            announcement = _announcement(program, job, run_dir, checkpoints, checkpoint, how)
+            announcement = _announcement(program, run_dir, checkpoints, checkpoint, how)
             if cards is not None:
                 tell(f"{WAITING} to look for the checkpoint directory")
                 _check_places(program, rendezvous, announcement.run_id, checkpoints)
                 _mark(checkpoints, launchers)
                 run_dir.mark(announcement.run_id)
-            on_this_host = job.link in ("shm", "zmq-ipc")
-            ours = f"ipc://{meeting.directory}/coordinator"
-            bind = ours if on_this_host else tcp_address(meeting.address)
-            reception = _receive(job, announcement.run_id, bind, meeting)
+            reception = _receive(job, announcement.run_id, _address(job, meeting), meeting)
             announcement = replace(announcement, coordinator=reception.address)
+            elsewhere = None if given is None else given.locate()
+            run_dir.write_config(job.config_toml, given=job.given_toml, checkpoint_dir=elsewhere)
         tell(WAITING)
         announcement = rendezvous.announce(announcement)
     except BaseException:
@@ -98,20 +99,16 @@ def announce(program: Program, rendezvous: Rendezvous, meeting: Meeting, tell: T
 
 def _announcement(
     program: Program,
-    job: Job,
     run_dir: RunDir,
     checkpoints: Storage,
     checkpoint: Checkpoint | None,
     how: Resumption,
 ) -> Announcement:
-    """What is to be run, but for the coordinator's address; written down, and told to the user if
-    it resumes. Raises ValueError."""
+    """What is to be run, but for the coordinator's address; the user is told if it resumes."""
     if checkpoint is not None:
         _say(program, f"resumes from step {checkpoint.step} ({checkpoint.place})")
         for note in how.notes:
             _say(program, note)
-    elsewhere = None if program.checkpoint_dir is None else checkpoints.locate()
-    run_dir.write_config(job.config_toml, given=job.given_toml, checkpoint_dir=elsewhere)
     return Announcement(
         job_text=how.text,
         run_id=secrets.token_hex(8),
@@ -121,6 +118,13 @@ def _announcement(
         resume_step=0 if checkpoint is None else checkpoint.step,
         recut=checkpoint is not None and how.recut,
     )
+
+
+def _address(job: Job, meeting: Meeting) -> str:
+    """Where the coordinator listens: at a file if all that it hears is within the host."""
+    if job.link in ("shm", "zmq-ipc"):
+        return f"ipc://{meeting.directory}/coordinator"
+    return tcp_address(meeting.address)
 
 
 def recall(
@@ -138,6 +142,14 @@ def recall(
         reception = _receive(job, announcement.run_id, tcp_address(meeting.address), meeting)
         rendezvous.publish_coordinator(reception.address)
     return announcement, run_dir, reception
+
+
+def _take_back_extension(run_dir: RunDir, checkpoint: Checkpoint, job: Job) -> None:
+    """If a finished run was to be extended and was not, let its files be of what was run again.
+    Raises ValueError."""
+    if run_dir.config_toml.read_text("utf-8") != checkpoint.config_toml:
+        text, place = checkpoint.config_toml, run_dir.checkpoint_dir
+        run_dir.write_config(text, given=job.given_toml, checkpoint_dir=place)
 
 
 def _cards_of_ranks(rendezvous: Rendezvous, meeting: Meeting, tell: Tell) -> list[Card] | None:
@@ -257,11 +269,9 @@ def _take_run_dir(program: Program, rendezvous: Rendezvous, meeting: Meeting) ->
     wish = rendezvous.recall_run_dir() or program.run_dir
     path = None if wish is None else Path(wish)
     has_hosts = meeting.member is not None and not meeting.member.is_one_host
-    run_dir = RunDir.create(
+    return RunDir.create(
         path, name=program.run_name, restart=True, patience_s=LOCK_S if has_hosts else 0.0
     )
-    rendezvous.remember_run_dir(str(run_dir.path.absolute()))
-    return run_dir
 
 
 def _clear_checkpoints(given: Storage | None) -> None:

@@ -18,17 +18,16 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TextIO
 
-from runtime.state.storage import write_durably
+from runtime.state.storage import remove_half_written, write_durably
 
 LOOK_EVERY_S = 0.2
 MARK = ".run-id"
 PLACE = ".checkpoint-dir"
-# All that a run writes into its directory.
+# All that a run writes into its directory; last what says that it holds one (`holds_run`).
 WRITTEN = (
-    MARK,
-    PLACE,
-    *("given.toml", "config.toml", "metrics.jsonl", "summary.json", "weights.safetensors"),
-    *("faults.jsonl", "checkpoints", "tensorboard", "logs", "trace", "trace.json"),
+    *("checkpoints", MARK, "summary.json", "weights.safetensors", "given.toml"),
+    *("faults.jsonl", "tensorboard", "logs", "trace", "trace.json"),
+    *(PLACE, "metrics.jsonl", "config.toml"),
 )
 
 
@@ -66,6 +65,11 @@ class RunDir:
             raise _unwritable(path or Path("runs"), error) from error
         _take(lock, path, patience_s)
         run_dir = cls(path, lock)
+        try:
+            _sweep(path)
+        except BaseException:
+            run_dir.close()
+            raise
         if not restart and run_dir.holds_run:
             run_dir.close()
             raise ValueError(
@@ -88,8 +92,8 @@ class RunDir:
             raise _unwritable(self.path, error) from error
 
     def clear(self) -> None:
-        """Delete the run that it holds, and nothing else that lies there. Raises ValueError if
-        something can't be deleted."""
+        """Delete the run that it holds, and nothing else that lies there; if that is cut short, it
+        still holds a run. Raises ValueError if something can't be deleted."""
         try:
             for name in WRITTEN:
                 path = self.path / name
@@ -138,8 +142,10 @@ class RunDir:
         self._metrics.flush()
 
     def events(self) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl that tell of an event, not of a step; oldest first."""
-        lines = self.metrics.read_text("utf-8").splitlines() if self.metrics.exists() else []
+        """The rows of metrics.jsonl that tell of an event, not of a step; oldest first. A last line
+        of which a death or a full disk left a part is none."""
+        text = self.metrics.read_text("utf-8") if self.metrics.exists() else ""
+        lines = text.rpartition("\n")[0].splitlines()
         rows = [json.loads(line) for line in lines if '"event"' in line]
         return [row for row in rows if "event" in row]
 
@@ -217,6 +223,15 @@ def _take(lock: TextIO, path: Path, patience_s: float) -> None:
     lock.truncate(0)
     lock.write(f"{os.getpid()} of host {socket.gethostname()}")
     lock.flush()
+
+
+def _sweep(path: Path) -> None:
+    """Remove the files that a run was killed over while it wrote them. Raises ValueError."""
+    try:
+        for name in WRITTEN:
+            remove_half_written(path / name)
+    except OSError as error:
+        raise _unwritable(path, error) from error
 
 
 def _drop_half_a_line(path: Path) -> None:

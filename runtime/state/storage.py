@@ -8,6 +8,7 @@ A name is a path below the storage's root, such as "00000120-5f3a9c1e/manifest.j
 
 import contextlib
 import errno
+import glob
 import os
 import secrets
 import shutil
@@ -63,7 +64,7 @@ class LocalStorage:
 
     def write(self, name: str, content: bytes | memoryview) -> None:
         path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folders(path.parent)
         write_durably(path, content)
 
     def chunks(self, name: str) -> Iterator[bytes]:
@@ -158,7 +159,7 @@ def reason(error: OSError) -> str:
 
 def write_durably(path: Path, content: bytes | memoryview) -> None:
     """Replace a local file as one, and have it on the disk when this returns. Raises OSError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(content)
@@ -169,11 +170,30 @@ def write_durably(path: Path, content: bytes | memoryview) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()  # half a file helps no one, least of all on a full disk
         raise
-    directory = os.open(path.parent, os.O_RDONLY)
+    _sync_folder(path.parent)
+
+
+def remove_half_written(path: Path) -> None:
+    """Remove what deaths in the midst of `write_durably` have left beside a file that no other
+    process writes now. Raises OSError."""
+    for temporary in path.parent.glob(f".{glob.escape(path.name)}.*tmp"):
+        temporary.unlink(missing_ok=True)
+
+
+def _make_folders(path: Path) -> None:
+    """Make a folder and those above it, and have them on the disk: a file is, only if they are."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        _sync_folder(folder.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(directory)
+        os.fsync(descriptor)
     finally:
-        os.close(directory)
+        os.close(descriptor)
 
 
 def is_full(error: OSError) -> bool:

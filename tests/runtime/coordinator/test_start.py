@@ -319,6 +319,26 @@ def test_finished_run_leaves_nothing_to_do(place, capsys):
     assert "window = 2" in (place.path / "config.toml").read_text()
 
 
+def test_config_is_of_what_runs_and_not_of_what_was_tried(place, monkeypatch):
+    """A finished run that was to be extended, and was not, could be evaluated no more: its config
+    had the other number of steps, also when the first command said again that it is finished."""
+    place.checkpoint(place.begin().run_id, 12)
+    place.finish()
+    before = (place.path / "config.toml").read_text()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_receive", unbound)
+        assert place.refusal(job={"steps": 24}) == "can't listen"
+    assert (place.path / "config.toml").read_text() == before
+    place.begin(job={"steps": 24})
+    assert (place.path / "config.toml").read_text() != before
+    assert place.begin().no_job == 0
+    assert (place.path / "config.toml").read_text() == before
+
+
+def unbound(*_: object) -> None:
+    raise ValueError("can't listen")
+
+
 def test_run_is_finished_only_with_a_summary_of_all_its_steps(place):
     """An extended run that was stopped behind its last step once passed for finished, for the
     summary of the shorter one was there."""
@@ -403,6 +423,20 @@ def test_fresh_deletes_the_checkpoints_elsewhere_too(elsewhere, tmp_path, capsys
     assert in_directory(elsewhere.checkpoint_dir) == ["notes.md"]
     (later,) = elsewhere.checkpoint(found.run_id, 8)
     assert elsewhere.begin(restart=True, fresh=True).resume == later.name
+
+
+def test_fresh_that_failed_is_fresh_again_in_the_next_attempt(elsewhere, monkeypatch):
+    """It had noted its run directory; the launcher's next attempt resumed what should have gone."""
+    elsewhere.checkpoint(elsewhere.begin().run_id, 8)
+
+    def away(*_: object) -> None:
+        raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "clear", away)
+        assert "can't be used (connection timed out)" in elsewhere.refusal(fresh=True)
+    found = elsewhere.begin(restart=True, fresh=True)
+    assert (found.resume, in_directory(elsewhere.checkpoint_dir)) == ("", [])
 
 
 def test_checkpoints_beyond_the_end_are_refused(elsewhere, tmp_path):

@@ -112,6 +112,25 @@ def test_metrics_can_be_followed_line_by_line(tmp_path):
     again.close()
 
 
+def test_half_an_event_is_none(tmp_path):
+    """A disk that was full in the midst of a line ended the job behind its last step."""
+    run = create(tmp_path)
+    run.append_metrics([{"step": 1}, {"event": "restart", "block": 2}])
+    with run.metrics.open("a") as file:
+        file.write('{"event": "resta')
+    assert run.events() == [{"event": "restart", "block": 2}]
+    run.close()
+
+
+def test_file_that_a_run_was_killed_over_does_not_stay(tmp_path):
+    """A second file of the weights' size stayed for ever, after --fresh too."""
+    half, mine = tmp_path / ".weights.safetensors.0a1b.tmp", tmp_path / ".mine.tmp"
+    half.touch()
+    mine.touch()
+    create(tmp_path).close()
+    assert (half.exists(), mine.exists()) == (False, True)
+
+
 def test_config_and_summary_are_replaced_as_one(tmp_path):
     run = create(tmp_path)
     run.write_config("lag = 1\n", given="lag = 1\n")
@@ -148,6 +167,24 @@ def test_cleared_run_is_gone_and_its_directory_still_taken(tmp_path):
         create(tmp_path)
     run.close()
     create(tmp_path).close()
+
+
+def test_run_that_is_deleted_in_part_is_a_run_still(tmp_path, monkeypatch):
+    """Its config went first; then the next job took what checkpoints were left for newer ones than
+    its own, and deleted its own."""
+    run_dir = create(tmp_path)
+    run_dir.write_config("lag = 1\n", given="lag = 1\n")
+    run_dir.append_metrics([{"step": 1}])
+    run_dir.checkpoints.mkdir()
+
+    def busy(path: Path) -> None:
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+
+    monkeypatch.setattr("shutil.rmtree", busy)
+    with pytest.raises(ValueError, match="directory not empty"):
+        run_dir.clear()
+    assert (run_dir.config_toml.exists(), run_dir.metrics.exists()) == (True, True)
+    run_dir.close()
 
 
 def test_run_that_can_not_be_deleted_is_told_with_its_remedy(tmp_path, monkeypatch):

@@ -29,6 +29,7 @@ from runtime.state.storage import (
     check_place,
     open_storage,
     read,
+    remove_half_written,
     try_out,
     write_durably,
 )
@@ -257,17 +258,43 @@ def test_file_is_replaced_as_one(tmp_path, monkeypatch, trouble, error):
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"new"]
 
 
-def test_file_counts_as_written_when_bytes_and_name_are_on_disk(tmp_path, monkeypatch):
-    flushed = []
+@pytest.fixture
+def flushed(monkeypatch) -> list[str]:
+    """The names of what was flushed to the disk, as it is."""
+    names: list[str] = []
     fsync = os.fsync
 
     def noting(fd: int) -> None:
-        flushed.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name)
+        names.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name)
         fsync(fd)
 
     monkeypatch.setattr(storage.os, "fsync", noting)
+    return names
+
+
+def test_file_counts_as_written_when_bytes_and_name_are_on_disk(tmp_path, flushed):
     write_durably(tmp_path / "a", b"new")
-    assert flushed == [f".a.{os.getpid()}.tmp", tmp_path.name]
+    content, folder = flushed
+    assert re.fullmatch(r"\.a\.[0-9a-f]{16}\.tmp", content)
+    assert folder == tmp_path.name
+
+
+def test_new_folders_are_on_disk_with_their_first_file(tmp_path, flushed):
+    """A power cut could take a checkpoint whose files were all flushed: its folder's name was not,
+    and an older checkpoint had been deleted for it."""
+    there = LocalStorage(tmp_path / "checkpoints")
+    there.write("12/part", b"part")
+    assert flushed[:2] == ["checkpoints", tmp_path.name]
+    del flushed[:]
+    there.write("12/other", b"part")
+    assert len(flushed) == 2
+
+
+def test_what_deaths_have_left_half_written_is_removed(tmp_path):
+    for name in (".a.0.tmp", ".a.1.tmp", ".b.0.tmp", "a"):
+        (tmp_path / name).touch()
+    remove_half_written(tmp_path / "a")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".b.0.tmp", "a"]
 
 
 # An object store --------------------------------------------------------------------------------
