@@ -51,6 +51,9 @@ class _Silence:
         self._was_dialled = False
         self.since_s, self.dial_at_s = now_s, now_s + self._patience_s
 
+    def is_long(self, now_s: float) -> bool:
+        return now_s - self.since_s > max(LONG_SILENCE_S, 2 * self._longest_s)
+
     def forgive(self, absent_s: float) -> None:
         self.since_s += absent_s
         self.dial_at_s += absent_s
@@ -97,8 +100,9 @@ class Liveness:
 
     @property
     def are_silent(self) -> bool:
-        """Whether one has been silent for longer than a restart takes when all goes well."""
-        return any(self._clock() - s.since_s > LONG_SILENCE_S for s in self._silences.values())
+        """Whether one has been silent for longer than a restart takes when all goes well, and than
+        its messages do."""
+        return any(silence.is_long(self._clock()) for silence in self._silences.values())
 
     def check(self, step: int) -> None:
         """Dial anew on a side that has been silent for long. Raises LinkError after all patience;

@@ -370,7 +370,6 @@ class Worker:
             page=self._page,
             block_index=self._block_index,
             generation=self._start.generation,
-            patience_s=self._job.patience_s,
             admission=self._coordinators_admission(),
             tell=self._tell_trouble,
             coordinator=Lookup(rendezvous.find_coordinator, "coordinator"),

@@ -2,7 +2,8 @@
 
 Owns the worker's end of that conversation. Nothing waits for the coordinator but the end: it may
 die and come back, so a result is handed over whenever it is asked for, and a worker leaves when
-it is told that the result is durable.
+it is told that the result is durable. That wait has no limit of its own, for an evaluation takes
+what it takes: the keepers watch the coordinator, and each other, and end their workers.
 """
 
 import hashlib
@@ -30,7 +31,6 @@ from runtime.worker.reach import Reach
 from runtime.worker.telemetry import Telemetry
 
 LOOK_EVERY_S = 5.0  # where the coordinator is, at the end
-COORDINATOR_PATIENCE_S = 3600.0  # beyond what phases take: others may be slow to finish
 STOP_LINGER_S = 0.5
 GOODBYE_LINGER_MS = 1000
 MOST_ORDERS = 16  # in a turn
@@ -50,7 +50,6 @@ class Reporter:
         page: Page,
         block_index: int,
         generation: int,
-        patience_s: float,
         admission: Admission | None,
         coordinator: Lookup,
         tell: Callable[[str], None],
@@ -63,7 +62,6 @@ class Reporter:
         self._telemetry = telemetry
         self._page = page
         self._block_index = block_index
-        self._patience_s = COORDINATOR_PATIENCE_S + patience_s
         self._address = address
         self._coordinator = coordinator
         self._looked_s = 0.0
@@ -109,8 +107,6 @@ class Reporter:
         if status.is_done and is_stopping:
             # A neighbour may still need to hear what was said last.
             return time.monotonic() - self._done_s > STOP_LINGER_S
-        if status.is_done and time.monotonic() - self._done_s > self._patience_s:
-            raise TimeoutError(f"no result is durable after {self._patience_s:.0f} s")
         return self._may_leave
 
     def _follow(self) -> None:

@@ -130,6 +130,27 @@ def test_slow_link_that_breaks_is_dialled_after_twice_its_longest_silence():
     assert silent.times(Side.BELOW)[0] == pytest.approx(0.9 + 1.8, abs=0.2)
 
 
+def test_side_is_silent_after_three_seconds():
+    silent = Silent(Side.BELOW)
+    silent.check(3.0)
+    assert not silent.liveness.are_silent
+    silent.check(3.1)
+    assert silent.liveness.are_silent
+
+
+def test_side_is_not_silent_while_a_message_crosses_as_long_as_those_before():
+    """A stop then waited for no checkpoint: it took the other rank for dead."""
+    silent = Silent(Side.BELOW)
+    silent.check(1.1, 2.3, 4.7)
+    silent.liveness.heard(Side.BELOW)  # of what was dialled nothing came
+    silent.check(8.7)
+    silent.liveness.heard(Side.BELOW, by_data=True)
+    silent.check(12.7)
+    assert not silent.liveness.are_silent
+    silent.check(16.8)
+    assert silent.liveness.are_silent
+
+
 def test_silence_beyond_all_patience_is_an_error_with_the_step():
     silent = Silent()
     silent.check(PATIENCE_S)

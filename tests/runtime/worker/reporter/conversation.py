@@ -106,7 +106,6 @@ class Conversation:
             page=self.page,
             block_index=k,
             generation=generation,
-            patience_s=0.0,
             admission=None,
             coordinator=Lookup(lambda: self.moved_to, "coordinator"),
             tell=lambda text: None,

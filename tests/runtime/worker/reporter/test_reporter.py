@@ -172,13 +172,12 @@ def test_coordinator_that_has_moved_is_followed_at_the_end(talk):
     assert [bool(report.result_sha256) for report in talk.reports()]
 
 
-def test_result_that_is_never_durable_is_an_error_in_the_end(talk):
+def test_evaluation_may_take_a_day(talk):
+    """Workers gave up after two hours, four times; then the job ended without a summary, and an
+    ImageNet takes longer to evaluate."""
     talk.finish()
-    talk.clock.now_s += reporting.COORDINATOR_PATIENCE_S
+    talk.clock.now_s += 86_400.0
     assert not talk.turn()
-    talk.clock.now_s += 1.0
-    with pytest.raises(TimeoutError, match="no result is durable after 3600 s"):
-        talk.turn()
 
 
 def test_worker_of_a_job_that_stops_early_leaves_after_a_while(talk):
