@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections import deque
+from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any
 
@@ -71,19 +72,14 @@ class Child:
         if self.memory is not None:  # what the one before has left there says nothing of this one
             for word in OF_ONE_GENERATION:
                 self.memory.page[word] = 0
-        self.pipe, theirs = self._context.Pipe()
+        self.pipe, self._theirs = self._context.Pipe()
         who = () if self.block is None else (self.block,)
         self.process: ForkServerProcess = self._context.Process(
             target=entry.run,
-            args=(self._body, self._program, self._meeting, *who, self._this_start, theirs),
+            args=(self._body, self._program, self._meeting, *who, self._this_start, self._theirs),
             name=self.name,
         )
-        with fork_server.surroundings():
-            try:
-                self.process.start()
-            except (EOFError, ConnectionError):  # the server was killed; now another is started
-                self.process.start()
-        theirs.close()
+        self._is_forked = self._has_lost_server = False
         for key in ("traceback", "end"):  # these are of one generation
             self.said.pop(key, None)
         self._moved_s = self._computing_s = time.monotonic()
@@ -91,11 +87,37 @@ class Child:
         self._turns = 0
         self._computing: tuple[State, int] | None = None
         self._saving, self._saving_s = 0, self._moved_s
+        self.fork()
+
+    def fork(self) -> None:
+        """Begin its process, if that has not been done and the fork server is ready for it. Raises
+        OSError or EOFError if that can't be done."""
+        if self._is_forked:
+            return
+        with fork_server.surroundings():
+            try:
+                if not fork_server.is_ready():
+                    return
+                self.process.start()
+            except (EOFError, ConnectionError):  # the server was killed; another one is started
+                if self._has_lost_server:
+                    raise
+                self._has_lost_server = True
+                return
+        self._theirs.close()
+        self._is_forked = True
 
     @property
     def has_ended(self) -> bool:
         """Whether there is no process: it has ended, or could not be started."""
+        if not self._is_forked:
+            return False
         return self.process.pid is None or self.process.exitcode is not None
+
+    @property
+    def sources(self) -> "list[Connection | int]":
+        """What wakes its keeper: words, and its end."""
+        return [self.process.sentinel, self.pipe] if self._is_forked else []
 
     @property
     def has_ended_well(self) -> bool:
@@ -108,7 +130,9 @@ class Child:
             self.pipe.send_bytes(msgpack.packb(facts))
 
     def listen(self) -> bool:
-        """Take all that it says; True if it has announced a part of a checkpoint."""
+        """Take all that it says; True if it has announced a part of a checkpoint. One that waits
+        for the fork server is forked, if that is ready now."""
+        self.fork()
         announced = False
         try:
             while self.pipe.poll():
@@ -229,17 +253,25 @@ class Child:
 
     def end(self, number: int) -> None:
         """Send a signal to it, if it lives; a stopped process is woken for it."""
-        if not self.has_ended:
+        if self._is_forked and not self.has_ended:
             assert self.process.pid is not None
             with contextlib.suppress(ProcessLookupError):  # it may have ended meanwhile
                 os.kill(self.process.pid, signal.SIGCONT)
                 os.kill(self.process.pid, number)
 
     def kill(self) -> None:
-        """End it now, and wait until it has."""
+        """End it now, and wait until it has; a fork server that does not come to fork it too."""
+        if not self._is_forked:
+            fork_server.end()
+            self._theirs.close()
+            self._is_forked = True  # into nothing
         self.end(signal.SIGKILL)
+        self.join(END_S)
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for its end, if there is a process."""
         if self.process.pid is not None:
-            self.process.join(END_S)
+            self.process.join(timeout_s)
 
     def how_it_ended(self) -> str:
         """In words, with the last line of its traceback if it left one."""

@@ -10,10 +10,11 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator, Sequence
 from functools import cache
-from multiprocessing import process, util
+from multiprocessing import forkserver, process, util
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import TextIO
@@ -25,6 +26,9 @@ from runtime.lifetime import children, kill_below
 
 ROOT = str(Path(runtime.__file__).resolve().parents[1])
 VARIABLE = "LOCO_FORK_SERVER"  # by which runtime.keeper.in_fork_server is told, as JSON
+FIRST, LAST = "runtime.keeper.in_fork_server", "runtime.keeper.fork_server_ready"  # it imports
+PID, READY = "pid", "ready"  # files in which it says who it is: when it begins, when all is there
+MOST_SERVERS = 2  # that die as they import
 # A socket's path has 107 bytes at most, and a long TMPDIR leaves no room for its name.
 LONGEST_DIRECTORY = 60
 SHORT_DIRECTORIES = ("/tmp", "/var/tmp", "/dev/shm")
@@ -35,8 +39,29 @@ def make_context(preload: Sequence[str]) -> ForkServerContext:
     # Where the server's socket lies, and those of whatever user code starts in its children.
     process.current_process()._config["tempdir"] = directory()  # type: ignore[attr-defined]
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["runtime.keeper.in_fork_server", *preload])
+    context.set_forkserver_preload([FIRST, *preload, LAST])
     return context
+
+
+def is_ready() -> bool:
+    """Whether the fork server has imported all that it preloads, which may take long, so that it
+    forks at once; call it within `surroundings`, for it starts the server if there is none. Raises
+    EOFError if servers die as they import."""
+    forkserver.ensure_running()
+    with contextlib.suppress(OSError, ValueError, psutil.Error):  # it has only just begun
+        pid = Path(directory(), PID).read_text()
+        server = psutil.Process(int(pid))
+        if server.ppid() == os.getpid() and server.status() != psutil.STATUS_STOPPED:
+            _importing.add(pid)
+            if pid == Path(directory(), READY).read_text():
+                _importing.clear()
+                return True
+    if len(_importing) > MOST_SERVERS:
+        raise EOFError("the fork server dies as it begins")
+    return False
+
+
+_importing: set[str] = set()  # the servers that have begun and not become ready
 
 
 @contextlib.contextmanager
@@ -74,6 +99,13 @@ def end_orphans(of: int | None = None) -> None:
         kill_below(os.getpid(), spare={*ours, *_trackers(), *_children_before()})
 
 
+def end() -> None:
+    """End the fork server, such as one that does not become ready."""
+    server = _server()
+    if server is not None:
+        os.kill(server, signal.SIGKILL)
+
+
 def _trackers() -> Iterator[int]:
     """multiprocessing's resource tracker, which leaves by itself."""
     for child in children(os.getpid()):
@@ -85,7 +117,7 @@ def _trackers() -> Iterator[int]:
 def _server() -> int | None:
     """The fork server's process, if it has begun and lives."""
     with contextlib.suppress(OSError, ValueError):
-        pid = int(Path(directory(), "pid").read_text())
+        pid = int(Path(directory(), PID).read_text())
         if pid in {child.pid for child in children(os.getpid())}:
             return pid
     return None

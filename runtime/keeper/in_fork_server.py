@@ -16,12 +16,13 @@ import warnings
 from pathlib import Path
 from types import FrameType
 
-from runtime.keeper.fork_server import VARIABLE
+from runtime.keeper.fork_server import PID, VARIABLE
 from runtime.lifetime import adopt_orphans, die_with_parent, kill_below
 from runtime.signals import STOPS, relayed
 
 
-def _begin() -> None:
+def _begin() -> str:
+    """Returns the directory of this server's files."""
     told = json.loads(os.environ.pop(VARIABLE))
     for name, value in told["environment"].items():  # as the user had them, for what follows
         if value is None:
@@ -57,9 +58,11 @@ def _begin() -> None:
     # The kernel tells it that the keeper has died. multiprocessing's server wonders at orphans.
     die_with_parent(signal.SIGTERM)
     warnings.filterwarnings("ignore", message="forkserver: waitpid returned unexpected pid")
-    Path(told["directory"], "pid").write_text(str(server_pid))
+    directory: str = told["directory"]
+    Path(directory, PID).write_text(str(server_pid))
     if os.getppid() != keeper_pid:
         os.kill(server_pid, signal.SIGTERM)
+    return directory
 
 
-_begin()
+DIRECTORY = _begin()

@@ -47,6 +47,7 @@ from runtime.state.status_page import Field
 from runtime.state.storage import is_url, open_storage, reason
 
 POLL_S = 0.25
+FORK_POLL_S = 0.05  # while the fork server begins
 ABSENCE_S = 5.0  # between two polls: longer than any that was not disturbed
 COORDINATOR_REST_S = 30.0  # before one that has died too often comes again
 LAST_WRITE_S = 600.0  # for the last checkpoint of a job that has ended well
@@ -156,11 +157,14 @@ class Keeper:
 
     def withdraw(self, why: str) -> None:
         """Tell the other ranks that this one can't take part, instead of `run`; returns once rank 0
-        can read it, after LEAVE_S at most."""
+        can read it, after LEAVE_S at most from when the fork server is ready."""
         self._registrar = self._child(REGISTRAR, "the registrar")
         try:
             self._registrar.tell(presence="failed", why=why)
-            self._registrar.process.join(LEAVE_S)
+            while not self._registrar.sources and not self._registrar.hangs(time.monotonic()):
+                time.sleep(FORK_POLL_S)
+                self._registrar.fork()
+            self._registrar.join(LEAVE_S)
         finally:
             self._registrar.kill()
             fork_server.end_orphans()
@@ -247,8 +251,9 @@ class Keeper:
         """Until all have ended well, or the job ends otherwise; never waits longer than a poll."""
         while True:
             living = [child for child in self._children() if not child.has_ended]
-            sources = [source for c in living for source in (c.process.sentinel, c.pipe)]
-            multiprocessing.connection.wait(sources, timeout=POLL_S)
+            sources = [source for child in living for source in child.sources]
+            is_forked = all(child.sources for child in living)
+            multiprocessing.connection.wait(sources, POLL_S if is_forked else FORK_POLL_S)
             if self._is_to_suspend:
                 self._is_to_suspend = False
                 self._suspend(self._stop_oneself)
@@ -461,7 +466,7 @@ class Keeper:
     def _end_unstarted(self, code: int) -> int:
         """The coordinator tells why; let it finish. On other ranks there is nothing to tell."""
         if self._coordinator is not None:
-            self._coordinator.process.join(END_S)
+            self._coordinator.join(END_S)
         return code
 
     def _end_refused(self, why: str) -> int:
@@ -496,13 +501,13 @@ class Keeper:
         why = self._why or f"exit code {code}"
         presence = {"presence": "failed", "why": why} if is_failed else {"presence": "left"}
         self._registrar.tell(**presence)
-        self._registrar.process.join(LEAVE_S)
+        self._registrar.join(LEAVE_S)
 
     def _end_coordinator(self) -> None:
         """First of all, since it draws on the terminal."""
         if self._coordinator is not None:
             self._coordinator.end(END)
-            self._coordinator.process.join(END_S)
+            self._coordinator.join(END_S)
 
     def _how_to_resume(self, *, repeats: bool = False) -> str:
         said = next((w.said for w in self._workers if "run_dir" in w.said), None)

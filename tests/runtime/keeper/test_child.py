@@ -12,6 +12,7 @@ import pytest
 
 from runtime.core.state import State
 from runtime.keeper import child as child_module
+from runtime.keeper import fork_server
 from runtime.keeper.child import (
     FIRST_NOTICE_S,
     FIRST_STEP_PATIENCE,
@@ -34,7 +35,7 @@ class FakeProcess:
 
     def __init__(self, args: tuple[Any, ...]) -> None:
         *_, self.start_facts, self.pipe = args
-        self.pid = 2**22 + 1  # beyond any that there is
+        self.pid = self.sentinel = 2**22 + 1  # beyond any that there is
         self.exitcode: int | None = None
 
     def start(self) -> None:
@@ -100,6 +101,7 @@ class Case:
 @pytest.fixture
 def make(monkeypatch) -> Iterator[Callable[..., Case]]:
     monkeypatch.setattr(child_module, "time", SimpleNamespace(monotonic=float, time=float))
+    monkeypatch.setattr(fork_server, "is_ready", lambda: True)
     cases: list[Case] = []
 
     def make(**options: Any) -> Case:
@@ -427,8 +429,39 @@ def test_fork_server_that_was_killed_is_started_again(make, monkeypatch):
             raise EOFError
 
     monkeypatch.setattr(FakeProcess, "start", start)
-    assert len(make().generations) == 1
+    case = make()
+    case.child.listen()
+    assert len(case.generations) == 1
     assert len(starts) == 2
+    assert case.child.sources
+
+
+def test_fork_server_that_is_killed_again_and_again_is_an_error(make, monkeypatch):
+    def start(process: FakeProcess) -> None:
+        raise EOFError
+
+    monkeypatch.setattr(FakeProcess, "start", start)
+    case = make()
+    with pytest.raises(EOFError):
+        case.child.listen()
+
+
+def test_child_waits_for_a_fork_server_that_is_not_ready(make, monkeypatch):
+    """Its keeper waited with it: it told nothing, and Ctrl-C did nothing."""
+    monkeypatch.setattr(fork_server, "is_ready", lambda: False)
+    ended: list[str] = []
+    monkeypatch.setattr(fork_server, "end", lambda: ended.append("server"))
+    child = make().child
+    assert (child.has_ended, child.sources) == (False, [])
+    assert child.notice(FIRST_NOTICE_S).startswith("worker 0 has been starting for 10 s")
+    assert child.hangs(PHASE_LIMIT_S + 1.0) == (
+        "it has been starting for 201.0 s (--phase-timeout-s)"
+    )
+    child.kill()
+    assert (child.has_ended, ended) == (True, ["server"])
+    monkeypatch.setattr(fork_server, "is_ready", lambda: True)
+    child.restart("was killed", hung=True)
+    assert (child.has_ended, len(child.sources)) == (False, 2)
 
 
 def test_signal_to_one_that_has_just_ended_is_no_error(case):

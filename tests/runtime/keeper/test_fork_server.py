@@ -172,3 +172,54 @@ def test_pipe_that_another_has_put_among_left_directories_is_not_waited_for(star
         process, _ = start(TMPDIR=directory)
         process.communicate("\n\n", timeout=20)
         assert process.returncode == 0
+
+
+# Being ready ------------------------------------------------------------------------------------
+
+JOB = """
+import sys, time
+sys.path[:0] = [ROOT, HERE]
+from runtime.keeper.keeper import Keeper
+from runtime.program import Program
+
+if __name__ == "__main__":
+    program = Program(
+        resolve=None, load=None, preload=("slow",), run_dir="run", name="test", run_name="test",
+        started_t=time.time(), secret=bytes(16),
+    )
+    sys.exit(Keeper(program).run())
+"""
+
+
+def run_job(tmp_path: Path, module: str) -> subprocess.Popen[str]:
+    """A job whose fork server imports this module."""
+    (tmp_path / "slow.py").write_text(module)
+    script = tmp_path / "job.py"
+    script.write_text(f"ROOT, HERE = {str(ROOT)!r}, {str(tmp_path)!r}\n{JOB}")
+    return subprocess.Popen(
+        [sys.executable, str(script)],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        text=True,
+        stderr=subprocess.PIPE,
+    )
+
+
+def test_signal_ends_a_job_whose_fork_server_still_imports(tmp_path):
+    """The keeper was deaf for as long as torch took to be read from a slow file system."""
+    begun = tmp_path / "begun"
+    job = run_job(tmp_path, f"open({str(begun)!r}, 'w').close(); import time; time.sleep(100)")
+    with job:
+        until_s = time.monotonic() + 60.0
+        while not begun.exists() and time.monotonic() < until_s:
+            time.sleep(0.05)
+        job.send_signal(signal.SIGINT)
+        _, told = job.communicate(timeout=30.0)
+    assert (job.returncode, told) == (130, "test: stopped by SIGINT before the first step\n")
+
+
+def test_fork_server_that_dies_as_it_begins_ends_the_job(tmp_path):
+    with run_job(tmp_path, "import os; os._exit(3)") as job:
+        _, told = job.communicate(timeout=60.0)
+    assert job.returncode == 1
+    assert "a process can't be started (the fork server dies as it begins)" in told

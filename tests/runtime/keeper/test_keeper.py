@@ -35,7 +35,8 @@ class Child:
     ) -> None:
         self.block = block
         self.name = "the coordinator" if block is None else f"worker {block}"
-        self.process = SimpleNamespace(exitcode=code, pid=1, join=lambda timeout_s: None)
+        self.process = SimpleNamespace(exitcode=code, pid=1)
+        self.sources: list[object] = []
         self.memory = None if block is None else SimpleNamespace(page=dict.fromkeys(Field, 0))
         self.said: dict[str, Any] = {} if end is None else {"end": end}
         self.notices: list[str] = []
@@ -47,6 +48,9 @@ class Child:
 
     def tell(self, **facts: object) -> None:
         self.heard |= facts
+
+    def join(self, timeout_s: float) -> None:
+        """It does not end by being waited for."""
 
     def restart(self, cause: str, *, hung: bool = False) -> None:
         self.restarted.append(cause)
@@ -189,7 +193,6 @@ def test_signal_in_the_last_moment_does_not_hold_up_a_job_that_is_done(make, mon
     keeper._coordinator, worker = Child(None, code=0, end=DONE), Child(0, code=0, end=DONE)
     keeper._workers = [worker]
     for child in keeper._children():
-        child.process.sentinel, child.pipe = None, None
         child.listen = lambda: False
     worker.memory.page[Field.STOP_AT] = 33
     hear(keeper, signal.SIGTERM)
