@@ -3,6 +3,7 @@
 import threading
 import weakref
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -140,6 +141,16 @@ def test_source_is_let_go_when_its_copy_is_made():
     way.gate.release()
     copy.wait()
     assert source() is None
+
+
+def test_suspension_is_no_part_of_the_wait_for_a_copy():
+    """After Ctrl-Z for five minutes, in the midst of a copy, its worker failed."""
+    way = HeldWay()
+    copy, _, _ = begin(CopiesBeside(way), LARGE)
+    looks = iter([False, True])
+    copy._is_done = SimpleNamespace(wait=lambda timeout_s: next(looks), set=lambda: None)
+    copy.wait()
+    way.gate.release()
 
 
 def test_copy_that_fails_raises_where_it_is_waited_for():
