@@ -18,6 +18,7 @@ from launch.saved_run import SavedRun
 from models.data import ImageData
 from models.evaluation.protocol import EvaluationProtocol
 from models.evaluation.unit_accuracy import evaluate
+from models.paths import is_folder
 from models.plugins import UsersError, is_dotted
 from runtime import digest
 from runtime.program import Tell
@@ -44,9 +45,9 @@ class EvaluationFlags:
     """File that receives the records."""
 
     def __post_init__(self) -> None:
-        if self.json is not None and not self.json.parent.is_dir():
+        if self.json is not None and not is_folder(self.json.parent):
             raise ConfigError(f"json {str(self.json)!r}: no such directory; make it first")
-        if self.json is not None and self.json.is_dir():
+        if self.json is not None and is_folder(self.json):
             raise ConfigError(f"json {str(self.json)!r} is a directory; give a file")
 
 

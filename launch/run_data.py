@@ -4,8 +4,8 @@ Owns which keys of a config the data depend on, and by what a run knows its data
 """
 
 import math
+import os
 from dataclasses import replace
-from pathlib import Path
 
 from torch import Tensor
 
@@ -45,10 +45,10 @@ def same_data(name: str, other: str) -> bool:
 def _place(name: str) -> tuple[str, ...]:
     layout, _, path = name.partition(":")
     if layout in LAYOUTS:
-        return layout, str(Path(path).expanduser().resolve())
+        return layout, os.path.realpath(os.path.expanduser(path))
     file, _, attribute = name.rpartition(":")
     if file.endswith(".py"):
-        return str(Path(file).expanduser().resolve()), attribute
+        return os.path.realpath(os.path.expanduser(file)), attribute
     return (name,)
 
 

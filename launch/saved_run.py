@@ -16,6 +16,7 @@ from launch.config_file import parse
 from launch.planning.partition import Partition
 from launch.resolve import let_users_modules_be_found
 from models.network import Network
+from models.paths import is_file, reading
 from models.registry import ImageShape, load_network
 from runtime.records.run_dir import finished_steps
 
@@ -29,15 +30,16 @@ class SavedRun:
 
     @classmethod
     def read(cls, run: Path) -> "SavedRun":
-        """Read a run's directory. Raises ConfigError if it is none of a finished run."""
+        """Read a run's directory. Raises ConfigError if it is none of a finished run, ValueError if
+        it can't be looked into."""
         path = run / "config.toml"
-        if not path.is_file():
+        if not is_file(path):
             raise ConfigError(f"{str(run)!r} holds no config.toml; give the directory of a run")
         config = parse(["--config", str(path)], prog="saved run")
         if not isinstance(config, ResolvedConfig):
             raise ConfigError(f"{str(path)!r} is none that a run has written; give another run")
         path = run / "weights.safetensors"
-        if not path.is_file():
+        if not is_file(path):
             raise ConfigError(f"{str(run)!r} has no weights.safetensors; give a finished run")
         finished = finished_steps(run)
         if finished not in (None, config.steps):
@@ -46,7 +48,8 @@ class SavedRun:
                 " ended; resume it by its command, then evaluate it"
             )
         try:
-            return cls(config=config, weights=safetensors.torch.load_file(path))
+            with reading(path):
+                return cls(config=config, weights=safetensors.torch.load_file(path))
         except safetensors.SafetensorError as error:
             raise ConfigError(f"{str(path)!r} can't be read ({error}); give another run") from error
 

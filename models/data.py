@@ -26,6 +26,7 @@ from models.datasets.folder import read_folder
 from models.datasets.idx import read_idx
 from models.datasets.parts import Parts, Reader
 from models.datasets.stl10 import read_stl10
+from models.paths import absolute
 from models.plugins import call_function, is_dotted, unknown_name
 from models.tell import Tell, unheard
 from models.validation import draw_few, split_off
@@ -232,8 +233,7 @@ def _at_path(
     if not path:
         raise ValueError(f"data {name!r} has no path; write {layout}:PATH, such as {layout}:data")
     try:
-        place = Path(path).expanduser().absolute()
-        parts = reader(place, wants_test=not validation, verifies=verifies, tell=tell)
+        parts = reader(absolute(path), wants_test=not validation, verifies=verifies, tell=tell)
         data = _from_parts(parts)
         if not validation:
             return data

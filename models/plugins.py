@@ -24,6 +24,8 @@ from types import ModuleType
 
 import torch
 
+from models.paths import absolute, is_file, is_folder
+
 OURS = ("models", "runtime", "launch", "benchmarks")  # a user's folders may have these names too
 FORMS = "package.module:attribute or path/to/file.py:attribute"
 
@@ -173,7 +175,7 @@ def _suggestion(name: str, known: Iterable[str]) -> str:
 def _import_module(name: str, what: str) -> ModuleType:
     module_name, _, attribute = name.partition(":")
     hidden = _hidden_file(module_name)
-    if hidden is not None and hidden.is_file():
+    if hidden is not None and is_file(hidden):
         raise _hides(name, what, hidden)
     try:
         with users_code(f"importing {module_name} for {what} {name!r}"):
@@ -199,7 +201,7 @@ def _hidden_file(module_name: str) -> Path | None:
     """
     here = Path.cwd()
     top, *_ = parts = module_name.split(".")
-    if not (here / top).is_dir() and not (here / f"{top}.py").is_file():
+    if not is_folder(here / top) and not is_file(here / f"{top}.py"):
         return None
     spec = _find(top)
     if spec is None or here in _folders(spec):
@@ -250,8 +252,8 @@ def _load_file(name: str, what: str) -> ModuleType:
     a private name, so that it may be called as one of ours.
     """
     place = name.rpartition(":")[0]
-    path = Path(place).expanduser().absolute()
-    if not path.is_file():
+    path = absolute(place)
+    if not is_file(path):
         found = "is no file" if path.exists() else "there is no such file"
         near = _suggestion(path.name, (p.name for p in path.parent.glob("*.py")))
         raise ValueError(f"{what} {name!r}: {found}: {path}{near}; give the path of a .py file")

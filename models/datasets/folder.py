@@ -25,7 +25,8 @@ from PIL import Image, UnidentifiedImageError
 from models.datasets import cache
 from models.datasets.parts import Parts, Split
 from models.datasets.progress import Progress
-from models.datasets.raw_files import fingerprint, reading
+from models.datasets.raw_files import fingerprint
+from models.paths import is_folder, reading
 from models.simclr_views import LARGE
 from models.tell import Tell
 from models.validation import stratified_order
@@ -70,7 +71,7 @@ def read_folder(
     """
     del verifies  # there is nothing to compare with
     train = _in_stratified_order(_list_split(path, "train"))
-    held_out = [name for name in TEST if wants_test and (path / name).is_dir()]
+    held_out = [name for name in TEST if wants_test and is_folder(path / name)]
     test = (
         _list_split(path, held_out[0]) if held_out else Listing(files=[], classes=[], num_others=0)
     )
@@ -103,7 +104,7 @@ def read_folder(
 def _list_split(root: Path, split: str) -> Listing:
     """A split's images, by class and then by path, below the class's folder at any depth."""
     folder = root / split
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise ValueError(
             f"there is no folder {folder}; put images into {root}/train/CLASS/ and"
             f" {root}/test/CLASS/ (or val), a folder for each class"

@@ -14,7 +14,7 @@ import torch
 
 from models.datasets.parts import Parts, Split
 from models.datasets.published import FASHION_MNIST, MNIST, checksum_remarks, md5_of
-from models.datasets.raw_files import reading
+from models.paths import is_file, reading
 from models.simclr_views import GREY
 from models.tell import Tell
 
@@ -49,7 +49,7 @@ def _name(split: str, part: str, mark: str = "-") -> str:
 def _find(folder: Path, split: str, part: str) -> Path:
     for name in (_name(split, part), _name(split, part, mark=".")):
         for file in (folder / name, folder / f"{name}.gz"):
-            if file.is_file():
+            if is_file(file):
                 return file
     raise ValueError(
         f"there is no {_name(split, part)}, gzipped or not, in {folder}; for Fashion-MNIST"

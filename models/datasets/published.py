@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from models.datasets.raw_files import reading
+from models.paths import is_file, reading
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,7 @@ def find_folder(path: Path, published: Published, first: str) -> Path:
     `first` is a file by which it is known. Raises ValueError, with what to download.
     """
     for folder in (path, path / published.folder):
-        if (folder / first).is_file():
+        if is_file(folder / first):
             return folder
     raise ValueError(
         f"there is no {first} in {path} or {path / published.folder};"
@@ -117,7 +117,7 @@ def find_folder(path: Path, published: Published, first: str) -> Path:
 def find_file(folder: Path, name: str, published: Published) -> Path:
     """A file in a folder of a published set. Raises ValueError if it is missing."""
     file = folder / name
-    if not file.is_file():
+    if not is_file(file):
         raise ValueError(
             f"there is no {name} in {folder}, beside the other files of {published.name}; unpack"
             f" {published.url} anew"

@@ -4,21 +4,11 @@ Owns reading and sizes. Knows nothing of what the bytes mean.
 """
 
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-
-@contextmanager
-def reading(file: Path) -> Iterator[None]:
-    """Turn an OSError over a file into a ValueError that names it."""
-    try:
-        yield
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise ValueError(f"{file} can't be read: {reason}; check it and its permissions") from error
+from models.paths import reading
 
 
 def num_records(file: Path, record_bytes: int) -> int:

@@ -16,6 +16,7 @@ from models.datasets.parts import Parts, Split
 from models.datasets.progress import Progress
 from models.datasets.published import STL10, checksum_remarks, find_file, find_folder, md5_of_file
 from models.datasets.raw_files import fingerprint, num_records, read_records
+from models.paths import is_file
 from models.simclr_views import LARGE
 from models.tell import Tell
 from models.validation import stratified_order
@@ -36,9 +37,9 @@ def read_stl10(path: Path, *, wants_test: bool, verifies: bool, tell: Tell) -> P
     if verifies:
         tell(f"computing the checksums of {folder}")
         used = (name for name in STL10.md5 if wants_test or not name.startswith("test"))
-        md5 = {name: md5_of_file(folder / name) for name in used if (folder / name).is_file()}
+        md5 = {name: md5_of_file(folder / name) for name in used if is_file(folder / name)}
     unlabelled = folder / UNLABELLED
-    num_unlabelled = num_records(unlabelled, IMAGE_BYTES) if unlabelled.is_file() else 0
+    num_unlabelled = num_records(unlabelled, IMAGE_BYTES) if is_file(unlabelled) else 0
     order = stratified_order(labels_N)
     return Parts(
         train=Split(

@@ -196,7 +196,7 @@ class Recorder:
 
         try:
             return job.evaluate(weights, show)
-        except ValueError as error:
+        except (ValueError, OSError) as error:  # the data, or their disk, may be gone by now
             log.info("not evaluated", exc_info=error)
             console.print(f"not evaluated: {error}", soft_wrap=True)
             return unknown

@@ -119,8 +119,8 @@ def is_url(place: str) -> bool:
 
 
 def check_place(given: str) -> str:
-    """What a user gave as the absolute path or the URL that it means. Raises ValueError if this
-    host can't open such a URL, with the remedy."""
+    """What a user gave as the absolute path or the URL that it means. Raises ValueError, with the
+    remedy, if this host can't open such a URL or the path is in the home directory of nobody."""
     for scheme in LOCAL_URLS:
         given = given.removeprefix(scheme)
     if is_url(given):
@@ -128,7 +128,12 @@ def check_place(given: str) -> str:
 
         check_url(given)
         return given.rstrip("/")
-    return os.path.abspath(Path(given).expanduser())
+    try:
+        return os.path.abspath(Path(given).expanduser())
+    except RuntimeError as error:
+        raise ValueError(
+            f"{given!r} begins with a home directory that is not known here; give the path in full"
+        ) from error
 
 
 def read(storage: Storage, name: str) -> bytes:

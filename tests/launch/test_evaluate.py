@@ -1,6 +1,7 @@
 """A finished run is measured from its directory; that its end's figures are repeated is
 test_pipeline's."""
 
+import errno
 import json
 import os
 import re
@@ -188,6 +189,31 @@ def test_run_without_weights_is_refused(capsys, run):
     )
 
 
+@pytest.mark.parametrize("name", ["config.toml", "weights.safetensors"])
+def test_run_that_may_not_be_looked_into_is_refused(capsys, finished, monkeypatch, name):
+    """A run directory is its owner's alone, and another's evaluation of it was a traceback."""
+    stat = os.stat
+
+    def refuse(path, *more, **how):
+        if os.path.basename(path) == name:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return stat(path, *more, **how)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    assert refusal(capsys, finished) == (
+        f"evaluate: error: {finished / name} can't be read: permission denied; check it and its"
+        " permissions\n"
+    )
+
+
+def test_weights_that_may_not_be_opened_are_refused(capsys, finished, monkeypatch):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(safetensors.torch, "load_file", refuse)
+    assert "weights.safetensors can't be read: permission denied" in refusal(capsys, finished)
+
+
 def test_config_that_no_run_has_written_is_refused(capsys, finished):
     (finished / "config.toml").write_text("workers = 2\n")
     assert "is none that a run has written; give another run" in refusal(capsys, finished)
@@ -222,9 +248,12 @@ def test_data_whose_images_do_not_fit_are_refused(capsys, finished, tmp_path, mo
         (["--units", "some"], "some"),
         (["--features", "white"], "white"),
         (["--data", "digit"], "did you mean 'digits'?"),
+        (["--data", "cifar10:~nosuch/x"], "home directory that is not known here"),
+        (["--data", "~nosuch/own.py:data"], "home directory that is not known here"),
         (["--no-such-flag"], "--no-such-flag"),
         (["--json", "nowhere/figures.json"], "no such directory"),
         (["--json", "."], "is a directory; give a file"),
+        (["--json", "x" * 300], "file name too long"),
     ],
 )
 def test_flag_that_can_not_be_is_refused_at_once(capsys, finished, argv, told):

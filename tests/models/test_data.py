@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.data import ImageData, batch_indices, load_data, steps_per_epoch
+from models.data import LAYOUTS, ImageData, batch_indices, load_data, steps_per_epoch
 from models.views import DIGITS, GENERIC
 
 MODULE = """
@@ -131,6 +131,15 @@ def test_number_of_classes_that_is_none_is_refused(num_classes):
     parts |= {"test_images": images, "test_labels": labels}
     with pytest.raises(ValueError, match=f"num_classes {num_classes!r}; give a whole number, 0 if"):
         ImageData(**parts, num_classes=num_classes)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_path_that_can_not_be_looked_at_is_refused(layout):
+    """A folder that may not be entered, or one in the home of nobody, was a traceback."""
+    with pytest.raises(ValueError, match=rf"data '{layout}:/x+': /x+.* can't be read: file name"):
+        load_data(f"{layout}:/{'x' * 300}", seed=0)
+    with pytest.raises(ValueError, match=rf"data '{layout}:~nosuch/x': .* not known here; give"):
+        load_data(f"{layout}:~nosuch/x", seed=0)
 
 
 def test_splits_that_do_not_exist_are_refused():

@@ -202,6 +202,9 @@ def test_absolute_import_of_a_hidden_package_is_told_a_remedy(here):
         ("folder.py:build", "is no file: "),
         ("net.py:buidl", r"net\.py has no attribute 'buidl' \(did you mean 'build'"),
         ("net.py:number", "is a int; name a function"),
+        (f"{'x' * 300}/net.py:build", r"/x+/net\.py can't be read: file name too long; check"),
+        (f"{'x' * 300}:build", r"/x+ can't be read: file name too long; check"),
+        ("~nosuch/net.py:build", "'~nosuch/net.py' begins with a home directory that is not known"),
     ],
 )
 def test_wrong_path_is_refused(here, name, message):

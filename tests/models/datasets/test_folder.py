@@ -1,5 +1,6 @@
 """A folder a class: which files are taken, how they are decoded, and what is said of bad ones."""
 
+import errno
 import os
 import threading
 
@@ -184,6 +185,20 @@ def test_missing_images_say_where_to_put_them(tmp_path, made):
     for name in made:
         (tmp_path / name).mkdir(parents=True)
     with pytest.raises(ValueError, match=r"(put images into|there are no images in) .*train/"):
+        load(tmp_path)
+
+
+def test_folder_that_can_not_be_looked_at_is_no_missing_one(tmp_path, monkeypatch):
+    write_folder(tmp_path)
+    stat = os.stat
+
+    def fail(path, *more, **how):
+        if os.path.basename(path) == "test":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return stat(path, *more, **how)
+
+    monkeypatch.setattr(os, "stat", fail)
+    with pytest.raises(ValueError, match=r"/test can't be read: permission denied; check it"):
         load(tmp_path)
 
 

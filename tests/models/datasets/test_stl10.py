@@ -1,5 +1,8 @@
 """STL-10's binary layout: columns, labels from 1, and a part that nobody labelled."""
 
+import errno
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -88,6 +91,23 @@ def test_bad_file_is_refused(tmp_path, name, content, message):
     (tmp_path / "stl10_binary" / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         load_data(f"stl10:{tmp_path}", seed=0)
+
+
+@pytest.mark.parametrize("verifies", [False, True])
+@pytest.mark.parametrize("name", ["train_X.bin", "test_y.bin", "unlabeled_X.bin"])
+def test_file_that_can_not_be_looked_at_is_named(tmp_path, monkeypatch, name, verifies):
+    """As on a server that was restarted: pathlib does not say that it is missing, but raises."""
+    write_stl10(tmp_path, unlabelled=5)
+    stat = os.stat
+
+    def fail(path, *more, **how):
+        if os.path.basename(path) == name:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return stat(path, *more, **how)
+
+    monkeypatch.setattr(os, "stat", fail)
+    with pytest.raises(ValueError, match=rf"{name} can't be read: stale file handle; check it"):
+        load_data(f"stl10:{tmp_path}", seed=0, verifies=verifies)
 
 
 def test_missing_data_say_what_to_download_and_where_to_put_it(tmp_path):

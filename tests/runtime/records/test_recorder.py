@@ -178,13 +178,24 @@ def test_evaluation_that_hung_is_not_tried_again(recorder, capsys):
     assert "not evaluated: it hung while evaluating" in capsys.readouterr().out
 
 
-def test_evaluation_that_can_not_be_costs_its_figures_alone(recorder, capsys):
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ValueError("no labels [here]"), "no labels [here]"),
+        (OSError(errno.ESTALE, "Stale file handle", "/data"), "Stale file handle: '/data'"),
+    ],
+)
+def test_evaluation_that_can_not_be_costs_its_figures_alone(recorder, capsys, error, told):
+    """Data that were gone by the end of a job ended it with a traceback, all but done."""
+
     def evaluate(weights: object, tell) -> list[UnitAccuracy]:
-        raise ValueError("no labels [here]")
+        raise error
 
     job = SimpleNamespace(
         num_workers=1, quick_end=False, evaluate=evaluate, unit_names=lambda k: (["a"], [])
     )
     found = recorder._evaluate(job, WEIGHTS, make_console(), unheard, "")
     assert found == [UnitAccuracy(name="a")]
-    assert "not evaluated: no labels [here]" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert printed.startswith("not evaluated: ")
+    assert printed.endswith(f"{told}\n")

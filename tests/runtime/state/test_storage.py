@@ -394,6 +394,12 @@ def test_path_is_made_absolute_and_url_stays(tmp_path, monkeypatch):
     assert open_storage(check_place("checkpoints")) == LocalStorage(tmp_path / "checkpoints")
 
 
+def test_path_in_the_home_of_nobody_is_refused():
+    """It was a traceback of pathlib's."""
+    with pytest.raises(ValueError, match=r"'~nosuch/ck' .* not known here; give the path in full"):
+        check_place("~nosuch/ck")
+
+
 @pytest.mark.parametrize(
     ("url", "says"),
     [
