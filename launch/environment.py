@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import psutil
 import torch
 
 from launch.cores import usable_cores
 from launch.gpus import are_mig, visible_gpus
 from launch.launcher import Launcher
+from models import host_memory
 from models.device import processor
 from runtime.host import this_host
 from runtime.program import Facts
@@ -104,5 +104,5 @@ def facts_here() -> Facts:
         "has_mig": are_mig(gpus),
         "has_nccl": torch.distributed.is_nccl_available(),
         "processor": processor(),
-        "memory_bytes": psutil.virtual_memory().total,
+        "memory_bytes": host_memory.total_bytes(),
     }

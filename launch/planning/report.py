@@ -5,7 +5,6 @@ Owns how a plan is shown. The figures are made elsewhere.
 
 from collections.abc import Iterator, Sequence
 
-import psutil
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -20,6 +19,7 @@ from launch.planning.partition import Block
 from launch.planning.prediction import Prediction, predict
 from launch.planning.resolved import Resolved
 from launch.planning.streams import edge_specs
+from models import host_memory
 from runtime.block import message_bytes
 from runtime.core.plan import Stream
 from runtime.records.bubbles import lock_step_bubble, zero_bubble_bubble
@@ -232,7 +232,7 @@ def _too_much_memory(resolved: Resolved) -> Iterator[str]:
     """Whether the workers of a host would take more than this one has."""
     took = [block_memory(resolved, block) for block in resolved.partition.blocks]
     on_host = sorted(t.on_host if resolved.config.device == "cuda" else t.total for t in took)
-    needed, here = sum(on_host[-resolved.workers_per_host :]), psutil.virtual_memory().total
+    needed, here = sum(on_host[-resolved.workers_per_host :]), host_memory.total_bytes()
     if needed > here:
         yield (
             f"The workers of a host take about {needed / 1e6:,.0f} MB, and this machine has"
@@ -249,4 +249,4 @@ def _room_mb(resolved: Resolved) -> float | None:
         if not torch.cuda.is_available():
             return None
         return float(torch.cuda.get_device_properties(0).total_memory / 1e6)
-    return float(psutil.virtual_memory().total / 1e6)
+    return float(host_memory.total_bytes() / 1e6)

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
 
+from models import host_memory
 from models.datasets.progress import Progress
 from models.tell import Tell
 from models.user_cache import NoHome, user_cache
@@ -47,7 +47,7 @@ Prepare = Callable[[Progress], tuple[Shape, Fill]]
 
 def fits_in_memory(shape: Shape) -> bool:
     """Whether a set of uint8 images is small beside the memory that is available now."""
-    return _num_bytes(shape) <= SHARE_OF_MEMORY * psutil.virtual_memory().available
+    return _num_bytes(shape) <= SHARE_OF_MEMORY * host_memory.available_bytes()
 
 
 def in_memory(prepare: Prepare, *, what: str, tell: Tell) -> Tensor | None:

@@ -2,26 +2,16 @@
 
 import math
 import os
-from pathlib import Path
 
 import pytest
 
 from launch.cores import quota, usable_cores
 
+from ..models.made_up_cgroups import Cgroups
 
-class Cgroups:
-    """A made-up tree of control groups, and this process's membership in it."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root / "cgroup"
-        self.membership = root / "membership"
-
-    def join(self, *lines: str) -> None:
-        self.membership.write_text("".join(f"{line}\n" for line in lines))
-
-    def write(self, path: str, text: str) -> None:
-        (self.root / path).parent.mkdir(parents=True, exist_ok=True)
-        (self.root / path).write_text(f"{text}\n")
+class Quotas(Cgroups):
+    """Control groups, and what is read of them."""
 
     def quota(self) -> float:
         return quota(self.root, self.membership)
@@ -31,9 +21,9 @@ class Cgroups:
 
 
 @pytest.fixture
-def cgroups(tmp_path, monkeypatch) -> Cgroups:
+def cgroups(tmp_path, monkeypatch) -> Quotas:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
-    return Cgroups(tmp_path)
+    return Quotas(tmp_path)
 
 
 def test_quota_of_half_a_core_is_one_thread(cgroups):

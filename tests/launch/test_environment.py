@@ -1,25 +1,26 @@
 """What a process finds around itself, and whether all workers run on its host."""
 
-import psutil
 import pytest
 import torch
 
 from launch import environment
 from launch.config import ConfigError
 from launch.environment import Environment
+from models import host_memory
 
 from .environs import TORCHRUN
 
 
 @pytest.fixture
 def process(monkeypatch):
-    """A process with other cores and GPUs than this one, and no launcher."""
+    """A process with other cores, GPUs and memory than this one, and no launcher."""
     for name in TORCHRUN:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(environment, "usable_cores", lambda: 7)
     monkeypatch.setattr(environment.os, "sched_getaffinity", lambda pid: set(range(7)))
     monkeypatch.setattr(environment, "visible_gpus", lambda: ("0", "MIG-a", "MIG-b"))
     monkeypatch.setattr(environment, "processor", lambda: "7 cores, 3 GPUs")
+    monkeypatch.setattr(host_memory, "total_bytes", lambda: 4 << 30)
     monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: True)
     return monkeypatch
 
@@ -33,7 +34,7 @@ def test_environment_without_a_launcher_is_this_machine(process):
         has_nccl=True,
         has_mig=True,
         processor="7 cores, 3 GPUs",
-        memory_bytes=psutil.virtual_memory().total,
+        memory_bytes=4 << 30,
     )
 
 

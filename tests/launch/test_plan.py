@@ -1,14 +1,12 @@
 """The plan as a program: it prints, trains nothing, and refuses what the pipeline refuses."""
 
-from types import SimpleNamespace
-
-import psutil
 import pytest
 import torch
 
 from launch import plan, resolve
 from launch.plan import main
 from launch.planning import cuts
+from models import host_memory
 
 from .planning.test_rates import EQUAL
 
@@ -55,7 +53,7 @@ def test_measured_times_give_samples_a_second(capsys, monkeypatch):
 
 
 def test_data_parallelism_is_no_choice_if_memory_is_short(capsys, monkeypatch):
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=9e6))
+    monkeypatch.setattr(host_memory, "total_bytes", lambda: 9_000_000)
     out = planned(capsys, "--model", "mlp", "--decoder-depth", "0", "--batch-size", "1400")
     assert "MB of 9 MB: it does not fit, so plain data parallelism is no choice here" in out
 

@@ -7,13 +7,13 @@ import dataclasses
 import io
 from types import SimpleNamespace
 
-import psutil
 import pytest
 import torch
 from rich.console import Console
 
 from launch.planning.memory import block_memory
 from launch.planning.report import render_plan
+from models import host_memory
 
 from ..runs import MACHINE, light
 from .test_rates import EQUAL
@@ -23,8 +23,7 @@ ONE_PROCESS = "one process, end to end, with 1 thread too"
 
 def printed(run, *, cores: int = 2, memory_mb: float = 1e6, monkeypatch) -> list[str]:
     """The plan's lines, each run of spaces as one."""
-    memory = dataclasses.make_dataclass("Memory", ["total"])(memory_mb * 1e6)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr(host_memory, "total_bytes", lambda: memory_mb * 1e6)
     file = io.StringIO()
     environment = dataclasses.replace(MACHINE, cores=cores)
     render_plan(run, Console(file=file, width=120), environment=environment)

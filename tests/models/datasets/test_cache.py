@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from models import host_memory
 from models.datasets import cache
 from models.tell import unheard
 
@@ -114,6 +115,13 @@ def test_second_process_gives_a_stalled_one_up(monkeypatch):
         ):
             mapped(never)
         assert part.exists()
+
+
+def test_set_fits_if_it_takes_a_quarter_of_what_this_process_may_have(monkeypatch):
+    """In a container the host's memory was counted, and the kernel ended the process."""
+    monkeypatch.setattr(host_memory, "available_bytes", lambda: 400)
+    assert cache.fits_in_memory((25, 1, 2, 2))
+    assert not cache.fits_in_memory((26, 1, 2, 2))
 
 
 def test_full_disk_is_found_before_anything_is_decoded(monkeypatch):
