@@ -148,9 +148,10 @@ def _of_name(name: str) -> str:
         (family, _, _, _, place), *_ = socket.getaddrinfo(name, 0, type=socket.SOCK_STREAM)
         with socket.socket(family) as probe:
             probe.bind(place)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter for a label that is empty or too long
+        reason = error.strerror if isinstance(error, OSError) else error.__cause__
         raise HostError(
-            f"bind {name!r} is no address of this host ({error.strerror or error}); give one that"
-            " is, such as 127.0.0.1, an interface, or a network such as 10.0.0.0/8"
+            f"bind {name!r} is no address of this host ({reason or error}); give one that is,"
+            " such as 127.0.0.1, an interface, or a network such as 10.0.0.0/8"
         ) from error
     return str(place[0])

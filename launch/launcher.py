@@ -37,6 +37,15 @@ class Launcher:
     hosts_store: bool = False
     is_torchrun: bool = False
 
+    def __post_init__(self) -> None:
+        try:
+            self.master_addr.encode("idna")  # as each look-up of it does
+        except UnicodeError as error:
+            raise ConfigError(
+                f"MASTER_ADDR={self.master_addr!r} in the environment can be no host's name"
+                f" ({error.__cause__ or error}); set it to the name or address of rank 0's host"
+            ) from error
+
     @property
     def is_one_host(self) -> bool | None:
         """Whether all ranks run on this host; None if that is not known."""

@@ -108,6 +108,8 @@ def test_interface_network_or_address_can_be_asked_for(asked, found):
         ("10.0.0.0/99", "is no network"),
         ("192.0.2.9", "bind '192.0.2.9' is no address of this host"),
         ("nowhere", "bind 'nowhere' is no address of this host"),
+        ("node..1", r"bind 'node..1' is no address of this host \(label empty or too long\)"),
+        ("n" * 64, r"bind 'n+' is no address of this host \(label too long\)"),
     ],
 )
 def test_what_is_none_of_this_hosts_is_refused(asked, why):

@@ -62,6 +62,16 @@ def test_variable_that_is_no_number_is_named(name):
     )
 
 
+@pytest.mark.parametrize("name", ["node..1", "n" * 64])
+def test_master_that_can_be_no_name_is_refused(name):
+    """It was a traceback of the codec for names when the store was hosted, or looked for."""
+    message = refusal(TORCHRUN | {"MASTER_ADDR": name})
+    assert message.startswith(
+        f"MASTER_ADDR={name!r} in the environment can be no host's name (label "
+    )
+    assert message.endswith("; set it to the name or address of rank 0's host")
+
+
 def test_rank_beyond_the_world_is_refused():
     assert "RANK=4 is not below WORLD_SIZE=4" in refusal(TORCHRUN | {"RANK": "4"})
 
