@@ -91,6 +91,8 @@ def _convert_overlap(type_: type, tokens: Sequence[Token]) -> Overlap | None:
         return "stage"
     try:
         units = _convert_list(type_, tokens)
+        if not units:  # that of one block, to which a run may resolve, but nobody asks for by this
+            raise ValueError(f"{text!r} holds no number (was a variable not set?)")
     except ValueError as error:
         raise ValueError(f"{error}; give units, one number per edge, or stage") from None
     return units[0] if len(units) == 1 else units

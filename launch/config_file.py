@@ -103,7 +103,8 @@ class _File:
             raise ConfigError(f"config file {str(path)!r}: {error}; give its given.toml") from error
         if self._resolved is not None:
             self._refuse_flags(values, path)
-            values = {key: value for key, value in values.items() if key in KEYS}
+            # One block has no overlap ([]), which nobody may give.
+            values = {k: value for k, value in values.items() if k in KEYS and value != []}
         elif any(ROLES[KEYS[flag]] is Role.LENGTH for flag in self._flags):
             values = {k: v for k, v in values.items() if ROLES.get(KEYS.get(k, "")) != Role.LENGTH}
         _check(values, f"config file {str(path)!r}")

@@ -188,6 +188,27 @@ def test_empty_path_is_no_directory():
     assert "--run-dir: the path is empty; was a variable not set?" in refusal(["--run-dir", ""])
 
 
+@pytest.mark.parametrize("text", ["", " ", ","])
+def test_empty_overlap_is_no_run_of_one_block(text):
+    """--overlap "$OVERLAP", with OVERLAP unset, trained one worker and said nothing."""
+    assert refusal(["--overlap", text]) == (
+        f"Invalid value for --overlap: {text.strip()!r} holds no number (was a variable not set?);"
+        " give units, one number per edge, or stage; see --help"
+    )
+
+
+def test_empty_overlap_in_a_file_is_refused(tmp_path):
+    assert refusal(write(tmp_path / "run.toml", "overlap = []")).startswith(
+        "Invalid value for [overlap]: '' holds no number"
+    )
+
+
+@pytest.mark.parametrize("key", ["cuts", "decoder-depth", "lr-scale", "wire-precision"])
+def test_no_other_list_may_be_empty(tmp_path, key):
+    for argv in ([f"--{key}", ""], [f"--{key}", ","], write(tmp_path / "a.toml", f"{key} = []")):
+        assert f"{key} '' is not allowed; " in refusal(argv)
+
+
 def test_deleted_current_directory_is_told(tmp_path, monkeypatch):
     place = tmp_path / "place"
     place.mkdir()
@@ -263,6 +284,13 @@ def test_config_toml_repeats_its_run_with_what_was_given(run):
     config = parse(["--config", str(run / "config.toml")], prog="x")
     assert config == RESOLVED
     assert to_toml(config) == to_toml(RESOLVED)
+
+
+def test_config_toml_of_one_block_has_no_edge_and_repeats_it_too(tmp_path):
+    given = RunConfig(workers=1)
+    one = DECIDED | {"workers": 1, "cuts": (0,), "overlap": ()}
+    config = ResolvedConfig(**(vars(given) | one), given=given)
+    assert parse(write(tmp_path / "config.toml", to_toml(config)), prog="x") == config
 
 
 def test_config_toml_takes_flags_of_how_it_is_run(run, tmp_path):
