@@ -13,6 +13,7 @@ Shapes: N images, C channels, H height, W width.
 import errno
 import fcntl
 import hashlib
+import mmap
 import os
 import re
 import time
@@ -34,6 +35,7 @@ from models.user_cache import NoHome, user_cache
 SHARE_OF_MEMORY = 0.25  # of what is available, that a set may take and still be held in memory
 POLL_S = 0.2
 STALLED_S = 120.0  # without progress of the process that writes
+FLUSHED_BYTES = 256 << 20  # between two signs of progress, in whole pages
 NO_ROOM = (  # of a disk that is full, a directory that can't be had, and one without locks
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST),
@@ -184,7 +186,19 @@ def _write(part: Path, prepare: Prepare, progress: Progress) -> None:
         os.posix_fallocate(opened.fileno(), 0, opened.seek(0, os.SEEK_END))
     progress.begin("decoding", shape[0])
     fill(images_NCHW, progress)
-    images_NCHW.flush()
+    _flush(images_NCHW, progress)
+
+
+def _flush(images_NCHW: np.memmap, progress: Progress) -> None:
+    """Have all of a part on the disk, piece by piece: as one it may take longer than others wait
+    for a process that shows no progress."""
+    pages, num_images = images_NCHW.base, len(images_NCHW)
+    assert isinstance(pages, mmap.mmap), "the whole file is mapped"
+    progress.begin("writing", num_images)
+    for begin in range(0, len(pages), FLUSHED_BYTES):
+        end = min(begin + FLUSHED_BYTES, len(pages))
+        pages.flush(begin, end - begin)
+        progress.advance(num_images * end // len(pages) - num_images * begin // len(pages))
 
 
 def _forget(folder: Path, stem: str, newest: Path) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import mmap
 import os
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from models import host_memory
-from models.datasets import cache
+from models.datasets import cache, progress
 from models.tell import unheard
 
 SHAPE = (5, 1, 2, 2)
@@ -122,6 +123,36 @@ def test_set_fits_if_it_takes_a_quarter_of_what_this_process_may_have(monkeypatc
     monkeypatch.setattr(host_memory, "available_bytes", lambda: 400)
     assert cache.fits_in_memory((25, 1, 2, 2))
     assert not cache.fits_in_memory((26, 1, 2, 2))
+
+
+def test_part_is_touched_while_it_is_written_to_the_disk(monkeypatch):
+    """It was written in one call, of minutes for tens of GB: whoever waited gave its process up."""
+    written: list[tuple[int, int]] = []
+    touched: list[int] = []  # how many slices were written by then
+    now_s, flush = [100.0], mmap.mmap.flush
+
+    class SlowDisk(mmap.mmap):
+        def flush(self, *piece: int) -> None:
+            flush(self, *piece)
+            written.append(piece)
+            now_s[0] += 100
+
+    monkeypatch.setattr(mmap, "mmap", SlowDisk)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now_s[0])
+    monkeypatch.setattr(os, "utime", lambda part: touched.append(len(written)))
+    monkeypatch.setattr(cache, "FLUSHED_BYTES", 2 * mmap.PAGESIZE)
+    shape = (6, 1, 64, mmap.PAGESIZE // 64)  # a page each, and a header
+
+    def fill(images_NCHW, _) -> None:
+        images_NCHW[:] = 7
+
+    images = cache.mapped(
+        lambda _: (shape, fill), place="here", content="all", what="pets", tell=unheard
+    )
+    assert images.eq(7).all()
+    size = 2 * mmap.PAGESIZE
+    assert written == [(0, size), (size, size), (2 * size, size), (3 * size, 128)]
+    assert touched == [1, 2, 3, 4]
 
 
 def test_full_disk_is_found_before_anything_is_decoded(monkeypatch):
