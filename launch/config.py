@@ -363,7 +363,8 @@ class ResolvedConfig(RunConfig):
     `given` is what it was resolved from. `earlier_lengths` holds pairs (step, length), oldest
     first: below that step the learning rate's schedule was laid over that many steps, since the
     run was resumed there with another length. `processor` says what the machine can do that it
-    ran on, since bits depend on that; `data_sizes` and `data_digest` what data it found.
+    ran on, and `torch` which build it ran with, since bits depend on these; `data_sizes` and
+    `data_digest` what data it found, and `code` digests of the files of the user's code.
     """
 
     workers: int = field()
@@ -380,6 +381,8 @@ class ResolvedConfig(RunConfig):
     given: RunConfig = field(compare=False)
     earlier_lengths: tuple[tuple[int, int], ...] = ()
     processor: str = field(default="", compare=False)
+    torch: str = field(default="", compare=False)
+    code: str = field(default="", compare=False)
     data_sizes: str = field(default="", compare=False)
     data_digest: str = field(default="", compare=False)
 

@@ -59,6 +59,8 @@ def to_toml(config: RunConfig) -> str:
     more = {
         "earlier-lengths": config.earlier_lengths,
         "processor": config.processor,
+        "torch": config.torch,
+        "code": config.code,
         "data-sizes": config.data_sizes,
         "data-digest": config.data_digest,
         "given": _values(config.given),

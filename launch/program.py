@@ -38,10 +38,6 @@ if TYPE_CHECKING:
 PRELOAD = ("runtime.coordinator.coordinator", "runtime.worker.process", "launch.job")
 
 
-# What names code: a worker runs none but that which its own rank was started with.
-CODE = ("model", "data", "views", "head", "objective", "optimizer")
-
-
 def make_program(config: RunConfig, *, name: str, secret: bytes) -> Program:
     """Describe the run of a config to the keeper, but for what can be wrong with this host alone;
     `secret` is the job's."""
@@ -107,9 +103,11 @@ def resolve_text(
 def load_job(own: RunConfig, text: str) -> LocalLearningJob:
     """Make the job of what `resolve_text` returned. Raises ConfigError if it names other code than
     this rank was started with, before any of that is imported; or if rank 0 was started with other
-    flags, but for those of a place, of which each host may have its own."""
+    flags, but for those of a place, of which each host may have its own; or if a file of the user's
+    code is not as it was when the job began: blocks would learn by different code."""
     from launch.job import LocalLearningJob
-    from launch.resolve import config_of, restore
+    from launch.resolve import config_of, let_users_modules_be_found, restore
+    from launch.users_code import CODE, digests_of
 
     announced = config_of(text)
     for name in CODE:
@@ -118,6 +116,12 @@ def load_job(own: RunConfig, text: str) -> LocalLearningJob:
     for name, role in ROLES.items():
         if role is not Role.PLACE:
             _refuse_other(name, given, announced.given)
+    let_users_modules_be_found()
+    if (here := digests_of(announced)) != announced.code:
+        raise ConfigError(
+            f"started for code that is not here any more, or not on this host ({announced.code};"
+            f" here {here or 'none'}); put that back, or start the job again with the code here"
+        )
     return LocalLearningJob(restore(text))
 
 

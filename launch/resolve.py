@@ -29,6 +29,7 @@ from launch.planning.source_time import measured_block_0, measured_source
 from launch.planning.workload import Workload, sharing_of
 from launch.run_data import digest_of, load_run_data, sizes_of
 from launch.source import make_source
+from launch.users_code import digests_of
 from models.compilation import what_lacks
 from models.data import ImageData, steps_per_epoch
 from models.heads import load_head
@@ -38,7 +39,7 @@ from models.objectives import load_objective
 from models.optimizers import load_optimizer
 from models.plugins import UsersError, is_dotted
 from models.registry import load_network
-from models.view_names import check_users_views
+from models.view_names import check_users_views, views_remarks
 from runtime.faults import plan as faults
 from runtime.program import Tell, unheard
 
@@ -167,6 +168,8 @@ def _resolve(
         "checkpoint_every": config.checkpoint_every
         or steps_per_epoch(num_train, config.batch_size),
         "processor": environment.processor,
+        "torch": torch.__version__,
+        "code": digests_of(config),
         "data_sizes": sizes_of(data),
         "data_digest": digest_of(data),
     }
@@ -293,11 +296,15 @@ def _workload(
 
 def _check_names(config: RunConfig, data: ImageData) -> None:
     """Make views, objective and an optimizer once, for what they say about names and figures."""
-    num_drawn = min(config.batch_size, CHECKED_IMAGES)
-    check_users_views(data.views, config.views, (num_drawn, *data.image_shape))
+    check_users_views(data.views, config.views, _checked_shape(config, data))
     _check_objective(config, data)
     weight = torch.nn.Parameter(torch.zeros(1, 1))
     load_optimizer(config.optimizer, [weight], lr=config.lr, weight_decay=config.weight_decay)
+
+
+def _checked_shape(config: RunConfig, data: ImageData) -> tuple[int, int, int, int]:
+    """Of the batch that a user's views are drawn of before the start."""
+    return (min(config.batch_size, CHECKED_IMAGES), *data.image_shape)
 
 
 def _check_objective(config: RunConfig, data: ImageData) -> None:
@@ -415,7 +422,9 @@ def _remarks(
     """What is odd about the data, the machines and the network, and about a run that is
     repeated."""
     compiled = [] if config.compile else compiled_remarks(workload.network, workload.traces)
-    return (*data.remarks, *environment.remarks, *compiled, *_repeat_remarks(config, now))
+    views = views_remarks(data.views, config.views, _checked_shape(config, data))
+    of_ours = (*data.remarks, *views, *environment.remarks, *compiled)
+    return (*of_ours, *_repeat_remarks(config, now))
 
 
 def _repeat_remarks(config: RunConfig, now: ResolvedConfig) -> list[str]:
@@ -427,6 +436,17 @@ def _repeat_remarks(config: RunConfig, now: ResolvedConfig) -> list[str]:
         remarks.append(
             f"the run of this config.toml was on another processor ({config.processor}; this is"
             f" {now.processor}): the last bits may differ"
+        )
+    if config.torch not in ("", now.torch):
+        remarks.append(
+            f"the run of this config.toml was with torch {config.torch} (this is {now.torch}): the"
+            " last bits may differ"
+        )
+    if config.torch and config.code != now.code:  # an older version recorded neither
+        remarks.append(
+            f"the run of this config.toml had other code ({config.code or 'none'}; here"
+            f" {now.code or 'none'}): this one"
+            " learns something else"
         )
     if config.data_digest not in ("", now.data_digest):
         remarks.append(

@@ -55,6 +55,13 @@ def _notes(
         yield f"{old.steps} steps become {new.steps}{anew if new.schedule == 'cosine' else ''}"
     if old.processor != new.processor:
         changed[Role.BITS].append(f"processor {old.processor} -> {new.processor}")
+    if old.torch not in ("", new.torch):
+        changed[Role.BITS].append(f"torch {old.torch} -> {new.torch}")
+    if old.torch and old.code != new.code:
+        yield (
+            f"your code has changed ({old.code or 'none'} -> {new.code or 'none'}): from here on"
+            " this is not the run that was begun"
+        )
     if old.data_digest not in ("", new.data_digest) and old.data_sizes == new.data_sizes:
         yield (
             f"the data have changed (digest {old.data_digest} -> {new.data_digest}): from here on"

@@ -230,7 +230,7 @@ def from_sequential(name: str, build: Callable[[], object], *, seed: int) -> Net
     asked for later is a copy. Raises ValueError if `build` returns anything else, or its children
     can't be cut apart.
     """
-    randomness.seed_torch(seed, "init", unit=name)
+    randomness.seed_torch(seed, "init", unit=name.rpartition(":")[2])
     whole, was_compiled = _whole(name, build())
     children = [(unit, child) for unit, child in whole._modules.items() if child is not None]
     units = []

@@ -53,7 +53,8 @@ def load_optimizer(
 
     `lr_scales` says by how much the rate of some parameters is multiplied, `lr_scale` that of all
     others. A dotted name, package.module:function, is called as f(param_groups, lr=lr), each group
-    with its own weight_decay. Raises ValueError for an unknown name or a rate that cannot be.
+    with its own weight_decay; the rates that its groups then have keep their ratio to `lr`. Raises
+    ValueError for an unknown name or a rate that cannot be, or if it asks for another decay.
     """
     if not (lr > 0 and math.isfinite(lr)):
         raise ValueError(f"learning rate {lr}; it must be above 0, such as 1e-3")
@@ -77,7 +78,24 @@ def load_optimizer(
     if not isinstance(optimizer, torch.optim.Optimizer):
         kind = type(optimizer).__name__
         raise ValueError(f"optimizer {name!r} made a {kind}; a torch.optim.Optimizer is needed")
+    _refuse_other_decay(name, optimizer, weight_decay)
+    for group in optimizer.param_groups:
+        group[LR_SCALE] = group.get(LR_SCALE, 1.0) * group.get("lr", lr) / lr
     return optimizer
+
+
+def _refuse_other_decay(name: str, optimizer: torch.optim.Optimizer, weight_decay: float) -> None:
+    """Raise ValueError if a user's optimizer was told a weight decay that torch overrides by that
+    of the groups."""
+    parameters = inspect.signature(type(optimizer)).parameters
+    usual = parameters["weight_decay"].default if "weight_decay" in parameters else None
+    asked = optimizer.defaults.get("weight_decay")
+    if usual is not None and asked not in (usual, weight_decay):
+        raise ValueError(
+            f"optimizer {name!r} asks for weight_decay={asked}, and its groups have that of"
+            f" --weight-decay, {weight_decay}; give --weight-decay {asked}, or set it in each group"
+            " of matrices"
+        )
 
 
 def step_optimizer(optimizer: torch.optim.Optimizer) -> None:
@@ -122,7 +140,7 @@ def _groups(
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set a step's rate, for each group by its scale: 1 in a group that a user's optimizer made."""
+    """Set a step's rate, for each group by its scale."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get(LR_SCALE, 1.0)
 

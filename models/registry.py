@@ -39,7 +39,8 @@ def load_network(name: str, image_shape: ImageShape, *, seed: int) -> Network:
     if not is_dotted(name):
         return _ours(name, image_shape)
 
-    randomness.seed_torch(seed, "init", unit=name)
+    attribute = name.rpartition(":")[2]  # however the path to it is spelled
+    randomness.seed_torch(seed, "init", unit=attribute)
     built = call_function(name, "model")
     if isinstance(built, Network):
         return built

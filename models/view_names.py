@@ -83,5 +83,20 @@ def check_users_views(views: Views, name: str, batch_shape: tuple[int, int, int,
         )
 
 
+def views_remarks(views: Views, name: str, batch_shape: tuple[int, int, int, int]) -> list[str]:
+    """What is odd about views of a user's that are good: each step may draw what the one before
+    did."""
+    if isinstance(views, OURS):
+        return []
+    draw, images_BCHW = blamed(views, name), torch.rand(batch_shape)
+    first, second = (draw(images_BCHW.clone(), seed=0, step=step) for step in (0, 1))
+    if not torch.equal(first, second):
+        return []
+    return [
+        f"{_who(name)} are the same in each step; unless that is meant, draw them from"
+        " models.randomness.generator(seed, 'views', step=step)"
+    ]
+
+
 def _who(name: str) -> str:
     return "the data set's views" if name in NAMES else f"views {name!r}"

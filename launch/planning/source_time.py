@@ -37,7 +37,7 @@ def measured_block_0(
     """Seconds of a step's batch, and of what block 0 learns of it; of a large one, by a smaller
     one that is to it as TIMED_FLOPS are to its FLOPs."""
     config = workload.config
-    share = min(1.0, TIMED_FLOPS / counted_costs(workload).of(block).step)
+    share = min(1.0, TIMED_FLOPS / max(1.0, counted_costs(workload).of(block).step))
     timed = replace(config, batch_size=max(2, round(share * config.batch_size)))
     scale = config.batch_size / timed.batch_size
     source_s = measured_source(make_source(timed), threads=threads)

@@ -668,6 +668,19 @@ def test_repeated_run_of_another_processor_is_remarked():
     assert resolve(first, environment=machine(processor="amx")).remarks == ()
 
 
+def test_repeated_run_of_other_torch_or_code_is_remarked():
+    first = light().config
+    assert (first.torch, first.code) == (torch.__version__, "")
+    (remark,) = resolve(dataclasses.replace(first, torch="1.0"), environment=machine()).remarks
+    assert remark == (
+        f"the run of this config.toml was with torch 1.0 (this is {torch.__version__}): the last"
+        " bits may differ"
+    )
+    before = dataclasses.replace(first, code="model 0a")
+    (remark,) = resolve(before, environment=machine()).remarks
+    assert remark.startswith("the run of this config.toml had other code (model 0a; here none)")
+
+
 def test_repeated_run_of_other_data_is_remarked():
     first = light().config
     assert first.data_sizes == "1437 train and 360 test images of 1x16x16, 10 classes"

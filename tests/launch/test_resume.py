@@ -225,6 +225,18 @@ def test_another_processor_is_told():
     assert check(old, processor="amx")[2] == []
 
 
+def test_other_torch_and_other_code_are_told():
+    """A run was resumed with an edited network, or by another torch, without a word."""
+    old = dataclasses.replace(BASE, torch="2.12.0", code="model 0a")
+    assert check(old, torch="2.12.0", code="model 0a")[2] == []
+    assert check(old, torch="2.13.0", code="model 1b")[2] == [
+        "your code has changed (model 0a -> model 1b): from here on this is not the run that was"
+        " begun",
+        "torch 2.12.0 -> 2.13.0: from here on the bits are not those of an uninterrupted run",
+    ]
+    assert check(dataclasses.replace(BASE), torch="2.13.0", code="model 1b")[2] == []
+
+
 def test_other_data_are_refused_if_there_are_more_of_them_and_else_told():
     """Images that were added between run and resume went into it without a word."""
     old = dataclasses.replace(BASE, data_sizes="9 train images", data_digest="abc")

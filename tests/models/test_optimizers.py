@@ -18,9 +18,27 @@ import torch
 def plain(groups, lr):
     return torch.optim.SGD(groups, lr=lr)
 
+def layer_wise(groups, lr):
+    matrices, vectors, *_ = groups
+    vectors["lr"] = lr / 10
+    return torch.optim.SGD(groups, lr=lr)
+
+def decaying(groups, lr):
+    return torch.optim.SGD(groups, lr=lr, weight_decay=0.05)
+
+def usual(groups, lr):
+    return torch.optim.AdamW(groups, lr=lr)
+
 def nothing(groups, lr):
     return None
 """
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A user's optimizers."""
+    (tmp_path / "own_optimizers.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
 
 
 def parameters():
@@ -28,9 +46,7 @@ def parameters():
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw", "own_optimizers:plain"])
-def test_vectors_never_decay(name, tmp_path, monkeypatch):
-    (tmp_path / "own_optimizers.py").write_text(MODULE)
-    monkeypatch.syspath_prepend(tmp_path)
+def test_vectors_never_decay(name, own):
     params = parameters()
     optimizer = load_optimizer(name, params, lr=0.1, weight_decay=0.5)
     for param in params:
@@ -70,9 +86,7 @@ def test_block_of_one_kind_has_one_group():
         ({"name": "own_optimizers:nothing"}, "made a NoneType"),
     ],
 )
-def test_impossible_settings_are_refused(changes, message, tmp_path, monkeypatch):
-    (tmp_path / "own_optimizers.py").write_text(MODULE)
-    monkeypatch.syspath_prepend(tmp_path)
+def test_impossible_settings_are_refused(changes, message, own):
     given = {"name": "sgd", "params": parameters(), "lr": 0.1, "weight_decay": 0.0} | changes
     with pytest.raises(ValueError, match=message):
         load_optimizer(given.pop("name"), given.pop("params"), **given)
@@ -119,3 +133,20 @@ def test_group_that_a_users_optimizer_made_has_the_rate_as_it_is():
     theirs = torch.optim.SGD([p for group in ours.param_groups for p in group["params"]], lr=1.0)
     set_learning_rate(theirs, 0.25)
     assert [group["lr"] for group in theirs.param_groups] == [0.25]
+
+
+def test_rates_of_a_users_groups_keep_their_ratio(own):
+    """The first step's rate took their place."""
+    optimizer = load_optimizer(
+        "own_optimizers:layer_wise", parameters(), lr=0.1, weight_decay=0.0, lr_scale=2.0
+    )
+    set_learning_rate(optimizer, 0.05)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.1, 0.01])
+
+
+def test_decay_that_the_groups_override_is_refused(own):
+    """torch lets a group's go before the optimizer's, so it trained with another, in silence."""
+    with pytest.raises(ValueError, match=r"weight_decay=0.05, .* 0.0001; give --weight-decay 0.05"):
+        load_optimizer("own_optimizers:decaying", parameters(), lr=0.1, weight_decay=1e-4)
+    load_optimizer("own_optimizers:decaying", parameters(), lr=0.1, weight_decay=0.05)
+    load_optimizer("own_optimizers:usual", parameters(), lr=0.1, weight_decay=1e-4)

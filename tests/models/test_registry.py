@@ -46,6 +46,17 @@ def test_users_sequential_is_keyed_on_the_seed():
     assert not torch.equal(weight(0), weight(1))
 
 
+def test_users_sequential_is_the_same_by_whatever_path(tmp_path, monkeypatch):
+    """A folder that was moved was another experiment."""
+    (tmp_path / "net.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    names = ("net.py:sequential", "./net.py:sequential", f"{tmp_path}/net.py:sequential")
+    states = [
+        build_plain(load_network(name, (1, 2, 2), seed=0), seed=0).state_dict() for name in names
+    ]
+    assert all(torch.equal(states[0]["1.weight"], state["1.weight"]) for state in states)
+
+
 def test_users_network_is_taken_as_it_is():
     assert len(load_network("own_networks:network", (1, 2, 2), seed=0).units) == 2
 

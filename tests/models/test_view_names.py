@@ -5,7 +5,7 @@ import torch
 
 from models.plugins import UsersError
 from models.simclr_views import GREY, LARGE, SMALL
-from models.view_names import blamed, check_users_views, choose_views
+from models.view_names import blamed, check_users_views, choose_views, views_remarks
 from models.views import DIGITS, GENERIC, two_views
 
 BATCH = (3, 1, 4, 5)
@@ -69,6 +69,22 @@ def test_views_that_cannot_be_trained_on_are_refused(draw, message):
     with pytest.raises(ValueError, match="views 'my:own'") as refusal:
         check_users_views(draw, "my:own", BATCH)
     assert message in str(refusal.value)
+
+
+def test_views_that_do_not_change_from_step_to_step_are_told():
+    """Who seeds a generator by the seed alone has no augmentation, and no figure that says so."""
+
+    def still(images, *, seed, step):
+        noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(seed))
+        return torch.cat([images, images + noise])
+
+    def moving(images, *, seed, step):
+        return still(images, seed=seed + step, step=0)
+
+    (told,) = views_remarks(still, "my:own", BATCH)
+    assert told.startswith("views 'my:own' are the same in each step; unless that is meant, draw")
+    assert views_remarks(moving, "my:own", BATCH) == []
+    assert views_remarks(DIGITS, "auto", BATCH) == []
 
 
 def test_what_views_raise_is_blamed_on_them():
