@@ -191,12 +191,12 @@ class RunConfig:
     temperature: float = 0.2
     """Temperature of NT-Xent."""
     head: str = "mlp"
-    """Head of each block by name (mlp: residual conv blocks, pooling, two layers), or a factory of
-    your own."""
+    """Head of each block by name (mlp: residual conv blocks, pooling, two layers; mlp-bn: with a
+    BatchNorm after either layer, as SimCLR's), or a factory of your own."""
     head_hidden: int | None = None
-    """Width of the hidden layer in the head mlp; without it 256."""
+    """Width of the hidden layer in the heads mlp and mlp-bn; without it 256."""
     head_features: int | None = None
-    """Width of what the head mlp gives, for a loss that takes any; without it 64."""
+    """Width of what the heads mlp and mlp-bn give, for a loss that takes any; without it 64."""
     decoder_depth: IntList = (1,)
     """Residual conv blocks in a head: one figure for all blocks, or one per block (1,1,1,0)."""
     optimizer: str = "adamw"
@@ -460,10 +460,10 @@ def _check_head(config: RunConfig) -> None:
     """Raise ConfigError if a user's head is to have the widths of ours."""
     widths = {"head-hidden": config.head_hidden, "head-features": config.head_features}
     for name, width in widths.items():
-        if width is not None and config.head != "mlp":
+        if width is not None and config.head not in ("mlp", "mlp-bn"):
             raise ConfigError(
                 f"{name} {width} is not allowed with head {config.head}, which has its own widths;"
-                " leave it out, or give --head mlp"
+                " leave it out, or give --head mlp or mlp-bn"
             )
 
 

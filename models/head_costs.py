@@ -14,7 +14,7 @@ from functools import cache
 import torch
 from torch import nn
 
-from models.heads import DEFAULT_HEAD, HeadSpec, load_head, pools_first, run_head
+from models.heads import OURS, WITH_NORMS, HeadSpec, load_head, pools_first, run_head
 from models.network import NUM_BLANKS
 from models.numerics import FP32, Numerics
 from models.plugins import users_code
@@ -39,7 +39,7 @@ class HeadCost:
 def count_head_cost(spec: HeadSpec, numerics: Numerics = FP32) -> HeadCost:
     """Say what a head costs. Raises as `load_head` and `run_head` do, and UsersError if a user's
     head raises."""
-    if spec.name == DEFAULT_HEAD:
+    if spec.name in OURS:
         return _of_ours(spec)
     head = load_head(spec)
     x_N = torch.rand(NUM_BLANKS, *spec.in_shape).requires_grad_().clone()  # may be worked on
@@ -57,7 +57,8 @@ def count_head_cost(spec: HeadSpec, numerics: Numerics = FP32) -> HeadCost:
 
 def _of_ours(spec: HeadSpec) -> HeadCost:
     """Every convolution is of stride 1 and padded, so each weight meets each position once; a
-    residual block keeps four tensors of its input's size (two before BatchNorm, two after ReLU).
+    residual block keeps four tensors of its input's size (two before BatchNorm, two after ReLU). A
+    layer of the perceptron with a BatchNorm keeps what comes into that too.
     Of a sequence, that is pooled first, the residual layers have one position.
     """
     with torch.device("meta"):  # only its sizes are wanted
@@ -70,7 +71,8 @@ def _of_ours(spec: HeadSpec) -> HeadCost:
     perceptron = linears[-2:]
     of_input = 4 * spec.depth * width * positions
     pooled = width if len(in_shape) > 1 else 0
-    of_perceptron = pooled + sum(m.out_features for m in perceptron)
+    kept_by_layer = 2 if spec.name == WITH_NORMS else 1
+    of_perceptron = pooled + kept_by_layer * sum(m.out_features for m in perceptron)
     return HeadCost(
         num_trainable=sum(p.numel() for p in head.parameters()),
         trainable_bytes=sum(p.nbytes for p in head.parameters()),

@@ -22,6 +22,8 @@ from models.unit_module import check_module, uncompiled
 DEFAULT_HEAD_HIDDEN = 256
 DEFAULT_HEAD_FEATURES = 64
 DEFAULT_HEAD = "mlp"
+WITH_NORMS = "mlp-bn"
+OURS = (DEFAULT_HEAD, WITH_NORMS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,20 +49,21 @@ class HeadSpec:
 def load_head(spec: HeadSpec) -> nn.Module:
     """Make a head with whatever weights torch's generator draws next.
 
-    "mlp" is `build_head`'s. A dotted name, package.module:factory, is called with in_shape,
-    out_features, depth and block_index as keywords, and returns a module that takes what the
-    block's last unit gives, (2B, *in_shape). Raises ValueError for an unknown name, or for what is
-    no module.
+    "mlp" is `build_head`'s, "mlp-bn" that with norms. A dotted name, package.module:factory, is
+    called with in_shape, out_features, depth and block_index as keywords, and returns a module that
+    takes what the block's last unit gives, (2B, *in_shape). Raises ValueError for an unknown name,
+    or for what is no module.
     """
-    if spec.name == DEFAULT_HEAD:
+    if spec.name in OURS:
         return build_head(
             in_shape=spec.in_shape,
             hidden=spec.hidden,
             out_features=spec.features if spec.out_features is None else spec.out_features,
             depth=spec.depth,
+            has_norms=spec.name == WITH_NORMS,
         )
     if not is_dotted(spec.name):
-        raise unknown_name(spec.name, "head", (DEFAULT_HEAD,))
+        raise unknown_name(spec.name, "head", OURS)
     built = call_function(
         spec.name,
         "head",
@@ -138,8 +141,10 @@ def build_head(
     hidden: int = DEFAULT_HEAD_HIDDEN,
     out_features: int = DEFAULT_HEAD_FEATURES,
     depth: int = 0,
+    has_norms: bool = False,
 ) -> nn.Module:
-    """Build `depth` residual blocks, global average pool and a 2-layer MLP.
+    """Build `depth` residual blocks, global average pool and a 2-layer MLP; if it has norms, with a
+    BatchNorm in place of each layer's bias, as SimCLR's (arXiv 2002.05709, its published code).
 
     `in_shape` is one sample's, (C, H, W), (F,) or (L, D). A sequence is pooled first: its residual
     layers work on the D features of its average, not on each position. Deeper heads are half of
@@ -156,12 +161,14 @@ def build_head(
     for _ in range(depth):
         layers.append(ResidualBlock(width, width) if len(in_shape) == 3 else ResidualLayer(width))
     layers.insert(0 if pools_first(in_shape) else depth, Pool())
-    layers += [
-        nn.Linear(width, hidden),
-        nn.ReLU(inplace=True),
-        nn.Linear(hidden, out_features),
-    ]
+    layers += [*_layer(width, hidden, has_norm=has_norms), nn.ReLU(inplace=True)]
+    layers += _layer(hidden, out_features, has_norm=has_norms)
     return nn.Sequential(*layers)
+
+
+def _layer(width: int, out_features: int, *, has_norm: bool) -> list[nn.Module]:
+    linear = nn.Linear(width, out_features, bias=not has_norm)
+    return [linear, nn.BatchNorm1d(out_features)] if has_norm else [linear]
 
 
 def pools_first(in_shape: tuple[int, ...]) -> bool:

@@ -15,7 +15,7 @@ from launch.planning.costs import Cost, Costs
 from launch.planning.partition import Block
 from launch.planning.stopwatch import REPEATS, wait_for, with_threads
 from launch.planning.workload import Workload
-from models.heads import DEFAULT_HEAD, HeadSpec, load_head
+from models.heads import OURS, HeadSpec, load_head
 from models.numerics import Numerics
 from models.optimizers import load_optimizer, step_optimizer
 from models.plugins import users_code
@@ -69,7 +69,7 @@ class _Times:
     def head(self, top: int, block_index: int) -> Cost:
         """The head of a block that stands on a unit; one of each kind is timed."""
         spec = self._workload.head(top, block_index)
-        if spec.name == DEFAULT_HEAD:
+        if spec.name in OURS:
             spec = replace(spec, block_index=0)  # ours is the same for each
         if spec not in self._heads:
             numerics = replace(self._workload.numerics, recompute=False)

@@ -30,7 +30,7 @@ def refusal(argv: list[str]) -> str:
         (
             "--head my.py:head --head-features 8",
             "head-features 8 is not allowed with head my.py:head, which has its own widths; leave"
-            " it out, or give --head mlp",
+            " it out, or give --head mlp or mlp-bn",
         ),
         ("--free-ties --max-staleness 0", "max-staleness 0 is not allowed; give at least 1 step"),
         (

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 
 from models.head_costs import count_head_cost
-from models.heads import HeadSpec, build_head
+from models.heads import OURS, HeadSpec, load_head
 from models.network import Network, Unit
 from models.plugins import UsersError
 from models.unit_costs import count_unit_costs
@@ -38,14 +38,16 @@ def own_heads(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
 
 
+@pytest.mark.parametrize("name", OURS)
 @pytest.mark.parametrize("in_shape", [(6, 4, 4), (6,)])
 @pytest.mark.parametrize("depth", [0, 1, 2])
-def test_cost_of_ours_is_known_without_running_it(in_shape, depth):
+def test_cost_of_ours_is_known_without_running_it(in_shape, depth, name):
     """The same figures as those of a run, to the byte; but for BatchNorm's of a batch."""
-    build = partial(build_head, in_shape=in_shape, depth=depth, out_features=5)
+    spec = HeadSpec(name=name, in_shape=in_shape, depth=depth, out_features=5)
+    build = partial(load_head, spec)
     head = Network(name="head", units=(Unit(name="head", prefix="", build=lambda: build().eval()),))
     (run,) = count_unit_costs(head, in_shape)
-    told = count_head_cost(HeadSpec(in_shape=in_shape, depth=depth, out_features=5))
+    told = count_head_cost(spec)
     assert told.flops == run.flops
     assert told.kept_bytes == run.kept_bytes
     assert told.weight_bytes == run.weight_bytes

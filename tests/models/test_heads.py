@@ -86,6 +86,15 @@ def test_default_head_has_the_widths_that_are_asked_for():
     assert (first.out_features, last.in_features, last.out_features) == (7, 7, 5)
 
 
+def test_head_with_norms_has_them_in_place_of_biases():
+    head = load_head(HeadSpec(name="mlp-bn", in_shape=(4,), hidden=7, features=5))
+    kinds = [type(layer).__name__ for layer in head]
+    assert kinds == ["Pool", "Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d"]
+    assert [layer.bias for layer in head if isinstance(layer, nn.Linear)] == [None, None]
+    projections = head(torch.rand(8, 4))
+    assert torch.allclose(projections.mean(0), torch.zeros(5), atol=1e-5)
+
+
 @pytest.mark.usefixtures("own_heads")
 def test_users_head_is_told_where_it_stands():
     spec = HeadSpec(name="own_heads:linear", in_shape=(4,), out_features=2, depth=1, block_index=2)
