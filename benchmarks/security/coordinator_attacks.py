@@ -119,8 +119,7 @@ def squat_identities(sight: Sight, means: Means) -> Report:
         for block in range(NUM_BLOCKS)
         for generation in range(NUM_GENERATIONS)
     ]
-    for socket in sockets:
-        offer(socket, forged.report(0))
+    squatted = sum(offer(socket, forged.report(0)) for socket in sockets)
     means.budget.rest(SETTLED_S)
     means.armed()
     heard = 0
@@ -129,4 +128,5 @@ def squat_identities(sight: Sight, means: Means) -> Report:
             while socket.poll(0):
                 socket.recv_multipart()
                 heard += 1
-    return {"heard": heard, "worked": [f"it heard {heard} orders to workers"] if heard else []}
+    worked = [f"it heard {heard} orders to workers"] if heard else []
+    return {"worked": worked, "squatted": squatted, "heard": heard}

@@ -78,4 +78,4 @@ def listen_silently(sight: Sight, means: Means) -> Report:
             messages += 1
         means.budget.pay()
     worked = [f"it got {messages} messages, {size / 1e6:.0f} MB"] if messages else []
-    return {"worked": worked, "messages": messages, "bytes": size}
+    return {"worked": worked, "peers": len(sockets), "messages": messages, "bytes": size}

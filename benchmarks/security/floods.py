@@ -81,7 +81,8 @@ def leave_unfinished(sight: Sight, means: Means) -> Report:
             alive = [opened for opened in alive if write(opened, [frame], wait_s=0.5)]
             taken += len(alive) * PIECE_BYTES
         means.budget.over.wait()
-    return {"taken_bytes": taken, "cut_off": len(found) - len(alive)}
+    cut_off = len(found) - len(alive)
+    return {"connections": len(found), "taken_bytes": taken, "cut_off": cut_off}
 
 
 def _connections(

@@ -3,11 +3,12 @@
 Owns the verdicts. Knows nothing of how a run is started, or of what was sent to it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from benchmarks.security.catalogue import ALL_SORTS, Attack
-from benchmarks.security.run import Seen
+from benchmarks.security.run import ROLES, Seen
+from benchmarks.security.stranger import Report
 
 LEAST_RATE = 0.9
 MOST_GROWTH_BYTES = 64 << 20
@@ -36,7 +37,8 @@ def is_same(seen: Seen, reference: Seen) -> bool:
 
 
 def judge(attack: Attack, seen: Seen, reference: Seen, *, num_frames: int) -> dict[str, Any]:
-    """One attack's figures, and what it did that it should not have been able to."""
+    """One attack's figures; why nothing is shown by it, if it was not made; and what is wrong: what
+    it did that it should not have been able to, or what can't be told of the run."""
     ratio, growth = rate_ratio(seen, reference), growth_bytes(seen, reference)
     return {
         "attack": attack.name,
@@ -54,26 +56,36 @@ def judge(attack: Attack, seen: Seen, reference: Seen, *, num_frames: int) -> di
         "refused": seen.summary.get("refused"),
         "exposed": list(seen.exposed),
         "report": seen.report,
+        "not_made": [*why_not_made(attack, seen.report, killed=seen.killed, num_frames=num_frames)],
         "wrong": [
-            *_wrong_with_attack(attack, seen, num_frames),
+            *seen.report.get("worked", ()),
             *_wrong_with_run(seen, is_same(seen, reference)),
-            *_wrong_with_pace(attack, ratio, growth),
+            *_wrong_with_pace(attack, ratio),
+            *_wrong_with_memory(attack, growth),
         ],
     }
 
 
-def _wrong_with_attack(attack: Attack, seen: Seen, num_frames: int) -> list[str]:
-    """What the stranger won by itself; and, as nothing is shown by it then, that it did not act."""
-    wrong = list(seen.report.get("worked", ()))
-    if "error" in seen.report:
-        last = (str(seen.report["error"]).strip().splitlines() or [""])[-1]
-        wrong.append(f"the attack was not carried out: {last}")
-    if len(attack.kills) != seen.killed:
-        wrong.append("the attack was not carried out: no worker was killed")
-    sent = seen.report.get("frames", 0)
-    if attack.name == ALL_SORTS and sent < num_frames:
-        wrong.append(f"the attack was not carried out: {sent:,} of {num_frames:,} frames were sent")
-    return wrong
+def why_not_made(attack: Attack, report: Report, *, killed: int, num_frames: int) -> Iterator[str]:
+    """Why the attack was not made, or not as it should have been; nothing if it was."""
+    if "not_made" in report:
+        yield f"not made: {report['not_made']}"
+        return
+    if "error" in report:
+        last = (str(report["error"]).strip().splitlines() or [""])[-1]
+        yield f"the attack was not carried out: {last}"
+    elif attack.name == ALL_SORTS and (sent := report.get("frames", 0)) < num_frames:
+        yield f"the attack was not carried out: {sent:,} of {num_frames:,} frames were sent"
+    elif not count(report, attack.proof):
+        yield f"the attack was not carried out: it tells of no {attack.proof}"
+    if killed != len(attack.kills):
+        yield "the attack was not carried out: no worker was killed"
+
+
+def count(report: Report, name: str) -> int:
+    """A count of the report, or how many there are of what it lists; 0 if it does not tell."""
+    found: int | Collection[Any] = report.get(name, 0)
+    return found if isinstance(found, int) else len(found)
 
 
 def _wrong_with_run(seen: Seen, same: bool) -> list[str]:
@@ -92,11 +104,22 @@ def _wrong_with_run(seen: Seen, same: bool) -> list[str]:
     return wrong
 
 
-def _wrong_with_pace(attack: Attack, ratio: float | None, growth: Mapping[str, int]) -> list[str]:
-    wrong = []
-    if attack.judges_rate and ratio is not None and ratio < LEAST_RATE:
-        wrong.append(f"the rate fell to {ratio:.2f} of the undisturbed one")
-    for role, size in sorted(growth.items()):
-        if size > MOST_GROWTH_BYTES:
-            wrong.append(f"the memory of {role} grew by {size / 1e6:.0f} MB")
-    return wrong
+def _wrong_with_pace(attack: Attack, ratio: float | None) -> list[str]:
+    if not attack.judges_rate:
+        return []
+    if ratio is None:
+        return ["not shown: the rate beside the undisturbed one"]
+    return [f"the rate fell to {ratio:.2f} of the undisturbed one"] if ratio < LEAST_RATE else []
+
+
+def _wrong_with_memory(attack: Attack, growth: Mapping[str, int]) -> list[str]:
+    """Of all processes but those that the benchmark kills itself, which may go unseen."""
+    killed = {f"worker {block}" for block in attack.kills}
+    return [
+        *(f"not shown: the memory of {role}" for role in sorted(ROLES - killed - growth.keys())),
+        *(
+            f"the memory of {role} grew by {size / 1e6:.0f} MB"
+            for role, size in sorted(growth.items())
+            if size > MOST_GROWTH_BYTES
+        ),
+    ]

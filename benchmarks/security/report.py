@@ -10,11 +10,12 @@ from rich.console import Console
 
 from benchmarks.harness import make_table
 
-HELD, WORKED = "held off", "WORKED"
+HELD, NOT_MADE, WORKED = "held off", "not made", "WORKED"
 
 
 def print_attacks(verdicts: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """One line an attack, and below the table what each of those that worked has done."""
+    """One line an attack, and below the table what each of those that worked has done, and why one
+    was not made."""
     table = make_table(
         *("attack", "row", "exit", "same", "replaced", "rate", "memory MB", "refused"),
         *("its core", "user", ""),
@@ -23,8 +24,15 @@ def print_attacks(verdicts: Sequence[Mapping[str, Any]], console: Console) -> No
         table.add_row(*_cells(verdict))
     console.print(table)
     for verdict in verdicts:
-        for wrong in verdict["wrong"]:
+        for wrong in [*verdict["not_made"], *verdict["wrong"]]:
             console.print(f"{verdict['attack']}: {wrong}", highlight=False, soft_wrap=True)
+
+
+def outcome(verdict: Mapping[str, Any]) -> str:
+    """What came of it, in a word or two: an attack that was not made has not been held off."""
+    if verdict["wrong"]:
+        return WORKED
+    return NOT_MADE if verdict["not_made"] else HELD
 
 
 def _cells(verdict: Mapping[str, Any]) -> list[str]:
@@ -41,5 +49,5 @@ def _cells(verdict: Mapping[str, Any]) -> list[str]:
         "–" if verdict["refused"] is None else f"{verdict['refused']:,}",
         f"{report['cpu']:.1%}" if "cpu" in report else "–",
         {None: "–", 65534: "nobody", 0: "root"}.get(report.get("uid"), "same"),
-        WORKED if verdict["wrong"] else HELD,
+        outcome(verdict),
     ]

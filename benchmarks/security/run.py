@@ -27,6 +27,7 @@ from benchmarks.security.sight import Listening, Sight, find_store, listening_be
 from benchmarks.security.stranger import Report, Stranger
 
 NUM_WORKERS = 3
+ROLES = frozenset({"coordinator", *(f"worker {block}" for block in range(NUM_WORKERS))})
 BATCH = 32
 SHORT_STEPS, LONG_STEPS = 60, 140
 SHOWN_AT_STEP = 5

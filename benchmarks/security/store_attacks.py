@@ -114,7 +114,7 @@ def set_finished(sight: Sight, means: Means) -> Report:
     run_id = Announced(store.get(announcement_key(store))).fields.get("run_id", "0" * 16)
     put(store, f"{OURS}{run_id}/finished", b"1")
     means.budget.over.wait()
-    return {}
+    return {"written": 1}
 
 
 def junk_in_store(sight: Sight, means: Means) -> Report:

@@ -30,7 +30,8 @@ NOBODY = 65534
 PATIENCE_S, GRACE_S = 10.0, 2.0
 
 Report = dict[str, Any]
-"""What an attack tells of itself: counts, and under "worked" what it got that it should not."""
+"""What an attack tells of itself: counts, under "worked" what it got that it should not, and under
+"not_made" what it lacked to be made at all."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ SAID_EVERY_S = 0.1
 
 def record_run(sight: Sight, means: Means) -> Report:
     """Change nothing: note the store and what passes on the wire, for those who come later."""
-    streams = _listen(sight, means)
+    streams = _listen(sight, means) or {}
     store = open_store(sight.store)
     found = {key: bytes(store.get(key)) for key in keys_of(store)}
     Earlier(store=found, streams=streams).write(Path(sight.earlier))
@@ -31,6 +31,9 @@ def record_run(sight: Sight, means: Means) -> Report:
 def replay_wire(sight: Sight, means: Means) -> Report:
     """Say again, to the same sockets, whole connections of this very run, handshake and all."""
     streams = _listen(sight, means)
+    if streams is None:
+        means.budget.over.wait()
+        return {"not_made": "to listen on a wire takes root here"}
     seen, said = means.latest(), 0
     edges = [address for found in seen.edges.values() for address in found]
     targets = {"coordinator": seen.coordinator, "edge": edges}
@@ -55,9 +58,9 @@ def _sizes(streams: dict[str, list[bytes]]) -> dict[str, int]:
     return {kind: sum(map(len, parts)) for kind, parts in streams.items()}
 
 
-def _listen(sight: Sight, means: Means) -> dict[str, list[bytes]]:
+def _listen(sight: Sight, means: Means) -> dict[str, list[bytes]] | None:
     """What is sent to the run's sockets from its beginning until it has gone on for a while;
-    nothing where listening is not allowed."""
+    None where listening is not allowed."""
     try:
         wire = Wire()
     except PermissionError:
@@ -78,4 +81,4 @@ def _listen(sight: Sight, means: Means) -> dict[str, list[bytes]]:
     while not is_through():
         means.budget.rest(0.1)
     seen = means.latest()
-    return {} if wire is None else streams_of(wire, seen.coordinator, seen.edges)
+    return None if wire is None else streams_of(wire, seen.coordinator, seen.edges)

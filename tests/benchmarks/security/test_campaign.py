@@ -7,8 +7,8 @@ import pytest
 
 from benchmarks.harness import ROOT, make_console
 from benchmarks.security.bodies import bodies
-from benchmarks.security.campaign import Options, chosen, mistake
-from benchmarks.security.catalogue import ATTACKS, RECORD, Job, undisturbed
+from benchmarks.security.campaign import NOT_ROOT, Options, chosen, mistake
+from benchmarks.security.catalogue import ATTACKS, RECORD, REPLAY, Job, undisturbed
 from benchmarks.security.judge import judge
 from benchmarks.security.report import print_attacks
 from benchmarks.security.run import LONG_STEPS, SHORT_STEPS, command
@@ -64,6 +64,17 @@ def test_rate_is_judged_only_in_long_runs_and_for_cheap_strangers():
     judged = [attack for attack in ATTACKS if attack.judges_rate]
     assert judged
     assert all(attack.is_long and attack.share <= 0.05 for attack in judged)
+
+
+def test_attack_that_was_not_made_is_not_held_off_in_the_table(capsys):
+    """Without root "replay" may not listen and sends nothing; its line said "held off"."""
+    attack = next(attack for attack in ATTACKS if attack.name == REPLAY)
+    idle = seen(report={"uid": 1000, "not_made": "to listen on a wire takes root here"})
+    print_attacks([judge(attack, idle, seen(), num_frames=1)], make_console())
+    _, row, why = capsys.readouterr().out.splitlines()
+    assert row.split()[-2:] == ["not", "made"]
+    assert why == "replay: not made: to listen on a wire takes root here"
+    assert "row 9" in NOT_ROOT
 
 
 def test_table_says_what_worked(capsys):
