@@ -7,7 +7,6 @@ when each fired, was seen and was over, and whose processes changed. Judges noth
 import contextlib
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import psutil
 
 from benchmarks.harness import ROOT
 from runtime.faults.plan import Fault
+from runtime.testing import fork_servers
 
 TIMEOUT_S = 300.0
 GRACE_S = 5.0
@@ -101,16 +101,18 @@ def run_case(job: Job, run_dir: Path, faults: Sequence[Fault]) -> Outcome:
     text, code, seen = "", 0, set[psutil.Process]()
     shared_before = set(os.listdir("/dev/shm"))
     starts = 1 + sum(fault.kind == "job-kill" for fault in faults)
-    for _ in range(starts):
-        code, printed = _run(job.command(run_dir, faults, "pipeline.py"), seen)
-        text += printed
+    with fork_servers.own_place() as place:
+        for _ in range(starts):
+            code, printed = _run(job.command(run_dir, faults, "pipeline.py"), place, seen)
+            text += printed
+        left_behind = _left_behind(place, seen, set(os.listdir("/dev/shm")) - shared_before)
     return Outcome(
         exit_code=code,
         text=text,
         summary=_read_json(run_dir / "summary.json"),
         metrics=_read_lines(run_dir / "metrics.jsonl"),
         fired=_read_lines(run_dir / "faults.jsonl"),
-        left_behind=_left_behind(run_dir, seen, set(os.listdir("/dev/shm")) - shared_before),
+        left_behind=left_behind,
     )
 
 
@@ -125,10 +127,16 @@ def run_reference(job: Job, run_dir: Path, faults: Sequence[Fault]) -> dict[str,
     return _read_json(run_dir / "summary.json")
 
 
-def _run(command: Sequence[str], seen: set[psutil.Process]) -> tuple[int, str]:
-    """Run to the end; note every process that it had. What outlives the time limit is killed."""
+def _run(command: Sequence[str], place: Path, seen: set[psutil.Process]) -> tuple[int, str]:
+    """Run to the end, with temporary files in that place; note every process that it had. What
+    outlives the time limit is killed."""
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(place)},
     )
     deadline_s = time.monotonic() + TIMEOUT_S
     while True:
@@ -144,16 +152,13 @@ def _run(command: Sequence[str], seen: set[psutil.Process]) -> tuple[int, str]:
                         child.kill()
 
 
-def _left_behind(run_dir: Path, seen: set[psutil.Process], shared: set[str]) -> list[str]:
-    """Processes, ports, abstract sockets and shared memory that outlived the run."""
+def _left_behind(place: Path, seen: set[psutil.Process], shared: set[str]) -> list[str]:
+    """Processes, ports, directories of sockets and shared memory that outlived the run."""
     _, alive = psutil.wait_procs(list(seen), timeout=GRACE_S)
     found = [f"process {process.pid}" for process in alive]
     for process in alive:
         found += [f"port {c.laddr.port}" for c in process.net_connections() if c.status == "LISTEN"]
-    run_ids = re.findall(r"run (\w+): generation", (run_dir / "logs/worker-0.log").read_text())
-    sockets = Path("/proc/net/unix").read_text()
-    for run_id in set(run_ids):
-        found += re.findall(rf"@loco-{run_id}\S*", sockets)
+    found += map(str, fork_servers.left_in(place))
     return found + [f"/dev/shm/{name}" for name in sorted(shared)]
 
 

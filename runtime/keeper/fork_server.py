@@ -28,6 +28,7 @@ ROOT = str(Path(runtime.__file__).resolve().parents[1])
 VARIABLE = "LOCO_FORK_SERVER"  # by which runtime.keeper.in_fork_server is told, as JSON
 FIRST, LAST = "runtime.keeper.in_fork_server", "runtime.keeper.fork_server_ready"  # it imports
 PID, READY = "pid", "ready"  # files in which it says who it is: when it begins, when all is there
+PREFIX = "loco-"  # of its directory's name
 MOST_SERVERS = 2  # that die as they import
 # A socket's path has 107 bytes at most, and a long TMPDIR leaves no room for its name.
 LONGEST_DIRECTORY = 60
@@ -138,13 +139,13 @@ def directory() -> str:
     short = [default] if len(os.fsencode(default)) <= LONGEST_DIRECTORY else []
     usable = [d for d in (*short, *SHORT_DIRECTORIES) if os.access(d, os.W_OK | os.X_OK)]
     parent = Path((usable or [default])[0])
-    for left in parent.glob("loco-*/lock"):
+    for left in parent.glob(f"{PREFIX}*/lock"):
         with contextlib.suppress(OSError):  # it is in use, or gone
             if left.parent.lstat().st_uid == os.geteuid():
                 with os.fdopen(os.open(left, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)) as lock:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     shutil.rmtree(left.parent, ignore_errors=True)
-    path = Path(tempfile.mkdtemp(prefix="loco-", dir=parent))
+    path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
     lock = (path / "locking").open("w")
     fcntl.flock(lock, fcntl.LOCK_EX)
     (path / "locking").rename(path / "lock")

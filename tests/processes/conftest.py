@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from launch.job import LocalLearningJob
 from launch.resolve import resolve
 from models.sequential import train
 from runtime import digest
+from runtime.testing import fork_servers
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 100.0
@@ -146,22 +146,16 @@ def torchrun() -> list[str]:
 def directories() -> Iterator[Path]:
     """Where fork servers of these tests have their directories. Tests in another process have one
     of their own: what they leave for a while, as after killing a keeper, is not ours to judge."""
-    with (
-        tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as path,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        patch.setenv("TMPDIR", path)
-        yield Path(path)
+    with fork_servers.own_place() as place, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(place))
+        yield place
 
 
 @pytest.fixture(autouse=True)
 def no_directory_is_left(directories) -> Iterator[None]:
     """Whatever became of a test's runs, no directory of a fork server outlives it."""
     yield
-    deadline_s = time.monotonic() + 5.0
-    while left := list(directories.glob("loco-*")):
-        assert time.monotonic() < deadline_s, left
-        time.sleep(0.05)
+    assert fork_servers.left_in(directories) == []
 
 
 def assert_nothing_is_left(run: Run) -> None:

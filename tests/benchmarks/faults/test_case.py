@@ -1,11 +1,13 @@
 """What a run's records say of its faults: when each fired, was seen and was over."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks.faults.case import Job
+from benchmarks.faults.case import Job, run_case
 from runtime.faults.plan import parse
+from runtime.testing import fork_servers
 
 from .outcomes import BEGAN_T, died, outcome, steady
 
@@ -61,3 +63,17 @@ def test_command_is_the_jobs_with_its_plan():
     assert plain[2:] == ["--steps=9", "--run-dir", "/r", "--faults", "kill:1@5"]
     assert "torch.distributed.run" in launched
     assert launched[-1] == ""
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+def test_directory_of_sockets_that_outlives_the_job_is_told(monkeypatch, tmp_path, leaves):
+    """Sockets were looked for under abstract names, which they had had before they became files,
+    so that whatever a job left of them was never seen."""
+    program = "import sys, tempfile; path = tempfile.mkdtemp(prefix='loco-'); print(path)"
+    if not leaves:
+        program += "; import os; os.rmdir(path)"
+    monkeypatch.setattr(Job, "command", lambda *_: [sys.executable, "-c", program])
+    monkeypatch.setattr(fork_servers, "GRACE_S", 0.0)
+    found = run_case(Job(flags=()), tmp_path, [])
+    assert found.left_behind == ([found.text.strip()] if leaves else [])
+    assert not Path(found.text.strip()).exists(), "the next case has a place of its own"
