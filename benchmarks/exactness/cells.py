@@ -22,6 +22,7 @@ import torch
 from cyclopts import Parameter
 
 from benchmarks.harness import ROOT, header, make_console, make_table, print_header
+from launch.config import ConfigError
 from launch.config_file import parse
 from launch.environment import Environment
 from launch.job import LocalLearningJob
@@ -154,14 +155,26 @@ class Options:
     """Only cells with this among their flags, such as wire."""
 
 
+def choose(options: Options) -> list[Cell]:
+    """The cells that are asked for. Raises ConfigError if there are none."""
+    of_model = [cell for cell in cells() if options.model in (None, cell.model)]
+    if not of_model:
+        models = ", ".join(dict.fromkeys(cell.model for cell in cells()))
+        raise ConfigError(f"no cell has model {options.model!r}; choose from {models}")
+    chosen = [cell for cell in of_model if options.how in cell.how]
+    if not chosen:
+        hows = "; ".join(dict.fromkeys(cell.how for cell in of_model if cell.how))
+        raise ConfigError(f"no such cell has how {options.how!r}; choose a part of {hows}")
+    return chosen
+
+
 def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
-    """Compare every cell, print a table, and exit with 1 if any differs."""
+    """Compare every cell, print a table, and exit with 1 if any differs. Raises ConfigError if no
+    cell is chosen."""
+    chosen = choose(options)
     console = make_console()
     print_header(header(), console)
     table = make_table("model", "workers", "tie", "lag", "overlap", "how", "weights", "state", "")
-    chosen = [
-        cell for cell in cells() if options.model in (None, cell.model) and options.how in cell.how
-    ]
     num_different, began_s = 0, time.monotonic()
     for i, cell in enumerate(chosen):
         print(f"{i + 1} of {len(chosen)}: {cell}", file=sys.stderr)

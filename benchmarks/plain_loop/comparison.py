@@ -8,6 +8,7 @@ same bits. A block also feeds its probe, looks for numbers that are not finite, 
 buffers for a step that it may leave out.
 """
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -71,6 +72,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps {self.steps}; give at least 1")
+        if not self.kinds:
+            raise ValueError(f"no kinds; give some of {' '.join(KINDS)}")
         if unknown := [kind for kind in self.kinds if kind not in KINDS]:
             raise ValueError(f"kinds {' '.join(unknown)}; give some of {' '.join(KINDS)}")
         if self.device == "cuda" and not torch.cuda.is_available():
@@ -159,13 +162,15 @@ def measure(options: Options) -> Iterator[dict[str, Any]]:
 
 
 def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
-    """Compare them, and print a row a kind."""
+    """Compare them, print a row a kind, and exit with 1 if any learned other bits."""
     console = make_console()
     results = None if options.json is None else Results(options.json)
     here = header()
     print_header(here, console)
     table = make_table("kind", "loop, s", "block, s", "block / loop", "lowest", "highest", "bits")
+    is_equal = True
     for record in measure(options):
+        is_equal &= record["same_bits"]
         seconds = record["seconds"]
         pairs = zip(seconds["block"], seconds["loop"], strict=True)
         ratio = median_and_spread([block / loop for block, loop in pairs])
@@ -178,3 +183,4 @@ def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
         if results is not None:
             results.append({"header": here, **record})
     console.print(table)
+    sys.exit(0 if is_equal else 1)

@@ -33,6 +33,10 @@ class Options:
     first_seed: int = 0
     """The seed of the first; the others follow."""
 
+    def __post_init__(self) -> None:
+        if self.plans < 1:
+            raise ValueError(f"plans {self.plans}; give at least 1")
+
 
 class Tally:
     """Figures by kind of fault: of a plan with several kinds, each kind's row has all."""

@@ -14,6 +14,7 @@ from benchmarks.exactness.cells import (
     by_one_loop,
     cells,
 )
+from launch.config import ConfigError
 from launch.config_file import parse
 from models.registry import RESNETS
 from models.ties import RULES
@@ -103,3 +104,19 @@ def test_comparison_of_cells_with_a_flag_leaves_the_others_out(compare):
     code, out = compare(CELL, how="wire")
     assert code == 0
     assert f"{NUM_WIRED} of {NUM_WIRED} cells equal" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (
+            Options(model="resnet81"),
+            "no cell has model 'resnet81'; choose from mlp, resnet-small, ",
+        ),
+        (Options(model="mlp", how="lars"), "no such cell has how 'lars'; choose a part of --wire"),
+    ],
+)
+def test_choice_of_no_cell_is_refused_with_the_names_there_are(options, told):
+    """A model that does not exist gave "0 of 0 cells equal", and exit code 0."""
+    with pytest.raises(ConfigError, match=told):
+        exactness.main(options)

@@ -7,9 +7,9 @@ from importlib import metadata
 
 import pytest
 
-from benchmarks.gpu import needs
+from benchmarks.gpu import needs, script
 from benchmarks.gpu.script import PARTS, Options, main
-from benchmarks.harness import ROOT
+from benchmarks.harness import ROOT, Results
 from launch.config import ConfigError
 
 
@@ -91,3 +91,17 @@ def test_dry_run_shows_every_part(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     _, *records = map(json.loads, file.read_text().splitlines())
     assert [record["part"] for record in records] == list(PARTS)
+
+
+def test_step_with_other_bits_keeps_its_times(monkeypatch, tmp_path):
+    """The comparison ends with 1 then, as it does if it fails before it has a record."""
+
+    def run(command):
+        file = Results(tmp_path / "step.jsonl")
+        file.append({"seconds": {"loop": [0.5], "block": [0.6]}, "same_bits": False})
+        return subprocess.CompletedProcess(command, 1, stdout="DIFFERENT", stderr="")
+
+    monkeypatch.setattr(script, "_run", run)
+    found = script.step(Options(dry_run=True), tmp_path)
+    assert found["wrong"] == "other bits"
+    assert found["told"].startswith("block to loop 1.200")

@@ -26,7 +26,8 @@ def test_loop_and_block_learn_the_same_bits_in_every_kind():
         assert [len(found) for found in record["seconds"].values()] == [2, 2]
 
 
-def test_loop_that_learns_otherwise_is_told(monkeypatch, capsys, tmp_path):
+def test_loop_that_learns_otherwise_is_told_and_ends_with_1(monkeypatch, capsys, tmp_path):
+    """The table said DIFFERENT, and the exit code 0."""
     step = PlainLoop.step
 
     def step_but_the_last(self, index):
@@ -35,7 +36,9 @@ def test_loop_that_learns_otherwise_is_told(monkeypatch, capsys, tmp_path):
 
     monkeypatch.setattr(PlainLoop, "step", step_but_the_last)
     results = tmp_path / "results.jsonl"
-    main(dataclasses.replace(SMALL, kinds=("fp32",), json=results))
+    with pytest.raises(SystemExit) as ended:
+        main(dataclasses.replace(SMALL, kinds=("fp32",), json=results))
+    assert ended.value.code == 1
     assert "DIFFERENT" in capsys.readouterr().out
     (record,) = map(json.loads, results.read_text().splitlines())
     assert not record["same_bits"]
@@ -49,6 +52,7 @@ def test_loop_that_learns_otherwise_is_told(monkeypatch, capsys, tmp_path):
         ({"model": "resnet81"}, "no model named 'resnet81'"),
         ({"batch_size": 1000}, "batch size 1000 for 512 training images"),
         ({"steps": 0}, "steps 0; give at least 1"),
+        ({"kinds": ()}, "no kinds; give some of fp32 channels-last bf16"),
         ({"kinds": ("fp8",)}, "kinds fp8; give some of fp32 channels-last bf16"),
     ],
 )

@@ -71,3 +71,9 @@ def test_campaign_with_failures_ends_with_1_and_their_seeds(campaign):
     assert "3 of 5 plans ended" in out
     assert "failing seeds: 11, 14" in out
     assert "seed 14: stuck" in err
+
+
+def test_no_plans_are_refused():
+    """ "0 of 0 plans ended as the plain loop does", with exit code 0, says nothing."""
+    with pytest.raises(ValueError, match="plans 0; give at least 1"):
+        Options(plans=0)
