@@ -12,7 +12,7 @@ batch of a loss over microbatches; the others don't.
 
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,7 +21,14 @@ import torch
 from cyclopts import Parameter
 
 from benchmarks.alternatives.learners import Curve, learn
-from benchmarks.alternatives.report import of_settings, print_report
+from benchmarks.alternatives.report import (
+    of_newest_place,
+    of_one_place,
+    of_settings,
+    place,
+    print_headers,
+    print_report,
+)
 from benchmarks.alternatives.systems import (
     END_TO_END,
     NEAR,
@@ -38,7 +45,6 @@ from benchmarks.harness import (
     Results,
     header,
     make_console,
-    print_header,
 )
 from benchmarks.throughput.slept import Wan
 from launch.run_data import load_run_data
@@ -79,7 +85,8 @@ class Options:
     wan_mbit: float = 100.0
     """Megabits a second of that link, in each direction."""
     json: Path = RESULTS / "alternatives.jsonl"
-    """File that gets a line a run; what it holds of a curve is not measured again."""
+    """File that gets a line a run; a curve that it holds of this machine and commit is not measured
+    again."""
     redraw: bool = False
     """Show what the file holds instead of measuring."""
 
@@ -140,16 +147,18 @@ def rates(options: Options) -> Iterator[dict[str, Any]]:
 
 
 def curves(
-    options: Options, records: Sequence[dict[str, Any]], *, bits: str
+    options: Options, records: Sequence[dict[str, Any]], here: Mapping[str, str]
 ) -> Iterator[dict[str, Any]]:
-    """One record for each learner of these rates, measured on a processor with these bits, that
-    has no curve among them yet."""
+    """One record for each learner of the newest rates from a processor with these bits that has no
+    curve among the records which was measured here, by this code."""
     task, torch_threads = options.task, torch.get_num_threads()
-    rated = of_settings(records, task.settings, options.curve, bits=bits)
-    learners = {r["learner"]["name"]: Learner(**r["learner"]) for r in rated if "system" in r}
+    found = of_settings(records, task.settings, options.curve, bits=here["bits"])
+    rated = of_newest_place([record for record in found if "system" in record])
+    learners = {r["learner"]["name"]: Learner(**r["learner"]) for r in rated}
+    known = {r["learner"] for r in found if "points" in r and place(r["header"]) == place(here)}
     torch.set_num_threads(1)
     try:
-        for name in learners.keys() - {r["learner"] for r in rated if "points" in r}:
+        for name in learners.keys() - known:
             learner = learners[name]
             run = task.resolved(*learner.flags, length=["--epochs", str(options.epochs)])
             data = load_run_data(run.config)
@@ -171,18 +180,19 @@ def _say(text: str) -> None:
 
 
 def main(options: Annotated[Options, Parameter(name="*")] = Options()) -> None:
-    """Measure, append JSON lines, and print a table."""
+    """Measure, append JSON lines, and print a table of what one machine and commit measured."""
     console, results = make_console(), Results(options.json)
     if not options.redraw:
         options.task.resolved(*END_TO_END, length=["--epochs", str(options.epochs)])  # or refused
         facts = header()
-        print_header(facts, console)
         if options.only != "curves":
             for record in rates(options):
                 _say(f"{record['system']}: {record['samples_per_s']:.0f} samples/s")
                 results.append({"header": facts} | record)
         if options.only != "rates":
-            for record in curves(options, results.read(), bits=facts["bits"]):
+            for record in curves(options, results.read(), facts):
                 results.append({"header": facts} | record)
     found = of_settings(results.read(), options.task.settings, options.curve)
+    found = of_one_place(found, options.steps)
+    print_headers(found, console)
     print_report(found, options.targets, console)

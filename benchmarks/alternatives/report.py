@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.alternatives.systems import ALONE, NEAR
-from benchmarks.harness import make_table, median_and_spread
+from benchmarks.harness import make_table, median_and_spread, print_header
 
 NOTES = (
     "of one: of the rate of one process. s to .35: seconds to that kNN accuracy after the last",
@@ -18,6 +18,7 @@ NOTES = (
     "* splits the loss batch over its microbatches",
     "",
 )
+PLACE = ("machine", "bits", "cores", "commit")  # of a header: what must not differ in a median
 Record = Mapping[str, Any]
 
 
@@ -34,6 +35,43 @@ def of_settings(
     kinds = [record["header"].get("bits", "") for record in found]
     wanted = kinds[-1] if bits is None and kinds else bits
     return [record for record, kind in zip(found, kinds, strict=True) if kind == wanted]
+
+
+def place(header: Mapping[str, str]) -> tuple[str, ...]:
+    """Where, and by which code; earlier headers have less of it."""
+    return tuple(header.get(fact, "") for fact in PLACE)
+
+
+def of_one_place(records: Sequence[Record], steps: int) -> list[Record]:
+    """The rates that were measured where the newest was and by the same code, of each link in so
+    many steps, or else in those of its newest; and the curves of where the newest of these was."""
+    rates = of_newest_place([record for record in records if "system" in record])
+    taken: dict[str, Any] = {}
+    for record in rates:
+        if taken.get(record["link"]) != steps:
+            taken[record["link"]] = record.get("steps")
+    return [
+        *(record for record in rates if record.get("steps") == taken[record["link"]]),
+        *of_newest_place([record for record in records if "points" in record]),
+    ]
+
+
+def of_newest_place(records: Sequence[Record]) -> list[Record]:
+    """Those that were measured where the last one was, by the same code."""
+    places = [place(record["header"]) for record in records]
+    return [record for record, own in zip(records, places, strict=True) if own == places[-1]]
+
+
+def print_headers(records: Sequence[Record], console: Console) -> None:
+    """What has measured the rates, and what the curves."""
+    measured: dict[tuple[str, ...], tuple[list[str], Mapping[str, str]]] = {}
+    for name, key in (("rates", "system"), ("curves", "points")):
+        headers = [record["header"] for record in records if key in record]
+        if headers:
+            measured.setdefault(place(headers[-1]), ([], headers[-1]))[0].append(name)
+    for names, header in measured.values():
+        console.print(f"{' and '.join(names)} by", highlight=False)
+        print_header(header, console)
 
 
 def steps_to(points: Sequence[tuple[int, float]], target: float) -> float:
@@ -67,7 +105,8 @@ def _table(
 ) -> Any:
     headings = ["samples/s", "low", "high", "of one"]
     headings += [f"s to {target:g}" for target in targets]
-    table = make_table(link, *headings, "MB", "most")
+    steps = next(iter(systems.values()))[0].get("steps")
+    table = make_table(f"{link}, {steps} steps" if steps else link, *headings, "MB", "most")
     alone = near.get(ALONE, ())
     one = median_and_spread([r["samples_per_s"] for r in alone]).median if alone else math.nan
     for system, own in systems.items():

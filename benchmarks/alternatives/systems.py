@@ -216,6 +216,7 @@ def measure_rates(
             "system": name,
             "settings": task.settings,
             "batch_size": task.batch_size,
+            "steps": conditions.steps,
             "samples_per_s": rate.samples_per_s,
             "peak_rss_bytes": list(rate.peak_rss_bytes),
             "learner": asdict(rate.learner),

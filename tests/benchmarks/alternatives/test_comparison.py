@@ -64,6 +64,24 @@ def test_curve_of_each_learner_is_measured_once(no_processes, tmp_path):
     assert sorted(learners) == ["by 1 microbatches", "by 4 microbatches"]
 
 
+def test_curve_of_other_code_is_measured_again(no_processes, tmp_path, monkeypatch, capsys):
+    main(options(tmp_path))
+    facts = comparison.header() | {"commit": "another"}
+    monkeypatch.setattr(comparison, "header", lambda: facts)
+    main(options(tmp_path, only="curves"))
+    records = Results(tmp_path / "found.jsonl").read()
+    learners = [record["learner"] for record in records if "points" in record]
+    assert len(learners) == 2 * len(set(learners))
+    assert capsys.readouterr().out.count("curves by\n  commit  another") == 1
+
+
+def test_records_say_in_how_many_steps(no_processes, tmp_path, capsys):
+    main(options(tmp_path, only="rates", steps=7))
+    records = Results(tmp_path / "found.jsonl").read()
+    assert {record["steps"] for record in records} == {7}
+    assert "one machine, 7 steps" in capsys.readouterr().out
+
+
 def test_batch_that_cannot_be_split_is_refused():
     with pytest.raises(ValueError, match="batch size 20 is not a multiple of 8"):
         Options(batch_size=20)

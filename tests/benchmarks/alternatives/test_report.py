@@ -3,10 +3,18 @@
 import io
 import math
 
+import pytest
 from rich.console import Console
 
-from benchmarks.alternatives.report import of_settings, print_report, steps_to
+from benchmarks.alternatives.report import (
+    of_one_place,
+    of_settings,
+    print_headers,
+    print_report,
+    steps_to,
+)
 from benchmarks.alternatives.systems import ALONE, NEAR
+from benchmarks.harness import RESULTS, Results, make_console
 
 CURVES = {
     "end to end": [(20, 0.3), (40, 0.45)],
@@ -61,6 +69,49 @@ def test_what_another_kind_of_processor_measured_is_left_out():
     assert of_settings([first, second, second], "a", "short") == [second, second]
     assert of_settings([first, second], "a", "short", bits="AMX") == [first]
     assert of_settings([first, second], "a", "short", bits="AVX2") == []
+
+
+HERE = {"machine": "EPYC, 24 GiB", "cores": "2", "commit": "new"}
+MATTERS = [{"commit": "old"}, {"machine": "Xeon, 24 GiB"}, {"cores": "8"}]
+
+
+@pytest.mark.parametrize("other", MATTERS, ids=lambda other: next(iter(other)))
+def test_rates_of_other_code_or_another_machine_are_left_out(other):
+    """They were selected by flags and kind of processor alone: one median was of rates of
+    several commits and machines, under the header of whichever ran last."""
+    before = {"header": HERE | other, "link": NEAR, "system": "LoCo", "steps": 15}
+    now = before | {"header": HERE}
+    curve = {"header": HERE | other, "points": [], "learner": "LoCo"}
+    assert of_one_place([before, now, before, curve, now], 15) == [now, now, curve]
+    later = curve | {"header": HERE}
+    assert of_one_place([now, curve, later], 15) == [now, later]
+
+
+def test_rates_are_of_one_number_of_steps():
+    """Of a link that was never measured in so many, those of its newest."""
+    short, long = ({"header": HERE, "link": NEAR, "system": "a", "steps": n} for n in (5, 50))
+    far = {"header": HERE, "link": "far", "system": "a", "steps": 7}
+    assert of_one_place([short, long, far], 5) == [short, far]
+    assert of_one_place([short, long, far], 50) == [long, far]
+    assert of_one_place([short, long, far], 9) == [long, far]
+
+
+def test_records_of_earlier_versions_are_shown():
+    records = Results(RESULTS / "alternatives.jsonl").read()
+    assert "steps" not in records[0]
+    assert "bits" not in records[0]["header"]
+    assert of_one_place(records, 15) == records
+    assert of_one_place([], 15) == []
+
+
+def test_header_is_of_what_is_shown(capsys):
+    rate = {"header": HERE, "system": "LoCo"}
+    curve = {"header": HERE | {"commit": "old"}, "points": []}
+    print_headers([rate, curve], make_console())
+    said = capsys.readouterr().out
+    assert said.index("rates by") < said.index("new") < said.index("curves by") < said.index("old")
+    print_headers([rate, curve | {"header": HERE}], make_console())
+    assert "rates and curves by" in capsys.readouterr().out
 
 
 def test_steps_to_an_accuracy_are_those_of_the_first_point_that_has_it():
