@@ -5,16 +5,18 @@
 
 Throughput is of slept blocks whose stalls are drawn anew for every step, with a window as large as
 the lag asks for: simulated for each lag and draw, and run for real for a few lags with the first
-draw. Accuracy is what benchmarks.accuracy has recorded of the digits: lag 0, 1 and 4, and others
-with its --explore.
+draw. The simulation takes the figures of the machine that benchmarks.scale --validate measured
+last, which is named below the table. Accuracy is what benchmarks.accuracy has recorded of the
+digits: lag 0, 1 and 4, and others with its --what explored; of the config with the most runs.
 """
 
 import re
 import sys
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from cyclopts import Parameter
 
@@ -30,6 +32,7 @@ from benchmarks.harness import (
     print_header,
 )
 from benchmarks.scale.machine_probe import WARM_UP, latest, run_really
+from benchmarks.scale.origin import KEY, origin, origin_line
 from benchmarks.scale.slept_simulation import simulated_step_ends, steps_per_s
 from benchmarks.scale.validation import VALIDATION
 from launch.config import IntList
@@ -37,6 +40,7 @@ from runtime.testing.slept import SleptConfig
 
 SIMULATED, REAL = "simulated", "real"
 EXACT = "LoCo exact"  # what the accuracy benchmark calls the gradient tie with lag 0
+COMPARED = ("tie", "lag", "seed", "split")  # in which its runs of one config may differ
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +71,8 @@ class Options:
 
 def measure(options: Options) -> Iterator[dict[str, Any]]:
     """One record for each lag, draw and kind of stall: simulated, and real if asked for."""
-    figures = latest(Results(VALIDATION).read())
+    validation = Results(VALIDATION).read()
+    figures = latest(validation)
     for jitter in options.jitter:
         for lag in options.lags:
             for draw_seed in range(options.draws):
@@ -76,7 +81,8 @@ def measure(options: Options) -> Iterator[dict[str, Any]]:
                 ends_s = simulated_step_ends(
                     config, machine=figures.machine, wire=figures.wire(options.link)
                 )
-                yield facts | _rate(SIMULATED, config, steps_per_s(ends_s, warm_up=WARM_UP))
+                simulated = _rate(SIMULATED, config, steps_per_s(ends_s, warm_up=WARM_UP))
+                yield facts | simulated | {KEY: origin(validation)}
                 if lag in options.real_lags and draw_seed == 0:
                     ends_s = run_really(config)
                     yield facts | _rate(REAL, config, steps_per_s(ends_s, warm_up=WARM_UP))
@@ -115,20 +121,45 @@ def shares(records: Sequence[Mapping[str, Any]], jitter: str, system: str) -> di
     return {lag: median_and_spread(by_lag[lag]) for lag in sorted(by_lag)}
 
 
-def accuracies(records: Sequence[Mapping[str, Any]], tie: str) -> dict[int, Spread]:
-    """Linear top-1 by lag, from the accuracy benchmark's records: its mean and its range over
-    the seeds, lowest lag first."""
-    by_lag: dict[int, list[float]] = {}
+class Accuracy(NamedTuple):
+    """Linear top-1: its mean and its range over so many seeds."""
+
+    spread: Spread
+    num_seeds: int
+
+
+def accuracies(records: Sequence[Mapping[str, Any]], tie: str) -> dict[int, Accuracy]:
+    """By lag, lowest lag first, from the accuracy benchmark's records of one config."""
+    by_lag: dict[int, dict[int, float]] = {}
+    for r in of_one_config(records):
+        found_tie, lag = _tie_and_lag(r["method"])
+        if found_tie == tie:
+            by_lag.setdefault(lag, {})[r["seed"]] = r["linear_top1"]
+    return {lag: _accuracy(list(by_lag[lag].values())) for lag in sorted(by_lag)}
+
+
+def of_one_config(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The runs with a tie and a lag that have all else in common: of several configs, those of the
+    one with the most runs, and of as many the later one."""
+    by_config: dict[str, list[Mapping[str, Any]]] = {}
     for r in records:
-        found = re.fullmatch(rf"{tie}, lag (\d+)", r.get("method", ""))
-        if found:
-            by_lag.setdefault(int(found[1]), []).append(r["linear_top1"])
-        elif tie == "gradient" and r.get("method") == EXACT:
-            by_lag.setdefault(0, []).append(r["linear_top1"])
-    return {
-        lag: Spread(sum(top1) / len(top1), min(top1), max(top1))
-        for lag, top1 in sorted(by_lag.items())
-    }
+        if "method" in r and _tie_and_lag(r["method"])[0]:
+            config = tomllib.loads(r["config"])
+            common = {name: value for name, value in config.items() if name not in COMPARED}
+            by_config.setdefault(repr(sorted(common.items())), []).append(r)
+    return max(reversed(by_config.values()), key=len, default=[])
+
+
+def _tie_and_lag(method: str) -> tuple[str, int]:
+    """What the accuracy benchmark's name of a method says; ("", 0) if it is another kind."""
+    if method == EXACT:
+        return "gradient", 0
+    found = re.fullmatch(r"(\w+), lag (\d+)", method)
+    return (found[1], int(found[2])) if found else ("", 0)
+
+
+def _accuracy(top1: Sequence[float]) -> Accuracy:
+    return Accuracy(Spread(sum(top1) / len(top1), min(top1), max(top1)), len(top1))
 
 
 def accuracy_records() -> list[dict[str, Any]]:
@@ -137,19 +168,26 @@ def accuracy_records() -> list[dict[str, Any]]:
 
 
 def show(records: Sequence[Mapping[str, Any]], accuracy: Sequence[Mapping[str, Any]]) -> None:
-    """One row a lag: shares of the full rate (the real one in brackets), and accuracy."""
+    """One row a lag: shares of the full rate (the real one in brackets), and accuracy (of so many
+    seeds); and of which machine the simulated figures are."""
     jitters = _jitters(records)
     ties = {tie: accuracies(accuracy, tie) for tie in ("gradient", "elastic")}
-    table = make_table("lag", *jitters, *(f"top-1, {tie}" for tie in ties))
+    table = make_table("lag", *jitters, *(f"top-1, {tie} (seeds)" for tie in ties))
     for lag in shares(records, jitters[0], SIMULATED):
         cells = []
         for jitter in jitters:
             real = shares(records, jitter, REAL).get(lag)
             told = "" if real is None else f" ({real.median:.3f})"
             cells.append(f"{shares(records, jitter, SIMULATED)[lag].median:.3f}{told}")
-        tops = [f"{ties[tie][lag].median:.4f}" if lag in ties[tie] else "–" for tie in ties]
+        tops = [_top1(ties[tie].get(lag)) for tie in ties]
         table.add_row(str(lag), *cells, *tops)
-    make_console().print(table)
+    console = make_console()
+    console.print(table)
+    console.print(f"\n{origin_line(records)}", highlight=False, soft_wrap=True)
+
+
+def _top1(accuracy: Accuracy | None) -> str:
+    return "–" if accuracy is None else f"{accuracy.spread.median:.4f} ({accuracy.num_seeds})"
 
 
 def draw(
@@ -168,7 +206,10 @@ def draw(
         measured = [spread.median for spread in real.values()]
         rate.plot(list(real), measured, "x", color=f"C{i}", label=f"stalls {jitter}, real")
     for i, tie in enumerate(("gradient", "elastic")):
-        _plot(top1, accuracies(accuracy, tie), f"C{i + 2}", f"{tie} tie")
+        found = accuracies(accuracy, tie)
+        spreads = {lag: of_lag.spread for lag, of_lag in found.items()}
+        seeds = " or ".join(map(str, sorted({of_lag.num_seeds for of_lag in found.values()})))
+        _plot(top1, spreads, f"C{i + 2}", f"{tie} tie, seeds a lag: {seeds or 0}")
     rate.set(xlabel="lag", ylabel="share of the full rate without stalls", ylim=(0, 1.02))
     top1.set(xlabel="lag", ylabel="linear top-1, held out (mean; range over seeds)")
     for axes in (rate, top1):

@@ -7,9 +7,9 @@
 The curves are of slept blocks, each worker on a core of its own, and show the share of the full
 rate (1 / a block's time) that the slowest worker has, the time to fill the pipeline, and the memory
 that messages take. With many workers a run of some hundred steps is not steady yet: the band
-reaches up to the rate of the lowest worker, and the steady rate lies in it. What
-loops, copies and links on a host take is what --validate measured here last; between hosts it is
-what the flags say.
+reaches up to the rate of the lowest worker, and the steady rate lies in it. What loops, copies and
+links on a host take is what --validate measured last, on the machine that is named below the table;
+between hosts it is what the flags say.
 """
 
 import os
@@ -36,6 +36,7 @@ from benchmarks.harness import (
 from benchmarks.scale.cases import Site, scale_cases, simulate_case
 from benchmarks.scale.machine_probe import latest
 from benchmarks.scale.network import Wire
+from benchmarks.scale.origin import KEY, origin, origin_line
 from benchmarks.scale.validation import VALIDATION, print_validation, validate
 from launch.config import IntList
 from runtime.lifetime import die_with_parent
@@ -106,8 +107,9 @@ def _validate(options: Options, keep: Callable[[dict[str, Any]], None]) -> None:
 
 
 def _simulate(options: Options, keep: Callable[[dict[str, Any]], None]) -> None:
+    validation = Results(VALIDATION).read()
     cases = scale_cases(
-        make_site(options, Results(VALIDATION).read()),
+        make_site(options, validation),
         workers=options.workers or (2, 4, 8, 16, 64, 256, 1024),
         steps=options.steps or 300,
         step_s=options.step_ms / 1e3,
@@ -119,12 +121,12 @@ def _simulate(options: Options, keep: Callable[[dict[str, Any]], None]) -> None:
         options.processes, mp_context=spawn, initializer=die_with_parent
     ) as pool:
         for record in pool.map(simulate_case, cases):
-            keep(record)
+            keep(record | {KEY: origin(validation)})
             print(f"{record['workers']} workers, {record['curve']}", file=sys.stderr)
 
 
 def make_site(options: Options, validation: Sequence[Mapping[str, Any]]) -> Site:
-    """The hosts: figures that were measured here if there are any, each worker on a core and
+    """The hosts: figures that were measured if there are any, each worker on a core and
     with memory of its own, and no stalls but those asked for.
 
     Between hosts a message is guarded and received as over a socket, but has its own wire.
@@ -166,7 +168,9 @@ def print_curves(records: Sequence[Mapping[str, Any]]) -> None:
             f"{r['retained_bytes_per_worker'] / 1e6:.0f}",
             f"{r['retained_bytes'] / 1e9:.2f}",
         )
-    make_console().print(table)
+    console = make_console()
+    console.print(table)
+    console.print(f"\n{origin_line(records)}", highlight=False, soft_wrap=True)
 
 
 def _curves(records: Sequence[Mapping[str, Any]]) -> list[str]:
