@@ -16,6 +16,7 @@ from launch.evaluated_units import Units, evaluated_units
 from launch.run_data import load_run_data, same_data
 from launch.saved_run import SavedRun
 from models.data import ImageData
+from models.evaluation.knn import num_neighbours
 from models.evaluation.protocol import EvaluationProtocol
 from models.evaluation.unit_accuracy import evaluate
 from models.paths import is_folder
@@ -55,7 +56,8 @@ def measure(
     run: Path, flags: EvaluationFlags, tell: Tell, note: Callable[[str], None]
 ) -> list[Evaluation]:
     """Evaluate a run's weights; one record a unit, lowest first. `note` is told what is odd about
-    the data. Raises ValueError for what a user got wrong, UsersError if his code raises."""
+    the data, and if fewer vote than were asked for. Raises ValueError for what a user got wrong,
+    UsersError if his code raises."""
     saved = SavedRun.read(run)
     data, config = _data(saved, flags, tell)
     for remark in data.remarks:
@@ -80,6 +82,7 @@ def measure(
             error.add_note(f"note: on {what}")
             raise  # with the traceback that he needs
         raise ConfigError(f"{what}: {error}") from error
+    protocol = asdict(_that_was_used(flags.protocol, num_train, note))
     ends = {network.units[home[-1]].name: block for block, home in enumerate(partition.homes)}
     weights_sha256 = digest.of_tensors(saved.weights)
     return [
@@ -93,7 +96,7 @@ def measure(
             num_test=int((data.test_labels >= 0).sum()),
             num_classes=len(data.train_labels[data.train_labels >= 0].unique()),
             seed=saved.config.seed,
-            protocol=asdict(flags.protocol),
+            protocol=protocol,
             unit=accuracy.name,
             block=ends.get(accuracy.name),
             num_features=accuracy.num_features,
@@ -102,6 +105,17 @@ def measure(
         )
         for accuracy in accuracies
     ]
+
+
+def _that_was_used(
+    asked: EvaluationProtocol, num_train: int, note: Callable[[str], None]
+) -> EvaluationProtocol:
+    """What was asked for, with no more neighbours than there are; `note` is told if they are
+    fewer."""
+    k = num_neighbours(asked.k, num_train)
+    if k < asked.k:
+        note(f"k {asked.k}, but only {num_train} training images have a label; all of them vote")
+    return replace(asked, k=k)
 
 
 def write(records: Sequence[Evaluation], path: Path) -> None:

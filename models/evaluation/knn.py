@@ -14,6 +14,11 @@ from torch.nn import functional
 SLICE = 256  # images that are asked at once: what they need grows with the bank
 
 
+def num_neighbours(k: int, num_train: int) -> int:
+    """So many vote if k are asked for: all, if there are fewer."""
+    return min(k, num_train)
+
+
 def knn_top1(
     train_NF: np.ndarray,
     train_labels: np.ndarray,
@@ -24,7 +29,8 @@ def knn_top1(
     temperature: float,
     after_slice: Callable[[float], None] = lambda _: None,
 ) -> float:
-    """Return top-1 if each test image gets the class for which its k nearest training images vote.
+    """Return top-1 if each test image gets the class for which its k nearest training images vote
+    (`num_neighbours`).
 
     The nearest are those of the highest cosine, of which each votes with exp(cosine / temperature).
     All labels must be known. `after_slice` is given the share (0 to 1) that is done.
@@ -32,7 +38,7 @@ def knn_top1(
     bank_NF = functional.normalize(torch.from_numpy(train_NF))
     classes_N = torch.from_numpy(train_labels)
     num_classes = int(classes_N.max()) + 1
-    k = min(k, len(bank_NF))
+    k = num_neighbours(k, len(bank_NF))
     num_correct = num_asked = 0
     for queries_QF, labels_Q in zip(
         torch.split(functional.normalize(torch.from_numpy(test_NF)), SLICE),

@@ -16,7 +16,7 @@ from torch import Tensor
 from models.data import ImageData
 from models.evaluation import logistic, sgd
 from models.evaluation.features import unit_features
-from models.evaluation.knn import knn_top1
+from models.evaluation.knn import knn_top1, num_neighbours
 from models.evaluation.pace import Pace
 from models.evaluation.protocol import EvaluationProtocol, Features
 from models.network import Network
@@ -197,7 +197,8 @@ class _Measure:
             case "sgd":
                 size = sgd.batch_size(len(self._train_labels))
                 return f"{fits}: {self._protocol.epochs} epochs in batches of {size}"
-        return f"finding each test image's {self._protocol.k} nearest for {num_units} units"
+        k = num_neighbours(self._protocol.k, len(self._train_labels))
+        return f"finding each test image's {k} nearest for {num_units} units"
 
     def of(self, unit: _Unit, going_on: Callable[[float], None]) -> UnitAccuracy:
         """`going_on` is given the share (0 to 1) that is done: half is the linear classifier's."""

@@ -174,7 +174,8 @@ class Evaluation(Accuracy):
 
     `block` is the one whose home ends there. Images are counted if they have a label, classes if a
     training image has them. `split`, `validation` and `seed` are of the data: with validation, what
-    is called test are training images that were held out. The seed draws sgd's order too.
+    is called test are training images that were held out. The seed draws sgd's order too. The k of
+    `protocol` is how many neighbours voted, which may be fewer than were asked for.
     """
 
     run: str

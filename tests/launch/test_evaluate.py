@@ -105,6 +105,19 @@ def test_records_hold_all_that_they_were_measured_by(finished):
     assert 0 <= upper.knn_top1 <= 1
 
 
+def test_no_more_neighbours_are_recorded_than_there_are(finished, capsys):
+    """`--k 200` on 64 images voted with 64, while the records and the table said 200."""
+    (found,) = records(finished, "--units", "last", "--linear", "none", "--k", "200")
+    assert found.protocol["k"] == found.num_train == 64
+    printed = capsys.readouterr().out
+    assert "kNN: k 64, temperature 0.07" in printed
+    assert "finding each test image's 64 nearest for 1 units" in printed
+    assert "note: k 200, but only 64 training images have a label; all of them vote\n" in printed
+    (same,) = records(finished, "--units", "last", "--linear", "none", "--k", "64")
+    assert same == found
+    assert "note" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("linear", ["logistic", "sgd", "none"])
 def test_each_linear_classifier_can_be_asked_for(finished, linear):
     (record,) = records(finished, "--units", "last", "--linear", linear, "--epochs", "3")
