@@ -17,26 +17,30 @@ BASELINE = "end-to-end"
 
 @dataclass(frozen=True, kw_only=True)
 class Aim:
-    """A comparison that the project makes a claim of."""
+    """A comparison that the project makes a claim of. `holds` is what the wording says; it may
+    judge the mean alone, so `holds_throughout` says whether no end of the interval is against
+    it."""
 
     method: str
     baseline: str
     wording: str
     holds: Callable[[Interval], bool]
+    holds_throughout: Callable[[Interval], bool]
 
 
 def below_zero(method: str, baseline: str = BASELINE) -> Aim:
-    return Aim(
-        method=method,
-        baseline=baseline,
-        wording="interval below 0",
-        holds=lambda gap: gap.high < 0,
-    )
+    return _of_interval(method, baseline, "interval below 0", lambda gap: gap.high < 0)
 
 
 def above_zero(method: str, baseline: str) -> Aim:
+    return _of_interval(method, baseline, "interval above 0", lambda gap: gap.low > 0)
+
+
+def _of_interval(
+    method: str, baseline: str, wording: str, holds: Callable[[Interval], bool]
+) -> Aim:
     return Aim(
-        method=method, baseline=baseline, wording="interval above 0", holds=lambda gap: gap.low > 0
+        method=method, baseline=baseline, wording=wording, holds=holds, holds_throughout=holds
     )
 
 
@@ -46,6 +50,7 @@ def at_least(points: float, method: str, baseline: str) -> Aim:
         baseline=baseline,
         wording=f"mean at least {points:g}",
         holds=lambda gap: gap.mean >= points,
+        holds_throughout=lambda gap: gap.low >= points,
     )
 
 

@@ -7,7 +7,13 @@ import pytest
 from rich.console import Console
 
 from benchmarks.accuracy.regimes import DIGITS
-from benchmarks.accuracy.report import draw, print_report, summarise, write_markdown
+from benchmarks.accuracy.report import (
+    claim_cells,
+    draw,
+    print_report,
+    summarise,
+    write_markdown,
+)
 
 
 def make_records(top1_by_method):
@@ -90,6 +96,26 @@ def test_interval_across_zero_does_not_show_a_gain():
     comparisons = summarise(records, COMPARED).comparisons
     assert comparisons[0].gap["linear_top1"].mean > 0
     assert [comparison.is_met for comparison in comparisons] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("top1", "reached"),
+    [
+        ([0.90, 0.95, 0.97], "yes"),  # as good: 0, 0, 0
+        ([0.88, 0.96, 0.96], "mean only"),  # -2, 1, -1: mean -.67, interval -4.5 to 3.1
+        ([0.88, 0.93, 0.95], "no"),  # -2, -2, -2
+    ],
+)
+def test_mean_that_reaches_its_aim_says_if_the_interval_does(top1, reached):
+    """An aim that the mean be at least -1 was reached, "yes", by a difference whose interval goes
+    far below, beside aims of which the whole interval is judged."""
+    records = make_records(
+        {"end-to-end": [0.90, 0.95, 0.97]}
+        | dict.fromkeys(("GIM", "LoCo exact", "elastic, lag 1"), top1)
+    )
+    rows = {row[0]: row for row in claim_cells(summarise(records, COMPARED))}
+    assert rows["LoCo exact - end-to-end"][3:] == ("mean at least -1", reached)
+    assert rows["LoCo exact - GIM"][3:] == ("interval above 0", "no")
 
 
 def test_report_fits_a_plain_console():
