@@ -181,10 +181,16 @@ def write_markdown(report: Report, header: Mapping[str, str], path: Path) -> Non
     parts = ["# Accuracy of local learning", caption(report).replace("\n", " ")]
     for cells in tables(report):
         rule = ("---", *("---:" for _ in cells[0][1:]))
-        parts.append("\n".join(f"| {' | '.join(row)} |" for row in (cells[0], rule, *cells[1:])))
+        parts.append("\n".join(map(_markdown_row, (cells[0], rule, *cells[1:]))))
     parts.append("\n".join(f"* {name}: {value}" for name, value in header.items()))
     parts.append(f"Made by `python -m benchmarks.accuracy --regime {report.regime.name}`.")
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    """A row of a table; a bar in a cell would end it."""
+    escaped = [cell.replace("|", r"\|") for cell in cells]
+    return f"| {' | '.join(escaped)} |"
 
 
 def _signed(interval: Interval) -> str:

@@ -134,6 +134,9 @@ def test_result_files_lie_beside_the_runs(tmp_path):
     text = (tmp_path / "a.md").read_text("utf-8")
     assert "| GIM | 92.67 | 82.67 | -1.33 [-2.77, +0.10] | -1.33 [-2.77, +0.10] |" in text
     assert "* commit: abc" in text
+    named = [dataclasses.replace(row, method="GIM, S1|S2") for row in report.rows]
+    write_markdown(dataclasses.replace(report, rows=named), {}, tmp_path / "a.md")
+    assert r"| GIM, S1\|S2 | 9" in (tmp_path / "a.md").read_text("utf-8")
 
     draw(report, tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
