@@ -4,8 +4,10 @@ Owns the run directory that it leaves, which is the pipeline's. What is trained 
 models.sequential's.
 """
 
+import contextlib
+
 import torch
-from torch import Tensor
+from rich.console import Console
 
 from launch.job import LocalLearningJob
 from launch.planning.notes import notes_on_result
@@ -23,7 +25,29 @@ def run(job: LocalLearningJob, recorder: Recorder, started_t: float) -> None:
     console = make_console()
     for note in notes_on_result(job.resolved):
         console.print(f"note: {note}", soft_wrap=True)
-    blocks = [TimedBlock(job, k) for k in range(job.num_workers)]
+    with contextlib.ExitStack() as stack:
+        blocks = [TimedBlock(job, k) for k in range(job.num_workers)]
+        for block in blocks:
+            stack.callback(block.close)
+        _train(job, blocks, recorder, console)
+        weights = {name: t for block in blocks for name, t in block.block.home_state().items()}
+        recorder.write_weights(weights, console=console, tell=unheard)
+        results = [block.result() for block in blocks]
+    recorder.finish(
+        job,
+        results,
+        weights,
+        started_t=started_t,
+        console=console,
+        tell=unheard,
+        one_process=True,
+    )
+
+
+def _train(
+    job: LocalLearningJob, blocks: list[TimedBlock], recorder: Recorder, console: Console
+) -> None:
+    """All steps, each shown and recorded as it ends."""
     progress = Progress(job)
     with LiveView(job.num_steps, console=console) as view:
 
@@ -34,17 +58,3 @@ def run(job: LocalLearningJob, recorder: Recorder, started_t: float) -> None:
             view.update(progress.statuses())
 
         train(blocks, num_steps=job.num_steps, lag=job.plan(0).lag, after_step=after_step)
-    weights: dict[str, Tensor] = {}
-    for block in blocks:
-        weights |= block.block.home_state()
-    recorder.write_weights(weights, console=console, tell=unheard)
-    results = [block.result() for block in blocks]
-    recorder.finish(
-        job,
-        results,
-        weights,
-        started_t=started_t,
-        console=console,
-        tell=unheard,
-        one_process=True,
-    )

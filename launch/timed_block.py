@@ -37,6 +37,10 @@ class TimedBlock:
             trace=Trace(None, block_index),
         )
 
+    def close(self) -> None:
+        """Give back what holds its figures; the block stays."""
+        self._memory.close()
+
     def forward(self, step: int, incoming: Payload | None) -> Payload | None:
         return self._timed(State.FORWARD, step, lambda: self.block.forward(step, incoming))
 

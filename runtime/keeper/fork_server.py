@@ -49,20 +49,19 @@ def is_ready() -> bool:
     forks at once; call it within `surroundings`, for it starts the server if there is none. Raises
     EOFError if servers die as they import."""
     forkserver.ensure_running()
-    with contextlib.suppress(OSError, ValueError, psutil.Error):  # it has only just begun
-        pid = Path(directory(), PID).read_text()
-        server = psutil.Process(int(pid))
-        if server.ppid() == os.getpid() and server.status() != psutil.STATUS_STOPPED:
-            _importing.add(pid)
-            if pid == Path(directory(), READY).read_text():
-                _importing.clear()
-                return True
+    pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    _importing.add(pid)
+    with contextlib.suppress(OSError, psutil.Error):  # it is not ready, or has just died
+        is_awake = psutil.Process(pid).status() != psutil.STATUS_STOPPED
+        if is_awake and Path(directory(), READY).read_text() == str(pid):
+            _importing.clear()
+            return True
     if len(_importing) > MOST_SERVERS:
         raise EOFError("the fork server dies as it begins")
     return False
 
 
-_importing: set[str] = set()  # the servers that have begun and not become ready
+_importing: set[int] = set()  # the servers that have begun and not become ready
 
 
 @contextlib.contextmanager

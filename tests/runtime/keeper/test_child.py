@@ -35,11 +35,13 @@ class FakeProcess:
 
     def __init__(self, args: tuple[Any, ...]) -> None:
         *_, self.start_facts, self.pipe = args
-        self.pid = self.sentinel = 2**22 + 1  # beyond any that there is
+        self.pid: int | None = None
+        self.sentinel = 0
         self.exitcode: int | None = None
 
     def start(self) -> None:
         """It runs, as far as anyone can tell."""
+        self.pid = 2**22 + 1  # beyond any that there is
 
     def join(self, timeout_s: float) -> None:
         """It does not end by being waited for."""
