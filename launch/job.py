@@ -23,6 +23,7 @@ from launch.planning.resolved import Resolved
 from launch.planning.streams import edge_specs, worker_plan
 from launch.run_data import load_run_data
 from launch.source import make_source
+from launch.users_code import CodeChanged, refuse_other_code
 from models.bad_numbers import BadNumbers
 from models.block import Learning, LocalBlock
 from models.compilation import SECONDS_A_UNIT
@@ -74,6 +75,7 @@ class LocalLearningJob:
         self.final_errors: tuple[type[Exception], ...] = (
             BadNumbers,
             UsersError,
+            CodeChanged,
             Unsaveable,
             torch.OutOfMemoryError,
         )
@@ -114,6 +116,8 @@ class LocalLearningJob:
         )
 
     def build_block(self, block_index: int, tell: Tell = unheard) -> LocalBlock:
+        if self._is_workers:
+            refuse_other_code(self.resolved.config)
         if self.resolved.config.device == "cuda":
             make_cuda_deterministic()
         if block_index == 0:

@@ -26,9 +26,10 @@ def run(job: LocalLearningJob, recorder: Recorder, started_t: float) -> None:
     for note in notes_on_result(job.resolved):
         console.print(f"note: {note}", soft_wrap=True)
     with contextlib.ExitStack() as stack:
-        blocks = [TimedBlock(job, k) for k in range(job.num_workers)]
-        for block in blocks:
-            stack.callback(block.close)
+        blocks = [
+            stack.enter_context(contextlib.closing(TimedBlock(job, k)))
+            for k in range(job.num_workers)
+        ]
         _train(job, blocks, recorder, console)
         weights = {name: t for block in blocks for name, t in block.block.home_state().items()}
         recorder.write_weights(weights, console=console, tell=unheard)

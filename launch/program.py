@@ -103,11 +103,10 @@ def resolve_text(
 def load_job(own: RunConfig, text: str) -> LocalLearningJob:
     """Make the job of what `resolve_text` returned. Raises ConfigError if it names other code than
     this rank was started with, before any of that is imported; or if rank 0 was started with other
-    flags, but for those of a place, of which each host may have its own; or if a file of the user's
-    code is not as it was when the job began: blocks would learn by different code."""
+    flags, but for those of a place, of which each host may have its own."""
     from launch.job import LocalLearningJob
-    from launch.resolve import config_of, let_users_modules_be_found, restore
-    from launch.users_code import CODE, digests_of
+    from launch.resolve import config_of, restore
+    from launch.users_code import CODE
 
     announced = config_of(text)
     for name in CODE:
@@ -116,12 +115,6 @@ def load_job(own: RunConfig, text: str) -> LocalLearningJob:
     for name, role in ROLES.items():
         if role is not Role.PLACE:
             _refuse_other(name, given, announced.given)
-    let_users_modules_be_found()
-    if (here := digests_of(announced)) != announced.code:
-        raise ConfigError(
-            f"started for code that is not here any more, or not on this host ({announced.code};"
-            f" here {here or 'none'}); put that back, or start the job again with the code here"
-        )
     return LocalLearningJob(restore(text))
 
 

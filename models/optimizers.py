@@ -80,7 +80,10 @@ def load_optimizer(
         raise ValueError(f"optimizer {name!r} made a {kind}; a torch.optim.Optimizer is needed")
     _refuse_other_decay(name, optimizer, weight_decay)
     for group in optimizer.param_groups:
-        group[LR_SCALE] = group.get(LR_SCALE, 1.0) * group.get("lr", lr) / lr
+        rate: object = group.get("lr", lr)
+        if not isinstance(rate, int | float | torch.Tensor):
+            raise ValueError(f"optimizer {name!r} has a group with lr={rate}; give it a number")
+        group[LR_SCALE] = group.get(LR_SCALE, 1.0) * float(rate) / lr
     return optimizer
 
 
@@ -90,7 +93,8 @@ def _refuse_other_decay(name: str, optimizer: torch.optim.Optimizer, weight_deca
     parameters = inspect.signature(type(optimizer)).parameters
     usual = parameters["weight_decay"].default if "weight_decay" in parameters else None
     asked = optimizer.defaults.get("weight_decay")
-    if usual is not None and asked not in (usual, weight_decay):
+    decays = {group.get("weight_decay") for group in optimizer.param_groups}
+    if usual is not None and asked not in (usual, weight_decay, *decays):
         raise ValueError(
             f"optimizer {name!r} asks for weight_decay={asked}, and its groups have that of"
             f" --weight-decay, {weight_decay}; give --weight-decay {asked}, or set it in each group"

@@ -147,7 +147,8 @@ def recall(
 def _take_back_extension(run_dir: RunDir, checkpoint: Checkpoint, job: Job) -> None:
     """If a finished run was to be extended and was not, let its files be of what was run again.
     Raises ValueError."""
-    if run_dir.config_toml.read_text("utf-8") != checkpoint.config_toml:
+    there = run_dir.config_toml
+    if not there.exists() or there.read_text("utf-8") != checkpoint.config_toml:
         text, place = checkpoint.config_toml, run_dir.checkpoint_dir
         run_dir.write_config(text, given=job.given_toml, checkpoint_dir=place)
 
@@ -321,7 +322,8 @@ def _refuse_other_place(run_dir: RunDir, checkpoints: Storage) -> None:
     """Raise ValueError if the run, which is not where it was looked for, has its checkpoints in
     another place: to start over would lose what they hold."""
     path, recorded = str(run_dir.path), run_dir.checkpoint_dir
-    if recorded is not None and recorded != checkpoints.locate():
+    is_elsewhere = recorded is not None and recorded != checkpoints.locate()
+    if recorded is not None and is_elsewhere and _has_complete(open_storage(recorded)):
         raise ValueError(
             f"run directory {path!r} has its checkpoints elsewhere; give --checkpoint-dir"
             f" {recorded}, or --fresh to start over"

@@ -25,6 +25,7 @@ FIRST_NOTICE_OF_A_WAIT_S = 60.0
 LEAVING_TIMEOUT_S = 30.0  # from its loop's last turn: what was said may still be on its way
 FIRST_STEP_PATIENCE = 5  # times the hang timeout, for the first step of a generation
 END_S = 3.0
+FORK_POLL_S = 0.05  # while the fork server begins
 MOST_CHARACTERS = 200  # of what is told of an end; all of it follows when the job ends
 WAIT_MARGIN = 1.1  # a child that waits gives up by itself first
 TAKES_MARGIN = 2.0  # over what a process says that a phase takes
@@ -106,6 +107,14 @@ class Child:
                 return
         self._theirs.close()
         self._is_forked = True
+
+    def await_fork(self, timeout_s: float) -> None:
+        """Have it forked, if the fork server becomes ready in that time: it has words to pass on.
+        Raises as `fork` does."""
+        until_s = time.monotonic() + timeout_s
+        while not self._is_forked and time.monotonic() < until_s:
+            time.sleep(FORK_POLL_S)
+            self.fork()
 
     @property
     def has_ended(self) -> bool:

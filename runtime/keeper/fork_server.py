@@ -17,7 +17,7 @@ from functools import cache
 from multiprocessing import forkserver, process, util
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import psutil
 
@@ -27,7 +27,7 @@ from runtime.lifetime import children, kill_below
 ROOT = str(Path(runtime.__file__).resolve().parents[1])
 VARIABLE = "LOCO_FORK_SERVER"  # by which runtime.keeper.in_fork_server is told, as JSON
 FIRST, LAST = "runtime.keeper.in_fork_server", "runtime.keeper.fork_server_ready"  # it imports
-PID, READY = "pid", "ready"  # files in which it says who it is: when it begins, when all is there
+READY = "ready"  # a file in which it says who it is when all is there
 PREFIX = "loco-"  # of its directory's name
 MOST_SERVERS = 2  # that die as they import
 # A socket's path has 107 bytes at most, and a long TMPDIR leaves no room for its name.
@@ -48,20 +48,43 @@ def is_ready() -> bool:
     """Whether the fork server has imported all that it preloads, which may take long, so that it
     forks at once; call it within `surroundings`, for it starts the server if there is none. Raises
     EOFError if servers die as they import."""
-    forkserver.ensure_running()
-    pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    try:
+        forkserver.ensure_running()
+    except ChildProcessError:  # it was ended, and waited for, as one of the orphans
+        _forget_server()
+        forkserver.ensure_running()
+    pid = _server_pid()
+    if pid is not None and pid in _ready:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)  # it would keep its keeper waiting
+        return True
     _importing.add(pid)
-    with contextlib.suppress(OSError, psutil.Error):  # it is not ready, or has just died
-        is_awake = psutil.Process(pid).status() != psutil.STATUS_STOPPED
-        if is_awake and Path(directory(), READY).read_text() == str(pid):
+    with contextlib.suppress(OSError):  # it has not said so yet
+        if Path(directory(), READY).read_text() == str(pid):
             _importing.clear()
+            _ready.add(pid)
             return True
     if len(_importing) > MOST_SERVERS:
         raise EOFError("the fork server dies as it begins")
     return False
 
 
-_importing: set[int] = set()  # the servers that have begun and not become ready
+def _server_pid() -> int | None:
+    """The server that was started last."""
+    server: Any = forkserver._forkserver
+    pid: int | None = server._forkserver_pid
+    return pid
+
+
+def _forget_server() -> None:
+    """Let multiprocessing start another: it would wait for one that has been waited for."""
+    server: Any = forkserver._forkserver
+    os.close(server._forkserver_alive_fd)
+    server._forkserver_address = server._forkserver_alive_fd = server._forkserver_pid = None
+
+
+_ready: set[int | None] = set()  # the servers that can fork, or could
+_importing: set[int | None] = set()  # the servers that have begun and not become ready
 
 
 @contextlib.contextmanager
@@ -100,9 +123,9 @@ def end_orphans(of: int | None = None) -> None:
 
 
 def end() -> None:
-    """End the fork server, such as one that does not become ready."""
+    """End a fork server that does not become ready; one that is has other children."""
     server = _server()
-    if server is not None:
+    if server is not None and server not in _ready:
         os.kill(server, signal.SIGKILL)
 
 
@@ -116,11 +139,8 @@ def _trackers() -> Iterator[int]:
 
 def _server() -> int | None:
     """The fork server's process, if it has begun and lives."""
-    with contextlib.suppress(OSError, ValueError):
-        pid = int(Path(directory(), PID).read_text())
-        if pid in {child.pid for child in children(os.getpid())}:
-            return pid
-    return None
+    pid = _server_pid()
+    return pid if pid in {child.pid for child in children(os.getpid())} else None
 
 
 @cache

@@ -13,10 +13,9 @@ import os
 import shutil
 import signal
 import warnings
-from pathlib import Path
 from types import FrameType
 
-from runtime.keeper.fork_server import PID, VARIABLE
+from runtime.keeper.fork_server import VARIABLE
 from runtime.lifetime import adopt_orphans, die_with_parent, kill_below
 from runtime.signals import STOPS, relayed
 
@@ -59,7 +58,6 @@ def _begin() -> str:
     die_with_parent(signal.SIGTERM)
     warnings.filterwarnings("ignore", message="forkserver: waitpid returned unexpected pid")
     directory: str = told["directory"]
-    Path(directory, PID).write_text(str(server_pid))
     if os.getppid() != keeper_pid:
         os.kill(server_pid, signal.SIGTERM)
     return directory

@@ -24,7 +24,7 @@ import psutil
 from runtime.core.state import STATES, State
 from runtime.keeper import fork_server
 from runtime.keeper.checkpoint_thread import CheckpointThread
-from runtime.keeper.child import END_S, Child
+from runtime.keeper.child import END_S, FORK_POLL_S, Child
 from runtime.lifetime import adopt_orphans, die_with_parent, resume, suspend
 from runtime.program import (
     COORDINATOR,
@@ -47,7 +47,6 @@ from runtime.state.status_page import Field
 from runtime.state.storage import is_url, open_storage, reason
 
 POLL_S = 0.25
-FORK_POLL_S = 0.05  # while the fork server begins
 ABSENCE_S = 5.0  # between two polls: longer than any that was not disturbed
 COORDINATOR_REST_S = 30.0  # before one that has died too often comes again
 LAST_WRITE_S = 600.0  # for the last checkpoint of a job that has ended well
@@ -161,9 +160,7 @@ class Keeper:
         self._registrar = self._child(REGISTRAR, "the registrar")
         try:
             self._registrar.tell(presence="failed", why=why)
-            while not self._registrar.sources and not self._registrar.hangs(time.monotonic()):
-                time.sleep(FORK_POLL_S)
-                self._registrar.fork()
+            self._registrar.await_fork(self._program.phase_timeout_s)
             self._registrar.join(LEAVE_S)
         finally:
             self._registrar.kill()
@@ -501,6 +498,7 @@ class Keeper:
         why = self._why or f"exit code {code}"
         presence = {"presence": "failed", "why": why} if is_failed else {"presence": "left"}
         self._registrar.tell(**presence)
+        self._registrar.await_fork(LEAVE_S)
         self._registrar.join(LEAVE_S)
 
     def _end_coordinator(self) -> None:

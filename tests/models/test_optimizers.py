@@ -26,6 +26,20 @@ def layer_wise(groups, lr):
 def decaying(groups, lr):
     return torch.optim.SGD(groups, lr=lr, weight_decay=0.05)
 
+def decaying_by_itself(groups, lr):
+    params = [p for group in groups for p in group["params"]]
+    return torch.optim.SGD(params, lr=lr, weight_decay=0.05)
+
+def decaying_by_group(groups, lr):
+    for group in groups:
+        group["weight_decay"] = 0.05
+    return torch.optim.SGD(groups, lr=lr, weight_decay=0.05)
+
+def without_rate(groups, lr):
+    for group in groups:
+        group["lr"] = None
+    return torch.optim.SGD(groups, lr=lr)
+
 def usual(groups, lr):
     return torch.optim.AdamW(groups, lr=lr)
 
@@ -84,6 +98,7 @@ def test_block_of_one_kind_has_one_group():
         ({"params": []}, "nothing to optimise"),
         ({"name": "adam"}, "did you mean 'adamw'"),
         ({"name": "own_optimizers:nothing"}, "made a NoneType"),
+        ({"name": "own_optimizers:without_rate"}, "has a group with lr=None; give it a number"),
     ],
 )
 def test_impossible_settings_are_refused(changes, message, own):
@@ -149,4 +164,5 @@ def test_decay_that_the_groups_override_is_refused(own):
     with pytest.raises(ValueError, match=r"weight_decay=0.05, .* 0.0001; give --weight-decay 0.05"):
         load_optimizer("own_optimizers:decaying", parameters(), lr=0.1, weight_decay=1e-4)
     load_optimizer("own_optimizers:decaying", parameters(), lr=0.1, weight_decay=0.05)
-    load_optimizer("own_optimizers:usual", parameters(), lr=0.1, weight_decay=1e-4)
+    for name in ("usual", "decaying_by_itself", "decaying_by_group"):
+        load_optimizer(f"own_optimizers:{name}", parameters(), lr=0.1, weight_decay=1e-4)

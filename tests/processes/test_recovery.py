@@ -5,6 +5,7 @@ import os
 import re
 import signal
 
+import psutil
 import pytest
 from PIL import Image
 
@@ -81,6 +82,19 @@ def test_worker_that_reads_a_folder_is_restarted_and_ends_the_same(start, tmp_pa
     assert code == 0, out + err
     assert "worker 0 was killed by SIGKILL" in out
     assert digests(run) == reference_digests(*flags)
+
+
+def test_death_of_the_fork_server_costs_restarts_and_no_more(start):
+    """All processes of a host die with it, at once. What cleared up behind the second took the
+    server that the first had begun for an orphan, and the job ended."""
+    flags = (*QUICK, "--workers", "2", "--steps", "30")
+    run = start(*flags)
+    os.kill(psutil.Process(run.await_step(1, 5)["pid"]).ppid(), signal.SIGKILL)
+    code, out, err = run.end()
+    assert code == 0, out + err
+    assert sorted(restart["block"] for restart in run.summary["restarts"]) == [0, 1]
+    assert digests(run) == reference_digests(*flags)
+    assert_nothing_is_left(run)
 
 
 def test_blocks_that_share_unequally_are_healed_and_recut(start):

@@ -96,7 +96,7 @@ def test_packages_of_ours_come_before_the_users(start, tmp_path):
 def directory_of(server: int) -> Path:
     """The private directory of a fork server; other tests have theirs."""
     found = []
-    for path in Path("/tmp").glob("loco-*/pid"):
+    for path in Path("/tmp").glob("loco-*/ready"):
         with contextlib.suppress(OSError):  # it has just ended
             found += [path.parent] if path.read_text() == str(server) else []
     (directory,) = found

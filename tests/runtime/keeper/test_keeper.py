@@ -52,6 +52,9 @@ class Child:
     def join(self, timeout_s: float) -> None:
         """It does not end by being waited for."""
 
+    def await_fork(self, timeout_s: float) -> None:
+        """It has been forked."""
+
     def restart(self, cause: str, *, hung: bool = False) -> None:
         self.restarted.append(cause)
 
