@@ -1,4 +1,7 @@
-"""How a job begins: in a new directory, from the newest whole checkpoint, or not at all."""
+"""How a job begins: in a new directory, from the newest whole checkpoint, or not at all.
+
+Long, since whatever may lie in a run directory or be done to it before a start has its test.
+"""
 
 import errno
 import os
