@@ -30,12 +30,17 @@ RESOLVED = """\
 """
 
 
-def parse(argv: Sequence[str], *, prog: str) -> RunConfig:
+def parse(
+    argv: Sequence[str],
+    *,
+    prog: str,
+    about: str = "Train a network as overlapping local blocks (LoCo).",
+) -> RunConfig:
     """Read the flags, and the file that --config names; flags win. A ResolvedConfig if the file is
     a config.toml.
 
-    `--help` prints the flags and exits with 0. Raises ConfigError for anything a user can get
-    wrong here; its message is one sentence or two, meant to be printed as it is.
+    `--help` prints `about` and the flags, and exits with 0. Raises ConfigError for anything a user
+    can get wrong here; its message is one sentence or two, meant to be printed as it is.
     """
     try:
         Path.cwd()
@@ -46,7 +51,7 @@ def parse(argv: Sequence[str], *, prog: str) -> RunConfig:
         _identity,
         argv,
         prog=prog,
-        about="Train a network as overlapping local blocks (LoCo).",
+        about=about,
         config=file.read,
     )
     return file.complete(config)

@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
     """Print the plan and return the exit code."""
     protect_output()
     try:
-        config = parse(argv, prog=NAME)
+        config = parse(argv, prog=NAME, about="Say what a run would be, without running it.")
         environment, may_time = _environment(config)
         resolved = resolve(
             config, environment=environment, tell=showing(NAME), times_block_0=may_time

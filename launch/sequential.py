@@ -37,7 +37,9 @@ def main(argv: list[str]) -> int:
     protect_output(log.warning)
     started_t = command_time()
     try:
-        config = parse(argv, prog=NAME)
+        config = parse(
+            argv, prog=NAME, about="Train as the pipeline does, in one process and one loop."
+        )
         refuse_free_ties(config)
         environment = Environment.from_process()
         job = LocalLearningJob(resolve(config, environment=environment, tell=showing(NAME)))

@@ -9,7 +9,7 @@ from .test_rates import EQUAL
 
 
 def test_prediction_of_four_equal_units_on_four_workers():
-    """The (P + 1) / 2 of the brief is a bound: 4 units take 12 in one process, a block 6."""
+    """Half as many times as there are workers: 4 units take 12 in one process, a block 6."""
     found = predict(light(workers=4, threads=1), EQUAL, cores=2)
     assert found.blocks == (6.0, 6.0, 6.0, 3.0)
     assert found.end_to_end / found.step == 2.0
