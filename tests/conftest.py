@@ -1,4 +1,4 @@
-"""What tests of several folders need: an S3 server of their own."""
+"""What tests of several folders need: one thread, and an S3 server of their own."""
 
 import contextlib
 import importlib.util
@@ -12,6 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
+
+# Two processes share two cores, and tensors are tiny: more threads would wait for each other.
+torch.set_num_threads(1)
 
 BUCKET = "bucket"
 TIMEOUT_S = 60.0
