@@ -60,7 +60,7 @@ class Options:
     batch_size: int = 8
     """Images a step."""
     flags: str = ""
-    """More flags of the main job, such as "--tie follow --overlap 1,2,1"."""
+    """More flags of the main job, written as --flags="--tie follow --overlap 1,2,1"."""
     soak: float | None = None
     """Minutes of random faults instead, in one run."""
     mtbf_s: float = 15.0
