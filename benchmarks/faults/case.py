@@ -105,14 +105,14 @@ def run_case(job: Job, run_dir: Path, faults: Sequence[Fault]) -> Outcome:
         for _ in range(starts):
             code, printed = _run(job.command(run_dir, faults, "pipeline.py"), place, seen)
             text += printed
-        left_behind = _left_behind(place, seen, set(os.listdir("/dev/shm")) - shared_before)
+        outlived = left_behind(place, seen, set(os.listdir("/dev/shm")) - shared_before)
     return Outcome(
         exit_code=code,
         text=text,
         summary=_read_json(run_dir / "summary.json"),
         metrics=_read_lines(run_dir / "metrics.jsonl"),
         fired=_read_lines(run_dir / "faults.jsonl"),
-        left_behind=left_behind,
+        left_behind=outlived,
     )
 
 
@@ -152,14 +152,24 @@ def _run(command: Sequence[str], place: Path, seen: set[psutil.Process]) -> tupl
                         child.kill()
 
 
-def _left_behind(place: Path, seen: set[psutil.Process], shared: set[str]) -> list[str]:
+def left_behind(place: Path, seen: set[psutil.Process], shared: set[str]) -> list[str]:
     """Processes, ports, directories of sockets and shared memory that outlived the run."""
     _, alive = psutil.wait_procs(list(seen), timeout=GRACE_S)
     found = [f"process {process.pid}" for process in alive]
     for process in alive:
         found += [f"port {c.laddr.port}" for c in process.net_connections() if c.status == "LISTEN"]
     found += map(str, fork_servers.left_in(place))
-    return found + [f"/dev/shm/{name}" for name in sorted(shared)]
+    return found + sorted({f"/dev/shm/{name}" for name in shared} - _mapped())
+
+
+def _mapped() -> set[str]:
+    """The files that some process maps. A job's own processes are told of if they live on; so one
+    that is new in shared memory and mapped is another program's, such as a pool's semaphore."""
+    found: set[str] = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            found |= {mapped.path for mapped in process.memory_maps()}
+    return found
 
 
 def _read_json(path: Path) -> dict[str, Any]:

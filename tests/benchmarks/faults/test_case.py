@@ -1,11 +1,14 @@
 """What a run's records say of its faults: when each fired, was seen and was over."""
 
+import contextlib
+import mmap
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from benchmarks.faults.case import Job, run_case
+from benchmarks.faults.case import Job, left_behind, run_case
 from runtime.faults.plan import parse
 from runtime.testing import fork_servers
 
@@ -63,6 +66,18 @@ def test_command_is_the_jobs_with_its_plan():
     assert plain[2:] == ["--steps=9", "--run-dir", "/r", "--faults", "kill:1@5"]
     assert "torch.distributed.run" in launched
     assert launched[-1] == ""
+
+
+@pytest.mark.parametrize("is_in_use", [True, False])
+def test_shared_memory_that_another_program_uses_is_not_left_behind(tmp_path, is_in_use):
+    """The semaphores of a pool that began beside a case were counted as the job's."""
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
+        file.write(bytes(9))
+        file.flush()
+        use = mmap.mmap(file.fileno(), 9) if is_in_use else contextlib.nullcontext()
+        with use:
+            found = left_behind(tmp_path, set(), {Path(file.name).name})
+    assert found == ([] if is_in_use else [file.name])
 
 
 @pytest.mark.parametrize("leaves", [True, False])
