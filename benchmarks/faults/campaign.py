@@ -23,6 +23,7 @@ from cyclopts import Parameter
 from benchmarks.faults.case import Job, Outcome, run_case, run_reference
 from benchmarks.harness import (
     Results,
+    TextList,
     header,
     make_console,
     make_table,
@@ -49,8 +50,8 @@ CHECKPOINT_EVERY = 12
 class Options:
     """What to inject."""
 
-    only: tuple[str, ...] = ()
-    """Kinds, without it all; two-neighbours is kill of two at once."""
+    only: TextList = ()
+    """Kinds, such as kill,drop; without it all. two-neighbours is kill of two at once."""
     seeds: int = 10
     """Cases of each kind; seed i draws block or edge, and step."""
     steps: int = 32

@@ -1,7 +1,7 @@
 """Attacks a real run as strangers on the host and on the network would, each in a run of its own.
 
     python -m benchmarks.security                              all of them: about ten minutes
-    python -m benchmarks.security --only result-null --only hello
+    python -m benchmarks.security --only result-null,hello
     python -m benchmarks.security --only million --frames 1000000 --json FILE
     python -m benchmarks.security --cost 5                     what being guarded costs, instead
 
@@ -21,7 +21,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from benchmarks.harness import Results, header, make_console, print_header
+from benchmarks.harness import Results, TextList, header, make_console, print_header
 from benchmarks.security.catalogue import ATTACKS, Attack, Job, undisturbed
 from benchmarks.security.cost import measure, show
 from benchmarks.security.judge import judge
@@ -40,8 +40,8 @@ PATIENCE, PATIENCE_S = 2.0, 10.0  # a run may take so many times the undisturbed
 class Options:
     """What to try."""
 
-    only: tuple[str, ...] = ()
-    """Attacks by name, without it all."""
+    only: TextList = ()
+    """Attacks by name, such as result-null,hello; without it all."""
     frames: int = 1_000_000
     """Frames of all sorts that the attack "million" sends."""
     cost: int = 0
