@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,9 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+# Two processes share two cores, and arrays are tiny: more threads would wait for each other. It is
+# read when NumPy and SciPy are imported; torch takes what it is told.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
 import torch
 
-# Two processes share two cores, and tensors are tiny: more threads would wait for each other.
 torch.set_num_threads(1)
 
 BUCKET = "bucket"

@@ -1,7 +1,6 @@
 """A small network that has seen images, and a few digits for it."""
 
 import dataclasses
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -13,15 +12,6 @@ from models.network import build_plain
 from models.resnet import small_resnet
 
 NETWORK = small_resnet(width=4)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Batches are small here, and the cores may be wanted elsewhere."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
