@@ -49,7 +49,10 @@ def _notes(
     old: ResolvedConfig, new: ResolvedConfig, step: int, changed: dict[Role, list[str]]
 ) -> Iterator[str]:
     if recut := ", ".join(changed[Role.CUT]):
-        yield f"another cut ({recut}): learning goes on, the lag starts afresh"
+        yield (
+            f"another cut ({recut}): learning goes on, the lag starts afresh, and the run can't be"
+            " repeated as a whole"
+        )
     if old.steps != new.steps:
         anew = f"; from step {step} on the cosine is laid over all of them"
         yield f"{old.steps} steps become {new.steps}{anew if new.schedule == 'cosine' else ''}"

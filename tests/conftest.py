@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-# Two processes share two cores, and arrays are tiny: more threads would wait for each other. It is
-# read when NumPy and SciPy are imported; torch takes what it is told.
-os.environ["OPENBLAS_NUM_THREADS"] = "1"
+# Two processes share two cores, and arrays are tiny: more threads would wait for each other. Both
+# are read at an import, here and in what tests start; a job's own threads are those of its flags.
+os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
 

@@ -170,6 +170,12 @@ class Child:
         self._moved_s = self._computing_s = now_s  # if it is the last phase that has ended
         self._notice_s = FIRST_NOTICE_OF_A_WAIT_S if waits else FIRST_NOTICE_S
 
+    @property
+    def named(self) -> str:
+        """Its name, with its process's number if it has been forked."""
+        pid = self.process.pid
+        return self.name if pid is None else f"{self.name} (pid {pid})"
+
     def notice(self, now_s: float) -> str:
         """What to tell the user of a phase that lasts; "" if there is nothing new to tell."""
         lasted_s = now_s - self._phase_s

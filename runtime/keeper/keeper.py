@@ -388,7 +388,7 @@ class Keeper:
             return None
         child.rest_until_s = 0.0
         if child.block is None:
-            self._say(f"{child.name} (pid {child.process.pid}) {cause}; a new one takes over")
+            self._say(f"{child.named} {cause}; a new one takes over")
         child.restart(cause, hung=hung)
         return None
 
@@ -481,7 +481,7 @@ class Keeper:
         self._end_coordinator()
         self._speaks = True
         self._why = f"{child.name} {how}"
-        self._say(f"{child.name} (pid {child.process.pid}) {how}; the job is ended")
+        self._say(f"{child.named} {how}; the job is ended")
         if "traceback" in child.said:
             print(child.said["traceback"].rstrip(), file=sys.stderr, flush=True)
         elif child.block is not None and "run_dir" in child.said:

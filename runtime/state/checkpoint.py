@@ -256,6 +256,8 @@ def clear(storage: Storage) -> None:
     """Delete all checkpoints, whole, begun or damaged, and nothing else. Raises OSError."""
     for name in storage.names():
         if ANY.fullmatch(name):
+            if storage.exists(f"{name}/{MANIFEST}"):  # it goes first, see `_remove`
+                storage.remove(f"{name}/{MANIFEST}")
             storage.remove(name)
 
 

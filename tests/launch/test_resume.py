@@ -72,7 +72,7 @@ def test_cut_that_changes_is_told():
     assert recut
     assert notes == [
         "another cut (workers 4 -> 2, cuts 0,1,2,3 -> 0,2, overlap 1,1,1 -> 1): learning goes on,"
-        " the lag starts afresh"
+        " the lag starts afresh, and the run can't be repeated as a whole"
     ]
 
 

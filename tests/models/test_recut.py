@@ -120,7 +120,7 @@ def test_same_cut_takes_all_but_the_guests_own_and_counters(cut_blocks):
         before = old[k].state
         assert state.keys() == before.keys()
         differ = {n.split("/")[0] for n in state if not torch.equal(state[n], before[n])}
-        assert differ - {"optimizer"} == {"guest", "bad"} if k == 0 else {"bad"}
+        assert differ - {"optimizer"} == ({"guest", "bad"} if k == 0 else {"bad"})
 
 
 def test_head_on_one_unit_is_taken_from_the_like_home(cut_blocks):

@@ -245,7 +245,7 @@ def test_user_code_that_exits_is_a_failure_whatever_the_code(start, tmp_path, lo
 def test_load_that_does_not_end_is_told_and_ended(start, tmp_path, load, who):
     """A load() that slept for ever was not noticed in 60 s."""
     (tmp_path / "mine.py").write_text(DATA)
-    flags = ("--phase-timeout-s", "3", "--max-worker-restarts", "1")
+    flags = ("--phase-timeout-s", "5", "--max-worker-restarts", "0")
     run = start(*QUICK, "--steps", "3", "--data", f"mine:{load}", *flags)
     code, _, err = run.end(timeout_s=60)
     assert code == 1

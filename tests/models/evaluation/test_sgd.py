@@ -45,10 +45,13 @@ def test_same_arguments_give_the_same_bits():
 
 def test_threads_move_nothing_that_counts():
     split = (*ten_classes(400, 0), *ten_classes(300, 1))
-    found = []
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
-        found.append((fitted(*split[:2], epochs=2), sgd_top1(*split, epochs=2, seed=0)))
+    found, before = [], torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append((fitted(*split[:2], epochs=2), sgd_top1(*split, epochs=2, seed=0)))
+    finally:
+        torch.set_num_threads(before)
     torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-3, atol=1e-4)
     assert found[0][1] == found[1][1]
 

@@ -249,7 +249,9 @@ def test_next_generation_is_told_the_phase_that_hung(case):
 
 def test_process_that_could_not_be_started_has_ended(case):
     """Its keeper waited for it, deaf to signals, and left the others behind."""
+    assert case.child.named == f"{case.child.name} (pid {case.generations[0].pid})"
     case.generations[0].pid = None
+    assert case.child.named == case.child.name
     assert case.child.has_ended
     case.child.kill()
 

@@ -35,6 +35,7 @@ class Child:
     ) -> None:
         self.block = block
         self.name = "the coordinator" if block is None else f"worker {block}"
+        self.named = f"{self.name} (pid 1)"
         self.process = SimpleNamespace(exitcode=code, pid=1)
         self.sources: list[object] = []
         self.memory = None if block is None else SimpleNamespace(page=dict.fromkeys(Field, 0))

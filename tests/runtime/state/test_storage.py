@@ -20,6 +20,7 @@ from runtime.state.checkpoint import (
     clear,
     is_run_dir,
     last_committed,
+    make_room,
     newest,
 )
 from runtime.state.object_store import ObjectStore, StoreError
@@ -205,6 +206,19 @@ def test_clearing_deletes_checkpoints_and_nothing_else(there):
         there.write(name, b"mine")
     clear(there)
     assert sorted(there.names()) == ["00000012-notes", "notes", "readme"]
+
+
+@pytest.mark.parametrize("delete", [clear, make_room])
+def test_manifest_goes_before_what_it_names(there, monkeypatch, delete):
+    """A deletion that is cut short would else leave a manifest of parts that are gone."""
+    write_all(make_writer(there), 4, 8)
+    removed = []
+    monkeypatch.setattr(type(there), "remove", lambda _, name: removed.append(name))
+    delete(there)
+    manifests = [name for name in removed if name.endswith("/manifest.json")]
+    assert manifests
+    for manifest in manifests:
+        assert removed.index(manifest) < removed.index(manifest.removesuffix("/manifest.json"))
 
 
 def test_run_directory_is_known(there):
