@@ -37,7 +37,10 @@ def test_kind_that_the_data_come_with_stays_as_it_is():
 def test_other_kind_is_that_for_images_of_their_size():
     assert choose_views("affine", SMALL, (3, 32, 32)) is GENERIC
     assert choose_views("simclr", GENERIC, (3, 32, 32)) is SMALL
-    assert choose_views("simclr", GENERIC, (3, 96, 96)) is LARGE
+    for side, usual in ((63, SMALL), (64, LARGE), (96, LARGE)):
+        assert choose_views("simclr", GENERIC, (3, side, side)) is usual
+    assert (SMALL.strength, SMALL.blur_probability) == (LARGE.strength / 2, 0)  # SimCLR, B.9
+    assert LARGE.blur_probability == 0.5
 
 
 def test_factory_of_ones_own_makes_views(tmp_path, monkeypatch):

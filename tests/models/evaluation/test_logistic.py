@@ -1,5 +1,7 @@
 """Logistic regression is at its optimum, and ends if it does not converge."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -38,11 +40,22 @@ def test_fit_that_does_not_converge_ends(monkeypatch):
     """It had 10,000 iterations, whatever they took, and a warning that is an error in tests."""
     rng = randomness.generator(0, "test")
     features, labels = rng.standard_normal((200, 30)), rng.integers(0, 5, 200)
-    monkeypatch.setattr(logistic, "MOST_ITERATIONS", 2)
-    assert 0 <= logistic_top1(features, labels, features, labels) <= 1
+    assert logistic._fit(features, labels, 2).n_iter_ == 2
+    asked, fit = [], logistic._fit
+    monkeypatch.setattr(logistic, "_fit", lambda *given: asked.append(given[-1]) or fit(*given))
+    logistic_top1(features, labels, features, labels)
+    assert asked == [logistic.MOST_ITERATIONS]
 
 
-def test_bound_is_above_what_a_fit_takes():
-    rng = randomness.generator(0, "test")
-    features, labels = rng.standard_normal((200, 30)), rng.integers(0, 5, 200)
-    assert logistic.most_seconds(features, labels) > 0
+def test_bound_is_what_all_iterations_take(monkeypatch):
+    """The first fit, which imports and warms up, does not count."""
+    now_s = 0.0
+
+    def fit(features, labels, most_iterations):
+        nonlocal now_s
+        now_s += 0.25 * most_iterations if most_iterations > 1 else 100.0
+        return SimpleNamespace(n_iter_=[most_iterations])
+
+    monkeypatch.setattr(logistic, "_fit", fit)
+    monkeypatch.setattr(logistic, "time", SimpleNamespace(perf_counter=lambda: now_s))
+    assert logistic.most_seconds(np.zeros((2, 2)), np.zeros(2)) == 0.25 * logistic.MOST_ITERATIONS

@@ -170,7 +170,7 @@ def test_coordinator_that_fails_too_often_ends_an_idle_job(make, capsys):
 
 
 @pytest.mark.parametrize(("state", "code"), [(State.FORWARD, None), (State.DONE, 1)])
-def test_coordinator_that_fails_too_often_rests_during_training(make, state, code):
+def test_coordinator_that_fails_too_often_rests_during_training(make, clock, state, code):
     keeper, coordinator, worker = make(rank=0), Child(None, code=1), Child(0)
     coordinator.too_many = "more than 3 restarts"
     keeper._coordinator, keeper._workers = coordinator, [worker]
@@ -178,6 +178,19 @@ def test_coordinator_that_fails_too_often_rests_during_training(make, state, cod
     assert keeper._go_on_without(coordinator, "failed") == code
     assert coordinator.restarted == []
     assert bool(coordinator.rest_until_s) is (code is None)
+    if code is None:
+        clock.now_s = coordinator.rest_until_s
+        assert keeper._go_on_without(coordinator, "failed") is None
+        assert coordinator.restarted == ["failed"]
+
+
+def test_worker_that_fails_too_often_ends_the_job_during_training(make):
+    keeper, worker = make(rank=0), Child(0, code=1)
+    worker.too_many = "more than 3 restarts"
+    keeper._workers = [worker]
+    worker.reach(State.FORWARD)
+    assert keeper._go_on_without(worker, "failed") == 1
+    assert worker.restarted == []
 
 
 def test_job_has_ended_well_when_all_have_said_so(make):
