@@ -555,6 +555,16 @@ def test_gradient_is_clipped_before_it_is_told():
         torch.testing.assert_close(tight.grad, loose.grad * 0.01 / norm, rtol=1e-4, atol=1e-9)
 
 
+def test_sum_of_both_ends_of_a_tie_is_not_clipped():
+    lower, upper = two_blocks("gradient", grad_clip=0.01)
+    start = guest(lower).clone()
+    ties, others = both_updates(lower, upper, 0)
+    both = ties.up[0] + others.down[0]
+    assert both.norm() > ties.up[0].norm(), "the block's own gradient is at the limit already"
+    lower.apply(0, None, others.down)
+    torch.testing.assert_close(guest(lower), start - 0.1 * both, rtol=1e-6, atol=1e-9)
+
+
 def test_small_gradient_is_not_clipped():
     free, clipped = two_blocks("none")[0], two_blocks("none", grad_clip=1e6)[0]
     for block in (free, clipped):
