@@ -159,16 +159,17 @@ def left_behind(place: Path, seen: set[psutil.Process], shared: set[str]) -> lis
     for process in alive:
         found += [f"port {c.laddr.port}" for c in process.net_connections() if c.status == "LISTEN"]
     found += map(str, fork_servers.left_in(place))
-    return found + sorted({f"/dev/shm/{name}" for name in shared} - _mapped())
+    return found + sorted({f"/dev/shm/{name}" for name in shared} - _mapped_beside(place))
 
 
-def _mapped() -> set[str]:
-    """The files that some process maps. A job's own processes are told of if they live on; so one
-    that is new in shared memory and mapped is another program's, such as a pool's semaphore."""
+def _mapped_beside(place: Path) -> set[str]:
+    """The files that other programs map, such as a pool's semaphores: those of all processes but
+    the job's, which have their temporary files in that place."""
     found: set[str] = set()
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            found |= {mapped.path for mapped in process.memory_maps()}
+            if process.environ().get("TMPDIR") != str(place):
+                found |= {mapped.path for mapped in process.memory_maps()}
     return found
 
 

@@ -205,8 +205,9 @@ def _advice(resolved: Resolved, prediction: Prediction) -> Iterator[str]:
         return
     gain = prediction.end_to_end / prediction.step
     yield (
-        f"With full overlap {workers} workers give at most {(workers + 1) // 2} x one device,"
-        f" for a unit is trained twice, with overlap 0 {workers} x; this plan {gain:.2f} x."
+        f"With full overlap, which trains each unit twice, {workers} workers give at most"
+        f" {(workers + 1) // 2} x one device; with overlap 0, {workers} x; this plan gives"
+        f" {gain:.2f} x."
     )
     took = prediction.end_to_end_memory
     needed_mb, room_mb = (took.weights + took.activations) / 1e6, _room_mb(resolved)

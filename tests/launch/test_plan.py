@@ -32,8 +32,8 @@ def test_default_plan_is_printed(capsys):
     assert "       source: batch, views" in out
     assert "2      layer2.0 (+ layer3.0)     179,328          2.34          –          92%" in out
     assert "samples/s need times, which --cuts profiled measures" in out
-    assert "With full overlap 4 workers give at most 2 x one device" in out
-    assert "for a unit is trained twice, with overlap 0 4 x; this plan 1.57 x" in out
+    assert "With full overlap, which trains each unit twice, 4 workers give at most 2 x" in out
+    assert "one device; with overlap 0, 4 x; this plan gives 1.57 x." in out
     assert "data parallelism over 4 devices like this one would give up to 4 x" in out
     assert "note:" not in out
 

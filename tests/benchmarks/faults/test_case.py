@@ -1,7 +1,8 @@
 """What a run's records say of its faults: when each fired, was seen and was over."""
 
 import contextlib
-import mmap
+import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -68,16 +69,29 @@ def test_command_is_the_jobs_with_its_plan():
     assert launched[-1] == ""
 
 
-@pytest.mark.parametrize("is_in_use", [True, False])
-def test_shared_memory_that_another_program_uses_is_not_left_behind(tmp_path, is_in_use):
+MAPS = """
+import mmap, sys
+with open(sys.argv[1], "r+b") as file, mmap.mmap(file.fileno(), 9):
+    print(flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("who", ["nobody", "another program", "a process of the job"])
+def test_shared_memory_that_another_program_uses_is_not_left_behind(tmp_path, who):
     """The semaphores of a pool that began beside a case were counted as the job's."""
-    with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
+    place = tmp_path if who == "a process of the job" else tmp_path / "elsewhere"
+    environment = {**os.environ, "TMPDIR": str(place)}
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as file, contextlib.ExitStack() as stack:
         file.write(bytes(9))
         file.flush()
-        use = mmap.mmap(file.fileno(), 9) if is_in_use else contextlib.nullcontext()
-        with use:
-            found = left_behind(tmp_path, set(), {Path(file.name).name})
-    assert found == ([] if is_in_use else [file.name])
+        if who != "nobody":
+            command = [sys.executable, "-c", MAPS, file.name]
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+            user = stack.enter_context(subprocess.Popen(command, env=environment, **pipes))
+            assert user.stdout.readline() == b"\n"  # it maps the file now
+        found = left_behind(tmp_path, set(), {Path(file.name).name})
+    assert found == ([] if who == "another program" else [file.name])
 
 
 @pytest.mark.parametrize("leaves", [True, False])

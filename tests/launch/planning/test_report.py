@@ -196,4 +196,4 @@ def test_notes_come_before_the_advice(show):
     lines = show(measured(workers=4, lag=0))
     notes = [i for i, line in enumerate(lines) if line.startswith("note: ")]
     assert len(notes) == 2
-    assert "With full overlap 4 workers" in lines[notes[-1] + 1]
+    assert "With full overlap, which trains" in lines[notes[-1] + 1]
